@@ -1,0 +1,195 @@
+//! The losses of the reward model: what a scalar score per response is asked to explain.
+//!
+//! Scores of a whole micro-batch arrive as one vector; every term says which entries it compares and how
+//! much it weighs, so that a step over any mixture of feedback is a handful of vector operations and its
+//! loss does not depend on how the step is cut into micro-batches.
+
+use candle_core::{D, Device, Result, Tensor};
+use rlhf_ops::log_sigmoid;
+use serde::{Deserialize, Serialize};
+
+/// What a tied pair of a ranking contributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ties {
+    /// Its symmetric term `−½ [log σ(d) + log σ(−d)]`, which pulls the two scores together.
+    #[default]
+    Half,
+    /// Nothing.
+    Skip,
+}
+
+/// "`winner` beats `loser`", as one weighted term of the loss; the numbers index the score vector.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// Index of the preferred response's score.
+    pub winner: usize,
+    /// Index of the other response's score.
+    pub loser: usize,
+    /// How far apart the annotator said they are; 0 when not said.
+    pub margin: f32,
+    /// Share of this term in the loss.
+    pub weight: f32,
+}
+
+/// All pairs of one ranking, weighted so that the ranking contributes their mean times `weight`.
+///
+/// `ranks`: 1 is best, equal numbers tie; `first` is the index of the first response's score.
+/// Source: Ouyang et al., "Training language models to follow instructions" (2022), eq. 1, with ties.
+pub fn ranking_comparisons(ranks: &[f64], first: usize, ties: Ties, weight: f32) -> Vec<Comparison> {
+    let mut terms = Vec::new();
+    let mut pairs = 0usize;
+    for i in 0..ranks.len() {
+        for j in i + 1..ranks.len() {
+            let (better, worse) = if ranks[i] <= ranks[j] { (i, j) } else { (j, i) };
+            let term = |winner: usize, loser: usize, share: f32| Comparison {
+                winner: first + winner,
+                loser: first + loser,
+                margin: 0.0,
+                weight: share,
+            };
+            if ranks[i] != ranks[j] {
+                pairs += 1;
+                terms.push(term(better, worse, 1.0));
+            } else if ties == Ties::Half {
+                pairs += 1;
+                terms.extend([term(better, worse, 0.5), term(worse, better, 0.5)]);
+            }
+        }
+    }
+    for term in &mut terms {
+        term.weight *= weight / pairs as f32;
+    }
+    terms
+}
+
+/// `Σ w [−(1−ε) log σ(r_w − r_l − m) − ε log σ(−(r_w − r_l − m))]` over the comparisons.
+///
+/// `scores`: `[R]` f32. `smoothing` is ε, the share of labels believed to be flipped.
+/// Source: Bradley–Terry; Ouyang et al. (2022), eq. 1; margins as in Touvron et al., "Llama 2" (2023), eq. 2.
+pub fn comparison_loss(scores: &Tensor, comparisons: &[Comparison], smoothing: f64) -> Result<Tensor> {
+    let device = scores.device();
+    let gap = (scores.index_select(&indices(comparisons, |c| c.winner, device)?, 0)?
+        - scores.index_select(&indices(comparisons, |c| c.loser, device)?, 0)?)?;
+    let margins: Vec<f32> = comparisons.iter().map(|c| c.margin).collect();
+    let weights: Vec<f32> = comparisons.iter().map(|c| c.weight).collect();
+    let gap = (gap - Tensor::new(margins, device)?)?;
+    let mut loss = (log_sigmoid(&gap)? * -(1.0 - smoothing))?;
+    if smoothing > 0.0 {
+        loss = (loss - (log_sigmoid(&gap.neg()?)? * smoothing)?)?;
+    }
+    (loss * Tensor::new(weights, device)?)?.sum_all()
+}
+
+/// Centring: `Σ w (r_w + r_l)²`, which keeps scores near zero without touching their differences.
+///
+/// Source: Eisenstein et al., "Helping or Herding?" (2023), eq. 2.
+pub fn centring_loss(scores: &Tensor, comparisons: &[Comparison]) -> Result<Tensor> {
+    let device = scores.device();
+    let sum = (scores.index_select(&indices(comparisons, |c| c.winner, device)?, 0)?
+        + scores.index_select(&indices(comparisons, |c| c.loser, device)?, 0)?)?;
+    let weights: Vec<f32> = comparisons.iter().map(|c| c.weight).collect();
+    (sum.sqr()? * Tensor::new(weights, device)?)?.sum_all()
+}
+
+/// `−log softmax(r)_best` over the K scores of one prompt, `[K]` f32.
+///
+/// Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), eq. 1.
+pub fn best_of_loss(scores: &Tensor, best: usize) -> Result<Tensor> {
+    let log_softmax = candle_nn::ops::log_softmax(scores, D::Minus1)?;
+    log_softmax.get(best)?.neg()
+}
+
+/// `Σ w ½ (r − z)²`: scores `[R]` against standardised ratings `[R]`.
+pub fn rating_loss(scores: &Tensor, ratings: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    ((scores - ratings)?.sqr()? * weights)?.sum_all()? * 0.5
+}
+
+/// `Σ w [−y log σ(r) − (1−y) log σ(−r)]`: binary cross-entropy with logits, `labels` in {0, 1}.
+pub fn thumbs_loss(scores: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let up = (log_sigmoid(scores)? * labels)?;
+    let down = (log_sigmoid(&scores.neg()?)? * (1.0 - labels)?)?;
+    ((up + down)? * weights)?.sum_all()?.neg()
+}
+
+fn indices(comparisons: &[Comparison], pick: impl Fn(&Comparison) -> usize, device: &Device) -> Result<Tensor> {
+    let list: Vec<u32> = comparisons.iter().map(|c| pick(c) as u32).collect();
+    Tensor::new(list, device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(x: &[f32]) -> Tensor {
+        Tensor::new(x, &Device::Cpu).unwrap()
+    }
+
+    fn pair(gap: f32, margin: f32) -> f32 {
+        let term = Comparison { winner: 0, loser: 1, margin, weight: 1.0 };
+        comparison_loss(&tensor(&[gap, 0.0]), &[term], 0.0).unwrap().to_scalar().unwrap()
+    }
+
+    /// Closed form `log(1 + e^{−(Δ−m)})`, computed with NumPy (algorithms.md §2).
+    #[test]
+    fn pair_loss_matches_bradley_terry() {
+        for (gap, margin, want) in
+            [(0.0, 0.0, 0.693_147), (1.0, 0.0, 0.313_262), (1.0, 0.5, 0.474_077), (-100.0, 0.0, 100.0)]
+        {
+            let got = pair(gap, margin);
+            assert!((got - want).abs() < 1e-5, "Δ {gap} m {margin}: {got} against {want}");
+        }
+    }
+
+    /// Computed with NumPy from the definition (algorithms.md §2).
+    #[test]
+    fn ranking_loss_is_the_mean_over_pairs_with_the_chosen_rule_for_ties() {
+        let scores = tensor(&[2.0, 1.0, 0.5, -1.0]);
+        for (ties, want) in [(Ties::Skip, 0.178_321f32), (Ties::Half, 0.269_280)] {
+            let terms = ranking_comparisons(&[1.0, 2.0, 2.0, 4.0], 0, ties, 1.0);
+            let got: f32 = comparison_loss(&scores, &terms, 0.0).unwrap().to_scalar().unwrap();
+            assert!((got - want).abs() < 1e-5, "{ties:?}: {got} against {want}");
+        }
+    }
+
+    #[test]
+    fn a_ranking_of_two_is_a_pair() {
+        let terms = ranking_comparisons(&[2.0, 1.0], 5, Ties::Half, 0.25);
+        assert_eq!(terms, [Comparison { winner: 6, loser: 5, margin: 0.0, weight: 0.25 }]);
+    }
+
+    /// Closed form `log Σ e^{r_i} − r_best` (algorithms.md §2); K equal scores give ln K.
+    #[test]
+    fn best_of_k_is_softmax_cross_entropy() {
+        let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0).unwrap().to_scalar().unwrap();
+        assert!((got - 0.495_182).abs() < 1e-5);
+        let equal: f32 = best_of_loss(&tensor(&[0.3; 4]), 2).unwrap().to_scalar().unwrap();
+        assert!((equal - 4f32.ln()).abs() < 1e-6);
+    }
+
+    /// Closed form `log(1 + e^{r}) − y r`, stable at ±50 (algorithms.md §2).
+    #[test]
+    fn thumbs_loss_is_stable_binary_cross_entropy() {
+        for (r, y, want) in [(2.0, 1.0, 0.126_928), (2.0, 0.0, 2.126_928), (-50.0, 1.0, 50.0)] {
+            let got: f32 = thumbs_loss(&tensor(&[r]), &tensor(&[y]), &tensor(&[1.0])).unwrap().to_scalar().unwrap();
+            assert!((got - want).abs() < 1e-5, "r {r} y {y}: {got}");
+        }
+    }
+
+    /// Closed form: ½(1−3)² · ½ + ½(2−0)² · ¼ = 1.5.
+    #[test]
+    fn rating_loss_is_weighted_half_squared_error() {
+        let got = rating_loss(&tensor(&[1.0, 2.0]), &tensor(&[3.0, 0.0]), &tensor(&[0.5, 0.25])).unwrap();
+        assert_eq!(got.to_scalar::<f32>().unwrap(), 1.5);
+    }
+
+    /// Closed forms at Δ = 1: (1−ε)·.313262 + ε·1.313262; centring (r_w + r_l)² = 9.
+    #[test]
+    fn smoothing_and_centring_match_their_closed_forms() {
+        let term = [Comparison { winner: 0, loser: 1, margin: 0.0, weight: 1.0 }];
+        let scores = tensor(&[2.0, 1.0]);
+        let smoothed: f32 = comparison_loss(&scores, &term, 0.1).unwrap().to_scalar().unwrap();
+        assert!((smoothed - (0.9 * 0.313_262 + 0.1 * 1.313_262)).abs() < 1e-5);
+        assert_eq!(centring_loss(&scores, &term).unwrap().to_scalar::<f32>().unwrap(), 9.0);
+    }
+}
