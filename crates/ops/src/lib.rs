@@ -1,1 +1,75 @@
-//! WIP
+//! Differentiable kernels: the only crate of the workspace with `unsafe`, threads and device features.
+//!
+//! Candle's own fused operations record no gradient and raise no error, and its composites are slow to differentiate. So every hot
+//! operation of a language model's training lives here as one public function with two forms:
+//!
+//! - `reference::name`, plain differentiable tensor operations on any device: the specification;
+//! - a fused CPU kernel with an analytic gradient, taken for `f32` tensors in memory.
+//!
+//! Each file holds one operation: its formula, both forms, and the test that they agree in value and gradient. Results on the CPU are
+//! the same bytes for every number of threads.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use rlhf_ops::{WeightLayout, linear};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+//! let w = Var::new(&[[3f32, 4.0]], &Device::Cpu)?; // one output, two inputs
+//! let y = linear(&x, &w, WeightLayout::OutIn, None)?;
+//! assert_eq!(y.to_vec2::<f32>()?, [[11.0]]);
+//! assert_eq!(y.backward()?.get(&w).unwrap().to_vec2::<f32>()?, [[1.0, 2.0]]);
+//! # Ok(())
+//! # }
+//! ```
+#![allow(unsafe_code)] // kernels write disjoint parts of one buffer from several threads
+
+mod adamw;
+mod attention;
+mod decode;
+pub mod device;
+mod embedding;
+mod gelu;
+mod layer_norm;
+mod layout;
+mod linear;
+mod log_sigmoid;
+mod rms_norm;
+mod rope;
+mod sum_of_squares;
+mod swiglu;
+mod switch;
+mod token_logprobs;
+
+pub use adamw::{AdamWStep, adamw};
+pub use attention::attention;
+pub use decode::{DecodeRows, decode_attention};
+pub use embedding::embedding;
+pub use gelu::{gelu_erf, gelu_tanh};
+pub use layer_norm::layer_norm;
+pub use layout::{Block, Layout};
+pub use linear::{WeightLayout, linear};
+pub use log_sigmoid::log_sigmoid;
+pub use rms_norm::rms_norm;
+pub use rope::rope;
+pub use sum_of_squares::sum_of_squares;
+pub use swiglu::swiglu;
+pub use switch::{reference_only, set_reference_only};
+pub use token_logprobs::{TokenLogprobs, token_logprobs};
+
+/// The same operations in plain tensor operations: differentiable, on any device, and what the fused kernels are tested against.
+pub mod reference {
+    pub use crate::adamw::reference as adamw;
+    pub use crate::attention::reference as attention;
+    pub use crate::decode::reference as decode_attention;
+    pub use crate::embedding::reference as embedding;
+    pub use crate::gelu::{reference_erf as gelu_erf, reference_tanh as gelu_tanh};
+    pub use crate::layer_norm::reference as layer_norm;
+    pub use crate::linear::reference as linear;
+    pub use crate::log_sigmoid::reference as log_sigmoid;
+    pub use crate::rms_norm::reference as rms_norm;
+    pub use crate::rope::reference as rope;
+    pub use crate::sum_of_squares::reference as sum_of_squares;
+    pub use crate::swiglu::reference as swiglu;
+    pub use crate::token_logprobs::reference as token_logprobs;
+}

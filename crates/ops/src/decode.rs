@@ -1,0 +1,100 @@
+//! Attention of newest tokens over a cache.
+
+use candle_core::{D, DType, Result, Tensor, bail};
+use candle_nn::ops::softmax;
+
+/// What each active row of a decoding batch may see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DecodeRows {
+    /// For each row the places in the pool, in order of position, of every token it sees, its own newest included.
+    pub rows: Vec<Vec<u32>>,
+}
+
+/// `o_r = Σ_j softmax_j(scale · q_r·k_j) v_j` over the pool's places `j` that row `r` sees.
+///
+/// `q` is `[R, Hq, D]`, the pools are `[N, Hkv, D]`, the result is `[R, Hq, D]`; `Hq` is a multiple of `Hkv` and consecutive query heads
+/// share a key head. No gradient.
+pub fn decode_attention(
+    q: &Tensor,
+    pool_k: &Tensor,
+    pool_v: &Tensor,
+    rows: &DecodeRows,
+    scale: f64,
+) -> Result<Tensor> {
+    reference(q, pool_k, pool_v, rows, scale)
+}
+
+/// [`decode_attention`](crate::decode_attention) over keys and values gathered to the longest row.
+pub fn reference(
+    q: &Tensor,
+    pool_k: &Tensor,
+    pool_v: &Tensor,
+    rows: &DecodeRows,
+    scale: f64,
+) -> Result<Tensor> {
+    let (r, heads, d, kv_heads) = check(q, pool_k, pool_v, rows)?;
+    let longest = rows.rows.iter().map(Vec::len).max().unwrap_or(0);
+    let mut places = vec![0u32; r * longest];
+    let mut mask = vec![f32::MIN; r * longest];
+    for (i, row) in rows.rows.iter().enumerate() {
+        places[i * longest..][..row.len()].copy_from_slice(row);
+        mask[i * longest..][..row.len()].fill(0.0);
+    }
+    let places = Tensor::from_vec(places, r * longest, q.device())?;
+    let mask = Tensor::from_vec(mask, (r, 1, 1, longest), q.device())?;
+    // [R, S, Hkv, D] -> [R, Hkv, S, D]
+    let gather = |pool: &Tensor| {
+        let rows = pool
+            .detach()
+            .index_select(&places, 0)?
+            .reshape((r, longest, kv_heads, d))?;
+        rows.transpose(1, 2)?.to_dtype(DType::F32)?.contiguous()
+    };
+    let queries = q.detach().to_dtype(DType::F32)?.contiguous()?.reshape((
+        r,
+        kv_heads,
+        heads / kv_heads,
+        d,
+    ))?;
+    let scores = (queries.matmul(&gather(pool_k)?.transpose(2, 3)?.contiguous()?)? * scale)?;
+    let weights = softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
+    weights
+        .matmul(&gather(pool_v)?)?
+        .reshape((r, heads, d))?
+        .to_dtype(q.dtype())
+}
+
+/// The sizes `R, Hq, D, Hkv`, or what does not fit.
+fn check(
+    q: &Tensor,
+    pool_k: &Tensor,
+    pool_v: &Tensor,
+    rows: &DecodeRows,
+) -> Result<(usize, usize, usize, usize)> {
+    let (r, heads, d) = q.dims3()?;
+    let (n, kv_heads, _) = pool_k.dims3()?;
+    if pool_k.dims() != [n, kv_heads, d]
+        || pool_v.dims() != pool_k.dims()
+        || kv_heads == 0
+        || heads % kv_heads != 0
+    {
+        bail!(
+            "decode_attention: queries {:?} need pools [N, Hkv, {d}] with Hkv dividing {heads}, found {:?} and {:?}",
+            q.dims(),
+            pool_k.dims(),
+            pool_v.dims()
+        )
+    }
+    if rows.rows.len() != r {
+        bail!("decode_attention: {r} queries but {} rows", rows.rows.len())
+    }
+    for (i, row) in rows.rows.iter().enumerate() {
+        if row.is_empty() || row.iter().any(|&place| place as usize >= n) {
+            bail!(
+                "decode_attention: row {i} sees {} places; expected at least one, all below the pool's {n}",
+                row.len()
+            )
+        }
+    }
+    Ok((r, heads, d, kv_heads))
+}
