@@ -1,0 +1,179 @@
+"""Writes tests/fixtures/hf/: tiny random models of every supported family, and what `transformers` computes with them.
+
+    pip install -r scripts/oracle/requirements.txt
+    python scripts/oracle/hf_parity.py
+
+One folder a case:
+
+    config.json           as transformers 5 writes it (`rope_parameters`, `dtype`)
+    config.v4.json        the same model as transformers 4 wrote it (`rope_theta`, `rope_scaling`, `torch_dtype`)
+    model.safetensors     the weights, f32
+    expected.safetensors  ids u32 [T]        several sequences of different length, end to end
+                          lengths u32 [B]    the length of each
+                          logits f32 [T, V]  each sequence alone through the model: no padding, no neighbours
+                          loss f32 [1]       mean of -log p(next token) over every next token of every sequence
+                          grad.NAME          d loss / d NAME for every parameter, at the initial weights
+                          losses f32 [10]    the loss before each of ten AdamW steps
+                          grad_norms f32 [10], lrs f32 [10]  before clipping; as scheduled
+                          metadata.made_by   JSON: the hyper-parameters of those steps, the versions used, this script
+
+crates/train/tests/hf_parity.rs compares them with ours.
+"""
+
+import argparse
+import json
+import pathlib
+import zlib
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+VOCAB = 40
+LENGTHS = [9, 1, 2, 17, 5]  # a single token (no target at all), and one sequence longer than the rest together
+STEPS, WARMUP = 10, 2
+LR, BETAS, EPS, WEIGHT_DECAY, CLIP = 1e-2, (0.9, 0.999), 1e-8, 0.01, 1.0
+
+SHARED = dict(vocab_size=VOCAB, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
+NARROW = dict(SHARED, hidden_size=16, num_attention_heads=4, intermediate_size=24)
+GPT2 = dict(vocab_size=VOCAB, n_embd=12, n_head=3, n_layer=2, n_positions=32, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
+# Head size 6 has three frequencies, with wavelengths 6, 135 and 2917: with these bounds (50 and 200) llama3 scaling keeps the
+# first, blends the second and divides the third.
+LLAMA3 = dict(
+    rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=200
+)
+LLAMA = dict(SHARED, hidden_size=24, num_attention_heads=4, num_key_value_heads=2, intermediate_size=20, max_position_embeddings=1600)
+
+
+def rope(theta, **scaling):
+    return dict(rope_type="default", rope_theta=theta, **scaling)
+
+
+CASES = {
+    "gpt2": GPT2Config(**GPT2),
+    "gpt2-bare-names": GPT2Config(**GPT2),
+    "llama3-tied": LlamaConfig(**LLAMA, rope_parameters=LLAMA3, tie_word_embeddings=True),
+    "llama3-untied": LlamaConfig(**LLAMA, rope_parameters=LLAMA3, tie_word_embeddings=False, rms_norm_eps=1e-5),
+    "llama-linear": LlamaConfig(
+        **NARROW, num_key_value_heads=4, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0), tie_word_embeddings=False
+    ),
+    "mistral": MistralConfig(**NARROW, num_key_value_heads=1, rope_parameters=rope(1e6), sliding_window=None, tie_word_embeddings=False),
+    "qwen2": Qwen2Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e6), tie_word_embeddings=True),
+    "qwen3": Qwen3Config(
+        **dict(NARROW, num_attention_heads=2), num_key_value_heads=1, head_dim=12, rope_parameters=rope(1e6), tie_word_embeddings=True
+    ),
+}
+
+
+def as_transformers_4(config):
+    """The same configuration under the keys that transformers 4 wrote (compared with files written by 4.48 and 4.57)."""
+    config = dict(config)
+    config["torch_dtype"] = config.pop("dtype")
+    config["transformers_version"] = "4.48.3"
+    if config.get("pad_token_id") is None:
+        config.pop("pad_token_id", None)
+    if config["model_type"] == "gpt2":  # always tied, so it did not say so
+        del config["tie_word_embeddings"], config["add_cross_attention"]
+        return config
+    scaling = config.pop("rope_parameters")
+    config["rope_theta"] = scaling.pop("rope_theta")
+    config["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
+    if config["model_type"] == "llama" and scaling["rope_type"] == "linear":
+        scaling["type"] = scaling.pop("rope_type")  # the older word
+        del config["head_dim"]  # files older than that key leave it out
+    if config["model_type"] == "mistral":
+        config["head_dim"] = None  # written as null, meaning hidden / heads
+    return config
+
+
+@torch.no_grad()
+def randomise(model):
+    """Weights large enough that attention is far from uniform, and no norm or bias at its neutral value."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            parameter.normal_(0, 0.3)
+        elif name.endswith("bias"):
+            parameter.normal_(0, 0.1)
+        else:
+            parameter.normal_(1, 0.1)
+
+
+def forward(model, sequences):
+    """(logits [T, V], loss): each sequence alone, so that no packing or padding can be at fault."""
+    logits = [model(input_ids=ids[None], use_cache=False).logits[0] for ids in sequences]
+    predictions = torch.cat([rows[:-1] for rows in logits])
+    targets = torch.cat([ids[1:] for ids in sequences])
+    return torch.cat(logits), torch.nn.functional.cross_entropy(predictions, targets)
+
+
+def train(model, sequences):
+    """Ten steps of torch.optim.AdamW with clipping and linear schedule; before each, the loss, gradient norm and rate."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, STEPS)
+    losses, norms, rates = [], [], []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = forward(model, sequences)[1]
+        loss.backward()
+        losses.append(loss.detach())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP))
+        rates.append(torch.tensor(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return torch.stack(losses), torch.stack(norms), torch.stack(rates)
+
+
+def rename(model_file, config):
+    """Bare names are those of the first GPT-2 files on the hub, which also carried their causal masks."""
+    tensors = {key.removeprefix("transformer."): value for key, value in load_file(model_file).items()}
+    for layer in range(config.n_layer):
+        tensors[f"h.{layer}.attn.bias"] = torch.ones(config.n_positions, config.n_positions).tril()[None, None].contiguous()
+    save_file(tensors, model_file, {"format": "pt"})
+
+
+def write(folder, name, config):
+    seed = zlib.crc32(name.encode())
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).eval()  # dropout off
+    randomise(model)
+    sequences = list(torch.randint(0, VOCAB, (sum(LENGTHS),)).split(LENGTHS))
+
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink()  # not part of the model
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.v4.json").write_text(json.dumps(as_transformers_4(config), indent=2, sort_keys=True) + "\n")
+    if name == "gpt2-bare-names":
+        rename(folder / "model.safetensors", model.config)
+
+    logits, loss = forward(model, sequences)
+    loss.backward()
+    expected = {f"grad.{key}": value.grad.clone() for key, value in model.named_parameters()}
+    expected |= {"logits": logits.detach(), "loss": loss.detach()[None]}
+    expected |= {"ids": torch.cat(sequences).to(torch.uint32), "lengths": torch.tensor(LENGTHS, dtype=torch.uint32)}
+    expected["losses"], expected["grad_norms"], expected["lrs"] = train(model, sequences)
+    metadata = {
+        "steps": STEPS, "schedule": "linear", "warmup": WARMUP, "lr": LR, "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS,
+        "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP, "seed": seed, "torch": torch.__version__, "transformers": transformers.__version__,
+        "script": "scripts/oracle/hf_parity.py",
+    }  # fmt: skip
+    # One key: the format writes several in no fixed order, and the same weights shall give the same bytes.
+    save_file(expected, folder / "expected.safetensors", {"made_by": json.dumps(metadata)})
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{name:16} {parameters:5} parameters  loss {expected['losses'][0]:.4f} → {expected['losses'][-1]:.4f}  {size / 1024:6.1f} KiB")
+    return size
+
+
+def main():
+    root = pathlib.Path(__file__).resolve().parents[2]
+    arguments = argparse.ArgumentParser(description="Writes the parity fixtures of every model family.")
+    arguments.add_argument("--out", type=pathlib.Path, default=root / "tests/fixtures/hf")
+    out = arguments.parse_args().out
+    torch.set_num_threads(1)  # sums in one order
+    total = sum(write(out / name, name, config) for name, config in CASES.items())
+    print(f"{'all':16} {total / 1024:.1f} KiB")
+
+
+if __name__ == "__main__":
+    main()
