@@ -1,0 +1,133 @@
+"""Loads a model folder that rlhf saved with `transformers`, and compares its numbers with what `rlhf score` printed.
+
+    rlhf score --model DIR --data FILE --json > scores.jsonl
+    python scripts/oracle/check_saved.py DIR FILE scores.jsonl
+
+A language model's rows are compared token by token (ids, log-probabilities, entropies) and by perplexity, a reward model's by score. FILE holds
+texts, prompts with completions, or pairs, as JSON Lines (also .gz) or a text a line (.txt). Exit code 1 when anything differs by more than the tolerance.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import pathlib
+import sys
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+
+def read_rows(file):
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding="utf-8") as lines:
+        if file.name.removesuffix(".gz").endswith(".txt"):
+            return [{"text": lines.read()}]
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def encode(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def beginning(tokenizer):
+    """The begin-of-text token, where the tokenizer puts one before a text."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def prompt_and_answer(tokenizer, prompt, answer):
+    """Prompt and answer are tokenised apart, as they are when the model generates; an end token closes a plain answer."""
+    if isinstance(prompt, str):
+        return beginning(tokenizer) + encode(tokenizer, prompt) + encode(tokenizer, answer) + [tokenizer.eos_token_id]
+    answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(prompt + answer, tokenize=False)
+    return encode(tokenizer, before) + encode(tokenizer, whole.removeprefix(before))
+
+
+def token_ids(tokenizer, row):
+    """{answer's name: ids} of one row; a row with a single text or completion has the name None."""
+    if "chosen" in row:
+        return {side: prompt_and_answer(tokenizer, row["prompt"], row[side]) for side in ("chosen", "rejected")}
+    for answer in ("completion", "response"):
+        if answer in row:
+            return {None: prompt_and_answer(tokenizer, row.get("prompt", ""), row[answer])}
+    return {None: beginning(tokenizer) + encode(tokenizer, row["text"])}
+
+
+class Comparison:
+    def __init__(self, tolerance):
+        self.tolerance, self.worst, self.compared, self.failures = tolerance, {}, 0, []
+
+    def numbers(self, where, what, ours, theirs):
+        ours, theirs = ([x] if isinstance(x, float | int) else list(x) for x in (ours, theirs))
+        if len(ours) != len(theirs):
+            self.failures.append(f"{where}: {len(ours)} {what}, transformers has {len(theirs)}")
+            return
+        self.compared += len(ours)
+        error = max((abs(a - b) if math.isfinite(a) else math.inf for a, b in zip(ours, theirs)), default=0.0)
+        self.worst[what] = max(self.worst.get(what, 0.0), error)
+        if not error <= self.tolerance:
+            self.failures.append(f"{where}: {what} differs by {error:.2e}")
+
+    def ids(self, where, ours, theirs):
+        if list(ours) != list(theirs):
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+            self.failures.append(f"{where}: token ids part at {at}: ours {ours[at : at + 5]}, transformers {theirs[at : at + 5]}")
+
+
+def language_model(model, ids):
+    """Log-probability and entropy of every token after the first, and the perplexity."""
+    logprobs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, :-1].double(), -1)
+    taken = logprobs.gather(1, torch.tensor(ids[1:], dtype=torch.long)[:, None])[:, 0]
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return taken.tolist(), entropy.tolist(), math.exp(-taken.mean()) if len(ids) > 1 else math.nan
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=pathlib.Path, metavar="DIR", help="the saved model")
+    parser.add_argument("data", type=pathlib.Path, metavar="FILE", help="the rows that were scored")
+    parser.add_argument("scores", type=pathlib.Path, metavar="SCORES", help="what rlhf score --json printed")
+    parser.add_argument("--raw", action="store_true", help="the scores were printed with --raw, before calibration")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute difference (default %(default)s)")
+    arguments = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    architecture = AutoConfig.from_pretrained(arguments.model).architectures[0]
+    is_reward = architecture.endswith("ForSequenceClassification")
+    load = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
+    model = load.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    mean, std = 0.0, 1.0
+    if is_reward and not arguments.raw:
+        calibration = json.loads((arguments.model / "reward.json").read_text())
+        mean, std = calibration["mean"], calibration["std"]
+
+    rows = read_rows(arguments.data)
+    comparison = Comparison(arguments.tolerance)
+    for line in read_rows(arguments.scores):
+        for side, ids in token_ids(tokenizer, rows[line["index"]]).items():
+            where = f"row {line['index']}" + (f" {side}" if side else "")
+            ours = line[side] if side else line
+            with torch.no_grad():
+                if is_reward:
+                    score = model(input_ids=torch.tensor([ids])).logits.item()
+                    comparison.numbers(where, "score", ours["score"] if isinstance(ours, dict) else ours, (score - mean) / std)
+                else:
+                    comparison.ids(where, ours["tokens"], ids)
+                    logprobs, entropy, perplexity = language_model(model, ours["tokens"])
+                    comparison.numbers(where, "logprobs", ours["logprobs"], logprobs)
+                    comparison.numbers(where, "entropy", ours["entropy"], entropy)
+                    if len(ids) > 1:  # relative: a perplexity has no bound
+                        comparison.numbers(where, "perplexity", ours["perplexity"] / perplexity, 1.0)
+
+    for failure in comparison.failures[:20]:
+        print(failure)
+    print(f"{architecture}: {comparison.compared} numbers compared; largest difference " + ", ".join(f"{k} {v:.1e}" for k, v in comparison.worst.items()))
+    if comparison.failures or not comparison.compared:
+        sys.exit(f"{len(comparison.failures)} of the comparisons failed" if comparison.failures else "nothing was compared")
+
+
+if __name__ == "__main__":
+    main()
