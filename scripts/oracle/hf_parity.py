@@ -1,4 +1,4 @@
-"""Writes tests/fixtures/hf/: tiny random models of every supported family, and what `transformers` computes with them.
+"""Writes tests/fixtures/hf/ and hf-reward/: tiny random models of every supported family, and what `transformers` computes with them.
 
     pip install -r scripts/oracle/requirements.txt
     python scripts/oracle/hf_parity.py
@@ -17,10 +17,14 @@ One folder a case:
                           grad_norms f32 [10], lrs f32 [10]  before clipping; as scheduled
                           metadata.made_by   JSON: the hyper-parameters of those steps, the versions used, this script
 
+A case of hf-reward/ is a sequence classifier with one label: config.json, model.safetensors, and in expected.safetensors `ids`, `lengths` and
+`scores` f32 [B], the output for each sequence alone.
+
 crates/train/tests/hf_parity.rs compares them with ours.
 """
 
 import argparse
+import copy
 import json
 import pathlib
 import zlib
@@ -28,7 +32,7 @@ import zlib
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 VOCAB = 40
 LENGTHS = [9, 1, 2, 17, 5]  # a single token (no target at all), and one sequence longer than the rest together
@@ -63,6 +67,10 @@ CASES = {
     "qwen3": Qwen3Config(
         **dict(NARROW, num_attention_heads=2), num_key_value_heads=1, head_dim=12, rope_parameters=rope(1e6), tie_word_embeddings=True
     ),
+}
+REWARD_CASES = {
+    "gpt2": GPT2Config(**GPT2, num_labels=1),
+    "mistral": MistralConfig(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), sliding_window=None, num_labels=1),
 }
 
 
@@ -132,47 +140,66 @@ def rename(model_file, config):
     save_file(tensors, model_file, {"format": "pt"})
 
 
-def write(folder, name, config):
-    seed = zlib.crc32(name.encode())
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config).eval()  # dropout off
+def create(auto_class, config, name):
+    """The random model `name`, and random sequences for it."""
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = auto_class.from_config(config).eval()  # dropout off
     randomise(model)
-    sequences = list(torch.randint(0, VOCAB, (sum(LENGTHS),)).split(LENGTHS))
+    return model, list(torch.randint(0, VOCAB, (sum(LENGTHS),)).split(LENGTHS))
 
+
+def save(folder, model, sequences, expected, metadata):
     model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink()  # not part of the model
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.v4.json").write_text(json.dumps(as_transformers_4(config), indent=2, sort_keys=True) + "\n")
-    if name == "gpt2-bare-names":
-        rename(folder / "model.safetensors", model.config)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # not part of the model
+    expected |= {"ids": torch.cat(sequences).to(torch.uint32), "lengths": torch.tensor(LENGTHS, dtype=torch.uint32)}
+    made_by = dict(script="scripts/oracle/hf_parity.py", torch=torch.__version__, transformers=transformers.__version__, **metadata)
+    # One key: the format writes several in no fixed order, and the same weights shall give the same bytes.
+    save_file(expected, folder / "expected.safetensors", {"made_by": json.dumps(made_by)})
 
+
+def report(folder, summary):
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder.parent.name + '/' + folder.name:24} {size / 1024:6.1f} KiB  {summary}")
+    return size
+
+
+def write(folder, config):
+    name = folder.name
+    model, sequences = create(AutoModelForCausalLM, config, name)
     logits, loss = forward(model, sequences)
     loss.backward()
     expected = {f"grad.{key}": value.grad.clone() for key, value in model.named_parameters()}
     expected |= {"logits": logits.detach(), "loss": loss.detach()[None]}
-    expected |= {"ids": torch.cat(sequences).to(torch.uint32), "lengths": torch.tensor(LENGTHS, dtype=torch.uint32)}
-    expected["losses"], expected["grad_norms"], expected["lrs"] = train(model, sequences)
-    metadata = {
-        "steps": STEPS, "schedule": "linear", "warmup": WARMUP, "lr": LR, "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS,
-        "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP, "seed": seed, "torch": torch.__version__, "transformers": transformers.__version__,
-        "script": "scripts/oracle/hf_parity.py",
-    }  # fmt: skip
-    # One key: the format writes several in no fixed order, and the same weights shall give the same bytes.
-    save_file(expected, folder / "expected.safetensors", {"made_by": json.dumps(metadata)})
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{name:16} {parameters:5} parameters  loss {expected['losses'][0]:.4f} → {expected['losses'][-1]:.4f}  {size / 1024:6.1f} KiB")
-    return size
+    hyper_parameters = dict(steps=STEPS, schedule="linear", warmup=WARMUP, lr=LR, beta1=BETAS[0], beta2=BETAS[1], eps=EPS)
+    hyper_parameters |= dict(weight_decay=WEIGHT_DECAY, max_grad_norm=CLIP)
+    trained = copy.deepcopy(model)
+    expected["losses"], expected["grad_norms"], expected["lrs"] = train(trained, sequences)
+
+    save(folder, model, sequences, expected, hyper_parameters)
+    if name == "gpt2-bare-names":
+        rename(folder / "model.safetensors", model.config)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.v4.json").write_text(json.dumps(as_transformers_4(config), indent=2, sort_keys=True) + "\n")
+    return report(folder, f"loss {expected['losses'][0]:.4f} → {expected['losses'][-1]:.4f}")
+
+
+@torch.no_grad()
+def write_reward(folder, config):
+    model, sequences = create(AutoModelForSequenceClassification, config, folder.name)
+    scores = torch.stack([model(input_ids=ids[None]).logits[0, 0] for ids in sequences])
+    save(folder, model, sequences, {"scores": scores}, {})
+    return report(folder, f"scores {scores.min():.3f} … {scores.max():.3f}")
 
 
 def main():
     root = pathlib.Path(__file__).resolve().parents[2]
     arguments = argparse.ArgumentParser(description="Writes the parity fixtures of every model family.")
-    arguments.add_argument("--out", type=pathlib.Path, default=root / "tests/fixtures/hf")
+    arguments.add_argument("--out", type=pathlib.Path, default=root / "tests/fixtures")
     out = arguments.parse_args().out
     torch.set_num_threads(1)  # sums in one order
-    total = sum(write(out / name, name, config) for name, config in CASES.items())
-    print(f"{'all':16} {total / 1024:.1f} KiB")
+    total = sum(write(out / "hf" / name, config) for name, config in CASES.items())
+    total += sum(write_reward(out / "hf-reward" / name, config) for name, config in REWARD_CASES.items())
+    print(f"{'all':24} {total / 1024:6.1f} KiB")
 
 
 if __name__ == "__main__":
