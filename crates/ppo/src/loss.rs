@@ -68,7 +68,6 @@ pub fn update_sums(
     advantages: &Tensor,
     entropy: &Tensor,
     losses: &Tensor,
-    clip: f64,
 ) -> Result<Tensor> {
     let (logprobs, losses) = (logprobs.detach(), losses.detach());
     let log_ratio = (&logprobs - old_logprobs)?;
