@@ -1,1 +1,32 @@
-//! WIP
+//! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
+//!
+//! - [`AdamW`], [`Schedule`]: how weights move;
+//! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
+//! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
+//! - [`statistics`]: the numbers in reports.
+//!
+//! A [`Session`] is what a stage is given besides its own settings.
+
+mod checkpoint;
+mod durable;
+mod error;
+mod events;
+mod interrupt;
+mod jsonl;
+pub mod metrics;
+mod plan;
+mod progress;
+mod run_dir;
+mod schedule;
+mod session;
+pub mod statistics;
+
+pub use checkpoint::Checkpoint;
+pub use error::{Error, Result};
+pub use interrupt::{Interrupt, Interrupted};
+pub use metrics::Metrics;
+pub use plan::{MemoryItem, Plan, activation_bytes};
+pub use progress::{Progress, ProgressStyle};
+pub use run_dir::{OnExisting, RunDir, finished};
+pub use schedule::{Schedule, ScheduleKind};
+pub use session::Session;

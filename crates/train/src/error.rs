@@ -1,0 +1,56 @@
+use std::path::PathBuf;
+
+/// The result of everything here that touches a disk or a tensor.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong around a training loop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written: the disk is full, a folder is not writable. The message names the path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The output directory already holds a run and nobody said what to do with it.
+    #[error("{} already holds a run: continue it with --resume, replace it with --overwrite, or choose another --out", .0.display())]
+    RunExists(PathBuf),
+    /// Another process is writing to the same run directory.
+    #[error("{} is in use by {holder}: wait until it ends, or choose another --out", path.display())]
+    RunLocked {
+        /// The run directory.
+        path: PathBuf,
+        /// The process that holds the lock, as far as it is known.
+        holder: String,
+    },
+    /// A checkpoint could not be written; everything saved before is untouched.
+    #[error(
+        "cannot save the checkpoint of step {step}: {source}; {kept}. Free some space or make the folder writable, then continue with --resume"
+    )]
+    CheckpointNotSaved {
+        /// The step whose checkpoint failed.
+        step: u64,
+        /// Why.
+        source: Box<Error>,
+        /// What a resumed run will start from.
+        kept: String,
+    },
+    /// A file of a run could not be written, or does not hold what it should.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// A metric that must be a finite number is not one.
+    #[error(
+        "step {step}: metric \"{key}\" is not a finite number; lower the learning rate or look at the last batch"
+    )]
+    NonFiniteMetric {
+        /// The optimizer step.
+        step: u64,
+        /// The metric.
+        key: String,
+    },
+}
