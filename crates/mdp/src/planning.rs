@@ -1,0 +1,161 @@
+//! Planning: P and R are known, and the Bellman equations are solved.
+
+use crate::error::{Error, Result};
+use crate::mdp::Mdp;
+use crate::policy::{Policy, best_actions};
+
+/// No iteration here needs more on a table that fits in memory, unless it does not converge at all.
+const SWEEP_LIMIT: usize = 1_000_000;
+
+/// What a planner found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// `V(s)`, [S].
+    pub values: Vec<f64>,
+    /// `Q(s, a)` under V, [S][A(s)].
+    pub q: Vec<Vec<f64>>,
+    /// The policy whose values these are; an optimal one shares evenly between tied actions.
+    pub policy: Policy,
+    /// Sweeps over the states (value iteration, iterative evaluation) or improvements (policy iteration).
+    pub iterations: usize,
+}
+
+/// `V = (I − γ P_π)⁻¹ R_π`: the Bellman expectation equation, solved as a linear system.
+///
+/// (Sutton & Barto eq. 4.4.) `Q(s,a) = Σ P (r + γ V(s'))` comes along.
+pub fn evaluate(mdp: &Mdp, policy: &Policy) -> Result<Plan> {
+    let values = mdp.under(policy)?.values()?;
+    Ok(Plan {
+        q: mdp.q_values(&values),
+        values,
+        policy: policy.clone(),
+        iterations: 1,
+    })
+}
+
+/// `V(s) ← Σ_a π(a|s) Σ P (r + γ V(s'))`, swept until V is within `tolerance` of its limit.
+///
+/// (Sutton & Barto §4.1, in place.) For γ < 1 the distance is bounded by `change · γ/(1−γ)`; for γ = 1 the sweep's
+/// change itself is held below `tolerance`.
+pub fn evaluate_iteratively(mdp: &Mdp, policy: &Policy, tolerance: f64) -> Result<Plan> {
+    let process = mdp.under(policy)?;
+    process.check_ends()?;
+    let mut values = vec![0.0; mdp.states()];
+    let iterations = until_settled("policy evaluation", mdp.discount(), tolerance, || {
+        process.sweep(&mut values)
+    })?;
+    Ok(Plan {
+        q: mdp.q_values(&values),
+        values,
+        policy: policy.clone(),
+        iterations,
+    })
+}
+
+/// `V(s) ← max_a Σ P (r + γ V(s'))`, swept until V is within `tolerance` of V*, as in [`evaluate_iteratively`].
+///
+/// (The Bellman optimality equation; Sutton & Barto §4.4.)
+pub fn value_iteration(mdp: &Mdp, tolerance: f64) -> Result<Plan> {
+    let mut values = vec![0.0; mdp.states()];
+    let iterations = until_settled("value iteration", mdp.discount(), tolerance, || {
+        sweep(mdp, &mut values, |_, q| {
+            q.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+        })
+    })?;
+    let q = mdp.q_values(&values);
+    Ok(Plan {
+        policy: Policy::greedy(&q),
+        q,
+        values,
+        iterations,
+    })
+}
+
+/// Evaluate π exactly, make it greedy, repeat until it no longer changes. (Sutton & Barto §4.3.)
+///
+/// Starts from the uniform policy. An action is replaced only by one that is better by more than rounding,
+/// so that ties cannot make it cycle.
+pub fn policy_iteration(mdp: &Mdp) -> Result<Plan> {
+    let mut policy = Policy::uniform(mdp);
+    for iterations in 1..=SWEEP_LIMIT {
+        let values = mdp.under(&policy)?.values()?;
+        let q = mdp.q_values(&values);
+        let improved = improve(&policy, &q)?;
+        if improved == policy {
+            return Ok(Plan {
+                policy: Policy::greedy(&q),
+                q,
+                values,
+                iterations,
+            });
+        }
+        policy = improved;
+    }
+    Err(Error::NotConverged {
+        what: "policy iteration",
+        sweeps: SWEEP_LIMIT,
+        change: f64::NAN,
+    })
+}
+
+/// The deterministic policy greedy in Q, keeping what π already does where that is among the best.
+fn improve(policy: &Policy, q: &[Vec<f64>]) -> Result<Policy> {
+    let row = |(s, q): (usize, &Vec<f64>)| {
+        let mut row = vec![0.0; q.len()];
+        let best = best_actions(q);
+        let kept = best.iter().find(|&&a| policy.row(s)[a] == 1.0);
+        if let Some(&a) = kept.or(best.first()) {
+            row[a] = 1.0;
+        }
+        row
+    };
+    Policy::new(q.iter().enumerate().map(row).collect())
+}
+
+/// One sweep of `V(s) ← backup(s, Q(s, ·))` over all states but ends, in place; returns the largest change.
+pub(crate) fn sweep(mdp: &Mdp, values: &mut [f64], backup: impl Fn(usize, &[f64]) -> f64) -> f64 {
+    let mut change: f64 = 0.0;
+    for s in (0..mdp.states()).filter(|&s| !mdp.is_end(s)) {
+        let q: Vec<f64> = (0..mdp.actions(s))
+            .map(|a| mdp.q_value(s, a, values))
+            .collect();
+        let new = backup(s, &q);
+        change = change.max((new - values[s]).abs());
+        values[s] = new;
+    }
+    change
+}
+
+/// Repeats `sweep`, a γ-contraction that returns its largest change, until its limit is `tolerance` away; counts.
+pub(crate) fn until_settled(
+    what: &'static str,
+    discount: f64,
+    tolerance: f64,
+    mut sweep: impl FnMut() -> f64,
+) -> Result<usize> {
+    if !(tolerance > 0.0 && tolerance.is_finite()) {
+        return Err(Error::OutOfRange {
+            name: "the tolerance",
+            range: "positive",
+            found: tolerance,
+        });
+    }
+    // ‖V − V*‖ ≤ γ/(1−γ) · change (Puterman, Theorem 6.3.1); without discount the change is all there is to go by.
+    let scale = if discount > 0.0 && discount < 1.0 {
+        ((1.0 - discount) / discount).min(1.0)
+    } else {
+        1.0
+    };
+    let mut change = f64::INFINITY;
+    for sweeps in 1..=SWEEP_LIMIT {
+        change = sweep();
+        if change <= tolerance * scale {
+            return Ok(sweeps);
+        }
+    }
+    Err(Error::NotConverged {
+        what,
+        sweeps: SWEEP_LIMIT,
+        change,
+    })
+}
