@@ -44,7 +44,7 @@ impl StepSize {
 pub enum Exploration {
     /// The same ε always: learns the best policy among those that explore so.
     Constant(f64),
-    /// `ε/√k` in the k-th episode: greedy in the limit, with infinite exploration on the way.
+    /// `ε/∛k` in the k-th episode: greedy in the limit, with endless exploration on the way.
     Decaying(f64),
 }
 
@@ -53,7 +53,7 @@ impl Exploration {
     pub fn at(self, episode: u64) -> f64 {
         match self {
             Self::Constant(epsilon) => epsilon,
-            Self::Decaying(epsilon) => epsilon / (episode as f64).sqrt(),
+            Self::Decaying(epsilon) => epsilon / (episode as f64).cbrt(),
         }
     }
 
@@ -75,9 +75,9 @@ impl Exploration {
 /// An estimate of V with the number of visits behind it; learning continues from it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValueEstimate {
-    /// V(s), [S].
+    /// V(s), `[S]`.
     pub values: Vec<f64>,
-    /// Updates of every state, [S].
+    /// Updates of every state, `[S]`.
     pub visits: Vec<u64>,
 }
 
@@ -100,9 +100,9 @@ impl ValueEstimate {
 /// An estimate of Q with the number of visits behind it; learning continues from it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActionEstimate {
-    /// Q(s, a), [S][A(s)].
+    /// Q(s, a), `[S][A(s)]`.
     pub q: Vec<Vec<f64>>,
-    /// Updates of every pair, [S][A(s)].
+    /// Updates of every pair, `[S][A(s)]`.
     pub visits: Vec<Vec<u64>>,
     /// Episodes seen.
     pub episodes: u64,
@@ -122,7 +122,7 @@ impl ActionEstimate {
         }
     }
 
-    /// `V(s) = max_a Q(s, a)`, 0 at an end; [S].
+    /// `V(s) = max_a Q(s, a)`, 0 at an end; `[S]`.
     pub fn values(&self) -> Vec<f64> {
         self.q.iter().map(|q| greedy_value(q)).collect()
     }

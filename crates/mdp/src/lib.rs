@@ -8,7 +8,7 @@
 //! 4. [`planning`]: the Bellman equations, solved.
 //! 5. [`monte_carlo`], [`temporal_difference`], [`control`]: the same answers from samples alone.
 //! 6. [`regularised`]: the optimum with a price on leaving the reference policy, which is what RLHF converges to.
-//! 7. [`solve`] and [`render`]: all of it from one call, as a table or as data.
+//! 7. [`mod@solve`] and [`render`]: all of it from one call, as a table or as data.
 //!
 //! The last but one is also the oracle of the `ppo` crate's tests: on a token tree PPO must end where
 //! [`regularised_optimum`] says.
@@ -54,3 +54,8 @@ pub use regularised::{
 pub use simulator::{Simulator, Step, Visit};
 pub use solve::{Method, Settings, Solution, solve, solve_in};
 pub use temporal_difference::{td_lambda, td_zero};
+
+/// Runs the README's code as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -3,7 +3,7 @@
 /// Below this a pivot is rounding: the entries of I − γP are of order 1.
 const SINGULAR: f64 = 1e-13;
 
-/// `x` with `A x = b`, by Gaussian elimination with partial pivoting; `A` is [n][n], `b` is [n].
+/// `x` with `A x = b`, by Gaussian elimination with partial pivoting; `A` is `[n][n]`, `b` is `[n]`.
 ///
 /// `None` if A is singular to working precision. (Golub & Van Loan, *Matrix Computations*, §3.4.)
 pub(crate) fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {

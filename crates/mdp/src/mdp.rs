@@ -98,7 +98,7 @@ impl Mdp {
             .sum()
     }
 
-    /// `Q` of every pair under V [S]; row s has A(s) entries.
+    /// `Q` of every pair under V `[S]`; row s has A(s) entries.
     pub fn q_values(&self, values: &[f64]) -> Vec<Vec<f64>> {
         (0..self.states())
             .map(|s| {

@@ -10,9 +10,9 @@ const SWEEP_LIMIT: usize = 1_000_000;
 /// What a planner found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// `V(s)`, [S].
+    /// `V(s)`, `[S]`.
     pub values: Vec<f64>,
-    /// `Q(s, a)` under V, [S][A(s)].
+    /// `Q(s, a)` under V, `[S][A(s)]`.
     pub q: Vec<Vec<f64>>,
     /// The policy whose values these are; an optimal one shares evenly between tied actions.
     pub policy: Policy,

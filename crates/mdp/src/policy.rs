@@ -34,7 +34,7 @@ impl Policy {
         }
     }
 
-    /// `π(· | s)` shared evenly by the actions with the largest Q(s, ·); [S][A(s)] → π.
+    /// `π(· | s)` shared evenly by the actions with the largest Q(s, ·); `[S][A(s)]` → π.
     pub fn greedy(q: &[Vec<f64>]) -> Self {
         let row = |q: &Vec<f64>| {
             let best = best_actions(q);
@@ -64,7 +64,7 @@ impl Policy {
         policy
     }
 
-    /// `π(a | s) = exp(z(s,a)) / Σ exp z(s,·)` of a table of logits [S][A(s)]: how a trained network is read.
+    /// `π(a | s) = exp(z(s,a)) / Σ exp z(s,·)` of a table of logits `[S][A(s)]`: how a trained network is read.
     pub fn softmax(logits: &[Vec<f64>]) -> Self {
         let row = |z: &Vec<f64>| {
             let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -76,7 +76,7 @@ impl Policy {
         }
     }
 
-    /// `π(· | s)`, [A(s)].
+    /// `π(· | s)`, `[A(s)]`.
     pub fn row(&self, state: usize) -> &[f64] {
         &self.probabilities[state]
     }

@@ -14,7 +14,7 @@ pub struct MarkovProcess {
 }
 
 impl MarkovProcess {
-    /// A process from its [S][S] table; every row must be a distribution over the states.
+    /// A process from its `[S][S]` table; every row must be a distribution over the states.
     pub fn new(transitions: Vec<Vec<f64>>) -> Result<Self> {
         let n = transitions.len();
         for (s, row) in transitions.iter().enumerate() {
@@ -29,7 +29,7 @@ impl MarkovProcess {
         self.transitions.len()
     }
 
-    /// `P(s, ·)`, [S].
+    /// `P(s, ·)`, `[S]`.
     pub fn row(&self, state: usize) -> &[f64] {
         &self.transitions[state]
     }
@@ -39,7 +39,7 @@ impl MarkovProcess {
         self.transitions[state][state] == 1.0
     }
 
-    /// `p Pᵏ`: the distribution over states after k steps from the distribution p [S].
+    /// `p Pᵏ`: the distribution over states after k steps from the distribution p `[S]`.
     pub fn after(&self, start: &[f64], steps: usize) -> Result<Vec<f64>> {
         check_size("start distribution", self.states(), start.len())?;
         check_distribution(start.iter().copied(), || "start distribution".into())?;
@@ -91,7 +91,7 @@ impl MarkovProcess {
         path
     }
 
-    /// Which states some state of `targets` can be reached from, `targets` included; [S].
+    /// Which states some state of `targets` can be reached from, `targets` included; `[S]`.
     pub(crate) fn can_reach(&self, targets: &[bool]) -> Vec<bool> {
         let mut reach = targets.to_vec();
         loop {
@@ -136,7 +136,7 @@ pub struct MarkovRewardProcess {
 }
 
 impl MarkovRewardProcess {
-    /// A reward process from P, R [S] and γ; rewards must be finite and 0 ≤ γ ≤ 1.
+    /// A reward process from P, R `[S]` and γ; rewards must be finite and 0 ≤ γ ≤ 1.
     pub fn new(process: MarkovProcess, rewards: Vec<f64>, discount: f64) -> Result<Self> {
         check_size("rewards", process.states(), rewards.len())?;
         check_discount(discount)?;
@@ -159,7 +159,7 @@ impl MarkovRewardProcess {
         &self.process
     }
 
-    /// R, [S].
+    /// R, `[S]`.
     pub fn rewards(&self) -> &[f64] {
         &self.rewards
     }
@@ -179,7 +179,7 @@ impl MarkovRewardProcess {
         rewards.iter().rev().fold(0.0, |g, r| r + discount * g)
     }
 
-    /// `V = (I − γP)⁻¹ R`: the Bellman expectation equation as one linear system; [S].
+    /// `V = (I − γP)⁻¹ R`: the Bellman expectation equation as one linear system; `[S]`.
     ///
     /// Ends are left out of the system (their value is 0), which makes it regular for γ = 1 as well.
     pub fn values(&self) -> Result<Vec<f64>> {

@@ -8,7 +8,7 @@ use crate::planning::{Plan, sweep, until_settled};
 use crate::policy::Policy;
 use crate::process::MarkovRewardProcess;
 
-/// `β log Σ_a π_ref(a) exp(Q(a)/β)`: the soft maximum of Q [A] under π_ref [A], for β > 0.
+/// `β log Σ_a π_ref(a) exp(Q(a)/β)`: the soft maximum of Q `[A]` under π_ref `[A]`, for β > 0.
 ///
 /// Between the mean of Q under π_ref (β → ∞) and its maximum (β → 0). Computed from the largest exponent down.
 pub fn soft_value(reference: &[f64], q: &[f64], beta: f64) -> f64 {
@@ -22,7 +22,7 @@ pub fn soft_value(reference: &[f64], q: &[f64], beta: f64) -> f64 {
     top + beta * sum.ln()
 }
 
-/// `π*(a) = π_ref(a) exp((Q(a) − V)/β)` with `V = soft_value`: the policy that attains it, [A].
+/// `π*(a) = π_ref(a) exp((Q(a) − V)/β)` with `V = soft_value`: the policy that attains it, `[A]`.
 pub fn tilt(reference: &[f64], q: &[f64], beta: f64) -> Vec<f64> {
     let top = supported_maximum(reference, q);
     let weigh = |(p, q): (&f64, &f64)| {
@@ -116,7 +116,7 @@ pub fn regularised_evaluate(
     })
 }
 
-/// `E_π Σ_t γᵗ KL(π(·|s_t) ‖ π_ref(·|s_t))` from every state, [S]: for a token tree, KL between whole responses.
+/// `E_π Σ_t γᵗ KL(π(·|s_t) ‖ π_ref(·|s_t))` from every state, `[S]`: for a token tree, KL between whole responses.
 pub fn policy_divergence(mdp: &Mdp, policy: &Policy, reference: &Policy) -> Result<Vec<f64>> {
     let process = mdp.under(policy)?.process().clone();
     MarkovRewardProcess::new(
@@ -127,7 +127,7 @@ pub fn policy_divergence(mdp: &Mdp, policy: &Policy, reference: &Policy) -> Resu
     .values()
 }
 
-/// `KL(π(·|s) ‖ π_ref(·|s))` of every state, [S]; an infinite one is refused by name.
+/// `KL(π(·|s) ‖ π_ref(·|s))` of every state, `[S]`; an infinite one is refused by name.
 fn divergences(mdp: &Mdp, policy: &Policy, reference: &Policy) -> Result<Vec<f64>> {
     policy.check(mdp)?;
     reference.check(mdp)?;

@@ -7,7 +7,7 @@ use crate::policy::Policy;
 /// Below this probability an action is not drawn as an arrow: exploration is no intention.
 const DRAWN: f64 = 1e-3;
 
-/// V [S] as text: on the grid if there is one, else one line a state.
+/// V `[S]` as text: on the grid if there is one, else one line a state.
 pub fn values(environment: &dyn Environment, values: &[f64]) -> Result<String> {
     environment.mdp().check_values(values)?;
     Ok(match environment.grid() {
@@ -54,6 +54,7 @@ fn unsigned_zero(x: f64) -> f64 {
 /// The grid with `cell(s)` in every free cell, walls filled, ends showing their reward in brackets.
 fn grid(world: &GridWorld, cell: impl Fn(usize) -> String) -> String {
     let text = |row: usize, column: usize, kind: &Cell| match (kind, world.state(row, column)) {
+        (Cell::End(0.0), _) => "[0]".into(),
         (Cell::End(reward), _) => format!("[{reward:+}]"),
         (Cell::Free, Some(s)) => cell(s),
         _ => String::new(),

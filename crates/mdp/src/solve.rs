@@ -112,7 +112,7 @@ impl Default for Settings {
         Self {
             discount: None,
             episodes: 20_000,
-            step: StepSize::Visits(0.8),
+            step: StepSize::Visits(0.6),
             exploration: Exploration::Decaying(1.0),
             lambda: 0.0,
             beta: 1.0,
@@ -131,15 +131,15 @@ pub struct Solution {
     pub method: Method,
     /// γ.
     pub discount: f64,
-    /// The states' names, [S].
+    /// The states' names, `[S]`.
     pub states: Vec<String>,
-    /// The actions' names, [max A].
+    /// The actions' names, `[max A]`.
     pub actions: Vec<String>,
-    /// V(s), [S].
+    /// V(s), `[S]`.
     pub values: Vec<f64>,
-    /// Q(s, a), [S][A(s)]; none from a method that learns V alone.
+    /// Q(s, a), `[S][A(s)]`; none from a method that learns V alone.
     pub q: Option<Vec<Vec<f64>>>,
-    /// What to do: π* where it was sought, else the policy greedy in the values found; [S][A(s)].
+    /// What to do: π* where it was sought, else the policy greedy in the values found; `[S][A(s)]`.
     pub policy: Policy,
     /// Sweeps, improvements or episodes.
     pub iterations: u64,

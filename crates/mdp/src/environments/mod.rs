@@ -15,7 +15,7 @@ use crate::mdp::Mdp;
 pub trait Environment {
     /// The process itself.
     fn mdp(&self) -> &Mdp;
-    /// The distribution of the first state of an episode, [S].
+    /// The distribution of the first state of an episode, `[S]`.
     fn start(&self) -> &[f64];
     /// What state `s` is called in a table.
     fn state_name(&self, state: usize) -> String;

@@ -109,6 +109,12 @@ impl TokenTree {
         probability
     }
 
+    /// `½ Σ_y |π(y) − π'(y)|`: the total variation distance between two distributions of whole responses.
+    pub fn total_variation(&self, policy: &Policy, other: &Policy) -> f64 {
+        let gap = |&s: &usize| (self.probability(policy, s) - self.probability(other, s)).abs();
+        0.5 * self.responses().iter().map(gap).sum::<f64>()
+    }
+
     /// `S(y)`: the reward of the finished response at `state`; 0 for the empty prefix.
     pub fn score(&self, state: usize) -> f64 {
         let Some((&last, prefix)) = self.prefix(state).split_last() else {
@@ -166,10 +172,30 @@ mod tests {
         // By hand: one a and the end.
         let state = tree.state(&[0, 2]).unwrap();
         assert_eq!(
-            (tree.score(state), tree.mdp().q_value(0, 0, &vec![0.0; 22])),
+            (tree.score(state), tree.mdp().q_value(0, 0, &[0.0; 22])),
             (1.5, 0.0)
         );
         assert_eq!(tree.score(tree.state(&[1, 1, 0]).unwrap()), -0.5);
+    }
+
+    #[test]
+    fn total_variation_counts_whole_responses() {
+        // By hand: two tokens, two steps; a first against either first, then alike: the responses beginning with b are half.
+        let tree = TokenTree::new(2, 2, None, 1.0, |_| 0.0).unwrap();
+        let after = || {
+            vec![
+                vec![0.5, 0.5],
+                vec![0.5, 0.5],
+                vec![],
+                vec![],
+                vec![],
+                vec![],
+            ]
+        };
+        let table =
+            |first: Vec<f64>| Policy::new(std::iter::once(first).chain(after()).collect()).unwrap();
+        let (sure, even) = (table(vec![1.0, 0.0]), table(vec![0.5, 0.5]));
+        assert!((tree.total_variation(&sure, &even) - 0.5).abs() < 1e-15);
     }
 
     #[test]
