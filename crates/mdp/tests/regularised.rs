@@ -18,7 +18,8 @@ fn tree_and_reference(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let scores: Vec<f64> = (0..1000).map(|_| rng.random_range(-1.0..2.0)).collect();
     let code = |y: &[usize]| y.iter().fold(1, |code, token| code * vocabulary + token);
-    let tree = TokenTree::new(vocabulary, horizon, end, 1.0, |y| scores[code(y)]).unwrap();
+    let tree = TokenTree::new(vocabulary, horizon, end, 1.0, |y| scores[code(y)])
+        .expect("a tree of some tokens and steps");
     let reference = random_policy(&tree, &mut rng);
     (tree, reference)
 }
