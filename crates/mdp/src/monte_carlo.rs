@@ -5,6 +5,8 @@ use crate::estimate::{ActionEstimate, Exploration, StepSize, ValueEstimate};
 use crate::policy::Policy;
 use crate::simulator::{Simulator, Visit, act, explore};
 use rand::Rng;
+use std::collections::HashSet;
+use std::hash::Hash;
 
 /// Which visits of an episode count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +32,7 @@ pub fn monte_carlo_prediction(
     simulator.check(policy)?;
     for _ in 0..episodes {
         let episode = simulator.episode(|s, rng| act(policy, s, rng), rng)?;
-        for (visit, g) in returns(&episode, simulator.discount(), visits, |v, w| {
-            v.state == w.state
-        }) {
+        for (visit, g) in returns(&episode, simulator.discount(), visits, |v| v.state) {
             let alpha = estimate.visit(visit.state, MEAN);
             estimate.values[visit.state] += alpha * (g - estimate.values[visit.state]);
         }
@@ -54,8 +54,9 @@ pub fn monte_carlo_control(
         estimate.episodes += 1;
         let epsilon = exploration.at(estimate.episodes);
         let episode = simulator.episode(|s, rng| explore(&estimate.q[s], epsilon, rng), rng)?;
-        let same = |v: &Visit, w: &Visit| (v.state, v.action) == (w.state, w.action);
-        for (visit, g) in returns(&episode, simulator.discount(), visits, same) {
+        for (visit, g) in returns(&episode, simulator.discount(), visits, |v| {
+            (v.state, v.action)
+        }) {
             estimate.update(visit.state, visit.action, g, MEAN);
         }
     }
@@ -63,17 +64,24 @@ pub fn monte_carlo_control(
 }
 
 /// The visits that count, each with its return `G_t = r_t + γ G_{t+1}`, from the last to the first.
-fn returns(
+///
+/// `key` says which visits are to the same thing.
+fn returns<K: Eq + Hash>(
     episode: &[Visit],
     discount: f64,
     visits: Visits,
-    same: impl Fn(&Visit, &Visit) -> bool,
+    key: impl Fn(&Visit) -> K,
 ) -> Vec<(Visit, f64)> {
+    let mut seen = HashSet::new();
+    let counts: Vec<bool> = episode
+        .iter()
+        .map(|visit| seen.insert(key(visit)) || visits == Visits::Every)
+        .collect();
     let mut g = 0.0;
     let mut counted = Vec::new();
-    for (t, visit) in episode.iter().enumerate().rev() {
+    for (visit, counts) in episode.iter().zip(counts).rev() {
         g = visit.reward + discount * g;
-        if visits == Visits::Every || !episode[..t].iter().any(|earlier| same(earlier, visit)) {
+        if counts {
             counted.push((*visit, g));
         }
     }
@@ -94,7 +102,7 @@ mod tests {
         };
         let episode = [visit(0, 3.0), visit(0, 2.0), visit(1, -4.0)];
         let of = |visits| {
-            let all = returns(&episode, 1.0, visits, |v, w| v.state == w.state);
+            let all = returns(&episode, 1.0, visits, |v| v.state);
             all.into_iter()
                 .map(|(v, g)| (v.state, g))
                 .collect::<Vec<_>>()

@@ -41,9 +41,13 @@ pub fn evaluate_iteratively(mdp: &Mdp, policy: &Policy, tolerance: f64) -> Resul
     let process = mdp.under(policy)?;
     process.check_ends()?;
     let mut values = vec![0.0; mdp.states()];
-    let iterations = until_settled("policy evaluation", mdp.discount(), tolerance, || {
-        process.sweep(&mut values)
-    })?;
+    let iterations = until_settled(
+        "policy evaluation",
+        mdp.discount(),
+        tolerance,
+        &mut values,
+        |v| process.sweep(v),
+    )?;
     Ok(Plan {
         q: mdp.q_values(&values),
         values,
@@ -57,11 +61,17 @@ pub fn evaluate_iteratively(mdp: &Mdp, policy: &Policy, tolerance: f64) -> Resul
 /// (The Bellman optimality equation; Sutton & Barto §4.4.)
 pub fn value_iteration(mdp: &Mdp, tolerance: f64) -> Result<Plan> {
     let mut values = vec![0.0; mdp.states()];
-    let iterations = until_settled("value iteration", mdp.discount(), tolerance, || {
-        sweep(mdp, &mut values, |_, q| {
-            q.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-        })
-    })?;
+    let iterations = until_settled(
+        "value iteration",
+        mdp.discount(),
+        tolerance,
+        &mut values,
+        |v| {
+            sweep(mdp, v, |_, q| {
+                q.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+            })
+        },
+    )?;
     let q = mdp.q_values(&values);
     Ok(Plan {
         policy: Policy::greedy(&q),
@@ -127,11 +137,14 @@ pub(crate) fn sweep(mdp: &Mdp, values: &mut [f64], backup: impl Fn(usize, &[f64]
 }
 
 /// Repeats `sweep`, a γ-contraction that returns its largest change, until its limit is `tolerance` away; counts.
+///
+/// A change within the rounding of the largest value also ends it: no further sweep could do better.
 pub(crate) fn until_settled(
     what: &'static str,
     discount: f64,
     tolerance: f64,
-    mut sweep: impl FnMut() -> f64,
+    values: &mut [f64],
+    sweep: impl Fn(&mut [f64]) -> f64,
 ) -> Result<usize> {
     if !(tolerance > 0.0 && tolerance.is_finite()) {
         return Err(Error::OutOfRange {
@@ -148,8 +161,9 @@ pub(crate) fn until_settled(
     };
     let mut change = f64::INFINITY;
     for sweeps in 1..=SWEEP_LIMIT {
-        change = sweep();
-        if change <= tolerance * scale {
+        change = sweep(values);
+        let largest = values.iter().fold(0.0, |top: f64, v| top.max(v.abs()));
+        if change <= (tolerance * scale).max(4.0 * f64::EPSILON * largest) {
             return Ok(sweeps);
         }
     }
@@ -158,4 +172,23 @@ pub(crate) fn until_settled(
         sweeps: SWEEP_LIMIT,
         change,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tolerance_below_rounding_ends_at_rounding() {
+        // Closed form: V = 1/(1 − γ), the fixed point of V ← 1 + γV; γ = ½ has it at 2.
+        let mut values = [0.0];
+        let sweeps = until_settled("a test", 0.5, 1e-300, &mut values, |v| {
+            let new = 1.0 + 0.5 * v[0];
+            // An oscillation in the last digit, as sums of many terms have it.
+            let change = (new - v[0]).abs().max(f64::EPSILON);
+            v[0] = new;
+            change
+        });
+        assert!(sweeps.unwrap() < 60 && (values[0] - 2.0).abs() < 1e-14);
+    }
 }

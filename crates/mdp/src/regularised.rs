@@ -69,11 +69,13 @@ pub fn regularised_optimum(
     reference.check(mdp)?;
     check_beta(beta)?;
     let mut values = vec![0.0; mdp.states()];
-    let iterations = until_settled("soft value iteration", mdp.discount(), tolerance, || {
-        sweep(mdp, &mut values, |s, q| {
-            soft_value(reference.row(s), q, beta)
-        })
-    })?;
+    let iterations = until_settled(
+        "soft value iteration",
+        mdp.discount(),
+        tolerance,
+        &mut values,
+        |v| sweep(mdp, v, |s, q| soft_value(reference.row(s), q, beta)),
+    )?;
     let q = mdp.q_values(&values);
     let policy = Policy::new(
         (0..mdp.states())

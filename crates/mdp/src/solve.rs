@@ -392,6 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn a_solution_serialises_with_its_tables_as_arrays() {
+        let solution = solve("chain", Method::PolicyIteration, &Settings::default()).unwrap();
+        let json = serde_json::to_value(&solution).unwrap();
+        // By hand: every state of the chain reaches +1 by going right, undiscounted; the method as it is typed.
+        assert_eq!(
+            json["values"],
+            serde_json::json!([0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+        );
+        assert_eq!(json["method"], "policy-iteration");
+        assert_eq!(json["actions"], serde_json::json!(["left", "right"]));
+        assert_eq!(json["policy"].as_array().map(Vec::len), Some(7));
+        assert!(json.get("tables").is_none());
+    }
+
+    #[test]
     fn learners_report_how_far_they_are_from_the_truth() {
         let solution = solve("gridworld", Method::QLearning, &Settings::default()).unwrap();
         let exact = solve("gridworld", Method::ValueIteration, &Settings::default()).unwrap();
