@@ -1,6 +1,10 @@
 //! One step of AdamW.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var, bail};
+use rayon::prelude::*;
+
+use crate::cpu::{GRAIN, Operand, fused, with_elements_mut};
+use crate::simd::vectorised;
 
 /// The numbers of one optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +29,38 @@ pub struct AdamWStep {
 ///
 /// All four tensors have one shape; `param`, `m` and `v` are `f32`. Loshchilov, Hutter 2019, algorithm 2, as in `torch.optim.AdamW`.
 pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Result<()> {
-    reference(param, grad, m, v, s)
+    if [grad.dims(), m.dims(), v.dims()]
+        .iter()
+        .any(|dims| *dims != param.dims())
+    {
+        bail!(
+            "adamw: parameter {:?}, gradient {:?} and moments {:?}, {:?} need one shape",
+            param.dims(),
+            grad.dims(),
+            m.dims(),
+            v.dims()
+        )
+    }
+    if !fused(&[param, grad, m, v]) {
+        return reference(param, grad, m, v, s);
+    }
+    let grad = Operand::of(grad);
+    let grad = grad.elements()?;
+    let factors = s.factors();
+    with_elements_mut(param, |param| {
+        with_elements_mut(m, |m| {
+            with_elements_mut(v, |v| {
+                let state = param
+                    .par_chunks_mut(GRAIN)
+                    .zip(m.par_chunks_mut(GRAIN))
+                    .zip(v.par_chunks_mut(GRAIN));
+                state
+                    .zip(grad.par_chunks(GRAIN))
+                    .for_each(|(((param, m), v), grad)| step(param, m, v, grad, &factors));
+                Ok(())
+            })
+        })
+    })
 }
 
 /// [`adamw`](crate::adamw) in tensor operations.
@@ -47,5 +82,46 @@ impl AdamWStep {
     fn corrections(&self) -> (f64, f64) {
         let t = self.step as f64;
         (1.0 - self.beta1.powf(t), 1.0 - self.beta2.powf(t))
+    }
+
+    fn factors(&self) -> Factors {
+        let (correction1, correction2) = self.corrections();
+        Factors {
+            keep: (1.0 - self.lr * self.weight_decay) as f32,
+            rate: (self.lr / correction1) as f32,
+            root: correction2.sqrt().recip() as f32,
+            beta1: self.beta1 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            eps: self.eps as f32,
+            grad_scale: self.grad_scale as f32,
+        }
+    }
+}
+
+/// The constants of one step, combined in f64.
+struct Factors {
+    keep: f32,
+    rate: f32,
+    root: f32,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    eps: f32,
+    grad_scale: f32,
+}
+
+vectorised! {
+    fn step(param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], f: &Factors) {
+        let n = param.len();
+        let (m, v, grad) = (&mut m[..n], &mut v[..n], &grad[..n]);
+        for i in 0..n {
+            let g = grad[i] * f.grad_scale;
+            m[i] = f.beta1 * m[i] + f.rest1 * g;
+            v[i] = f.beta2 * v[i] + f.rest2 * (g * g);
+            param[i] = f.keep * param[i] - f.rate * m[i] / (v[i].sqrt() * f.root + f.eps);
+        }
     }
 }

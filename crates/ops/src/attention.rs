@@ -1,11 +1,16 @@
 //! Causal attention over a packed stream.
 
+mod cpu;
+
 use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+use crate::cpu::fused;
 use crate::layout::{Block, Layout};
+
+pub(crate) use cpu::{Heads, soften};
 
 /// `o_t = Σ_s softmax_s(scale · q_t·k_s) v_s` over the tokens `s` that [`Layout`] lets `t` see.
 ///
@@ -18,7 +23,12 @@ pub fn attention(
     layout: &Layout,
     scale: f64,
 ) -> Result<Tensor> {
-    reference(q, k, v, layout, scale)
+    check(q, k, v, layout)?;
+    if fused(&[q, k, v]) {
+        q.apply_op3(k, v, cpu::Attention::new(layout, scale))
+    } else {
+        reference(q, k, v, layout, scale)
+    }
 }
 
 /// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together; scores in `f32`.

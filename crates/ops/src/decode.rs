@@ -1,7 +1,12 @@
 //! Attention of newest tokens over a cache.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
+use rayon::prelude::*;
+
+use crate::attention::{Heads, soften};
+use crate::cpu::{Operand, fused};
+use crate::simd::{sum2, vectorised};
 
 /// What each active row of a decoding batch may see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +26,44 @@ pub fn decode_attention(
     rows: &DecodeRows,
     scale: f64,
 ) -> Result<Tensor> {
-    reference(q, pool_k, pool_v, rows, scale)
+    let (r, heads, d, kv_heads) = check(q, pool_k, pool_v, rows)?;
+    if !fused(&[q, pool_k, pool_v]) {
+        return reference(q, pool_k, pool_v, rows, scale);
+    }
+    let [queries, keys, values] = &[q, pool_k, pool_v].map(Operand::of);
+    let (queries, keys, values) = (Heads::of(queries)?, Heads::of(keys)?, Heads::of(values)?);
+    let mut out = vec![0.0; r * heads * d];
+    out.par_chunks_mut(d.max(1))
+        .enumerate()
+        .for_each_init(Vec::new, |weights, (i, out)| {
+            let (row, head) = (i / heads, i % heads);
+            let kv_head = head / (heads / kv_heads);
+            attend(
+                queries.row(row, head),
+                &keys,
+                &values,
+                kv_head,
+                &rows.rows[row],
+                scale as f32,
+                weights,
+                out,
+            );
+        });
+    Tensor::from_vec(out, (r, heads, d), &Device::Cpu)
+}
+
+vectorised! {
+    /// One query of one head over the places it sees.
+    fn attend(q: &[f32], keys: &Heads<'_>, values: &Heads<'_>, kv_head: usize, places: &[u32], scale: f32, weights: &mut Vec<f32>, out: &mut [f32]) {
+        weights.clear();
+        weights.extend(places.iter().map(|&place| scale * sum2(q, keys.row(place as usize, kv_head), |q, k| q * k)));
+        soften(weights, places.len());
+        for (&place, &weight) in places.iter().zip(weights.iter()) {
+            for (out, v) in out.iter_mut().zip(values.row(place as usize, kv_head)) {
+                *out += weight * v;
+            }
+        }
+    }
 }
 
 /// [`decode_attention`](crate::decode_attention) over keys and values gathered to the longest row.

@@ -1,15 +1,34 @@
 //! The Gaussian error linear unit, exact and approximated.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use crate::cpu::{Operand, elements, fill, fused, gradient, output};
+use crate::simd::{exp, sigmoid, vectorised};
 
 /// `y = x·½(1 + tanh(√(2/π)(x + 0.044715x³)))`: GPT-2's activation (`gelu_new`). Hendrycks, Gimpel 2016.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    reference_tanh(x)
+    if fused(&[x]) {
+        x.apply_op1(Gelu {
+            name: "gelu_tanh",
+            forward: forward_tanh,
+            backward: backward_tanh,
+        })
+    } else {
+        reference_tanh(x)
+    }
 }
 
 /// `y = x·Φ(x) = x·½(1 + erf(x/√2))`. Hendrycks, Gimpel 2016.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    reference_erf(x)
+    if fused(&[x]) {
+        x.apply_op1(Gelu {
+            name: "gelu_erf",
+            forward: forward_erf,
+            backward: backward_erf,
+        })
+    } else {
+        reference_erf(x)
+    }
 }
 
 /// [`gelu_tanh`](crate::gelu_tanh) as candle's own operation.
@@ -20,4 +39,104 @@ pub fn reference_tanh(x: &Tensor) -> Result<Tensor> {
 /// [`gelu_erf`](crate::gelu_erf) as candle's own operation.
 pub fn reference_erf(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
+}
+
+struct Gelu {
+    name: &'static str,
+    forward: fn(&[f32], &mut [f32]),
+    backward: fn(&[f32], &[f32], &mut [f32]),
+}
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements(x, layout)?;
+        output(
+            fill(x.len(), 1, |at, y| (self.forward)(&x[at..], y)),
+            layout.shape(),
+        )
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let (x_operand, g_operand) = (Operand::of(x), Operand::of(g));
+        let (xs, g) = (x_operand.elements()?, g_operand.elements()?);
+        gradient(
+            fill(xs.len(), 1, |at, dx| {
+                (self.backward)(&xs[at..], &g[at..], dx)
+            }),
+            x,
+        )
+    }
+}
+
+/// `½(1 + tanh u) = σ(2u)`; this is `2√(2/π)`.
+const SLOPE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+const CUBIC: f32 = 0.044715;
+
+vectorised! {
+    fn forward_tanh(x: &[f32], y: &mut [f32]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = x * sigmoid(SLOPE * (x + CUBIC * x * x * x));
+        }
+    }
+}
+
+vectorised! {
+    /// `dx = g·(σ + x·σ(1 − σ)·(2u)′)`.
+    fn backward_tanh(x: &[f32], g: &[f32], dx: &mut [f32]) {
+        for ((x, g), dx) in x.iter().zip(g).zip(dx) {
+            let sigma = sigmoid(SLOPE * (x + CUBIC * x * x * x));
+            *dx = g * (sigma + x * sigma * (1.0 - sigma) * SLOPE * (1.0 + 3.0 * CUBIC * x * x));
+        }
+    }
+}
+
+/// The normal distribution `Φ(x)` and `e^(−x²/2)`, which it is made of.
+///
+/// `Φ(−|x|) = e^(−x²/2)·t·p(t)` with `t = 1/(1 + |x|/4)`: the Mills ratio is smooth in `t`, and `p`, interpolated at Chebyshev's points of
+/// `[0, 1]`, misses it by 4e-8 relative.
+#[inline(always)]
+fn normal(x: f32) -> (f32, f32) {
+    const P: [f32; 10] = [
+        0.099_735_566,
+        0.099_736_58,
+        0.093_461_48,
+        0.081_662_7,
+        0.058_618_27,
+        0.064_878_94,
+        -0.033_975_494,
+        0.098_084_74,
+        -0.082_339_804,
+        0.020_137_033,
+    ];
+    let t = 1.0 / (1.0 + 0.25 * x.abs());
+    let mut p = P[9];
+    for i in (0..9).rev() {
+        p = p * t + P[i];
+    }
+    let bell = exp(-0.5 * x * x);
+    let tail = bell * t * p;
+    (if x > 0.0 { 1.0 - tail } else { tail }, bell)
+}
+
+vectorised! {
+    fn forward_erf(x: &[f32], y: &mut [f32]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = x * normal(*x).0;
+        }
+    }
+}
+
+vectorised! {
+    /// `dx = g·(Φ(x) + x·φ(x))`, with `φ(x) = e^(−x²/2)/√(2π)`.
+    fn backward_erf(x: &[f32], g: &[f32], dx: &mut [f32]) {
+        let height = 0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+        for ((x, g), dx) in x.iter().zip(g).zip(dx) {
+            let (cumulative, bell) = normal(*x);
+            *dx = g * (cumulative + x * bell * height);
+        }
+    }
 }

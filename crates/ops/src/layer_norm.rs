@@ -1,12 +1,28 @@
 //! Layer normalisation.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output};
+use crate::simd::{sum, sum2, vectorised};
 
 /// `y = (x − mean(x)) / √(var(x) + ε) · w + b` over the last dimension, with the population variance.
 ///
 /// `x` is `[.., D]`, `weight` and `bias` are `[D]`. Ba, Kiros, Hinton 2016, equation 4.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    reference(x, weight, bias, eps)
+    let d = x.dim(D::Minus1)?;
+    if weight.elem_count() != d || bias.elem_count() != d {
+        bail!(
+            "layer_norm: rows of {:?} need as many weights and biases, found {:?} and {:?}",
+            x.dims(),
+            weight.dims(),
+            bias.dims()
+        )
+    }
+    if fused(&[x, weight, bias]) {
+        x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 })
+    } else {
+        reference(x, weight, bias, eps)
+    }
 }
 
 /// [`layer_norm`](crate::layer_norm) in tensor operations, computed in `f32`.
@@ -22,4 +38,126 @@ pub fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result
         .broadcast_mul(&weight)?
         .broadcast_add(&bias)?
         .to_dtype(dtype)
+}
+
+struct LayerNorm {
+    eps: f32,
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w, b) = (
+            elements(x, x_layout)?,
+            elements(w, w_layout)?,
+            elements(b, b_layout)?,
+        );
+        let y = fill(x.len(), w.len(), |at, y| {
+            forward(&x[at..][..y.len()], &w, &b, self.eps, y)
+        });
+        output(y, x_layout.shape())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (x_operand, w_operand, g_operand) = (Operand::of(x), Operand::of(w), Operand::of(g));
+        let (xs, ws, gs) = (
+            x_operand.elements()?,
+            w_operand.elements()?,
+            g_operand.elements()?,
+        );
+        let d = ws.len();
+        let sums = if w.track_op() || b.track_op() {
+            2 * d
+        } else {
+            0
+        };
+        let (dx, sums) = fill_and_sum(xs.len(), d, sums, |at, dx, sums| {
+            let (dw, db) = sums.split_at_mut(sums.len() / 2);
+            backward(
+                &xs[at..][..dx.len()],
+                &ws,
+                &gs[at..][..dx.len()],
+                self.eps,
+                dx,
+                dw,
+                db,
+            );
+        });
+        let dx = if x.track_op() { gradient(dx, x)? } else { None };
+        let dw = if w.track_op() {
+            gradient(sums[..d].to_vec(), w)?
+        } else {
+            None
+        };
+        let db = if b.track_op() {
+            gradient(sums[d..].to_vec(), b)?
+        } else {
+            None
+        };
+        Ok((dx, dw, db))
+    }
+}
+
+/// The mean of a row and `1/√(var + ε)`.
+#[inline(always)]
+fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
+    let n = x.len() as f32;
+    let mean = sum(x, |x| x) / n;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+vectorised! {
+    fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
+        let d = w.len();
+        let b = &b[..d];
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let (mean, scale) = statistics(x, eps);
+            for i in 0..d {
+                y[i] = (x[i] - mean) * scale * w[i] + b[i];
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// With `x̂ = (x − mean)·s`: `dx = s·(g·w − mean(g·w) − x̂·mean(g·w·x̂))`, `dw += g·x̂`, `db += g`.
+    fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
+        let d = w.len();
+        for ((x, g), dx) in x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+            let (mean, scale) = statistics(x, eps);
+            for i in 0..d {
+                dx[i] = g[i] * w[i];
+            }
+            let level = sum(dx, |a| a) / d as f32;
+            let along = sum2(dx, x, |a, x| a * (x - mean) * scale) / d as f32;
+            for i in 0..d {
+                dx[i] = scale * (dx[i] - level - (x[i] - mean) * scale * along);
+            }
+            for i in 0..dw.len() {
+                dw[i] += g[i] * (x[i] - mean) * scale;
+            }
+            for i in 0..db.len() {
+                db[i] += g[i];
+            }
+        }
+    }
 }

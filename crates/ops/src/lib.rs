@@ -26,6 +26,7 @@
 
 mod adamw;
 mod attention;
+mod cpu;
 mod decode;
 pub mod device;
 mod embedding;
@@ -36,6 +37,7 @@ mod linear;
 mod log_sigmoid;
 mod rms_norm;
 mod rope;
+mod simd;
 mod sum_of_squares;
 mod swiglu;
 mod switch;

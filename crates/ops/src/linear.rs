@@ -1,6 +1,11 @@
 //! The linear layer.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu::{
+    Matrix, Operand, elements, fused, gradient, multiply, output, rows_per_piece, sum_rows,
+};
 
 /// How a weight matrix lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +26,20 @@ pub fn linear(
     layout: WeightLayout,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    reference(x, w, layout, bias)
+    let (inputs, outputs) = layout.sizes(w.dims2()?);
+    if x.dim(D::Minus1)? != inputs || bias.is_some_and(|b| b.dims() != [outputs]) {
+        bail!(
+            "linear: a weight {:?} ({layout:?}) takes rows of {inputs} and a bias of {outputs}, found {:?} and {:?}",
+            w.dims(),
+            x.dims(),
+            bias.map(Tensor::dims)
+        )
+    }
+    match bias {
+        Some(b) if fused(&[x, w, b]) => x.apply_op3(w, b, Linear { layout }),
+        None if fused(&[x, w]) => x.apply_op2(w, Linear { layout }),
+        _ => reference(x, w, layout, bias),
+    }
 }
 
 /// [`linear`](crate::linear) as a matrix product and an addition.
@@ -31,11 +49,11 @@ pub fn reference(
     layout: WeightLayout,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
+    let (inputs, outputs) = layout.sizes(w.dims2()?);
     let w = match layout {
         WeightLayout::OutIn => w.t()?,
         WeightLayout::InOut => w.clone(),
     };
-    let (inputs, outputs) = w.dims2()?;
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = outputs;
@@ -46,4 +64,158 @@ pub fn reference(
         None => y,
     };
     y.reshape(shape)
+}
+
+impl WeightLayout {
+    /// `(in, out)` of a weight of these dimensions.
+    fn sizes(self, (rows, columns): (usize, usize)) -> (usize, usize) {
+        match self {
+            Self::OutIn => (columns, rows),
+            Self::InOut => (rows, columns),
+        }
+    }
+
+    /// The weight as a matrix `[in, out]`.
+    fn matrix(self, w: &[f32], inputs: usize, outputs: usize) -> Matrix<'_> {
+        match self {
+            Self::OutIn => Matrix::new(w, outputs, inputs).t(),
+            Self::InOut => Matrix::new(w, inputs, outputs),
+        }
+    }
+}
+
+struct Linear {
+    layout: WeightLayout,
+}
+
+impl Linear {
+    fn forward(
+        &self,
+        (x, x_layout): (&CpuStorage, &Layout),
+        (w, w_layout): (&CpuStorage, &Layout),
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
+        let (inputs, outputs) = self.layout.sizes(w_layout.shape().dims2()?);
+        let rows = x_layout.shape().elem_count() / inputs.max(1);
+        let mut y = vec![0.0; rows * outputs];
+        if let Some(bias) = bias.filter(|b| !b.is_empty()) {
+            y.par_chunks_mut(rows_per_piece(outputs) * outputs)
+                .for_each(|piece| {
+                    piece
+                        .chunks_exact_mut(outputs)
+                        .for_each(|row| row.copy_from_slice(bias))
+                });
+        }
+        let (x, w) = (
+            Matrix::new(&x, rows, inputs),
+            self.layout.matrix(&w, inputs, outputs),
+        );
+        multiply(&mut y, x, w, 1.0, bias.is_some());
+        let mut shape = x_layout.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        output(y, shape)
+    }
+
+    /// `dX = G·Wᵀ`, `dW = Xᵀ·G`.
+    fn backward(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (inputs, outputs) = self.layout.sizes(w.dims2()?);
+        let rows = x.elem_count() / inputs.max(1);
+        let g_operand = Operand::of(g);
+        let g = g_operand.elements()?;
+        let g = Matrix::new(&g, rows, outputs);
+        let mut gradients = (None, None);
+        if x.track_op() {
+            let w = Operand::of(w);
+            let mut dx = vec![0.0; rows * inputs];
+            multiply(
+                &mut dx,
+                g,
+                self.layout.matrix(&w.elements()?, inputs, outputs).t(),
+                1.0,
+                false,
+            );
+            gradients.0 = gradient(dx, x)?;
+        }
+        if w.track_op() {
+            let x = Operand::of(x);
+            let x = x.elements()?;
+            let x = Matrix::new(&x, rows, inputs);
+            let mut dw = vec![0.0; inputs * outputs];
+            match self.layout {
+                WeightLayout::OutIn => multiply(&mut dw, g.t(), x, 1.0, false),
+                WeightLayout::InOut => multiply(&mut dw, x.t(), g, 1.0, false),
+            }
+            gradients.1 = gradient(dw, w)?;
+        }
+        Ok(gradients)
+    }
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward((x, x_layout), (w, w_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.backward(x, w, g)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward((x, x_layout), (w, w_layout), Some(&elements(b, b_layout)?))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.backward(x, w, g)?;
+        let db = if b.track_op() {
+            gradient(sum_rows(&Operand::of(g).elements()?, b.elem_count()), b)?
+        } else {
+            None
+        };
+        Ok((dx, dw, db))
+    }
 }

@@ -1,14 +1,51 @@
 //! The logarithm of the logistic function.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use crate::cpu::{Operand, elements, fill, fused, gradient, output};
 
 /// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`: neither overflows nor loses a large negative `x`. Any shape.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
-    reference(x)
+    if fused(&[x]) {
+        x.apply_op1(LogSigmoid)
+    } else {
+        reference(x)
+    }
 }
 
 /// [`log_sigmoid`](crate::log_sigmoid) in tensor operations.
 pub fn reference(x: &Tensor) -> Result<Tensor> {
     let negative = x.minimum(&x.zeros_like()?)?;
     negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+struct LogSigmoid;
+
+impl CustomOp1 for LogSigmoid {
+    fn name(&self) -> &'static str {
+        "log_sigmoid"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements(x, layout)?;
+        let y = fill(x.len(), 1, |at, y| {
+            for (x, y) in x[at..].iter().zip(y) {
+                *y = x.min(0.0) - (-x.abs()).exp().ln_1p();
+            }
+        });
+        output(y, layout.shape())
+    }
+
+    /// `dx = g·σ(−x)`.
+    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let (x_operand, g_operand) = (Operand::of(x), Operand::of(g));
+        let (xs, g) = (x_operand.elements()?, g_operand.elements()?);
+        let dx = fill(xs.len(), 1, |at, dx| {
+            for ((x, g), dx) in xs[at..].iter().zip(&g[at..]).zip(dx) {
+                let small = (-x.abs()).exp();
+                *dx = g * (if *x > 0.0 { small } else { 1.0 }) / (1.0 + small);
+            }
+        });
+        gradient(dx, x)
+    }
 }

@@ -1,12 +1,26 @@
 //! Root-mean-square normalisation.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output};
+use crate::simd::{sum, sum2, vectorised};
 
 /// `y = x / √(mean(x²) + ε) · w` over the last dimension.
 ///
 /// `x` is `[.., D]` (`[T, H, D]` for the norm of queries and keys), `weight` is `[D]`. Zhang, Sennrich 2019, equation 4.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    reference(x, weight, eps)
+    if x.dim(D::Minus1)? != weight.elem_count() {
+        bail!(
+            "rms_norm: rows of {:?} need as many weights, found {:?}",
+            x.dims(),
+            weight.dims()
+        )
+    }
+    if fused(&[x, weight]) {
+        x.apply_op2(weight, RmsNorm { eps: eps as f32 })
+    } else {
+        reference(x, weight, eps)
+    }
 }
 
 /// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32`.
@@ -17,4 +31,88 @@ pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&scale)?
         .broadcast_mul(&weight.to_dtype(DType::F32)?)?
         .to_dtype(dtype)
+}
+
+struct RmsNorm {
+    eps: f32,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
+        let y = fill(x.len(), w.len(), |at, y| {
+            forward(&x[at..][..y.len()], &w, self.eps, y)
+        });
+        output(y, x_layout.shape())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (x_operand, w_operand, g_operand) = (Operand::of(x), Operand::of(w), Operand::of(g));
+        let (xs, ws, gs) = (
+            x_operand.elements()?,
+            w_operand.elements()?,
+            g_operand.elements()?,
+        );
+        let sums = if w.track_op() { ws.len() } else { 0 };
+        let (dx, dw) = fill_and_sum(xs.len(), ws.len(), sums, |at, dx, dw| {
+            backward(
+                &xs[at..][..dx.len()],
+                &ws,
+                &gs[at..][..dx.len()],
+                self.eps,
+                dx,
+                dw,
+            );
+        });
+        let dx = if x.track_op() { gradient(dx, x)? } else { None };
+        let dw = if w.track_op() { gradient(dw, w)? } else { None };
+        Ok((dx, dw))
+    }
+}
+
+vectorised! {
+    fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
+            let scale = 1.0 / (sum(x, |x| x * x) / w.len() as f32 + eps).sqrt();
+            for i in 0..w.len() {
+                y[i] = x[i] * scale * w[i];
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// With `s = 1/√(mean(x²) + ε)`: `dx = s·(g·w − x·s²·mean(g·w·x))`, `dw += g·x·s`.
+    fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
+        let d = w.len();
+        for ((x, g), dx) in x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+            let scale = 1.0 / (sum(x, |x| x * x) / d as f32 + eps).sqrt();
+            for i in 0..d {
+                dx[i] = g[i] * w[i];
+            }
+            let along = sum2(dx, x, |a, b| a * b) / d as f32 * scale * scale;
+            for i in 0..d {
+                dx[i] = scale * (dx[i] - x[i] * along);
+            }
+            for i in 0..dw.len() {
+                dw[i] += g[i] * x[i] * scale;
+            }
+        }
+    }
 }

@@ -1,13 +1,30 @@
 //! Rotary position embedding.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{Operand, elements, fill, fused, gradient, output};
+use crate::simd::vectorised;
 
 /// `y₁ = x₁·cos − x₂·sin`, `y₂ = x₂·cos + x₁·sin`, where `x₁`, `x₂` are the first and second half of a head.
 ///
 /// `x` is `[T, H, D]`; `cos` and `sin` are `f32 [T, D/2]`, already gathered by each token's position, and get no gradient.
 /// Su et al. 2021, in the half-rotated form of Hugging Face's models.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    reference(x, cos, sin)
+    let (tokens, _, d) = x.dims3()?;
+    if d % 2 != 0 || cos.dims() != [tokens, d / 2] || sin.dims() != cos.dims() {
+        bail!(
+            "rope: {:?} needs an even head size, and angles [{tokens}, {}], found {:?} and {:?}",
+            x.dims(),
+            d / 2,
+            cos.dims(),
+            sin.dims()
+        )
+    }
+    if fused(&[x, cos, sin]) {
+        x.apply_op3(&cos.detach(), &sin.detach(), Rope)
+    } else {
+        reference(x, cos, sin)
+    }
 }
 
 /// [`rope`](crate::rope) in tensor operations.
@@ -20,4 +37,92 @@ pub fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
     let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
     Tensor::cat(&[rotated_first, rotated_second], D::Minus1)
+}
+
+struct Rope;
+
+impl CustomOp3 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        cos: &CpuStorage,
+        cos_layout: &Layout,
+        sin: &CpuStorage,
+        sin_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, cos, sin) = (
+            elements(x, x_layout)?,
+            elements(cos, cos_layout)?,
+            elements(sin, sin_layout)?,
+        );
+        let (_, heads, d) = x_layout.shape().dims3()?;
+        output(turn(&x, &cos, &sin, heads, d, 1.0), x_layout.shape())
+    }
+
+    /// A rotation's gradient is the rotation back.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (cos_operand, sin_operand, g_operand) =
+            (Operand::of(cos), Operand::of(sin), Operand::of(g));
+        let (cos, sin, g) = (
+            cos_operand.elements()?,
+            sin_operand.elements()?,
+            g_operand.elements()?,
+        );
+        let (_, heads, d) = x.dims3()?;
+        Ok((
+            gradient(turn(&g, &cos, &sin, heads, d, -1.0), x)?,
+            None,
+            None,
+        ))
+    }
+}
+
+/// Rotates every head by its token's angle, times `direction`.
+fn turn(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, d: usize, direction: f32) -> Vec<f32> {
+    let width = heads * d;
+    fill(x.len(), width, |at, y| {
+        let first = at / width.max(1) * (d / 2);
+        rotate(
+            &x[at..][..y.len()],
+            &cos[first..],
+            &sin[first..],
+            heads,
+            d,
+            direction,
+            y,
+        );
+    })
+}
+
+vectorised! {
+    fn rotate(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, d: usize, direction: f32, y: &mut [f32]) {
+        if heads * d == 0 {
+            return;
+        }
+        let half = d / 2;
+        let tokens = x.chunks_exact(heads * d).zip(y.chunks_exact_mut(heads * d));
+        for ((x, y), (cos, sin)) in tokens.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
+            for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+                let (x1, x2) = x.split_at(half);
+                let (y1, y2) = y.split_at_mut(half);
+                for i in 0..half {
+                    let sin = sin[i] * direction;
+                    y1[i] = x1[i] * cos[i] - x2[i] * sin;
+                    y2[i] = x2[i] * cos[i] + x1[i] * sin;
+                }
+            }
+        }
+    }
 }

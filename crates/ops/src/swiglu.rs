@@ -1,13 +1,103 @@
 //! The gated activation of Llama's MLP.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use crate::cpu::{Operand, Shared, elements, fill, fused, gradient, output};
+use crate::simd::{sigmoid, vectorised};
 
 /// `y = silu(gate)·up`, where `silu(g) = g·σ(g)`. Both operands and the result have one shape. Shazeer 2020, equation 6.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    reference(gate, up)
+    if gate.dims() != up.dims() {
+        bail!(
+            "swiglu: gate {:?} and up {:?} need one shape",
+            gate.dims(),
+            up.dims()
+        )
+    }
+    if fused(&[gate, up]) {
+        gate.apply_op2(up, SwiGlu)
+    } else {
+        reference(gate, up)
+    }
 }
 
 /// [`swiglu`](crate::swiglu) in tensor operations.
 pub fn reference(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
+}
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
+        let y = fill(gate.len(), 1, |at, y| forward(&gate[at..], &up[at..], y));
+        output(y, gate_layout.shape())
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (gate_operand, up_operand, g_operand) =
+            (Operand::of(gate), Operand::of(up), Operand::of(g));
+        let (gates, ups, g) = (
+            gate_operand.elements()?,
+            up_operand.elements()?,
+            g_operand.elements()?,
+        );
+        let mut dup = vec![0.0; ups.len()];
+        let shared = Shared::new(&mut dup);
+        let dgate = fill(gates.len(), 1, |at, dgate| {
+            // SAFETY: `dup` outlives the call, and pieces do not overlap.
+            let dup = unsafe { shared.slice(at, dgate.len()) };
+            backward(&gates[at..], &ups[at..], &g[at..], dgate, dup);
+        });
+        let dgate = if gate.track_op() {
+            gradient(dgate, gate)?
+        } else {
+            None
+        };
+        let dup = if up.track_op() {
+            gradient(dup, up)?
+        } else {
+            None
+        };
+        Ok((dgate, dup))
+    }
+}
+
+vectorised! {
+    fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        let (gate, up) = (&gate[..y.len()], &up[..y.len()]);
+        for i in 0..y.len() {
+            y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+        }
+    }
+}
+
+vectorised! {
+    /// `dgate = g·up·σ(1 + gate·(1 − σ))`, `dup = g·gate·σ`.
+    fn backward(gate: &[f32], up: &[f32], g: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        let n = dgate.len();
+        let (gate, up, g, dup) = (&gate[..n], &up[..n], &g[..n], &mut dup[..n]);
+        for i in 0..n {
+            let sigma = sigmoid(gate[i]);
+            dgate[i] = g[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma));
+            dup[i] = g[i] * gate[i] * sigma;
+        }
+    }
 }

@@ -1,7 +1,13 @@
 //! Log-probabilities of given tokens, without the table of all of them.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::log_softmax;
+use rayon::prelude::*;
+
+use crate::cpu::{Matrix, Operand, elements, fused, gradient, multiply, output};
+use crate::simd::{exp, max, sum_pair, vectorised};
 
 /// What [`token_logprobs`] returns.
 #[derive(Debug, Clone)]
@@ -22,7 +28,26 @@ pub fn token_logprobs(
     targets: &Tensor,
     temperature: f64,
 ) -> Result<TokenLogprobs> {
-    reference(hidden, vocab, targets, temperature)
+    let (_, v, _) = check(hidden, vocab, targets, temperature)?;
+    if !fused(&[hidden, vocab]) {
+        return reference(hidden, vocab, targets, temperature);
+    }
+    let targets = targets.to_vec1::<u32>()?;
+    if let Some((row, target)) = targets.iter().enumerate().find(|&(_, &t)| t as usize >= v) {
+        bail!("token_logprobs: target {target} of row {row} is beyond the vocabulary of {v}")
+    }
+    let both = hidden.apply_op2(
+        vocab,
+        Logprobs {
+            targets,
+            scale: temperature.recip() as f32,
+            normalisers: OnceLock::new(),
+        },
+    )?;
+    Ok(TokenLogprobs {
+        logprobs: both.get(0)?,
+        entropy: both.get(1)?,
+    })
 }
 
 /// [`token_logprobs`](crate::token_logprobs) in tensor operations. The chunks bound the forward pass only: the graph keeps each one's table.
@@ -87,4 +112,160 @@ fn check(
         bail!("token_logprobs: expected a temperature above 0, found {temperature}")
     }
     Ok((n, v, d))
+}
+
+/// Log-probabilities in the first row of the result `[2, N]`, entropies in the second.
+struct Logprobs {
+    targets: Vec<u32>,
+    /// 1 / temperature.
+    scale: f32,
+    /// `log Σ e^z` of each row, left by the forward pass.
+    normalisers: OnceLock<Vec<f32>>,
+}
+
+impl Logprobs {
+    /// Calls `f(first row, logits)` for one chunk of rows after another.
+    fn chunks(
+        &self,
+        hidden: &[f32],
+        vocab: &[f32],
+        v: usize,
+        d: usize,
+        mut f: impl FnMut(usize, &mut [f32]),
+    ) {
+        let n = self.targets.len();
+        let chunk = chunk_rows(v);
+        let mut logits = vec![0.0; chunk.min(n) * v];
+        for first in (0..n).step_by(chunk) {
+            let rows = chunk.min(n - first);
+            let logits = &mut logits[..rows * v];
+            multiply(
+                logits,
+                Matrix::new(&hidden[first * d..], rows, d),
+                Matrix::new(vocab, v, d).t(),
+                self.scale,
+                false,
+            );
+            f(first, logits);
+        }
+    }
+}
+
+impl CustomOp2 for Logprobs {
+    fn name(&self) -> &'static str {
+        "token_logprobs"
+    }
+
+    fn cpu_fwd(
+        &self,
+        h: &CpuStorage,
+        h_layout: &Layout,
+        vocab: &CpuStorage,
+        vocab_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, d) = h_layout.shape().dims2()?;
+        let (v, _) = vocab_layout.shape().dims2()?;
+        let (h, vocab) = (elements(h, h_layout)?, elements(vocab, vocab_layout)?);
+        let mut out = vec![0.0; 2 * n];
+        let mut normalisers = vec![0.0; n];
+        let (logprobs, entropies) = out.split_at_mut(n);
+        self.chunks(&h, &vocab, v, d, |first, logits| {
+            let rows = logits
+                .par_chunks(v)
+                .zip(&self.targets[first..])
+                .zip(&mut normalisers[first..]);
+            rows.zip(&mut logprobs[first..])
+                .zip(&mut entropies[first..])
+                .for_each(|((((z, &target), normaliser), logprob), entropy)| {
+                    (*normaliser, *entropy) = summarise(z);
+                    *logprob = z[target as usize] - *normaliser;
+                });
+        });
+        // A second forward pass of one op does not happen; if it did, it would leave the same numbers.
+        let _ = self.normalisers.set(normalisers);
+        output(out, (2, n))
+    }
+
+    /// `dz_j = a·([j = target] − p_j) − b·p_j(log p_j + entropy)` for upstream `a` and `b`; the chunk's logits are computed again.
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        vocab: &Tensor,
+        out: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (n, d) = hidden.dims2()?;
+        let (v, _) = vocab.dims2()?;
+        let Some(normalisers) = self.normalisers.get() else {
+            bail!("token_logprobs: the gradient comes before the forward pass")
+        };
+        let operands = [hidden, vocab, out, g].map(Operand::of);
+        let (hs, vocabs, out, g) = (
+            operands[0].elements()?,
+            operands[1].elements()?,
+            operands[2].elements()?,
+            operands[3].elements()?,
+        );
+        let mut dhidden = vec![0.0; if hidden.track_op() { n * d } else { 0 }];
+        let mut dvocab = vec![0.0; if vocab.track_op() { v * d } else { 0 }];
+        self.chunks(&hs, &vocabs, v, d, |first, logits| {
+            logits.par_chunks_mut(v).enumerate().for_each(|(i, z)| {
+                let row = first + i;
+                slopes(z, normalisers[row], g[row], g[n + row], out[n + row]);
+                z[self.targets[row] as usize] += g[row];
+            });
+            let dz = Matrix::new(logits, logits.len() / v, v);
+            if hidden.track_op() {
+                multiply(
+                    &mut dhidden[first * d..],
+                    dz,
+                    Matrix::new(&vocabs, v, d),
+                    self.scale,
+                    false,
+                );
+            }
+            if vocab.track_op() {
+                multiply(
+                    &mut dvocab,
+                    dz.t(),
+                    Matrix::new(&hs[first * d..], dz.rows(), d),
+                    self.scale,
+                    true,
+                );
+            }
+        });
+        let dhidden = if hidden.track_op() {
+            gradient(dhidden, hidden)?
+        } else {
+            None
+        };
+        let dvocab = if vocab.track_op() {
+            gradient(dvocab, vocab)?
+        } else {
+            None
+        };
+        Ok((dhidden, dvocab))
+    }
+}
+
+vectorised! {
+    /// `log Σ e^z`, and the entropy of the distribution: `log Σ e^(z−m) − Σ e^(z−m)(z−m) / Σ e^(z−m)`.
+    fn summarise(z: &[f32]) -> (f32, f32) {
+        let top = max(z);
+        let (total, along) = sum_pair(z, |z| {
+            let weight = exp(z - top);
+            (weight, weight * (z - top))
+        });
+        (top + total.ln(), total.ln() - along / total)
+    }
+}
+
+vectorised! {
+    /// `z_j ← −p_j·(a + b·(log p_j + entropy))`.
+    fn slopes(z: &mut [f32], normaliser: f32, a: f32, b: f32, entropy: f32) {
+        for z in z {
+            let logp = *z - normaliser;
+            *z = -exp(logp) * (a + b * (logp + entropy));
+        }
+    }
 }

@@ -1,0 +1,187 @@
+//! Vector arithmetic: one body of plain Rust per kernel, compiled for each width of vector and chosen at run time.
+//!
+//! Sums run over a fixed number of lanes, so they give the same bits on every width.
+
+/// Compiles a function for AVX-512, AVX2 and the baseline, and calls the widest that the machine has.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+                fn avx512($($arg: $type),*) $(-> $result)? {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $type),*) $(-> $result)? {
+                    body($($arg),*)
+                }
+                if $crate::simd::avx512() {
+                    // SAFETY: the machine has these instructions.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if $crate::simd::avx2() {
+                    // SAFETY: as above.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorised;
+
+/// Whether the machine has the AVX-512 that [`vectorised!`] uses.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
+}
+
+/// Whether the machine has AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+}
+
+/// Lanes of a running sum: two AVX-512 vectors, enough to hide the latency of an addition.
+const LANES: usize = 32;
+
+/// `f(a₀, b₀) + f(a₁, b₁) + …` over [`LANES`] lanes.
+#[inline(always)]
+pub(crate) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_body, a_tail) = a.as_chunks::<LANES>();
+    let (b_body, b_tail) = b[..a.len()].as_chunks::<LANES>();
+    for (a, b) in a_body.iter().zip(b_body) {
+        for i in 0..LANES {
+            lanes[i] += f(a[i], b[i]);
+        }
+    }
+    let mut tail = 0.0;
+    for (a, b) in a_tail.iter().zip(b_tail) {
+        tail += f(*a, *b);
+    }
+    fold(lanes, |x, y| x + y) + tail
+}
+
+/// `f(a₀) + f(a₁) + …` over [`LANES`] lanes.
+#[inline(always)]
+pub(crate) fn sum(a: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum2(a, a, |x, _| f(x))
+}
+
+/// Two sums at once, over half as many lanes.
+#[inline(always)]
+pub(crate) fn sum_pair(a: &[f32], f: impl Fn(f32) -> (f32, f32)) -> (f32, f32) {
+    const HALF: usize = LANES / 2;
+    let mut lanes = [0f32; LANES];
+    let (body, tail) = a.as_chunks::<HALF>();
+    for chunk in body {
+        for i in 0..HALF {
+            let (x, y) = f(chunk[i]);
+            lanes[i] += x;
+            lanes[HALF + i] += y;
+        }
+    }
+    let (mut first, mut second) = (0.0, 0.0);
+    for &a in tail {
+        let (x, y) = f(a);
+        first += x;
+        second += y;
+    }
+    for i in 0..HALF {
+        first += lanes[i];
+        second += lanes[HALF + i];
+    }
+    (first, second)
+}
+
+/// The largest element; −∞ of none.
+#[inline(always)]
+pub(crate) fn max(a: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (body, tail) = a.as_chunks::<LANES>();
+    let larger = |x: f32, y: f32| if y > x { y } else { x };
+    for chunk in body {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
+        }
+    }
+    tail.iter().fold(fold(lanes, larger), |x, &y| larger(x, y))
+}
+
+/// Folds the lanes in halves.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `eˣ` to about one unit in the last place; beyond ±87.3 it stays at the last finite, normal value. NaN stays NaN.
+///
+/// `x = n·ln 2 + r` with `|r| ≤ ½ ln 2`; `eʳ` by its Taylor series, `2ⁿ` by the exponent's bits.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Adding it rounds to an integer, which is left in the low bits.
+    const ROUND: f32 = 1.5 * (1 << 23) as f32;
+    // ln 2 in two parts: n times the first is exact.
+    const LN2_HIGH: f32 = 355.0 / 512.0;
+    const LN2_LOW: f32 = (std::f64::consts::LN_2 - 355.0 / 512.0) as f32;
+    let x = x.clamp(-87.3, 87.3);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * LN2_HIGH - n * LN2_LOW;
+    let mut series = 1.0 / 5040.0;
+    for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
+        series = series * r + 1.0 / factorial;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    series * power
+}
+
+/// `σ(x) = 1/(1 + e⁻ˣ)`.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The standard library's `exp` in f64.
+    #[test]
+    fn exp_is_good_to_the_last_places() {
+        for i in -87_300..=87_300 {
+            let x = i as f32 / 1000.0;
+            let want = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - want).abs() / want;
+            assert!(error < 1.5e-7, "exp({x}): relative error {error}");
+        }
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(f32::NEG_INFINITY) < 1.3e-38);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn sums_and_maxima_take_every_element_of_any_length() {
+        for len in [0, 1, 31, 32, 33, 100] {
+            let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            assert_eq!(sum(&x, |x| x), (0..len).sum::<usize>() as f32);
+            assert_eq!(max(&x), x.last().copied().unwrap_or(f32::NEG_INFINITY));
+        }
+    }
+}
