@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 
 use candle_core::{
-    CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail,
+    CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef,
+    StridedBlocks, Tensor, bail,
 };
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -29,9 +30,18 @@ pub(crate) fn fused(operands: &[&Tensor]) -> bool {
 /// The elements of a stored operand in row-major order, borrowed where they already lie so.
 pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Cow<'a, [f32]>> {
     let data = storage.as_slice::<f32>()?;
-    Ok(match layout.contiguous_offsets() {
-        Some((start, end)) => Cow::Borrowed(&data[start..end]),
-        None => Cow::Owned(layout.strided_index().map(|i| data[i]).collect()),
+    Ok(match layout.strided_blocks() {
+        StridedBlocks::SingleBlock { start_offset, len } => {
+            Cow::Borrowed(&data[start_offset..][..len])
+        }
+        StridedBlocks::MultipleBlocks {
+            block_start_index,
+            block_len,
+        } => {
+            let mut copy = Vec::with_capacity(layout.shape().elem_count());
+            block_start_index.for_each(|start| copy.extend_from_slice(&data[start..][..block_len]));
+            Cow::Owned(copy)
+        }
     })
 }
 

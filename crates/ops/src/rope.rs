@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
 use crate::cpu::{Operand, elements, fill, fused, gradient, output};
 use crate::simd::vectorised;
