@@ -30,19 +30,32 @@ pub(crate) fn fused(operands: &[&Tensor]) -> bool {
 /// The elements of a stored operand in row-major order, borrowed where they already lie so.
 pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Cow<'a, [f32]>> {
     let data = storage.as_slice::<f32>()?;
-    Ok(match layout.strided_blocks() {
-        StridedBlocks::SingleBlock { start_offset, len } => {
-            Cow::Borrowed(&data[start_offset..][..len])
-        }
-        StridedBlocks::MultipleBlocks {
-            block_start_index,
-            block_len,
-        } => {
+    Ok(match layout.contiguous_offsets() {
+        Some((start, end)) => Cow::Borrowed(&data[start..end]),
+        None => {
             let mut copy = Vec::with_capacity(layout.shape().elem_count());
-            block_start_index.for_each(|start| copy.extend_from_slice(&data[start..][..block_len]));
+            gather(
+                data,
+                layout.start_offset(),
+                layout.dims(),
+                layout.stride(),
+                &mut copy,
+            );
             Cow::Owned(copy)
         }
     })
+}
+
+/// Appends the elements of a strided view, row by row.
+fn gather(data: &[f32], start: usize, dims: &[usize], strides: &[usize], copy: &mut Vec<f32>) {
+    match (dims, strides) {
+        ([n], [1]) => copy.extend_from_slice(&data[start..][..*n]),
+        ([n], [stride]) => copy.extend((0..*n).map(|i| data[start + i * stride])),
+        ([n, dims @ ..], [stride, strides @ ..]) => {
+            (0..*n).for_each(|i| gather(data, start + i * stride, dims, strides, copy))
+        }
+        _ => copy.push(data[start]),
+    }
 }
 
 /// A tensor in memory, held for reading.
