@@ -1,0 +1,29 @@
+//! What can go wrong with a model, its files and its text.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with a model, its files and its text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// Reading or writing failed. `fs_err` has put the path into the message.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A file was read, but does not hold what it should: says what was expected and found.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Expected, found, remedy.
+        what: String,
+    },
+    /// A request that makes no sense for this model: says which and what to do.
+    #[error("{0}")]
+    Invalid(String),
+}
