@@ -1,0 +1,61 @@
+//! What can go wrong with a data file.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with a data file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Reading or writing failed. `fs_err` has put the path into the message.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A row does not say what it should, and no more such rows were to be tolerated.
+    #[error("{row}{}", after_tolerated(*tolerated))]
+    Row {
+        /// Which row, and what is wrong with it.
+        row: BadRow,
+        /// How many bad rows before it were let pass.
+        tolerated: usize,
+    },
+    /// A file or a folder is not what was asked for: says what was expected and what to do.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Expected, found, remedy.
+        what: String,
+    },
+    /// No file was named at all.
+    #[error("no data file was named")]
+    NoFiles,
+}
+
+fn after_tolerated(tolerated: usize) -> String {
+    match tolerated {
+        0 => String::new(),
+        1 => " (1 bad row before it was tolerated)".to_owned(),
+        n => format!(" ({n} bad rows before it were tolerated)"),
+    }
+}
+
+/// A row that could not be used: where it stands and why. Prints as
+/// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRow {
+    /// The file, as it was named.
+    pub path: PathBuf,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What was expected and found.
+    pub reason: String,
+}
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path.display(), self.line, self.reason)
+    }
+}

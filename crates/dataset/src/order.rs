@@ -1,0 +1,71 @@
+//! In which order rows are seen, and how a minibatch is cut to fit memory.
+
+use std::ops::Range;
+
+use rlhf_lm::rng;
+
+/// The order of `n` rows in an epoch: a permutation drawn from the stream `(seed, "order", epoch)`.
+pub fn epoch_order(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
+    let mut order = file_order(n);
+    rng::shuffle(&mut rng::stream(seed, "order", epoch), &mut order);
+    order
+}
+
+/// The order of `n` rows without shuffling: that of the file, in every epoch.
+pub fn file_order(n: usize) -> Vec<usize> {
+    (0..n).collect()
+}
+
+/// Cuts the rows of a minibatch, of the given lengths in tokens, into micro-batches of at most
+/// `max_tokens` each. Rows stay in order, so the cut never changes which rows a step sees; a row that
+/// is longer than the budget stands alone.
+pub fn micro_batches(lengths: &[usize], max_tokens: usize) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (row, &length) in lengths.iter().enumerate() {
+        if row > start && tokens + length > max_tokens {
+            batches.push(start..row);
+            (start, tokens) = (row, 0);
+        }
+        tokens += length;
+    }
+    if start < lengths.len() {
+        batches.push(start..lengths.len());
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
+        let first = epoch_order(1, 0, 100);
+        assert_eq!(first, epoch_order(1, 0, 100));
+        for other in [
+            epoch_order(1, 1, 100),
+            epoch_order(2, 0, 100),
+            file_order(100),
+        ] {
+            assert_ne!(first, other);
+            let mut sorted = other;
+            sorted.sort_unstable();
+            assert_eq!(sorted, file_order(100));
+        }
+        assert!(epoch_order(1, 0, 0).is_empty());
+    }
+
+    #[test]
+    fn micro_batches_tile_the_rows_in_order_within_the_budget() {
+        let cut = |lengths: &[usize], max_tokens| -> Vec<(usize, usize)> {
+            let batches = micro_batches(lengths, max_tokens);
+            batches.into_iter().map(|b| (b.start, b.end)).collect()
+        };
+        assert_eq!(cut(&[], 10), []);
+        assert_eq!(cut(&[3, 3, 3], 9), [(0, 3)]);
+        assert_eq!(cut(&[3, 3, 3], 8), [(0, 2), (2, 3)]);
+        assert_eq!(cut(&[20, 1, 1, 20], 10), [(0, 1), (1, 3), (3, 4)]);
+        assert_eq!(cut(&[0, 0], 0), [(0, 2)]);
+    }
+}

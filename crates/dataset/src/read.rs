@@ -1,0 +1,418 @@
+//! Reading data files: JSON Lines and plain text, compressed or not, one, several or a folder of them.
+//!
+//! Nothing passes silently: every row is either returned or named with file, line and reason.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use serde_json::Value;
+
+use crate::error::{BadRow, Error, Result};
+use crate::records::{Demonstration, Feedback, Fields, Prompt, Record, Row, TextRow};
+
+/// Rows, and what was left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded<T> {
+    /// The rows, in the order of the files and of their lines.
+    pub rows: Vec<T>,
+    /// Rows that could not be used and were tolerated: to be reported to the user.
+    pub skipped: Vec<BadRow>,
+}
+
+/// Texts to pretrain on: rows with `text`, or the paragraphs of .txt files, which blank lines separate.
+pub fn read_texts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<TextRow>> {
+    read(paths, skip_bad)
+}
+
+/// Answers to imitate.
+pub fn read_demonstrations<P: AsRef<Path>>(
+    paths: &[P],
+    skip_bad: usize,
+) -> Result<Loaded<Demonstration>> {
+    read(paths, skip_bad)
+}
+
+/// Prompts: of any file whose rows have one.
+pub fn read_prompts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Prompt>> {
+    read(paths, skip_bad)
+}
+
+/// Human feedback: pairs, rankings, ratings and thumbs, mixed as one likes.
+pub fn read_feedback<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Feedback>> {
+    read(paths, skip_bad)
+}
+
+/// Rows of any kind.
+pub fn read_rows<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Row>> {
+    read(paths, skip_bad)
+}
+
+/// Reads files and folders of rows. Up to `skip_bad` rows that cannot be used are set aside; one more
+/// is an error, and so is a file without a single row, or nothing but bad ones.
+fn read<T: Record, P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<T>> {
+    if paths.is_empty() {
+        return Err(Error::NoFiles);
+    }
+    let mut loaded = Loaded {
+        rows: Vec::new(),
+        skipped: Vec::new(),
+    };
+    for path in paths {
+        for file in files_at(path.as_ref())? {
+            read_file(&file, skip_bad, &mut loaded)?;
+        }
+    }
+    Ok(loaded)
+}
+
+/// What a file name says about its content.
+struct Format {
+    gz: bool,
+    plain_text: bool,
+}
+
+fn format_of(path: &Path) -> Option<Format> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let (stem, gz) = match name.strip_suffix(".gz") {
+        Some(stem) => (stem, true),
+        None => (name.as_str(), false),
+    };
+    let plain_text = stem.ends_with(".txt");
+    let known = plain_text
+        || [".jsonl", ".ndjson", ".json"]
+            .iter()
+            .any(|e| stem.ends_with(e));
+    known.then_some(Format { gz, plain_text })
+}
+
+/// The file itself, or the data files of a folder in the order of their names.
+fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
+    if !fs_err::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(path)? {
+        let file = entry?.path();
+        if file.is_file() && format_of(&file).is_some() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::File {
+            path: path.to_owned(),
+            what:
+                "the folder holds no data file (expected .jsonl, .json or .txt, each also with .gz)"
+                    .to_owned(),
+        });
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) -> Result<()> {
+    let Some(format) = format_of(path) else {
+        return Err(Error::File {
+            path: path.to_owned(),
+            what: "cannot tell its format by its name (expected .jsonl, .json or .txt, each also with .gz)"
+                .to_owned(),
+        });
+    };
+    if format.plain_text && !T::PLAIN_TEXT {
+        return Err(Error::File {
+            path: path.to_owned(),
+            what: format!(
+                "a .txt file holds plain text only ({} are read from JSON Lines)",
+                T::WHAT
+            ),
+        });
+    }
+    let file = fs_err::File::open(path)?;
+    let bytes: Box<dyn Read> = if format.gz {
+        Box::new(MultiGzDecoder::new(file))
+    } else {
+        Box::new(file)
+    };
+    let (rows_before, bad_before) = (loaded.rows.len(), loaded.skipped.len());
+    let mut take = |line: usize, row: std::result::Result<T, String>| match row {
+        Ok(row) => {
+            loaded.rows.push(row);
+            Ok(())
+        }
+        Err(reason) => {
+            let row = BadRow {
+                path: path.to_owned(),
+                line,
+                reason,
+            };
+            let tolerated = loaded.skipped.len();
+            if tolerated == skip_bad {
+                return Err(Error::Row { row, tolerated });
+            }
+            loaded.skipped.push(row);
+            Ok(())
+        }
+    };
+    let mut paragraph = Paragraph::default();
+    let mut lines = Lines::new(path, bytes);
+    while let Some((number, line)) = lines.next_line()? {
+        let line = match line {
+            Ok(line) => line,
+            Err(reason) => {
+                take(number, Err(reason))?;
+                continue;
+            }
+        };
+        if format.plain_text {
+            if let Some((first, text)) = paragraph.push(number, line) {
+                take(first, T::parse(&Fields::of_text(text)))?;
+            }
+        } else if !line.trim().is_empty() {
+            take(number, parse_line(line))?;
+        }
+    }
+    if let Some((first, text)) = paragraph.finish() {
+        take(first, T::parse(&Fields::of_text(text)))?;
+    }
+    if loaded.rows.len() == rows_before {
+        let bad = loaded.skipped.len() - bad_before;
+        return Err(Error::File {
+            path: path.to_owned(),
+            what: if bad == 0 {
+                format!("the file is empty (expected {})", T::WHAT)
+            } else {
+                format!(
+                    "none of its {bad} rows can be used; the first: {}",
+                    loaded.skipped[bad_before]
+                )
+            },
+        });
+    }
+    Ok(())
+}
+
+fn parse_line<T: Record>(line: &str) -> std::result::Result<T, String> {
+    let value = serde_json::from_str::<Value>(line).map_err(|error| {
+        let hint = if line.contains("NaN") || line.contains("Infinity") {
+            " (NaN and Infinity are no JSON; a number must be finite)"
+        } else {
+            ""
+        };
+        // The parser sees one line at a time, so its own "line 1" would mislead beside the real one.
+        let reason = error
+            .to_string()
+            .replace(" at line 1 column ", " at column ");
+        format!("unreadable JSON: {reason}{hint}")
+    })?;
+    T::parse(&Fields::new(value)?)
+}
+
+/// Lines of a file as UTF-8, numbered from 1, with neither line end nor byte order mark.
+struct Lines<'a> {
+    path: &'a Path,
+    reader: BufReader<Box<dyn Read>>,
+    buffer: Vec<u8>,
+    number: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn new(path: &'a Path, bytes: Box<dyn Read>) -> Self {
+        Self {
+            path,
+            reader: BufReader::with_capacity(1 << 16, bytes),
+            buffer: Vec::new(),
+            number: 0,
+        }
+    }
+
+    /// The next line, or why it is none; `None` at the end of the file.
+    fn next_line(&mut self) -> Result<Option<(usize, std::result::Result<&str, String>)>> {
+        self.buffer.clear();
+        let read = self.reader.read_until(b'\n', &mut self.buffer);
+        // A broken archive ends in an error of the decoder, which knows no path.
+        let length = read.map_err(|error| Error::File {
+            path: self.path.to_owned(),
+            what: format!("cannot be read after line {}: {error}", self.number),
+        })?;
+        if length == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let mut bytes = self.buffer.as_slice();
+        if self.number == 1 {
+            bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        }
+        bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let line = std::str::from_utf8(bytes)
+            .map_err(|error| format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1));
+        Ok(Some((self.number, line)))
+    }
+}
+
+/// Gathers the lines of a plain text between blank lines.
+#[derive(Default)]
+struct Paragraph {
+    first: usize,
+    text: String,
+}
+
+impl Paragraph {
+    /// Takes a line; a blank one completes what was gathered.
+    fn push(&mut self, number: usize, line: &str) -> Option<(usize, String)> {
+        if line.trim().is_empty() {
+            return self.finish();
+        }
+        if self.text.is_empty() {
+            self.first = number;
+        } else {
+            self.text.push('\n');
+        }
+        self.text.push_str(line);
+        None
+    }
+
+    fn finish(&mut self) -> Option<(usize, String)> {
+        let text = std::mem::take(&mut self.text);
+        (!text.is_empty()).then_some((self.first, text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rlhf_lm::Text;
+    use std::io::Write;
+
+    /// A folder with the given files in it.
+    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs_err::write(folder.path().join(name), content).unwrap();
+        }
+        folder
+    }
+
+    fn gz(content: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// The message about a feedback file `prefs.jsonl` with this content, without the folder's name.
+    fn complaint(content: &[u8], skip_bad: usize) -> String {
+        let folder = folder(&[("prefs.jsonl", content)]);
+        let error = read_feedback(&[folder.path().join("prefs.jsonl")], skip_bad).unwrap_err();
+        error
+            .to_string()
+            .replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    const GOOD: &str = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#;
+
+    #[test]
+    fn bad_input_is_named_by_file_line_and_reason() {
+        let row = |bad: &str| format!("{GOOD}\n\n{bad}\n{GOOD}\n").into_bytes();
+        for (content, message) in [
+            (
+                row(r#"{"prompt": "a", "rejected": "c"}"#),
+                "prefs.jsonl:3: field \"chosen\" is missing (a pair needs chosen and rejected)",
+            ),
+            (
+                row(r#"{"prompt": "a""#),
+                "prefs.jsonl:3: unreadable JSON: EOF while parsing an object at column 14",
+            ),
+            (
+                row(r#"{"response": "a", "rating": NaN}"#),
+                "prefs.jsonl:3: unreadable JSON: expected value at column 29 (NaN and Infinity are no JSON; a number must be finite)",
+            ),
+            (
+                row(r#"{"response": "a", "rating": 1e999}"#),
+                "prefs.jsonl:3: unreadable JSON: number out of range at column 33",
+            ),
+            (
+                row("3"),
+                "prefs.jsonl:3: a row must be one JSON object, found the number 3",
+            ),
+            (
+                [GOOD.as_bytes(), b"\n{\"prompt\": \"\xff\"}\n"].concat(),
+                "prefs.jsonl:2: invalid UTF-8 at byte 13",
+            ),
+            (
+                Vec::new(),
+                "prefs.jsonl: the file is empty (expected feedback)",
+            ),
+            (
+                b"\n \n".to_vec(),
+                "prefs.jsonl: the file is empty (expected feedback)",
+            ),
+        ] {
+            assert_eq!(complaint(&content, 0), message);
+        }
+    }
+
+    #[test]
+    fn bad_rows_are_tolerated_up_to_a_number_and_each_is_reported() {
+        let content = format!("{GOOD}\n[]\n{GOOD}\n{{}}\n");
+        let folder = folder(&[("prefs.jsonl", content.as_bytes())]);
+        let loaded = read_feedback(&[folder.path()], 2).unwrap();
+        assert_eq!(loaded.rows.len(), 2);
+        let lines: Vec<usize> = loaded.skipped.iter().map(|row| row.line).collect();
+        assert_eq!(lines, [2, 4]);
+        assert!(complaint(content.as_bytes(), 1).ends_with("(1 bad row before it was tolerated)"));
+        assert_eq!(
+            complaint(b"[]\n[]\n", 9),
+            "prefs.jsonl: none of its 2 rows can be used; the first: prefs.jsonl:1: a row must be one JSON object, found an empty list"
+        );
+    }
+
+    #[test]
+    fn a_folder_is_its_data_files_in_order_of_name_compressed_or_not() {
+        let row = |text: &str| format!("{{\"text\": \"{text}\"}}\n").into_bytes();
+        let folder = folder(&[
+            ("c.txt", b"\xef\xbb\xbfone\r\ntwo\r\n\r\n\nthree"),
+            ("b.jsonl", &row("b")),
+            // Two archives end to end are one archive: what `cat` makes of two .gz files.
+            ("a.jsonl.gz", &[gz(&row("a")), gz(&row("a2"))].concat()),
+            ("README.md", b"not data"),
+        ]);
+        let loaded = read_texts(&[folder.path()], 0).unwrap();
+        let texts: Vec<&str> = loaded.rows.iter().map(|row| row.text.as_str()).collect();
+        assert_eq!(texts, ["a", "a2", "b", "one\ntwo", "three"]);
+    }
+
+    #[test]
+    fn files_that_are_not_what_was_asked_for_are_errors_that_name_the_file() {
+        let folder = folder(&[
+            ("a.txt", b"text"),
+            ("a.csv", b"text"),
+            ("cut.jsonl.gz", &gz(GOOD.repeat(100).as_bytes())[..40]),
+        ]);
+        for (name, part) in [
+            ("a.txt", "a.txt: a .txt file holds plain text only"),
+            ("a.csv", "a.csv: cannot tell its format"),
+            ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read after line 0"),
+            ("gone.jsonl", "gone.jsonl"),
+        ] {
+            let error = read_feedback(&[folder.path().join(name)], 0).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        let error = read_prompts(&[empty.path()], 0).unwrap_err();
+        assert!(error.to_string().contains("holds no data file"), "{error}");
+        assert!(matches!(read_rows::<&Path>(&[], 0), Err(Error::NoFiles)));
+    }
+
+    #[test]
+    fn a_file_of_transcripts_gives_pairs_with_their_shared_beginning_as_prompt() {
+        let row = r#"{"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant:"}"#;
+        let folder = folder(&[("hh.jsonl", row.as_bytes())]);
+        let loaded = read_feedback(&[folder.path()], 0).unwrap();
+        let Feedback::Pair(pair) = &loaded.rows[0] else {
+            panic!("{:?}", loaded.rows);
+        };
+        assert_eq!(pair.prompt, Text::from("\n\nHuman: hi\n\nAssistant:"));
+        assert_eq!(pair.chosen, Text::from(" hello"));
+        assert_eq!(pair.rejected, Text::from(""));
+    }
+}

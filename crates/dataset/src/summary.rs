@@ -1,0 +1,191 @@
+//! What a data file holds, in numbers: for `rlhf data FILE`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rlhf_lm::Text;
+use serde::Serialize;
+
+use crate::records::{Feedback, Kind, Row};
+
+/// What some rows hold, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many rows.
+    pub rows: usize,
+    /// How many rows of each kind.
+    pub kinds: BTreeMap<Kind, usize>,
+    /// How many rows from each source, of those that name one.
+    pub sources: BTreeMap<String, usize>,
+    /// How many different prompts.
+    pub prompts: usize,
+    /// Characters of a prompt.
+    pub prompt_characters: Option<Lengths>,
+    /// Characters of an answer, or of a text.
+    pub answer_characters: Option<Lengths>,
+    /// Rows that repeat an earlier row word for word, whatever their source and id.
+    pub duplicates: usize,
+    /// Rows whose answers are all identical: they prefer nothing.
+    pub identical_answers: usize,
+    /// Answers that are empty: the end token alone.
+    pub empty_answers: usize,
+    /// Rankings with at least one tie.
+    pub tied: usize,
+}
+
+/// The spread of some lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Lengths {
+    /// The shortest.
+    pub min: usize,
+    /// Half are shorter or equal (the lower one of the two in the middle).
+    pub median: usize,
+    /// The average.
+    pub mean: f64,
+    /// The longest.
+    pub max: usize,
+}
+
+impl Lengths {
+    /// The spread of `lengths`; `None` if there are none.
+    pub fn of(mut lengths: Vec<usize>) -> Option<Self> {
+        lengths.sort_unstable();
+        let (&min, &max) = (lengths.first()?, lengths.last()?);
+        Some(Self {
+            min,
+            median: lengths[(lengths.len() - 1) / 2],
+            mean: lengths.iter().sum::<usize>() as f64 / lengths.len() as f64,
+            max,
+        })
+    }
+}
+
+impl Summary {
+    /// Counts `rows`.
+    pub fn of(rows: &[Row]) -> Self {
+        let mut summary = Summary {
+            rows: rows.len(),
+            ..Summary::default()
+        };
+        let mut seen = HashSet::new();
+        let mut prompts = HashSet::new();
+        let (mut prompt_lengths, mut answer_lengths) = (Vec::new(), Vec::new());
+        for row in rows {
+            *summary.kinds.entry(row.kind()).or_default() += 1;
+            if let Some(source) = row.source() {
+                *summary.sources.entry(source.to_owned()).or_default() += 1;
+            }
+            let (prompt, answers) = parts(row);
+            if let Some(prompt) = prompt {
+                prompt_lengths.push(characters(prompt));
+                prompts.insert(prompt);
+            }
+            answer_lengths.extend(answers.iter().map(Content::characters));
+            summary.empty_answers += answers.iter().filter(|a| a.characters() == 0).count();
+            if answers.len() > 1 && answers.iter().all(|a| a == &answers[0]) {
+                summary.identical_answers += 1;
+            }
+            if let Row::Feedback(Feedback::Ranking(ranking)) = row {
+                let different: HashSet<u32> = ranking.ranks.iter().copied().collect();
+                summary.tied += usize::from(different.len() < ranking.ranks.len());
+            }
+            if !seen.insert((row.kind(), prompt, answers)) {
+                summary.duplicates += 1;
+            }
+        }
+        summary.prompts = prompts.len();
+        summary.prompt_characters = Lengths::of(prompt_lengths);
+        summary.answer_characters = Lengths::of(answer_lengths);
+        summary
+    }
+}
+
+/// What is answered, or a text: strings and conversations compare alike.
+#[derive(PartialEq, Eq, Hash)]
+enum Content<'a> {
+    Text(&'a Text),
+    Plain(&'a str),
+}
+
+impl Content<'_> {
+    fn characters(&self) -> usize {
+        match self {
+            Content::Text(text) => characters(text),
+            Content::Plain(text) => text.chars().count(),
+        }
+    }
+}
+
+fn parts(row: &Row) -> (Option<&Text>, Vec<Content<'_>>) {
+    match row {
+        Row::Text(row) => (None, vec![Content::Plain(&row.text)]),
+        Row::Demonstration(row) => (Some(&row.prompt), vec![Content::Text(&row.completion)]),
+        Row::Prompt(row) => (Some(&row.prompt), Vec::new()),
+        Row::Feedback(feedback) => (
+            Some(feedback.prompt()),
+            feedback
+                .responses()
+                .into_iter()
+                .map(Content::Text)
+                .collect(),
+        ),
+    }
+}
+
+fn characters(text: &Text) -> usize {
+    match text {
+        Text::Plain(text) => text.chars().count(),
+        Text::Chat(turns) => turns.iter().map(|turn| turn.content.chars().count()).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{Fields, Record};
+    use serde_json::json;
+
+    #[test]
+    fn rows_are_counted_by_kind_source_length_and_what_they_lack() {
+        let rows: Vec<Row> = [
+            json!({"prompt": "ab", "chosen": "é", "rejected": "abc", "source": "x"}),
+            json!({"prompt": "ab", "chosen": "é", "rejected": "abc", "source": "y"}),
+            json!({"prompt": "abcd", "chosen": "a", "rejected": "a", "source": "x"}),
+            json!({"prompt": "ab", "responses": ["", "a", "b"], "ranks": [1, 2, 2]}),
+            json!({"text": "abcdefg"}),
+        ]
+        .into_iter()
+        .map(|row| Row::parse(&Fields::new(row).unwrap()).unwrap())
+        .collect();
+        let summary = Summary::of(&rows);
+        // Counted by hand from the rows above.
+        assert_eq!(summary.rows, 5);
+        assert_eq!(
+            summary.kinds.into_iter().collect::<Vec<_>>(),
+            [(Kind::Text, 1), (Kind::Pair, 3), (Kind::Ranking, 1)]
+        );
+        assert_eq!(summary.sources["x"], 2);
+        assert_eq!(summary.prompts, 2);
+        assert_eq!(
+            summary.prompt_characters,
+            Some(Lengths {
+                min: 2,
+                median: 2,
+                mean: 2.5,
+                max: 4
+            })
+        );
+        assert_eq!(
+            summary.answer_characters,
+            Some(Lengths {
+                min: 0,
+                median: 1,
+                mean: 1.9,
+                max: 7
+            })
+        );
+        assert_eq!(summary.duplicates, 1);
+        assert_eq!(summary.identical_answers, 1);
+        assert_eq!(summary.empty_answers, 1);
+        assert_eq!(summary.tied, 1);
+    }
+}
