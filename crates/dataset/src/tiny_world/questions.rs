@@ -1,0 +1,168 @@
+//! What is asked, and which questions training never sees.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rlhf_lm::rng;
+
+use super::facts::{Attribute, THINGS, Thing};
+use super::language::{TRAINED_PHRASINGS, fill, named, questions};
+use crate::records::Prompt;
+
+/// This share of all facts is told by the corpus alone: no demonstration, preference or training prompt
+/// asks for them or mentions them. At most one fact of a thing is held out.
+pub const HELD_OUT_SHARE: f64 = 0.15;
+
+/// As many held-out prompts, relative to those about held-out facts, ask for trained facts in a new way.
+pub const NEW_PHRASING_SHARE: f64 = 0.125;
+
+/// A question: about which attribute of which thing, in which of the phrasings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The thing.
+    pub thing: &'static Thing,
+    /// What one wants to know of it.
+    pub attribute: Attribute,
+    /// Which phrasing: below [`TRAINED_PHRASINGS`], or equal to it in some held-out prompts.
+    pub phrasing: usize,
+}
+
+impl Question {
+    /// The prompt: `Question: what colour is the fox?\nAnswer:`. A completion begins with a space.
+    pub fn prompt(&self) -> String {
+        let phrasings = questions(self.attribute);
+        let text = fill(phrasings[self.phrasing], &named(self.thing), self.thing, "");
+        format!("Question: {text}\nAnswer:")
+    }
+
+    /// Every question there is, by its prompt.
+    pub fn all() -> BTreeMap<String, Question> {
+        let mut all = BTreeMap::new();
+        for thing in &THINGS {
+            for attribute in thing.category.attributes() {
+                for phrasing in 0..=TRAINED_PHRASINGS {
+                    let question = Question {
+                        thing,
+                        attribute,
+                        phrasing,
+                    };
+                    all.insert(question.prompt(), question);
+                }
+            }
+        }
+        all
+    }
+
+    /// The row of a prompt file.
+    pub(crate) fn row(&self, source: &str) -> Prompt {
+        Prompt {
+            prompt: self.prompt().into(),
+            source: Some(source.to_owned()),
+            id: None,
+        }
+    }
+}
+
+/// Which questions training sees and which it does not.
+#[derive(Clone, Debug)]
+pub struct Split {
+    held_out: HashSet<(&'static str, Attribute)>,
+    /// What training asks: trained facts in trained phrasings, shuffled.
+    pub train: Vec<Question>,
+    /// Held-out facts in trained phrasings, shuffled.
+    pub held_out_facts: Vec<Question>,
+    /// Trained facts in phrasings that training never sees, shuffled.
+    pub new_phrasings: Vec<Question>,
+}
+
+impl Split {
+    /// Draws the split.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = rng::stream(seed, "tiny_world/split", 0);
+        let mut things: Vec<&'static Thing> = THINGS.iter().collect();
+        rng::shuffle(&mut rng, &mut things);
+        let facts = things.len() * things[0].values.len();
+        things.truncate((facts as f64 * HELD_OUT_SHARE).round() as usize);
+        let held_out: HashSet<_> = things
+            .iter()
+            .map(|thing| {
+                let attributes = thing.category.attributes();
+                (
+                    thing.name,
+                    attributes[rng::below(&mut rng, attributes.len())],
+                )
+            })
+            .collect();
+        let (mut train, mut held_out_facts, mut new_phrasings) = (vec![], vec![], vec![]);
+        for question in Question::all().into_values() {
+            let secret = held_out.contains(&(question.thing.name, question.attribute));
+            match (secret, question.phrasing == TRAINED_PHRASINGS) {
+                (false, false) => train.push(question),
+                (true, false) => held_out_facts.push(question),
+                (false, true) => new_phrasings.push(question),
+                (true, true) => {}
+            }
+        }
+        rng::shuffle(&mut rng, &mut train);
+        rng::shuffle(&mut rng, &mut held_out_facts);
+        rng::shuffle(&mut rng, &mut new_phrasings);
+        new_phrasings.truncate((held_out_facts.len() as f64 * NEW_PHRASING_SHARE).round() as usize);
+        Self {
+            held_out,
+            train,
+            held_out_facts,
+            new_phrasings,
+        }
+    }
+
+    /// Whether only the corpus may tell this fact.
+    pub fn is_held_out(&self, thing: &Thing, attribute: Attribute) -> bool {
+        self.held_out.contains(&(thing.name, attribute))
+    }
+
+    /// Both kinds of held-out questions.
+    pub fn held_out_questions(&self) -> Vec<Question> {
+        let both = self.held_out_facts.iter().chain(&self.new_phrasings);
+        both.copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_questions_share_a_prompt() {
+        // 80 things with 5 attributes each in 5 phrasings.
+        assert_eq!(Question::all().len(), 80 * 5 * 5);
+    }
+
+    #[test]
+    fn held_out_facts_are_never_asked_in_training_and_their_values_are_known_from_others() {
+        for seed in 0..5 {
+            let split = Split::new(seed);
+            assert_eq!(split.held_out.len(), 60); // 15 % of 400
+            assert_eq!(split.train.len(), 340 * TRAINED_PHRASINGS);
+            assert_eq!(split.held_out_facts.len(), 60 * TRAINED_PHRASINGS);
+            assert_eq!(split.new_phrasings.len(), 30);
+            let fact = |q: &Question| (q.thing.name, q.attribute);
+            let trained: BTreeSet<_> = split.train.iter().map(fact).collect();
+            assert!(
+                split
+                    .held_out_facts
+                    .iter()
+                    .all(|q| !trained.contains(&fact(q)))
+            );
+            assert!(
+                split
+                    .new_phrasings
+                    .iter()
+                    .all(|q| trained.contains(&fact(q)))
+            );
+            let prompts: BTreeSet<_> = split.train.iter().map(Question::prompt).collect();
+            for question in split.held_out_questions() {
+                assert!(!prompts.contains(&question.prompt()));
+            }
+        }
+    }
+}
