@@ -27,3 +27,13 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
 }
+
+impl Error {
+    /// `path` holds something wrong; `what` says expected, found and remedy.
+    pub(crate) fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        Self::File {
+            path: path.into(),
+            what: what.into(),
+        }
+    }
+}

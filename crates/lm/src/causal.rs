@@ -1,0 +1,142 @@
+//! A language model: a trunk and the vocabulary projection.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use candle_nn::VarBuilder;
+use rlhf_ops::{DecodeRows, TokenLogprobs, WeightLayout};
+
+use crate::linear::normal;
+use crate::schema::Schema;
+use crate::trunk::{self, Attend, Trunk};
+use crate::{Error, KvCache, ModelConfig, Packed, Params, Result};
+
+/// A language model: a trunk and the vocabulary projection, over the parameters of a [`Params`].
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use rlhf_lm::{CausalLm, ModelConfig, Packer, Params};
+///
+/// # fn main() -> rlhf_lm::Result<()> {
+/// let config = ModelConfig::from_json(serde_json::json!({
+///     "model_type": "gpt2", "vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4
+/// }))?;
+/// let fresh = CausalLm::init(&config, 0, &Device::Cpu)?;
+/// let params = Params::load(&fresh, &Device::Cpu, DType::F32)?;
+/// let model = CausalLm::new(&config, &params)?;
+///
+/// let mut packer = Packer::new();
+/// packer.sequence(&[1, 2, 3]);
+/// let hidden = model.hidden(&packer.finish(&Device::Cpu)?)?;
+/// assert_eq!(model.logits(&hidden)?.dims(), [3, 300]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct CausalLm {
+    config: ModelConfig,
+    trunk: Box<dyn Trunk>,
+    /// `None` when it is the embedding.
+    vocab: Option<Tensor>,
+}
+
+impl CausalLm {
+    /// The model that `config` describes over `params`, which may hold more than it needs. What it
+    /// lacks is one error that names everything.
+    pub fn new(config: &ModelConfig, params: &Params) -> Result<Self> {
+        match Self::schema(config)?.mismatch(params.shapes(), false) {
+            Some(what) => Err(Error::Invalid(format!("parameters do not fit: {what}"))),
+            None => Self::build(config, params.var_builder()),
+        }
+    }
+
+    /// Every parameter of the model: its name, shape and initial distribution.
+    pub fn schema(config: &ModelConfig) -> Result<Schema> {
+        Schema::of(|vb| Self::build(config, vb))
+    }
+
+    /// Fresh parameters: weights N(0, 0.02²), GPT-2's projections into the residual stream smaller by
+    /// √(2·layers), biases 0, norms 1.
+    pub fn init(
+        config: &ModelConfig,
+        seed: u64,
+        device: &Device,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        Self::schema(config)?.init(seed, device)
+    }
+
+    fn build(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let vocab = match config.tied() {
+            true => None,
+            false => Some(vb.pp("lm_head").get_with_hints(
+                (config.vocab_size(), config.hidden_size()),
+                "weight",
+                normal(0.02),
+            )?),
+        };
+        Ok(Self {
+            config: config.clone(),
+            trunk: trunk::build(config, vb)?,
+            vocab,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Hidden states `[T, H]` of a packed batch.
+    pub fn hidden(&self, batch: &Packed) -> Result<Tensor> {
+        let attend = &mut Attend::Packed(&batch.layout);
+        self.trunk.forward(&batch.ids, &batch.positions, attend)
+    }
+
+    /// Like [`hidden`](Self::hidden), and appends the batch to `cache` in the order of its stream.
+    pub fn prefill(&self, batch: &Packed, cache: &mut KvCache) -> Result<Tensor> {
+        let layout = &batch.layout;
+        let attend = &mut Attend::Prefill { cache, layout };
+        self.trunk.forward(&batch.ids, &batch.positions, attend)
+    }
+
+    /// Hidden states `[R, H]` of one new token per row, u32 `[R]` each, that sees `rows` in `cache`.
+    /// Row r's token takes the place `cache.len() + r`, which its list in `rows` ends with.
+    pub fn decode(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        rows: &DecodeRows,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let attend = &mut Attend::Cached { cache, rows };
+        self.trunk.forward(ids, positions, attend)
+    }
+
+    /// The vocabulary projection, `[V, H]`.
+    pub fn vocab_weight(&self) -> &Tensor {
+        self.vocab
+            .as_ref()
+            .unwrap_or_else(|| self.trunk.embedding())
+    }
+
+    /// log p(target) at `temperature`, and the entropy, for each of the hidden states `[N, H]`;
+    /// `targets` is u32 `[N]`.
+    pub fn logprobs(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        temperature: f64,
+    ) -> Result<TokenLogprobs> {
+        Ok(rlhf_ops::token_logprobs(
+            hidden,
+            self.vocab_weight(),
+            targets,
+            temperature,
+        )?)
+    }
+
+    /// Logits `[N, V]` of hidden states `[N, H]`; for the few rows that are about to be sampled from.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let weight = self.vocab_weight();
+        Ok(rlhf_ops::linear(hidden, weight, WeightLayout::OutIn, None)?)
+    }
+}

@@ -1,0 +1,175 @@
+//! Gradients summed over micro-batches, and the guard against silent ones.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor};
+
+use crate::schema::first_few;
+use crate::{Error, Params, Result};
+
+/// By name, the f32 gradient of each parameter, summed over micro-batches.
+///
+/// The sums hold no graph, so a micro-batch's activations are freed when its loss is dropped.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients {
+    sums: BTreeMap<String, Tensor>,
+}
+
+impl Gradients {
+    /// No gradients yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds ∂loss/∂p for every parameter p that `loss` depends on, in order of name.
+    pub fn accumulate(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
+        let mut grads = loss.backward()?;
+        for (name, var) in params.read_vars() {
+            let Some(grad) = grads.remove(var) else {
+                continue;
+            };
+            // The gradient of a leaf still holds the graph it was computed from.
+            let grad = grad.detach().to_dtype(DType::F32)?;
+            let sum = match self.sums.remove(name) {
+                None => grad.contiguous()?,
+                Some(sum) => (sum + grad)?,
+            };
+            self.sums.insert(name.to_owned(), sum);
+        }
+        Ok(())
+    }
+
+    /// Every name with its gradient, in order of name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.sums.iter().map(|(name, sum)| (name.as_str(), sum))
+    }
+
+    /// The gradient of `name`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.sums.get(name)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+
+    /// Forgets them all, for the next optimizer step.
+    pub fn clear(&mut self) {
+        self.sums.clear();
+    }
+
+    /// `‖g‖ = √(Σ_p Σ_i g_{p,i}²)` over all parameters together; the host waits for the device once.
+    pub fn norm(&self) -> Result<f64> {
+        Ok(self.sums_of_squares()?.iter().sum::<f64>().sqrt())
+    }
+
+    /// The guard after a first backward: every parameter has a finite, non-zero gradient, or the
+    /// error names those that do not. An operation that records no gradient shows here, and nowhere
+    /// else.
+    ///
+    /// Three models have parameters whose true gradient is zero, and must not be checked before they
+    /// have made a step: one under a head of zeros, one that only ever saw sequences of one token
+    /// (softmax over one key is constant), and one whose loss is exactly zero. Biases on keys are
+    /// no exception: GPT-2's is part of one tensor with those on queries and values, and under RoPE
+    /// (Qwen2) a bias on keys is turned by each key's position and does change the scores.
+    pub fn check_all(&self, params: &Params) -> Result<()> {
+        let squares: BTreeMap<_, _> = self.sums.keys().zip(self.sums_of_squares()?).collect();
+        let mut offenders = Vec::new();
+        for (name, _) in params.iter() {
+            match squares.get(&name.to_owned()) {
+                None => offenders.push(format!("{name} (none recorded)")),
+                Some(s) if !s.is_finite() => offenders.push(format!("{name} (not finite)")),
+                // Squares of gradients below 1e-23 underflow; look again before calling them zero.
+                Some(0.0) if self.all_zero(name)? => offenders.push(format!("{name} (zero)")),
+                Some(_) => {}
+            }
+        }
+        if offenders.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "{} of {} parameters have no usable gradient: {}. Either the loss does not depend on them, \
+             or an operation on the way records no gradient",
+            offenders.len(),
+            params.names().count(),
+            first_few(&offenders)
+        )))
+    }
+
+    fn all_zero(&self, name: &str) -> Result<bool> {
+        let Some(grad) = self.sums.get(name) else {
+            return Ok(true);
+        };
+        Ok(grad.abs()?.max_all()?.to_scalar::<f32>()? == 0.0)
+    }
+
+    fn sums_of_squares(&self) -> Result<Vec<f64>> {
+        if self.sums.is_empty() {
+            return Ok(Vec::new());
+        }
+        let squares: Vec<_> = self
+            .sums
+            .values()
+            .map(rlhf_ops::sum_of_squares)
+            .collect::<Result<_, _>>()?;
+        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
+        Ok(squares.into_iter().map(f64::from).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn params(dtype: DType) -> Params {
+        let mut params = Params::new(&Device::Cpu, dtype);
+        for (name, value) in [("used", [1f32, 2.0]), ("idle", [3.0, 4.0])] {
+            params
+                .insert(name, &Tensor::new(&value, &Device::Cpu).unwrap())
+                .unwrap();
+        }
+        params
+    }
+
+    /// Σ used², whose gradient is 2·used.
+    fn loss(params: &Params) -> Tensor {
+        let used = params.compute("used").unwrap();
+        used.sqr().unwrap().sum_all().unwrap()
+    }
+
+    #[test]
+    fn micro_batches_add_up_in_f32_and_hold_no_graph() {
+        for dtype in [DType::F32, DType::BF16] {
+            let params = params(dtype);
+            let mut grads = Gradients::new();
+            grads.accumulate(&params, &loss(&params)).unwrap();
+            grads.accumulate(&params, &loss(&params)).unwrap();
+            let used = grads.get("used").unwrap();
+            assert!(!used.track_op());
+            assert_eq!(used.to_vec1::<f32>().unwrap(), [4.0, 8.0]);
+            assert_eq!(grads.norm().unwrap(), 80f64.sqrt());
+        }
+    }
+
+    #[test]
+    fn the_guard_names_parameters_without_a_finite_non_zero_gradient() {
+        let params = params(DType::F32);
+        let check = |loss: Tensor| {
+            let mut grads = Gradients::new();
+            grads.accumulate(&params, &loss).unwrap();
+            grads.check_all(&params).map_err(|e| e.to_string())
+        };
+        let idle = || params.compute("idle").unwrap().sum_all().unwrap();
+        let error = check(loss(&params)).unwrap_err();
+        assert!(error.contains("1 of 2") && error.contains("idle (none recorded)"));
+        let error = check((loss(&params) + (idle() * 0.0).unwrap()).unwrap()).unwrap_err();
+        assert!(error.contains("idle ("), "{error}");
+        let nan = (loss(&params) + (idle() * f64::NAN).unwrap()).unwrap();
+        assert!(check(nan).unwrap_err().contains("idle (not finite)"));
+        // A gradient of 1e-30 has a square of zero in f32, but it is not zero.
+        check((loss(&params) + (idle() * 1e-30).unwrap()).unwrap()).unwrap();
+    }
+}

@@ -1,0 +1,109 @@
+//! One number per token: a reward model or a critic.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Init, VarBuilder};
+use rlhf_ops::WeightLayout;
+
+use crate::linear::normal;
+use crate::schema::Schema;
+use crate::trunk::{self, Attend, Trunk};
+use crate::{Error, ModelConfig, Packed, Params, Result};
+
+const SCORE: &str = "score.weight";
+
+/// A trunk with a linear head of one output and no bias, `score.weight` `[1, H]`: the layout of
+/// `…ForSequenceClassification`.
+pub struct ScalarModel {
+    config: ModelConfig,
+    trunk: Box<dyn Trunk>,
+    score: Tensor,
+}
+
+/// How a fresh scalar head starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadInit {
+    /// N(0, 1/(H+1)), so that scores start with a spread near 1 on normalised hidden states
+    /// (Stiennon et al. 2020, arXiv:2009.01325).
+    Normal {
+        /// Of the stream it is drawn from.
+        seed: u64,
+    },
+    /// Zero everywhere: values that start at 0.
+    Zeros,
+}
+
+impl ScalarModel {
+    /// The model that `config` describes over `params`, which may hold more than it needs. What it
+    /// lacks is one error that names everything.
+    pub fn new(config: &ModelConfig, params: &Params) -> Result<Self> {
+        match Self::schema(config)?.mismatch(params.shapes(), false) {
+            Some(what) => Err(Error::Invalid(format!("parameters do not fit: {what}"))),
+            None => Self::build(config, params.var_builder()),
+        }
+    }
+
+    /// Every parameter of the model: its name, shape and initial distribution.
+    pub fn schema(config: &ModelConfig) -> Result<Schema> {
+        Schema::of(|vb| Self::build(config, vb))
+    }
+
+    /// The parameters of a scalar model that starts from a language model's, or from another scalar
+    /// model's: the same trunk, a fresh head, no vocabulary projection.
+    pub fn with_fresh_head(
+        config: &ModelConfig,
+        trunk: &BTreeMap<String, Tensor>,
+        head: HeadInit,
+        device: &Device,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = trunk.clone();
+        tensors.remove("lm_head.weight");
+        let score = match head {
+            HeadInit::Normal { seed } => Schema::of(|vb| Self::head(config, &vb))?
+                .init(seed, device)?
+                .remove(SCORE),
+            HeadInit::Zeros => None,
+        };
+        let score = match score {
+            Some(drawn) => drawn,
+            None => Tensor::zeros((1, config.hidden_size()), DType::F32, device)?,
+        };
+        tensors.insert(SCORE.to_owned(), score);
+        Ok(tensors)
+    }
+
+    fn head(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Tensor> {
+        let hidden = config.hidden_size();
+        let init: Init = normal(1.0 / (hidden as f64 + 1.0).sqrt());
+        Ok(vb.get_with_hints((1, hidden), SCORE, init)?)
+    }
+
+    fn build(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            config: config.clone(),
+            score: Self::head(config, &vb)?,
+            trunk: trunk::build(config, vb)?,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Hidden states `[T, H]` of a packed batch.
+    pub fn hidden(&self, batch: &Packed) -> Result<Tensor> {
+        let attend = &mut Attend::Packed(&batch.layout);
+        self.trunk.forward(&batch.ids, &batch.positions, attend)
+    }
+
+    /// One f32 per hidden state: `[N, H]` to `[N]`. The head works in f32 whatever the trunk does:
+    /// differences of scores are what counts, and bf16 would round them away.
+    pub fn scores(&self, hidden: &Tensor) -> Result<Tensor> {
+        let hidden = hidden.to_dtype(DType::F32)?;
+        let score = self.score.to_dtype(DType::F32)?;
+        let scores = rlhf_ops::linear(&hidden, &score, WeightLayout::OutIn, None)?;
+        Ok(scores.squeeze(1)?)
+    }
+}

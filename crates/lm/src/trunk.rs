@@ -1,0 +1,99 @@
+//! What every model family is: token ids in, hidden states out.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use rlhf_ops::{DecodeRows, Layout};
+
+use crate::config::Family;
+use crate::gpt2::Gpt2;
+use crate::llama::Llama;
+use crate::{Error, KvCache, ModelConfig, Result};
+
+/// What a forward pass attends to.
+#[derive(Debug)]
+pub enum Attend<'a> {
+    /// Each other, as packed: training and scoring. Records a graph.
+    Packed(&'a Layout),
+    /// Each other, as packed; keys and values are appended to the cache, in the order of the stream.
+    Prefill {
+        /// Takes the new keys and values.
+        cache: &'a mut KvCache,
+        /// Which token sees which.
+        layout: &'a Layout,
+    },
+    /// The cache: one new token per row. Its key and value are appended first, so row r's list ends
+    /// with its own place, [`KvCache::len`]` + r`.
+    Cached {
+        /// Holds everything the rows may see.
+        cache: &'a mut KvCache,
+        /// The places in the cache each row sees.
+        rows: &'a DecodeRows,
+    },
+}
+
+impl Attend<'_> {
+    /// Attention of one layer: `q` `[T, Hq, D]`, `k` and `v` `[T, Hkv, D]`, result `[T, Hq, D]`.
+    pub(crate) fn attention(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        scale: f64,
+    ) -> Result<Tensor> {
+        Ok(match self {
+            Self::Packed(layout) => rlhf_ops::attention(q, k, v, layout, scale)?,
+            Self::Prefill { cache, layout } => {
+                cache.append(layer, k, v)?;
+                rlhf_ops::attention(q, k, v, layout, scale)?
+            }
+            Self::Cached { cache, rows } => {
+                cache.append(layer, k, v)?;
+                let (keys, values) = cache.pool(layer)?;
+                rlhf_ops::decode_attention(q, keys, values, rows, scale)?
+            }
+        })
+    }
+
+    /// Checks that no sequence is longer than the model can take, before anything is computed.
+    pub(crate) fn check_length(&self, max_length: usize) -> Result<()> {
+        let longest = match self {
+            Self::Packed(layout) | Self::Prefill { layout, .. } => {
+                let length = |b: &rlhf_ops::Block| b.prefix.len() + b.tokens.len();
+                layout.blocks().iter().map(length).max()
+            }
+            Self::Cached { rows, .. } => rows.rows.iter().map(Vec::len).max(),
+        };
+        match longest {
+            Some(found) if found > max_length => Err(Error::Invalid(format!(
+                "a sequence of {found} tokens is longer than the {max_length} this model takes: shorten it (--max-length)"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts `tokens` new entries once every layer has appended them.
+    pub(crate) fn finish(&mut self, tokens: usize) {
+        match self {
+            Self::Packed(_) => {}
+            Self::Prefill { cache, .. } | Self::Cached { cache, .. } => cache.advance(tokens),
+        }
+    }
+}
+
+/// A stack of transformer blocks with its embeddings and final norm; heads sit on top.
+pub trait Trunk: Send + Sync {
+    /// Hidden states after the final norm, `[T, H]`, of `ids` and `positions`, both u32 `[T]`.
+    fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor>;
+
+    /// The embedding of tokens, `[V, H]`.
+    fn embedding(&self) -> &Tensor;
+}
+
+/// The trunk that `config` describes, over the parameters of `vb`.
+pub(crate) fn build(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>> {
+    Ok(match config.family() {
+        Family::Gpt2(config) => Box::new(Gpt2::new(config, vb.pp("transformer"))?),
+        Family::Llama(config) => Box::new(Llama::new(config, vb.pp("model"))?),
+    })
+}

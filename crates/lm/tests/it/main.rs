@@ -1,0 +1,5 @@
+//! What holds for every model family: packing changes nothing, decoding equals scoring, other
+//! implementations agree, and directories come back as they were saved.
+
+mod models;
+mod packing;

@@ -1,0 +1,116 @@
+//! Tiny models of every family, with weights large enough that attention matters.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rlhf_lm::{CausalLm, ModelConfig, Params, Schema, rng};
+use serde_json::{Value, json};
+
+pub(crate) const VOCAB: usize = 23;
+
+/// Both families, tied and untied, grouped queries, biases, q/k norms, heads that are not H / heads.
+pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
+    let gpt2 = |extra| {
+        let base = json!({"model_type": "gpt2", "vocab_size": VOCAB, "n_positions": 40, "n_embd": 12,
+            "n_layer": 2, "n_head": 3});
+        config(base, extra)
+    };
+    let llama = |extra| {
+        let base = json!({"model_type": "llama", "vocab_size": VOCAB, "hidden_size": 12, "intermediate_size": 20,
+            "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 2,
+            "max_position_embeddings": 40, "rms_norm_eps": 1e-5});
+        config(base, extra)
+    };
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16});
+    vec![
+        ("gpt2", gpt2(json!({}))),
+        (
+            "gpt2, untied, erf",
+            gpt2(
+                json!({"tie_word_embeddings": false, "activation_function": "gelu", "n_inner": 17}),
+            ),
+        ),
+        ("llama, tied", llama(json!({"tie_word_embeddings": true}))),
+        (
+            "llama 3.1, biases",
+            llama(
+                json!({"head_dim": 8, "rope_scaling": llama3, "attention_bias": true, "mlp_bias": true}),
+            ),
+        ),
+        (
+            "mistral, linear rope",
+            llama(
+                json!({"model_type": "mistral", "rope_scaling": {"type": "linear", "factor": 2.0}}),
+            ),
+        ),
+        (
+            "qwen2",
+            llama(
+                json!({"model_type": "qwen2", "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6}),
+            ),
+        ),
+        (
+            "qwen3",
+            llama(json!({"model_type": "qwen3", "head_dim": 4})),
+        ),
+    ]
+}
+
+fn config(mut base: Value, extra: Value) -> ModelConfig {
+    let object = base.as_object_mut().unwrap();
+    object.extend(extra.as_object().unwrap().clone());
+    ModelConfig::from_json(base).unwrap()
+}
+
+/// Weights N(0, 0.4²), norms around 1, drawn by (seed, name).
+pub(crate) fn weights(schema: &Schema, seed: u64) -> BTreeMap<String, Tensor> {
+    let draw = |(name, shape): (&str, &candle_core::Shape)| {
+        let mut rng = rng::stream(seed, name, 0);
+        let centre = if name.contains("norm") || name.contains("ln_") {
+            1.0
+        } else {
+            0.0
+        };
+        let values: Vec<f32> = (0..shape.elem_count())
+            .map(|_| centre + 0.4 * rng::normal(&mut rng) as f32)
+            .collect();
+        let tensor = Tensor::from_vec(values, shape.clone(), &Device::Cpu).unwrap();
+        (name.to_owned(), tensor)
+    };
+    schema.iter().map(draw).collect()
+}
+
+pub(crate) fn params(config: &ModelConfig, seed: u64, dtype: DType) -> Params {
+    let weights = weights(&CausalLm::schema(config).unwrap(), seed);
+    Params::load(&weights, &Device::Cpu, dtype).unwrap()
+}
+
+/// `n` random tokens.
+pub(crate) fn tokens(rng: &mut ChaCha8Rng, n: usize) -> Vec<u32> {
+    (0..n).map(|_| rng::below(rng, VOCAB) as u32).collect()
+}
+
+/// Asserts that |found − expected| ≤ tolerance · max |expected|, element by element.
+pub(crate) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let max = |t: Tensor| {
+        let t = t
+            .to_dtype(DType::F32)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        t.max(0).unwrap().to_scalar::<f32>().unwrap() as f64
+    };
+    let found = found.to_dtype(DType::F32).unwrap();
+    let expected = expected.to_dtype(DType::F32).unwrap();
+    let scale = max(expected.clone()).max(1e-3);
+    let error = max((found - expected).unwrap());
+    assert!(
+        error <= tolerance * scale,
+        "{what}: error {error:e} at scale {scale:e}"
+    );
+}
