@@ -1,0 +1,446 @@
+//! What the page says, from top to bottom.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use crate::caption::{Group, caption, place};
+use crate::chart::{COLOURS, Chart, Series};
+use crate::html::{escape, page};
+use crate::run::{Run, Stage};
+
+/// How many rows of `samples.jsonl` a run shows: the newest.
+const MOST_SAMPLES: usize = 24;
+
+/// One self-contained HTML page about `runs`.
+///
+/// Runs of the same stage are drawn into the same charts. Everything that comes from a file is escaped.
+pub fn report(runs: &[Run]) -> String {
+    let mut body = String::new();
+    let title = match runs {
+        [one] => format!("Run report: {}", one.name),
+        _ => "Run report".to_owned(),
+    };
+    // Writing to a String cannot fail, so the results here and below carry nothing.
+    let _ = writeln!(body, "<h1>{}</h1>", escape(&title));
+    for run in runs {
+        if let Some(evaluation) = &run.evaluation {
+            evaluated(&mut body, run, evaluation);
+        }
+    }
+    for stage in runs.iter().map(|r| r.stage).collect::<BTreeSet<_>>() {
+        let of_stage: Vec<&Run> = runs.iter().filter(|r| r.stage == stage).collect();
+        // The folder of a whole pipeline has an evaluation, and nothing of a stage.
+        if of_stage
+            .iter()
+            .any(|r| !r.metrics.is_empty() || r.evaluation.is_none())
+        {
+            stage_section(&mut body, stage, &of_stage);
+        }
+    }
+    page(&title, &body)
+}
+
+fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
+    let _ = writeln!(body, "<section>\n<h2>{}</h2>", stage.title());
+    legend(body, runs);
+    if stage == Stage::Ppo {
+        frontier(body, runs);
+    }
+    let mut metrics: Vec<&str> = runs
+        .iter()
+        .flat_map(|r| r.metrics.iter())
+        .flat_map(|row| {
+            row.iter()
+                .filter(|(_, v)| v.is_number())
+                .map(|(name, _)| name.as_str())
+        })
+        .filter(|name| *name != "step")
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    metrics.sort_by_key(|name| place(name));
+    if metrics.is_empty() {
+        body.push_str("<p class=\"soft\">No metrics recorded yet.</p>\n");
+    }
+    for (group, heading) in [
+        (Group::Main, None),
+        (Group::Health, Some("Health")),
+        (Group::Speed, Some("Cost")),
+    ] {
+        let of_group: Vec<_> = metrics
+            .iter()
+            .filter(|name| place(name).0 == group)
+            .collect();
+        if of_group.is_empty() {
+            continue;
+        }
+        if let Some(heading) = heading {
+            let open = if group == Group::Health { " open" } else { "" };
+            let _ = writeln!(
+                body,
+                "<details{open}>\n<summary>{heading}: {} curves</summary>",
+                of_group.len()
+            );
+        }
+        body.push_str("<div class=\"grid\">\n");
+        for name in of_group {
+            let about = caption(name);
+            let chart = Chart {
+                x_label: "step".to_owned(),
+                series: series(runs, |run| run.curve(name)),
+                path: false,
+            };
+            figure(body, &about.title, Some(name), &chart, about.text);
+        }
+        body.push_str("</div>\n");
+        if heading.is_some() {
+            body.push_str("</details>\n");
+        }
+    }
+    for run in runs {
+        samples(body, run);
+    }
+    for run in runs.iter().filter(|r| !r.config.is_empty()) {
+        let _ = writeln!(
+            body,
+            "<details>\n<summary>Configuration of {}</summary>\n<pre>{}</pre>\n</details>",
+            escape(&run.name),
+            escape(&run.config)
+        );
+    }
+    body.push_str("</section>\n");
+}
+
+fn series(runs: &[&Run], curve: impl Fn(&Run) -> Vec<(f64, f64)>) -> Vec<Series> {
+    runs.iter()
+        .enumerate()
+        .map(|(colour, run)| Series {
+            name: run.name.clone(),
+            colour,
+            points: curve(run),
+        })
+        .filter(|s| !s.points.is_empty())
+        .collect()
+}
+
+fn figure(body: &mut String, title: &str, name: Option<&str>, chart: &Chart, text: &str) {
+    let _ = write!(body, "<figure>\n<h4>{}", escape(title));
+    if let Some(name) = name.filter(|name| *name != title) {
+        let _ = write!(body, "<code>{}</code>", escape(name));
+    }
+    let _ = writeln!(
+        body,
+        "</h4>\n{}<figcaption>{}</figcaption>\n</figure>",
+        chart.svg(),
+        escape(text)
+    );
+}
+
+fn legend(body: &mut String, runs: &[&Run]) {
+    body.push_str("<ul class=\"legend\">\n");
+    for (i, run) in runs.iter().enumerate() {
+        let steps = run
+            .metrics
+            .iter()
+            .filter_map(|row| row.get("step")?.as_u64())
+            .max()
+            .unwrap_or(0);
+        let _ = writeln!(
+            body,
+            "<li><svg viewBox=\"0 0 20 10\"><line class=\"line s{}\" x1=\"1\" x2=\"19\" y1=\"5\" y2=\"5\"/></svg>{} \
+             <span class=\"soft\">{steps} steps</span></li>",
+            i % COLOURS,
+            escape(&run.name)
+        );
+    }
+    body.push_str("</ul>\n");
+}
+
+/// The reward model's score against the KL paid for it, step after step.
+fn frontier(body: &mut String, runs: &[&Run]) {
+    let path = |run: &Run| -> Vec<(f64, f64)> {
+        run.metrics
+            .iter()
+            .filter_map(|row| {
+                let number = |name| {
+                    row.get(name)
+                        .and_then(Value::as_f64)
+                        .filter(|v: &f64| v.is_finite())
+                };
+                Some((number("objective/kl")?, number("objective/scores")?))
+            })
+            .collect()
+    };
+    let chart = Chart {
+        x_label: "KL to the reference (nats a response)".to_owned(),
+        series: series(runs, path),
+        path: true,
+    };
+    if chart.series.is_empty() {
+        return;
+    }
+    body.push_str("<div class=\"grid wide\">\n");
+    figure(
+        body,
+        "Reward against KL",
+        None,
+        &chart,
+        "One dot a step, a ring at the last. Up is what we want, right is what it costs. A path that goes on to the \
+         right without rising pays for nothing; of two runs, the one further up at the same KL is the better.",
+    );
+    body.push_str("</div>\n");
+}
+
+fn samples(body: &mut String, run: &Run) {
+    if run.samples.is_empty() {
+        return;
+    }
+    let shown = &run.samples[run.samples.len().saturating_sub(MOST_SAMPLES)..];
+    let _ = writeln!(
+        body,
+        "<h3>Samples of {}</h3>\n<p class=\"soft\">The newest {} of {} recorded.</p>\n<div class=\"scroll\">\n<table>",
+        escape(&run.name),
+        shown.len(),
+        run.samples.len()
+    );
+    let columns = [
+        ("step", "Step", true),
+        ("prompt", "Prompt", false),
+        ("response", "Response", false),
+        ("reference", "Reference's response", false),
+        ("score", "Score", true),
+        ("kl", "KL", true),
+    ];
+    let present: Vec<_> = columns
+        .iter()
+        .filter(|c| shown.iter().any(|row| row.contains_key(c.0)))
+        .collect();
+    body.push_str("<tr>");
+    for (_, title, number) in &present {
+        let _ = write!(
+            body,
+            "<th{}>{title}</th>",
+            if *number { " class=\"number\"" } else { "" }
+        );
+    }
+    body.push_str("</tr>\n");
+    for row in shown.iter().rev() {
+        body.push_str("<tr>");
+        for (key, _, _) in &present {
+            cell(body, row.get(*key).unwrap_or(&Value::Null));
+        }
+        body.push_str("</tr>\n");
+    }
+    body.push_str("</table>\n</div>\n");
+}
+
+fn cell(body: &mut String, value: &Value) {
+    let _ = match value {
+        Value::Null => write!(body, "<td class=\"number soft\">–</td>"),
+        Value::Number(n) if n.is_u64() || n.is_i64() => {
+            write!(body, "<td class=\"number\">{n}</td>")
+        }
+        Value::Number(n) => write!(
+            body,
+            "<td class=\"number\">{:.3}</td>",
+            n.as_f64().unwrap_or(f64::NAN)
+        ),
+        Value::String(text) => write!(body, "<td class=\"text\">{}</td>", escape(text)),
+        // A chat: its messages as they are in the file.
+        other => write!(
+            body,
+            "<td class=\"text\">{}</td>",
+            escape(&other.to_string())
+        ),
+    };
+}
+
+/// The table that ends `rlhf run`, and its prompts answered by each model.
+fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
+    let objects = |key: &str| -> Vec<&Map<String, Value>> {
+        let rows = evaluation.get(key).and_then(Value::as_array);
+        rows.into_iter()
+            .flatten()
+            .filter_map(Value::as_object)
+            .collect()
+    };
+    let models = objects("models");
+    if models.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        body,
+        "<section>\n<h2>Result of {}</h2>\n<p>Every model answers the same held-out prompts. <b>Gold</b> is the truth \
+         where a scorer knows it; <b>reward</b> is what the reward model believes; <b>KL</b> is the distance paid, in \
+         nats a response; <b>wins</b> counts responses better than the fine-tuned model's, ties half. Brackets are 95 % \
+         intervals.</p>\n<div class=\"scroll\">\n<table>",
+        escape(&run.name)
+    );
+    let columns = [
+        ("gold", "Gold", Some("gold_ci")),
+        ("truthful", "Truthful", None),
+        ("helpful", "Helpful", None),
+        ("harmless", "Harmless", None),
+        ("well_formed", "Well formed", None),
+        ("reward", "Reward", None),
+        ("kl", "KL", None),
+        ("win_rate", "Wins", Some("win_rate_ci")),
+    ];
+    let present: Vec<_> = columns
+        .iter()
+        .filter(|c| {
+            models
+                .iter()
+                .any(|m| m.get(c.0).is_some_and(Value::is_number))
+        })
+        .collect();
+    body.push_str("<tr><th>Model</th>");
+    for (_, title, _) in &present {
+        let _ = write!(body, "<th class=\"number\">{title}</th>");
+    }
+    body.push_str("</tr>\n");
+    for model in &models {
+        let name = model.get("name").and_then(Value::as_str).unwrap_or("?");
+        let _ = write!(body, "<tr><td>{}</td>", escape(name));
+        for (key, _, interval) in &present {
+            let Some(value) = model.get(*key).and_then(Value::as_f64) else {
+                body.push_str("<td class=\"number soft\">–</td>");
+                continue;
+            };
+            let _ = write!(body, "<td class=\"number\">{value:.3}");
+            let ends: Vec<f64> = interval
+                .and_then(|key| model.get(key)?.as_array())
+                .map(|ends| ends.iter().filter_map(Value::as_f64).collect())
+                .unwrap_or_default();
+            if let [low, high] = ends[..] {
+                let _ = write!(body, " <span class=\"soft\">[{low:.3}, {high:.3}]</span>");
+            }
+            body.push_str("</td>");
+        }
+        body.push_str("</tr>\n");
+    }
+    body.push_str("</table>\n</div>\n");
+    for example in objects("examples") {
+        let text = |key: &str| escape(example.get(key).and_then(Value::as_str).unwrap_or_default());
+        let _ = writeln!(
+            body,
+            "<h3>{}</h3>\n<div class=\"scroll\">\n<table class=\"answers\">",
+            text("prompt")
+        );
+        let answers = example.get("answers").and_then(Value::as_object);
+        for (name, answer) in answers.into_iter().flatten() {
+            let _ = write!(body, "<tr><th>{}</th>", escape(name));
+            cell(body, answer);
+            body.push_str("</tr>\n");
+        }
+        body.push_str("</table>\n</div>\n");
+    }
+    body.push_str("</section>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(stage: Stage, metrics: Vec<Value>, samples: Vec<Value>) -> Run {
+        let object = |v: Value| v.as_object().cloned().unwrap();
+        Run {
+            name: "runs/<b>x</b>".into(),
+            stage,
+            config: "[ppo]\nnote = \"</pre><script>\"\n".into(),
+            metrics: metrics.into_iter().map(object).collect(),
+            samples: samples.into_iter().map(object).collect(),
+            evaluation: None,
+        }
+    }
+
+    /// Every tag that is opened is closed, in order: the structure that browsers otherwise guess.
+    fn assert_balanced(html: &str) {
+        let void = ["meta", "!DOCTYPE"];
+        let mut open: Vec<&str> = Vec::new();
+        let body = html.split_once("</style>").unwrap().1;
+        for piece in body.split('<').skip(1) {
+            let (tag, _) = piece.split_once('>').expect("a tag that ends");
+            let name = tag
+                .trim_start_matches('/')
+                .split([' ', '/'])
+                .next()
+                .unwrap();
+            if let Some(closed) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(closed), "in {html}");
+            } else if !tag.ends_with('/') && !void.contains(&name) {
+                open.push(name);
+            }
+        }
+        // `</head>` is the first closing tag after the style sheet; its opening one lies before it.
+        assert!(open.is_empty(), "left open: {open:?}");
+    }
+
+    fn balanced(html: &str) {
+        assert_balanced(&html.replacen("</head>", "", 1).replacen("</html>", "", 1));
+    }
+
+    #[test]
+    fn everything_from_a_file_is_escaped() {
+        let metrics = vec![
+            json!({"step": 1, "<i>odd</i>": 1.0, "objective/kl": 0.1, "objective/scores": 0.2}),
+        ];
+        let samples = vec![
+            json!({"step": 1, "prompt": "<img onerror=x>", "response": "a & b", "reference": [{"role": "<u>"}], "score": 0.5}),
+        ];
+        let html = report(&[run(Stage::Ppo, metrics, samples)]);
+        for raw in ["<script", "<img", "<i>", "<u>", "<b>x", "a & b"] {
+            assert!(!html.contains(raw), "{raw} came through");
+        }
+        assert!(html.contains("&lt;img onerror=x&gt;") && html.contains("&lt;i&gt;odd&lt;/i&gt;"));
+        balanced(&html);
+    }
+
+    #[test]
+    fn no_metrics_and_one_row_make_a_valid_page() {
+        let empty = report(&[run(Stage::Sft, vec![], vec![])]);
+        assert!(empty.contains("No metrics recorded yet"));
+        balanced(&empty);
+        let one = report(&[run(
+            Stage::Sft,
+            vec![json!({"step": 1, "loss": 2.0, "note": "text"})],
+            vec![],
+        )]);
+        assert!(one.contains("<circle") && !one.contains("NaN"));
+        balanced(&one);
+        balanced(&report(&[]));
+    }
+
+    #[test]
+    fn runs_of_one_stage_share_charts_and_keep_their_colours() {
+        let metrics = || {
+            (1..=3)
+                .map(|i| json!({"step": i, "loss": 1.0 / f64::from(i)}))
+                .collect()
+        };
+        let html = report(&[
+            run(Stage::Sft, metrics(), vec![]),
+            run(Stage::Sft, metrics(), vec![]),
+        ]);
+        assert_eq!(html.matches("<figure>").count(), 1);
+        assert!(html.contains("line s0") && html.contains("line s1"));
+        balanced(&html);
+    }
+
+    #[test]
+    fn the_evaluation_shows_intervals_and_leaves_out_what_no_model_has() {
+        let mut whole = run(Stage::Other, vec![], vec![]);
+        whole.evaluation = Some(json!({
+            "models": [{"name": "sft", "gold": 0.5, "gold_ci": [0.4, 0.6], "kl": null}],
+            "examples": [{"prompt": "Q<1>", "answers": {"sft": "A & B"}}]
+        }));
+        let html = report(&[whole]);
+        assert!(html.contains("[0.400, 0.600]") && !html.contains(">KL</th>"));
+        assert!(html.contains("Q&lt;1&gt;") && html.contains("A &amp; B"));
+        balanced(&html);
+    }
+}

@@ -1,0 +1,224 @@
+//! What a run directory holds, read for the report.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+/// Why a run could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder exists but holds neither a run nor runs.
+    #[error(
+        "{}: not a run directory (expected metrics.jsonl in it, or in a folder inside it); give a folder such as runs/sft, or one that `rlhf run` wrote",
+        .0.display()
+    )]
+    NoRun(PathBuf),
+    /// A file could not be read; the message names it.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A line in the middle of a JSON Lines file is not an object.
+    #[error("{}:{line}: {message} (each line must be one JSON object)", .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// 1-based.
+        line: usize,
+        /// What was wrong.
+        message: String,
+    },
+}
+
+/// The stage that wrote a run, known by its section in `config.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// A language model from scratch.
+    Pretrain,
+    /// Supervised fine-tuning.
+    Sft,
+    /// Reward model.
+    Reward,
+    /// Proximal policy optimisation.
+    Ppo,
+    /// A folder whose configuration names none of these.
+    Other,
+}
+
+impl Stage {
+    /// The heading of the stage's part of the page.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Pretrain => "Pretraining",
+            Self::Sft => "Supervised fine-tuning",
+            Self::Reward => "Reward model",
+            Self::Ppo => "PPO",
+            Self::Other => "Other runs",
+        }
+    }
+}
+
+/// One run directory in memory.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// How the page calls it: the folder as the user gave it.
+    pub name: String,
+    /// Which stage wrote it.
+    pub stage: Stage,
+    /// `config.toml`, word for word; empty when there is none.
+    pub config: String,
+    /// The objects of `metrics.jsonl`, in order.
+    pub metrics: Vec<Map<String, Value>>,
+    /// The objects of `samples.jsonl`, in order.
+    pub samples: Vec<Map<String, Value>>,
+    /// `evaluation.json` of a whole pipeline.
+    pub evaluation: Option<Value>,
+}
+
+impl Run {
+    /// Every run in `dir`: the folder itself, and the stages inside it when `rlhf run` wrote it.
+    pub fn read(dir: &Path) -> Result<Vec<Self>, Error> {
+        let mut runs = Vec::new();
+        if is_run(dir) || dir.join("evaluation.json").is_file() {
+            runs.push(Self::read_one(dir)?);
+        }
+        let mut inside: Vec<PathBuf> = fs_err::read_dir(dir)?
+            .map(|entry| entry.map(|e| e.path()))
+            .collect::<Result<_, _>>()?;
+        inside.sort();
+        for path in inside.into_iter().filter(|p| is_run(p)) {
+            runs.push(Self::read_one(&path)?);
+        }
+        if runs.is_empty() {
+            return Err(Error::NoRun(dir.to_owned()));
+        }
+        Ok(runs)
+    }
+
+    fn read_one(dir: &Path) -> Result<Self, Error> {
+        let config = read_if_there(&dir.join("config.toml"))?;
+        let evaluation = read_if_there(&dir.join("evaluation.json"))?;
+        Ok(Self {
+            name: dir.display().to_string(),
+            stage: stage_of(&config),
+            metrics: read_jsonl(&dir.join("metrics.jsonl"))?,
+            samples: read_jsonl(&dir.join("samples.jsonl"))?,
+            evaluation: serde_json::from_str(&evaluation).ok(),
+            config,
+        })
+    }
+
+    /// The finite values of one metric against its step, in order.
+    pub(crate) fn curve(&self, metric: &str) -> Vec<(f64, f64)> {
+        self.metrics
+            .iter()
+            .enumerate()
+            .filter_map(|(i, row)| {
+                let y = row.get(metric)?.as_f64().filter(|y| y.is_finite())?;
+                Some((
+                    row.get("step").and_then(Value::as_f64).unwrap_or(i as f64),
+                    y,
+                ))
+            })
+            .collect()
+    }
+}
+
+fn is_run(dir: &Path) -> bool {
+    dir.join("metrics.jsonl").is_file()
+}
+
+/// Exactly one stage section means that stage; the configuration of a whole pipeline has several.
+fn stage_of(config: &str) -> Stage {
+    let Ok(table) = config.parse::<toml::Table>() else {
+        return Stage::Other;
+    };
+    let mut stages = [
+        ("pretrain", Stage::Pretrain),
+        ("sft", Stage::Sft),
+        ("reward", Stage::Reward),
+        ("ppo", Stage::Ppo),
+    ]
+    .into_iter()
+    .filter(|(name, _)| table.contains_key(*name))
+    .map(|(_, stage)| stage);
+    match (stages.next(), stages.next()) {
+        (Some(stage), None) => stage,
+        _ => Stage::Other,
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<String, Error> {
+    if path.is_file() {
+        Ok(fs_err::read_to_string(path)?)
+    } else {
+        Ok(String::new())
+    }
+}
+
+/// The last line may be half written (the run is still going, or was killed): it is left out. A bad line before it is
+/// an error, for then the file is not what it seems.
+fn read_jsonl(path: &Path) -> Result<Vec<Map<String, Value>>, Error> {
+    let text = read_if_there(path)?;
+    let mut rows = Vec::new();
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((i, line)) = lines.next() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str(line) {
+            Ok(row) => rows.push(row),
+            Err(_) if lines.peek().is_none() => {}
+            Err(error) => {
+                return Err(Error::Line {
+                    path: path.to_owned(),
+                    line: i + 1,
+                    message: error.to_string(),
+                });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_folder_gives_its_stages_and_its_evaluation() {
+        let dir = tempfile::tempdir().unwrap();
+        for stage in ["ppo", "sft"] {
+            let sub = dir.path().join(stage);
+            fs_err::create_dir_all(&sub).unwrap();
+            fs_err::write(sub.join("metrics.jsonl"), "{\"step\":1,\"loss\":2.5}\n").unwrap();
+            fs_err::write(
+                sub.join("config.toml"),
+                format!("[run]\nseed = 0\n[{stage}]\nlr = 1e-3\n"),
+            )
+            .unwrap();
+        }
+        fs_err::write(dir.path().join("evaluation.json"), "{\"models\": []}").unwrap();
+        let runs = Run::read(dir.path()).unwrap();
+        let stages: Vec<_> = runs.iter().map(|r| r.stage).collect();
+        assert_eq!(stages, [Stage::Other, Stage::Ppo, Stage::Sft]);
+        assert!(runs[0].evaluation.is_some());
+        assert_eq!(runs[2].curve("loss"), [(1.0, 2.5)]);
+    }
+
+    #[test]
+    fn a_half_written_last_line_is_left_out_and_a_bad_one_before_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = dir.path().join("metrics.jsonl");
+        fs_err::write(&metrics, "{\"step\":1,\"loss\":1}\n{\"step\":2,\"lo").unwrap();
+        assert_eq!(Run::read(dir.path()).unwrap()[0].metrics.len(), 1);
+        fs_err::write(&metrics, "{\"step\":1}\nnonsense\n{\"step\":2}\n").unwrap();
+        let message = Run::read(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("metrics.jsonl:2:"), "{message}");
+    }
+
+    #[test]
+    fn a_folder_without_a_run_is_an_error_that_says_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = Run::read(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("metrics.jsonl"), "{message}");
+    }
+}
