@@ -99,7 +99,7 @@ impl Run {
         Ok(Self {
             name: dir.display().to_string(),
             stage: stage_of(&config),
-            metrics: read_jsonl(&dir.join("metrics.jsonl"))?,
+            metrics: read_metrics(dir)?,
             samples: read_jsonl(&dir.join("samples.jsonl"))?,
             evaluation: serde_json::from_str(&evaluation).ok(),
             config,
@@ -154,6 +154,18 @@ fn read_if_there(path: &Path) -> Result<String, Error> {
     }
 }
 
+/// `metrics.jsonl`, with what depends on the clock added from `timings.jsonl`, line by line.
+fn read_metrics(dir: &Path) -> Result<Vec<Map<String, Value>>, Error> {
+    let mut rows = read_jsonl(&dir.join("metrics.jsonl"))?;
+    let timings = read_jsonl(&dir.join("timings.jsonl"))?;
+    for (row, timing) in rows.iter_mut().zip(timings) {
+        if row.get("step") == timing.get("step") {
+            row.extend(timing);
+        }
+    }
+    Ok(rows)
+}
+
 /// The last line may be half written (the run is still going, or was killed): it is left out. A bad line before it is
 /// an error, for then the file is not what it seems.
 fn read_jsonl(path: &Path) -> Result<Vec<Map<String, Value>>, Error> {
@@ -202,6 +214,22 @@ mod tests {
         assert_eq!(stages, [Stage::Other, Stage::Ppo, Stage::Sft]);
         assert!(runs[0].evaluation.is_some());
         assert_eq!(runs[2].curve("loss"), [(1.0, 2.5)]);
+    }
+
+    #[test]
+    fn timings_join_the_metrics_of_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs_err::write(dir.path().join(name), text).unwrap();
+        write(
+            "metrics.jsonl",
+            "{\"step\":1,\"loss\":1}\n{\"step\":2,\"loss\":1}\n",
+        );
+        write(
+            "timings.jsonl",
+            "{\"step\":1,\"time/score\":0.5}\n{\"step\":2,\"time/score\":0.25}\n",
+        );
+        let runs = Run::read(dir.path()).unwrap();
+        assert_eq!(runs[0].curve("time/score"), [(1.0, 0.5), (2.0, 0.25)]);
     }
 
     #[test]

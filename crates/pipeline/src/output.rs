@@ -1,0 +1,17 @@
+//! stdout: results and nothing else.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+/// Writes `text` to stdout. A reader that went away (`rlhf … | head`) is no failure.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// One line of JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string(value)? + "\n"));
+    Ok(())
+}
