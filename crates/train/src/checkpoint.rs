@@ -13,7 +13,7 @@ const STATE: &str = "state.json";
 const PREFIX: &str = "step-";
 
 /// The files whose lines belong to a checkpoint: a resumed run continues them from where they stood.
-const GROWING: [&str; 3] = [METRICS, TIMINGS, SAMPLES];
+const GROWING: [&str; 2] = [METRICS, SAMPLES];
 
 /// Everything a run needs to go on as if it had never stopped.
 ///
@@ -106,12 +106,7 @@ impl RunDir {
             let path = self.checkpoint_path(step);
             match load(&path) {
                 Ok((checkpoint, lengths)) => {
-                    for name in GROWING {
-                        truncate(
-                            &self.path().join(name),
-                            lengths.get(name).copied().unwrap_or(0),
-                        )?;
-                    }
+                    self.rewind(&lengths)?;
                     return Ok(Some(checkpoint));
                 }
                 Err(e) => {
@@ -123,10 +118,22 @@ impl RunDir {
         if let Some(failure) = first_failure {
             return Err(failure);
         }
-        for name in GROWING {
-            truncate(&self.path().join(name), 0)?;
-        }
+        self.rewind(&BTreeMap::new())?;
         Ok(None)
+    }
+
+    /// Cuts the growing files back to `lengths`, and the timings, whose bytes are never the same twice, to as many lines as the metrics have.
+    fn rewind(&self, lengths: &BTreeMap<String, u64>) -> Result<()> {
+        for name in GROWING {
+            truncate(&self.path().join(name), lengths.get(name).copied().unwrap_or(0))?;
+        }
+        let (metrics, timings) = (self.path().join(METRICS), self.path().join(TIMINGS));
+        if metrics.exists() && timings.exists() {
+            let lines = ends_of_lines(&metrics)?.len();
+            let kept = ends_of_lines(&timings)?.into_iter().take(lines).last().unwrap_or(0);
+            truncate(&timings, kept)?;
+        }
+        Ok(())
     }
 
     fn checkpoint_path(&self, step: u64) -> PathBuf {
@@ -229,6 +236,12 @@ fn truncate(path: &Path, length: u64) -> Result<()> {
         file.set_len(length)?;
     }
     Ok(())
+}
+
+/// The length of the file up to and including each of its lines.
+fn ends_of_lines(path: &Path) -> Result<Vec<u64>> {
+    let content = fs_err::read(path)?;
+    Ok((1..).zip(content).filter(|&(_, byte)| byte == b'\n').map(|(end, _)| end).collect())
 }
 
 #[cfg(test)]

@@ -53,4 +53,28 @@ pub enum Error {
         /// The metric.
         key: String,
     },
+    /// The model or its gradients could not be used.
+    #[error(transparent)]
+    Model(#[from] rlhf_lm::Error),
+    /// A parameter got no gradient at all.
+    #[error(
+        "parameter {0} has no gradient: the loss does not depend on it, or an operation on the way records none"
+    )]
+    NoGradient(String),
+    /// The gradients hold NaN or infinity; the step was not taken.
+    #[error(
+        "the gradient norm is {norm}: a loss or an activation has overflowed; the step was not taken"
+    )]
+    NonFiniteGradient {
+        /// NaN or infinity.
+        norm: f64,
+    },
+    /// A saved optimizer state belongs to another model.
+    #[error("optimizer state: {key} {reason}; was the checkpoint made with another model?")]
+    OptimizerState {
+        /// The tensor in question.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }

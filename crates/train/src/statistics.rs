@@ -2,8 +2,7 @@
 //!
 //! A number that is not defined (no values, or no variation to explain) is NaN, which `metrics.jsonl` writes as `null`.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rlhf_lm::rng;
 
 /// `x̄ = Σ xᵢ / n`.
 pub fn mean(values: &[f64]) -> f64 {
@@ -20,17 +19,23 @@ pub fn standard_error(values: &[f64]) -> f64 {
 /// How many times [`bootstrap_interval`] draws: the ends of the interval settle to a few percent of its width.
 const RESAMPLES: usize = 2000;
 
-/// The 95 % percentile bootstrap interval of the mean: the 2.5 % and 97.5 % quantiles of the means of resamples drawn with replacement.
+/// The 95 % percentile bootstrap interval of the mean: the 2.5 % and 97.5 % quantiles of the means of resamples drawn with replacement
+/// from the stream `(seed, "bootstrap", 0)`.
 ///
 /// Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     if values.is_empty() {
         return (f64::NAN, f64::NAN);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draws = rng::stream(seed, "bootstrap", 0);
     let n = values.len();
     let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64)
+        .map(|_| {
+            (0..n)
+                .map(|_| values[rng::below(&mut draws, n)])
+                .sum::<f64>()
+                / n as f64
+        })
         .collect();
     means.sort_by(f64::total_cmp);
     (quantile(&means, 0.025), quantile(&means, 0.975))
