@@ -125,12 +125,19 @@ impl RunDir {
     /// Cuts the growing files back to `lengths`, and the timings, whose bytes are never the same twice, to as many lines as the metrics have.
     fn rewind(&self, lengths: &BTreeMap<String, u64>) -> Result<()> {
         for name in GROWING {
-            truncate(&self.path().join(name), lengths.get(name).copied().unwrap_or(0))?;
+            truncate(
+                &self.path().join(name),
+                lengths.get(name).copied().unwrap_or(0),
+            )?;
         }
         let (metrics, timings) = (self.path().join(METRICS), self.path().join(TIMINGS));
         if metrics.exists() && timings.exists() {
             let lines = ends_of_lines(&metrics)?.len();
-            let kept = ends_of_lines(&timings)?.into_iter().take(lines).last().unwrap_or(0);
+            let kept = ends_of_lines(&timings)?
+                .into_iter()
+                .take(lines)
+                .last()
+                .unwrap_or(0);
             truncate(&timings, kept)?;
         }
         Ok(())
@@ -241,7 +248,11 @@ fn truncate(path: &Path, length: u64) -> Result<()> {
 /// The length of the file up to and including each of its lines.
 fn ends_of_lines(path: &Path) -> Result<Vec<u64>> {
     let content = fs_err::read(path)?;
-    Ok((1..).zip(content).filter(|&(_, byte)| byte == b'\n').map(|(end, _)| end).collect())
+    Ok((1..)
+        .zip(content)
+        .filter(|&(_, byte)| byte == b'\n')
+        .map(|(end, _)| end)
+        .collect())
 }
 
 #[cfg(test)]
