@@ -1,0 +1,532 @@
+//! From one row of logits to one token.
+//!
+//! The order of the operations is that of `transformers`: repetition penalty, forbidden tokens, temperature, top-k, top-p,
+//! then one draw.
+
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+
+use crate::rng::uniform;
+use crate::{Error, Result};
+
+/// How responses are sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingConfig {
+    /// τ: logits are divided by it. 0 takes the most likely token instead of drawing one.
+    pub temperature: f64,
+    /// Keep only this many of the most likely tokens (and those tied with the last of them).
+    pub top_k: Option<usize>,
+    /// Keep only the fewest most likely tokens that together have at least this probability.
+    pub top_p: Option<f64>,
+    /// Divides the positive and multiplies the negative logits of tokens already in prompt or response. 1 is off.
+    pub repetition_penalty: f64,
+    /// A response is cut at this many tokens.
+    pub max_new_tokens: usize,
+    /// No end token before this many tokens.
+    pub min_new_tokens: usize,
+    /// A response ends with the token that completes one of these strings.
+    pub stop: Vec<String>,
+    /// Names the random stream; see [`crate::rng`].
+    pub seed: u64,
+    /// How many responses are decoded side by side: bounds memory, never changes a result.
+    pub max_rows: usize,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+            repetition_penalty: 1.0,
+            max_new_tokens: 128,
+            min_new_tokens: 0,
+            stop: Vec::new(),
+            seed: 0,
+            max_rows: 64,
+        }
+    }
+}
+
+impl SamplingConfig {
+    /// An error that names the first setting that makes no sense.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::Invalid(what));
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return wrong(format!(
+                "temperature is {}, expected a number of at least 0",
+                self.temperature
+            ));
+        }
+        if self.top_k == Some(0) {
+            return wrong(
+                "top_k is 0, which leaves no token to sample: leave it out to keep all".to_owned(),
+            );
+        }
+        if let Some(p) = self.top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return wrong(format!(
+                "top_p is {p}, expected a number above 0 and at most 1"
+            ));
+        }
+        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
+            let found = self.repetition_penalty;
+            return wrong(format!(
+                "repetition_penalty is {found}, expected a positive number (1 is off)"
+            ));
+        }
+        if self.max_new_tokens == 0 || self.min_new_tokens > self.max_new_tokens {
+            return wrong(format!(
+                "max_new_tokens is {} and min_new_tokens is {}: expected at least one token and min ≤ max",
+                self.max_new_tokens, self.min_new_tokens
+            ));
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return wrong(
+                "a stop string is empty, so every response would end at once: remove it".to_owned(),
+            );
+        }
+        if self.max_rows == 0 {
+            return wrong(
+                "max_rows is 0, so nothing could be sampled: expected at least 1".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A sampled token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// The token.
+    pub token: u32,
+    /// `log softmax(z/τ)[token]` of the model's own logits z: the full distribution, before penalty and filters (τ = 1 when
+    /// greedy).
+    pub logprob: f32,
+}
+
+/// Draws tokens by the settings of a [`SamplingConfig`]; holds only scratch memory that successive rows reuse.
+pub struct Sampler<'a> {
+    config: &'a SamplingConfig,
+    adjusted: Vec<f32>,
+    weights: Vec<f32>,
+    kept: Vec<u32>,
+}
+
+impl<'a> Sampler<'a> {
+    /// A sampler for checked settings.
+    pub fn new(config: &'a SamplingConfig) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
+            config,
+            adjusted: Vec::new(),
+            weights: Vec::new(),
+            kept: Vec::new(),
+        })
+    }
+
+    /// One token from the logits `z` of one row. `seen` holds the tokens of prompt and response so far (for the repetition penalty),
+    /// `forbidden` the tokens that may not come now. Takes exactly one number from `rng` unless greedy.
+    pub fn draw(
+        &mut self,
+        z: &[f32],
+        seen: &[u32],
+        forbidden: &[u32],
+        rng: &mut impl RngCore,
+    ) -> Result<Draw> {
+        let greedy = self.config.temperature == 0.0;
+        let inverse_temperature = if greedy {
+            1.0
+        } else {
+            1.0 / self.config.temperature
+        } as f32;
+
+        let penalised = self.config.repetition_penalty != 1.0 && !seen.is_empty();
+        let logits = if penalised || !forbidden.is_empty() {
+            self.adjusted.clear();
+            self.adjusted.extend_from_slice(z);
+            penalise(
+                &mut self.adjusted,
+                z,
+                seen,
+                self.config.repetition_penalty as f32,
+            );
+            for &token in forbidden {
+                if let Some(logit) = self.adjusted.get_mut(token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+            &self.adjusted
+        } else {
+            z
+        };
+
+        let best = argmax(logits);
+        let peak = best.map_or(f32::NAN, |i| logits[i]);
+        let (Some(best), true) = (best, peak.is_finite()) else {
+            return Err(Error::Invalid(format!(
+                "cannot sample: the largest of {} logits is {peak} (weights that are not finite, or every token forbidden)",
+                z.len()
+            )));
+        };
+        let log_normaliser = log_sum_exp(z, inverse_temperature);
+        if !log_normaliser.is_finite() {
+            return Err(Error::Invalid(
+                "cannot sample: the logits hold NaN or +∞".to_owned(),
+            ));
+        }
+
+        let token = if greedy {
+            best
+        } else {
+            self.weights.clear();
+            self.weights.extend(
+                logits
+                    .iter()
+                    .map(|l| ((l - peak) * inverse_temperature).exp()),
+            );
+            let u = uniform(rng);
+            if self.config.top_k.is_none() && self.config.top_p.is_none_or(|p| p >= 1.0) {
+                pick(self.weights.iter().copied().enumerate(), u).unwrap_or(best)
+            } else {
+                keep(
+                    &self.weights,
+                    self.config.top_k,
+                    self.config.top_p,
+                    &mut self.kept,
+                );
+                let pairs = self
+                    .kept
+                    .iter()
+                    .map(|&i| (i as usize, self.weights[i as usize]));
+                pick(pairs, u).unwrap_or(best)
+            }
+        };
+        Ok(Draw {
+            token: token as u32,
+            logprob: (f64::from(z[token] * inverse_temperature) - log_normaliser) as f32,
+        })
+    }
+}
+
+/// `out_t = z_t / c` where z_t > 0, `z_t · c` where z_t < 0, for each t in `seen`, once however often t was seen
+/// (Keskar et al. 2019, CTRL, eq. in §4.1, with the sign rule of `transformers`).
+fn penalise(out: &mut [f32], z: &[f32], seen: &[u32], penalty: f32) {
+    for &token in seen {
+        if let Some(&logit) = z.get(token as usize) {
+            out[token as usize] = if logit < 0.0 {
+                logit * penalty
+            } else {
+                logit / penalty
+            };
+        }
+    }
+}
+
+/// The first index of the largest value; NaN is never the largest. `None` for an empty slice or one of NaNs.
+fn argmax(values: &[f32]) -> Option<usize> {
+    let mut best: Option<usize> = None;
+    for (i, value) in values.iter().enumerate() {
+        if !value.is_nan() && best.is_none_or(|b| *value > values[b]) {
+            best = Some(i);
+        }
+    }
+    best
+}
+
+/// `log Σ_i exp(c·z_i)`, shifted by the largest exponent; summed in f64.
+fn log_sum_exp(z: &[f32], c: f32) -> f64 {
+    let peak = z.iter().fold(f32::NEG_INFINITY, |m, l| m.max(l * c));
+    let sum: f64 = z.iter().map(|l| f64::from((l * c - peak).exp())).sum();
+    f64::from(peak) + sum.ln()
+}
+
+/// The support after the filters, into `kept`: the `top_k` largest weights (ties with the last included), and of these the fewest
+/// largest whose share is at least `top_p` (Holtzman et al. 2020: nucleus sampling). Never empty.
+fn keep(weights: &[f32], top_k: Option<usize>, top_p: Option<f64>, kept: &mut Vec<u32>) {
+    let descending = |a: &u32, b: &u32| {
+        weights[*b as usize]
+            .total_cmp(&weights[*a as usize])
+            .then(a.cmp(b))
+    };
+    kept.clear();
+    kept.extend(0..weights.len() as u32);
+    if let Some(k) = top_k.filter(|k| *k < weights.len()) {
+        let (_, &mut last, _) = kept.select_nth_unstable_by(k - 1, descending);
+        let threshold = weights[last as usize];
+        kept.retain(|&i| weights[i as usize] >= threshold);
+    }
+    let Some(p) = top_p.filter(|p| *p < 1.0) else {
+        kept.sort_unstable(); // selection leaves an arbitrary order; the draw must not depend on it
+        return;
+    };
+    kept.sort_unstable_by(descending);
+    let total: f64 = kept.iter().map(|&i| f64::from(weights[i as usize])).sum();
+    let mut before = 0.0;
+    let mut length = 0;
+    while length < kept.len() && (length == 0 || before < p * total) {
+        before += f64::from(weights[kept[length] as usize]);
+        length += 1;
+    }
+    kept.truncate(length);
+}
+
+/// Index i with probability w_i / Σ w, by inverting the cumulative distribution at u ∈ [0, 1). Indices of weight 0 are never
+/// picked.
+fn pick(weights: impl Iterator<Item = (usize, f32)> + Clone, u: f64) -> Option<usize> {
+    let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
+    let mut left = u * total;
+    let mut last = None;
+    for (i, w) in weights {
+        if w > 0.0 {
+            last = Some(i); // rounding may leave a crumb beyond the last weight
+            left -= f64::from(w);
+            if left < 0.0 {
+                break;
+            }
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{normal, stream};
+
+    fn random_logits(n: usize, index: u64) -> Vec<f32> {
+        let mut rng = stream(1, "logits", index);
+        (0..n).map(|_| 2.0 * normal(&mut rng) as f32).collect()
+    }
+
+    fn softmax(z: &[f32], temperature: f64) -> Vec<f64> {
+        let w: Vec<f64> = z
+            .iter()
+            .map(|l| (f64::from(*l) / temperature).exp())
+            .collect();
+        let total: f64 = w.iter().sum();
+        w.iter().map(|w| w / total).collect()
+    }
+
+    fn frequencies(config: &SamplingConfig, z: &[f32], n: usize) -> Vec<f64> {
+        let mut counts = vec![0.0; z.len()];
+        let mut sampler = Sampler::new(config).unwrap();
+        for i in 0..n {
+            let mut rng = stream(config.seed, "test", i as u64);
+            counts[sampler.draw(z, &[], &[], &mut rng).unwrap().token as usize] += 1.0;
+        }
+        counts
+    }
+
+    /// Pearson's statistic of counts against probabilities, over the cells that can occur.
+    fn chi_square(counts: &[f64], p: &[f64]) -> f64 {
+        let n: f64 = counts.iter().sum();
+        counts
+            .iter()
+            .zip(p)
+            .filter(|(_, p)| **p > 0.0)
+            .map(|(c, p)| (c - n * p).powi(2) / (n * p))
+            .sum()
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax_at_every_temperature() {
+        let z = random_logits(12, 0);
+        for temperature in [0.5, 0.7, 1.0, 2.0] {
+            let config = SamplingConfig {
+                temperature,
+                ..Default::default()
+            };
+            let counts = frequencies(&config, &z, 20_000);
+            let chi2 = chi_square(&counts, &softmax(&z, temperature));
+            assert!(chi2 < 31.3, "τ={temperature}: χ²={chi2}"); // χ²₁₁ exceeds 31.3 with probability 0.001
+        }
+    }
+
+    #[test]
+    fn logprob_is_that_of_the_full_distribution_whatever_the_filters() {
+        let z = random_logits(50, 3);
+        for (temperature, top_k, repetition_penalty) in
+            [(1.0, None, 1.0), (0.7, Some(5), 1.0), (1.3, Some(2), 1.5)]
+        {
+            let config = SamplingConfig {
+                temperature,
+                top_k,
+                repetition_penalty,
+                ..Default::default()
+            };
+            let p = softmax(&z, temperature);
+            let mut sampler = Sampler::new(&config).unwrap();
+            for i in 0..20 {
+                let draw = sampler
+                    .draw(&z, &[1, 2, 3], &[4], &mut stream(0, "test", i))
+                    .unwrap();
+                let expected = p[draw.token as usize].ln();
+                assert!(
+                    (f64::from(draw.logprob) - expected).abs() < 1e-5,
+                    "{draw:?} {expected}"
+                );
+            }
+        }
+    }
+
+    /// By definition: rank all tokens; k-th largest is the threshold; then add tokens until the share reaches p.
+    fn support_by_brute_force(
+        weights: &[f32],
+        top_k: Option<usize>,
+        top_p: Option<f64>,
+    ) -> Vec<u32> {
+        let rank = |i: usize| weights.iter().filter(|w| **w > weights[i]).count();
+        let in_k: Vec<usize> = (0..weights.len())
+            .filter(|i| top_k.is_none_or(|k| rank(*i) < k))
+            .collect();
+        let total: f64 = in_k.iter().map(|i| f64::from(weights[*i])).sum();
+        let share_above = |i: usize| -> f64 {
+            let above = in_k.iter().filter(|j| weights[**j] > weights[i]);
+            above.map(|j| f64::from(weights[*j])).sum::<f64>() / total
+        };
+        let support = in_k
+            .iter()
+            .filter(|i| top_p.is_none_or(|p| share_above(**i) < p));
+        support.map(|i| *i as u32).collect()
+    }
+
+    #[test]
+    fn top_k_and_top_p_keep_the_tokens_of_their_definitions() {
+        for index in 0..50 {
+            let weights: Vec<f32> = random_logits(40, index).iter().map(|l| l.exp()).collect();
+            for top_k in [None, Some(1), Some(3), Some(17), Some(40), Some(99)] {
+                for top_p in [None, Some(0.01), Some(0.3), Some(0.9), Some(1.0)] {
+                    let mut kept = Vec::new();
+                    keep(&weights, top_k, top_p, &mut kept);
+                    kept.sort_unstable();
+                    assert_eq!(
+                        kept,
+                        support_by_brute_force(&weights, top_k, top_p),
+                        "k {top_k:?} p {top_p:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ties_with_the_k_th_token_are_all_kept() {
+        let mut kept = Vec::new();
+        keep(&[1.0, 3.0, 2.0, 2.0, 2.0], Some(2), None, &mut kept);
+        assert_eq!(kept, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn filtered_frequencies_follow_the_renormalised_softmax() {
+        let z = random_logits(12, 7);
+        let config = SamplingConfig {
+            top_k: Some(6),
+            top_p: Some(0.9),
+            ..Default::default()
+        };
+        let weights: Vec<f32> = z.iter().map(|l| l.exp()).collect();
+        let support = support_by_brute_force(&weights, Some(6), Some(0.9));
+        let mut p = softmax(&z, 1.0);
+        let inside: f64 = support.iter().map(|i| p[*i as usize]).sum();
+        for (i, p) in p.iter_mut().enumerate() {
+            *p = if support.contains(&(i as u32)) {
+                *p / inside
+            } else {
+                0.0
+            };
+        }
+        let counts = frequencies(&config, &z, 20_000);
+        assert!(counts.iter().zip(&p).all(|(c, p)| *p > 0.0 || *c == 0.0));
+        let chi2 = chi_square(&counts, &p);
+        assert!(chi2 < 20.6, "χ²={chi2}"); // at most 6 cells: χ²₅ exceeds 20.5 with probability 0.001
+    }
+
+    #[test]
+    fn repetition_penalty_follows_the_formula_once_per_seen_token() {
+        let z = [2.0, -2.0, 1.0, -1.0, 0.0];
+        let mut out = z;
+        penalise(&mut out, &z, &[0, 1, 0, 1, 4, 99], 2.0);
+        assert_eq!(out, [1.0, -4.0, 1.0, -1.0, 0.0]);
+    }
+
+    #[test]
+    fn greedy_takes_the_first_largest_logit_after_the_penalty() {
+        let config = SamplingConfig {
+            temperature: 0.0,
+            repetition_penalty: 2.0,
+            ..Default::default()
+        };
+        let mut sampler = Sampler::new(&config).unwrap();
+        let mut rng = stream(0, "test", 0);
+        assert_eq!(
+            sampler
+                .draw(&[1.0, 3.0, 3.0], &[], &[], &mut rng)
+                .unwrap()
+                .token,
+            1
+        );
+        assert_eq!(
+            sampler
+                .draw(&[1.0, 3.0, 3.0], &[1], &[], &mut rng)
+                .unwrap()
+                .token,
+            2
+        );
+        assert_eq!(
+            sampler
+                .draw(&[1.0, 3.0, 3.0], &[], &[1, 2], &mut rng)
+                .unwrap()
+                .token,
+            0
+        );
+    }
+
+    #[test]
+    fn a_forbidden_token_never_comes() {
+        let config = SamplingConfig::default();
+        let mut sampler = Sampler::new(&config).unwrap();
+        for i in 0..200 {
+            let draw = sampler
+                .draw(&[0.0, 9.0, 0.0], &[], &[1], &mut stream(0, "test", i))
+                .unwrap();
+            assert_ne!(draw.token, 1);
+        }
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        let config = SamplingConfig::default();
+        let mut sampler = Sampler::new(&config).unwrap();
+        let mut rng = stream(0, "test", 0);
+        for z in [
+            [f32::NAN, 0.0],
+            [f32::INFINITY, 0.0],
+            [f32::NEG_INFINITY, f32::NEG_INFINITY],
+        ] {
+            assert!(sampler.draw(&z, &[], &[], &mut rng).is_err(), "{z:?}");
+        }
+        assert!(sampler.draw(&[0.0, 1.0], &[], &[0, 1], &mut rng).is_err());
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        type Change = fn(&mut SamplingConfig);
+        let cases: [(Change, &str); 8] = [
+            (|c| c.temperature = -1.0, "temperature"),
+            (|c| c.top_k = Some(0), "top_k"),
+            (|c| c.top_p = Some(0.0), "top_p"),
+            (|c| c.repetition_penalty = f64::NAN, "repetition_penalty"),
+            (|c| c.max_new_tokens = 0, "max_new_tokens"),
+            (|c| c.min_new_tokens = 1000, "min_new_tokens"),
+            (|c| c.stop = vec![String::new()], "stop"),
+            (|c| c.max_rows = 0, "max_rows"),
+        ];
+        for (change, name) in cases {
+            let mut config = SamplingConfig::default();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}
