@@ -125,3 +125,87 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, assert_close};
+    use candle_core::Device;
+
+    const STEP: AdamWStep = AdamWStep {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        step: 1,
+        grad_scale: 1.0,
+    };
+
+    /// Closed form: after the first step m̂ = g and √v̂ = |g|, so θ moves by lr against the sign of g, after the decay.
+    #[test]
+    fn the_first_step_moves_by_the_learning_rate() {
+        let param = Var::new(&[1f32, -2.0], &Device::Cpu).unwrap();
+        let (m, v) = (
+            Var::zeros(2, DType::F32, &Device::Cpu).unwrap(),
+            Var::zeros(2, DType::F32, &Device::Cpu).unwrap(),
+        );
+        adamw(
+            &param,
+            &Tensor::new(&[3f32, -0.5], &Device::Cpu).unwrap(),
+            &m,
+            &v,
+            &STEP,
+        )
+        .unwrap();
+        for (got, want) in param
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .zip([0.999 - 0.1, -1.998 + 0.1])
+        {
+            assert!((got - want).abs() < 1e-6, "{got} against {want}");
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_reference_over_steps_and_on_any_number_of_threads() {
+        for shape in [vec![1], vec![7, 5], vec![2 * GRAIN + 3]] {
+            let run = |threads, step: fn(&Var, &Tensor, &Var, &Var, &AdamWStep) -> Result<()>| {
+                let mut chance = Chance::new(5);
+                let state = [0, 1, 2].map(|i| {
+                    let start = chance.tensor(&shape);
+                    Var::from_tensor(&if i == 0 {
+                        start
+                    } else {
+                        start.zeros_like().unwrap()
+                    })
+                    .unwrap()
+                });
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                for t in 1..=5 {
+                    let grad = chance.tensor(&shape);
+                    let s = AdamWStep {
+                        step: t,
+                        grad_scale: 0.3,
+                        ..STEP
+                    };
+                    pool.install(|| step(&state[0], &grad, &state[1], &state[2], &s))
+                        .unwrap();
+                }
+                state
+            };
+            let (one, two, plain) = (run(1, adamw), run(2, adamw), run(1, reference));
+            for ((one, two), plain) in one.iter().zip(&two).zip(&plain) {
+                assert_close(one, plain, 1e-6, "adamw");
+                assert_eq!(
+                    one.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                    two.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                );
+            }
+        }
+    }
+}

@@ -4,10 +4,10 @@ mod cpu;
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
-use crate::cpu::fused;
+use crate::cpu::{fused, wide};
 use crate::layout::{Block, Layout};
 
 pub(crate) use cpu::{Heads, soften};
@@ -31,7 +31,7 @@ pub fn attention(
     }
 }
 
-/// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together; scores in `f32`.
+/// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together; scores in `f32` at least.
 pub fn reference(
     q: &Tensor,
     k: &Tensor,
@@ -123,7 +123,8 @@ impl Padded {
         let group = heads / kv_heads;
         let queries = Tensor::from_vec(self.queries, batch * own, q.device())?;
         let keys = Tensor::from_vec(self.keys, batch * seen, q.device())?;
-        let mask = Tensor::from_vec(self.mask, (batch, 1, 1, own, seen), q.device())?;
+        let mask =
+            Tensor::from_vec(self.mask, (batch, 1, 1, own, seen), q.device())?.to_dtype(wide(q))?;
         let q = q
             .contiguous()?
             .index_select(&queries, 0)?
@@ -141,7 +142,7 @@ impl Padded {
         };
         let scores = (q
             .matmul(&gather(k)?.transpose(2, 3)?.contiguous()?)?
-            .to_dtype(DType::F32)?
+            .to_dtype(wide(&q))?
             * scale)?;
         let scores = scores
             .reshape((batch, kv_heads, group, own, seen))?
@@ -189,4 +190,195 @@ fn check(
         )
     }
     Ok((tokens, heads, d, kv_heads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, assert_close, flat, hold};
+
+    /// Own and prefix lengths: `(0, n)` stands alone, `(k, n)` continues the `k`th block, counted from 1.
+    fn layout(blocks: &[(usize, usize)]) -> Layout {
+        let mut out: Vec<Block> = Vec::new();
+        for &(of, len) in blocks {
+            let start = out.last().map_or(0, |b| b.tokens.end);
+            let prefix = if of == 0 {
+                0..0
+            } else {
+                out[of - 1].tokens.clone()
+            };
+            out.push(Block {
+                tokens: start..start + len,
+                prefix,
+            });
+        }
+        Layout::new(out).unwrap()
+    }
+
+    fn layouts() -> Vec<Vec<(usize, usize)>> {
+        let mut all = vec![
+            vec![(0, 1)],
+            vec![(0, 5)],
+            vec![(0, 3), (0, 1), (0, 0), (0, 6)],
+            vec![(0, 4), (1, 3), (1, 1), (1, 0), (1, 5)],
+            vec![(0, 2), (0, 3), (1, 4), (2, 2), (1, 1)],
+            // Longer than a tile, alone and over a prefix.
+            vec![(0, 130), (0, 2), (0, 1), (0, 3)],
+            vec![(0, 70), (1, 66), (1, 2)],
+        ];
+        all.extend((1..=8).map(|k| [vec![(0, 6)], vec![(1, 3); k]].concat()));
+        all
+    }
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences_on_every_kind_of_layout() {
+        let mut chance = Chance::new(1);
+        for blocks in layouts() {
+            let layout = layout(&blocks);
+            let (t, d) = (layout.tokens(), 16);
+            let operands = [
+                chance.tensor(&[t, 4, d]),
+                chance.tensor(&[t, 2, d]),
+                chance.tensor(&[t, 2, d]),
+            ];
+            hold(
+                &format!("attention {blocks:?}"),
+                &operands,
+                |x| attention(&x[0], &x[1], &x[2], &layout, 0.3),
+                &|x| reference(&x[0], &x[1], &x[2], &layout, 0.3),
+            );
+        }
+    }
+
+    #[test]
+    fn agrees_for_every_head_size_and_ratio_of_heads() {
+        let layout = layout(&[(0, 5), (1, 3), (1, 4), (0, 2)]);
+        let t = layout.tokens();
+        let mut chance = Chance::new(2);
+        for (heads, kv_heads, d) in [
+            (1, 1, 1),
+            (3, 3, 16),
+            (6, 2, 20),
+            (4, 1, 33),
+            (8, 2, 64),
+            (2, 2, 128),
+        ] {
+            let operands = [
+                chance.tensor(&[t, heads, d]),
+                chance.tensor(&[t, kv_heads, d]),
+                chance.tensor(&[t, kv_heads, d]),
+            ];
+            hold(
+                &format!("attention of {heads}/{kv_heads} heads of {d}"),
+                &operands,
+                |x| attention(&x[0], &x[1], &x[2], &layout, 0.5),
+                &|x| reference(&x[0], &x[1], &x[2], &layout, 0.5),
+            );
+        }
+    }
+
+    #[test]
+    fn reads_the_parts_of_one_projection_in_place() {
+        let layout = layout(&[(0, 5), (1, 3)]);
+        let operands = [Chance::new(3).tensor(&[8, 3, 2, 16])];
+        let part = |x: &Tensor, i| x.narrow(1, i, 1)?.squeeze(1);
+        hold(
+            "attention of a fused projection",
+            &operands,
+            |x| {
+                attention(
+                    &part(&x[0], 0)?,
+                    &part(&x[0], 1)?,
+                    &part(&x[0], 2)?,
+                    &layout,
+                    0.25,
+                )
+            },
+            &|x| {
+                reference(
+                    &part(&x[0], 0)?,
+                    &part(&x[0], 1)?,
+                    &part(&x[0], 2)?,
+                    &layout,
+                    0.25,
+                )
+            },
+        );
+    }
+
+    /// Brute force in f64, straight from the definition.
+    #[test]
+    fn the_reference_is_the_definition() {
+        let mut chance = Chance::new(4);
+        for blocks in layouts() {
+            let layout = layout(&blocks);
+            let (t, heads, kv_heads, d) = (layout.tokens(), 4, 2, 3);
+            let [q, k, v] = [heads, kv_heads, kv_heads].map(|h| chance.tensor(&[t, h, d]));
+            let (qs, ks, vs) = (flat(&q), flat(&k), flat(&v));
+            let mut want = Vec::new();
+            for block in layout.blocks() {
+                for token in block.tokens.clone() {
+                    for head in 0..heads {
+                        let at = |x: usize| (x * kv_heads + head / 2) * d;
+                        let seen: Vec<usize> = block
+                            .prefix
+                            .clone()
+                            .chain(block.tokens.start..=token)
+                            .collect();
+                        let weight = |s: usize| {
+                            (0..d)
+                                .map(|i| qs[(token * heads + head) * d + i] * ks[at(s) + i])
+                                .sum::<f64>()
+                                .exp()
+                        };
+                        let total: f64 = seen.iter().map(|&s| weight(s)).sum();
+                        want.extend((0..d).map(|i| {
+                            (seen.iter().map(|&s| weight(s) * vs[at(s) + i]).sum::<f64>() / total)
+                                as f32
+                        }));
+                    }
+                }
+            }
+            let want = Tensor::from_vec(want, (t, heads, d), q.device()).unwrap();
+            assert_close(
+                &reference(&q, &k, &v, &layout, 1.0).unwrap(),
+                &want,
+                1e-5,
+                &format!("{blocks:?}"),
+            );
+        }
+    }
+
+    /// Scores in the thousands must not overflow, nor other blocks' values leak in.
+    #[test]
+    fn large_scores_and_foreign_values_do_no_harm() {
+        let layout = layout(&[(0, 3), (0, 3)]);
+        let mut chance = Chance::new(5);
+        let [q, k, v] = [2, 2, 2].map(|h| chance.tensor(&[6, h, 8]));
+        let q = (q * 1e4).unwrap();
+        let alone = attention(&q, &k, &v, &layout, 1.0)
+            .unwrap()
+            .narrow(0, 0, 3)
+            .unwrap();
+        let poison = Tensor::cat(
+            &[
+                v.narrow(0, 0, 3).unwrap(),
+                (v.narrow(0, 3, 3).unwrap() * f64::NAN).unwrap(),
+            ],
+            0,
+        )
+        .unwrap();
+        let beside = attention(&q, &k, &poison, &layout, 1.0)
+            .unwrap()
+            .narrow(0, 0, 3)
+            .unwrap();
+        assert!(flat(&alone).iter().all(|x| x.is_finite()));
+        assert_eq!(flat(&alone), flat(&beside));
+    }
+
+    #[test]
+    fn a_layout_of_another_length_is_refused() {
+        let x = Chance::new(6).tensor(&[4, 1, 2]);
+        assert!(attention(&x, &x, &x, &layout(&[(0, 3)]), 1.0).is_err());
+    }
 }

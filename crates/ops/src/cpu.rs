@@ -7,8 +7,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 
 use candle_core::{
-    CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef,
-    StridedBlocks, Tensor, bail,
+    CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail,
 };
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -80,6 +79,15 @@ impl<'a> Operand<'a> {
     pub(crate) fn elements(&self) -> Result<Cow<'_, [f32]>> {
         let (storage, layout) = self.stored()?;
         elements(storage, layout)
+    }
+}
+
+/// The precision that reference forms compute in: `f32`, or `f64` where the operand has it.
+pub(crate) fn wide(t: &Tensor) -> DType {
+    if t.dtype() == DType::F64 {
+        DType::F64
+    } else {
+        DType::F32
     }
 }
 
@@ -362,4 +370,51 @@ pub(crate) fn multiply(
     };
     // SAFETY: the buffer is borrowed exclusively for the whole call.
     unsafe { multiply_into(target, a, b, scale, accumulate, Threads::All) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strided_operands_are_read_in_row_major_order() {
+        let x = Tensor::arange(0f32, 24.0, &Device::Cpu)
+            .unwrap()
+            .reshape((2, 3, 4))
+            .unwrap();
+        for view in [
+            x.clone(),
+            x.transpose(0, 2).unwrap(),
+            x.narrow(1, 1, 2).unwrap(),
+            x.narrow(2, 1, 2).unwrap(),
+            x.narrow(0, 1, 1).unwrap(),
+            x.narrow(1, 0, 1).unwrap().broadcast_as((2, 3, 4)).unwrap(),
+            x.narrow(2, 0, 0).unwrap(),
+        ] {
+            let want = view.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(*Operand::of(&view).elements().unwrap(), *want, "{view:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_cover_every_row_and_their_sums_add_up() {
+        for rows in [0usize, 1, 7, 3 * rows_per_piece(5) + 1] {
+            let x: Vec<f32> = (0..rows * 5).map(|i| (i % 7) as f32).collect();
+            let (copy, sums) = fill_and_sum(x.len(), 5, 5, |at, piece, sums| {
+                piece.copy_from_slice(&x[at..][..piece.len()]);
+                piece.chunks_exact(5).for_each(|row| add(sums, row));
+            });
+            assert_eq!(copy, x);
+            assert_eq!(
+                fill(x.len(), 5, |at, piece| piece
+                    .copy_from_slice(&x[at..][..piece.len()])),
+                x
+            );
+            let want: Vec<f32> = (0..5)
+                .map(|column| x.iter().skip(column).step_by(5).sum())
+                .collect();
+            assert_eq!(sums, want);
+            assert_eq!(sum_rows(&x, 5), want);
+        }
+    }
 }

@@ -140,3 +140,84 @@ fn check(
     }
     Ok((r, heads, d, kv_heads))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Block, Layout};
+    use crate::testing::{Chance, assert_close};
+
+    fn places(chance: &mut Chance, rows: usize, pool: usize) -> DecodeRows {
+        let row = |chance: &mut Chance| {
+            (0..1 + chance.below(40))
+                .map(|_| chance.below(pool) as u32)
+                .collect()
+        };
+        DecodeRows {
+            rows: (0..rows).map(|_| row(chance)).collect(),
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_reference() {
+        let mut chance = Chance::new(1);
+        for (r, heads, kv_heads, d) in [(1, 1, 1, 1), (3, 4, 2, 16), (9, 6, 1, 33), (5, 8, 8, 64)] {
+            let rows = places(&mut chance, r, 50);
+            let (q, k, v) = (
+                chance.tensor(&[r, heads, d]),
+                chance.tensor(&[50, kv_heads, d]),
+                chance.tensor(&[50, kv_heads, d]),
+            );
+            let (got, want) = (
+                decode_attention(&q, &k, &v, &rows, 0.7),
+                reference(&q, &k, &v, &rows, 0.7),
+            );
+            assert_close(
+                &got.unwrap(),
+                &want.unwrap(),
+                1e-5,
+                &format!("{r} rows, {heads}/{kv_heads} heads of {d}"),
+            );
+        }
+    }
+
+    #[test]
+    fn equals_the_last_token_of_packed_attention() {
+        let mut chance = Chance::new(2);
+        let [q, k, v] = [4, 2, 2].map(|h| chance.tensor(&[9, h, 8]));
+        let blocks = vec![
+            Block {
+                tokens: 0..4,
+                prefix: 0..0,
+            },
+            Block {
+                tokens: 4..7,
+                prefix: 0..4,
+            },
+            Block {
+                tokens: 7..9,
+                prefix: 0..4,
+            },
+        ];
+        let packed = crate::attention(&q, &k, &v, &Layout::new(blocks).unwrap(), 0.5).unwrap();
+        let last = Tensor::new(&[6u32, 8], q.device()).unwrap();
+        let rows = DecodeRows {
+            rows: vec![vec![0, 1, 2, 3, 4, 5, 6], vec![0, 1, 2, 3, 7, 8]],
+        };
+        let got = decode_attention(&q.index_select(&last, 0).unwrap(), &k, &v, &rows, 0.5).unwrap();
+        assert_close(
+            &got,
+            &packed.index_select(&last, 0).unwrap(),
+            1e-5,
+            "decode_attention",
+        );
+    }
+
+    #[test]
+    fn a_place_beyond_the_pool_is_refused() {
+        let x = Chance::new(3).tensor(&[1, 1, 2]);
+        for row in [vec![], vec![1]] {
+            assert!(decode_attention(&x, &x, &x, &DecodeRows { rows: vec![row] }, 1.0).is_err());
+        }
+    }
+}

@@ -70,3 +70,34 @@ impl CustomOp1 for Embedding {
         gradient(dtable, table)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+    use candle_core::Device;
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for (tokens, rows, d) in [(1, 1, 1), (7, 3, 5), (0, 4, 8), (400, 50, 64)] {
+            let ids = chance.ids(tokens, rows);
+            let operands = [chance.tensor(&[rows, d])];
+            hold(
+                &format!("embedding {tokens} of {rows}×{d}"),
+                &operands,
+                |t| embedding(&ids, &t[0]),
+                &|t| reference(&ids, &t[0]),
+            );
+        }
+    }
+
+    #[test]
+    fn an_id_beyond_the_table_is_named() {
+        let table = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
+        let error = embedding(&Tensor::new(&[0u32, 3], &Device::Cpu).unwrap(), &table)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("id 3 at place 1"), "{error}");
+    }
+}

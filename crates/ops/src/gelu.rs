@@ -109,7 +109,7 @@ fn normal(x: f32) -> (f32, f32) {
         0.064_878_94,
         -0.033_975_494,
         0.098_084_74,
-        -0.082_339_804,
+        -0.082_339_8,
         0.020_137_033,
     ];
     let t = 1.0 / (1.0 + 0.25 * x.abs());
@@ -137,6 +137,55 @@ vectorised! {
         for ((x, g), dx) in x.iter().zip(g).zip(dx) {
             let (cumulative, bell) = normal(*x);
             *dx = g * (cumulative + x * bell * height);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, flat, hold};
+    use candle_core::Device;
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for shape in [vec![1], vec![3, 7], vec![2, 0], vec![300, 64]] {
+            let operands = [(chance.tensor(&shape) * 5.0).unwrap()];
+            hold(
+                &format!("gelu_tanh {shape:?}"),
+                &operands,
+                |t| gelu_tanh(&t[0]),
+                &|t| reference_tanh(&t[0]),
+            );
+            hold(
+                &format!("gelu_erf {shape:?}"),
+                &operands,
+                |t| gelu_erf(&t[0]),
+                &|t| reference_erf(&t[0]),
+            );
+        }
+    }
+
+    /// The reference form in f64.
+    #[test]
+    fn is_good_to_the_last_places_over_the_whole_range() {
+        let x = Tensor::arange_step(-12f32, 12.0, 1e-3, &Device::Cpu).unwrap();
+        let wide = x.to_dtype(candle_core::DType::F64).unwrap();
+        for (got, want) in [
+            (gelu_tanh(&x), wide.gelu()),
+            (gelu_erf(&x), wide.gelu_erf()),
+        ] {
+            for ((x, got), want) in flat(&x)
+                .iter()
+                .zip(flat(&got.unwrap()))
+                .zip(flat(&want.unwrap()))
+            {
+                assert!(
+                    (got - want).abs() <= 4e-7 * x.abs().max(1e-3),
+                    "at {x}: {got} against {want}"
+                );
+            }
         }
     }
 }

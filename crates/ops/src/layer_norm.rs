@@ -1,8 +1,8 @@
 //! Layer normalisation.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output};
+use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
 use crate::simd::{sum, sum2, vectorised};
 
 /// `y = (x − mean(x)) / √(var(x) + ε) · w + b` over the last dimension, with the population variance.
@@ -25,14 +25,14 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     }
 }
 
-/// [`layer_norm`](crate::layer_norm) in tensor operations, computed in `f32`.
+/// [`layer_norm`](crate::layer_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let dtype = x.dtype();
-    let x = x.to_dtype(DType::F32)?;
+    let (dtype, wide) = (x.dtype(), wide(x));
+    let x = x.to_dtype(wide)?;
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    let weight = weight.to_dtype(DType::F32)?;
-    let bias = bias.to_dtype(DType::F32)?;
+    let weight = weight.to_dtype(wide)?;
+    let bias = bias.to_dtype(wide)?;
     centred
         .broadcast_div(&deviation)?
         .broadcast_mul(&weight)?
@@ -158,6 +158,38 @@ vectorised! {
             for i in 0..db.len() {
                 db[i] += g[i];
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for shape in [
+            vec![1, 2],
+            vec![3, 7],
+            vec![5, 4, 16],
+            vec![400, 64],
+            vec![2, 33],
+            vec![0, 8],
+        ] {
+            let d = shape[shape.len() - 1];
+            let operands = [
+                chance.tensor(&shape),
+                chance.tensor(&[d]),
+                chance.tensor(&[d]),
+            ];
+            hold(
+                &format!("layer_norm {shape:?}"),
+                &operands,
+                |t| layer_norm(&t[0], &t[1], &t[2], 1e-5),
+                &|t| reference(&t[0], &t[1], &t[2], 1e-5),
+            );
         }
     }
 }

@@ -41,6 +41,8 @@ mod simd;
 mod sum_of_squares;
 mod swiglu;
 mod switch;
+#[cfg(test)]
+mod testing;
 mod token_logprobs;
 
 pub use adamw::{AdamWStep, adamw};

@@ -219,3 +219,88 @@ impl CustomOp3 for Linear {
         Ok((dx, dw, db))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+
+    fn check(shape: &[usize], outputs: usize, chance: &mut Chance) {
+        let inputs = shape[shape.len() - 1];
+        for (layout, weight) in [
+            (WeightLayout::OutIn, [outputs, inputs]),
+            (WeightLayout::InOut, [inputs, outputs]),
+        ] {
+            let operands = [
+                chance.tensor(shape),
+                chance.tensor(&weight),
+                chance.tensor(&[outputs]),
+            ];
+            let what = format!("linear {shape:?} to {outputs} {layout:?}");
+            let (fused, plain) = (linear, reference);
+            hold(
+                &what,
+                &operands,
+                |t| fused(&t[0], &t[1], layout, Some(&t[2])),
+                &|t| plain(&t[0], &t[1], layout, Some(&t[2])),
+            );
+            hold(
+                &what,
+                &operands[..2],
+                |t| fused(&t[0], &t[1], layout, None),
+                &|t| plain(&t[0], &t[1], layout, None),
+            );
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for (shape, outputs) in [
+            (vec![1, 1], 1),
+            (vec![3, 7], 5),
+            (vec![2, 3, 20], 33),
+            (vec![300, 64], 96),
+            (vec![0, 8], 4),
+            (vec![8], 4),
+        ] {
+            check(&shape, outputs, &mut chance);
+        }
+    }
+
+    #[test]
+    fn reads_strided_operands() {
+        let mut chance = Chance::new(2);
+        let operands = [chance.tensor(&[7, 9]), chance.tensor(&[7, 4])];
+        hold(
+            "linear of transposes",
+            &operands,
+            |t| linear(&t[0].t()?, &t[1].t()?, WeightLayout::OutIn, None),
+            &|t| {
+                reference(
+                    &t[0].t()?.contiguous()?,
+                    &t[1].t()?,
+                    WeightLayout::OutIn,
+                    None,
+                )
+            },
+        );
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_named() {
+        let mut chance = Chance::new(3);
+        let error = linear(
+            &chance.tensor(&[2, 3]),
+            &chance.tensor(&[4, 5]),
+            WeightLayout::OutIn,
+            None,
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains("[4, 5]") && error.contains("[2, 3]"),
+            "{error}"
+        );
+    }
+}

@@ -49,3 +49,32 @@ impl CustomOp1 for LogSigmoid {
         gradient(dx, x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+    use candle_core::Device;
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for shape in [vec![1], vec![3, 7], vec![0]] {
+            let operands = [(chance.tensor(&shape) * 8.0).unwrap()];
+            hold(
+                &format!("log_sigmoid {shape:?}"),
+                &operands,
+                |t| log_sigmoid(&t[0]),
+                &|t| reference(&t[0]),
+            );
+        }
+    }
+
+    /// Closed forms: −log 2 at 0, x itself far below, −e^(−x) far above.
+    #[test]
+    fn keeps_its_precision_far_out() {
+        let x = Tensor::new(&[0f32, -100.0, 20.0, 200.0], &Device::Cpu).unwrap();
+        let y = log_sigmoid(&x).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(y, [-std::f32::consts::LN_2, -100.0, -(-20f32).exp(), 0.0]);
+    }
+}

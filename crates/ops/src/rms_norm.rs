@@ -1,8 +1,8 @@
 //! Root-mean-square normalisation.
 
-use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output};
+use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
 use crate::simd::{sum, sum2, vectorised};
 
 /// `y = x / √(mean(x²) + ε) · w` over the last dimension.
@@ -23,13 +23,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     }
 }
 
-/// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32`.
+/// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let dtype = x.dtype();
-    let x = x.to_dtype(DType::F32)?;
+    let (dtype, wide) = (x.dtype(), wide(x));
+    let x = x.to_dtype(wide)?;
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&scale)?
-        .broadcast_mul(&weight.to_dtype(DType::F32)?)?
+        .broadcast_mul(&weight.to_dtype(wide)?)?
         .to_dtype(dtype)
 }
 
@@ -114,5 +114,45 @@ vectorised! {
                 dw[i] += g[i] * x[i] * scale;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for shape in [
+            vec![1, 1],
+            vec![3, 7],
+            vec![5, 4, 16],
+            vec![400, 64],
+            vec![2, 33],
+            vec![0, 8],
+        ] {
+            let d = shape[shape.len() - 1];
+            let operands = [chance.tensor(&shape), chance.tensor(&[d])];
+            hold(
+                &format!("rms_norm {shape:?}"),
+                &operands,
+                |t| rms_norm(&t[0], &t[1], 1e-5),
+                &|t| reference(&t[0], &t[1], 1e-5),
+            );
+        }
+    }
+
+    #[test]
+    fn reads_strided_input() {
+        let mut chance = Chance::new(2);
+        let operands = [chance.tensor(&[16, 5]), chance.tensor(&[16])];
+        hold(
+            "rms_norm",
+            &operands,
+            |t| rms_norm(&t[0].t()?, &t[1], 1e-5),
+            &|t| reference(&t[0].t()?, &t[1], 1e-5),
+        );
     }
 }

@@ -126,3 +126,39 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for (tokens, heads, d) in [(1, 1, 2), (5, 3, 8), (0, 2, 4), (70, 4, 64), (3, 2, 34)] {
+            let (cos, sin) = (
+                chance.tensor(&[tokens, d / 2]),
+                chance.tensor(&[tokens, d / 2]),
+            );
+            let operands = [chance.tensor(&[tokens, heads, d])];
+            hold(
+                &format!("rope {tokens} {heads} {d}"),
+                &operands,
+                |t| rope(&t[0], &cos, &sin),
+                &|t| reference(&t[0], &cos, &sin),
+            );
+        }
+    }
+
+    /// Closed form: a quarter turn sends (1, 2) to (−2, 1).
+    #[test]
+    fn turns_a_pair_by_the_angle() {
+        let x = Tensor::new(&[[[1f32, 2.0]]], &candle_core::Device::Cpu).unwrap();
+        let (cos, sin) = (
+            x.narrow(2, 0, 1).unwrap().zeros_like().unwrap(),
+            x.narrow(2, 0, 1).unwrap().ones_like().unwrap(),
+        );
+        let y = rope(&x, &cos.squeeze(1).unwrap(), &sin.squeeze(1).unwrap()).unwrap();
+        assert_eq!(y.to_vec3::<f32>().unwrap(), [[[-2.0, 1.0]]]);
+    }
+}

@@ -30,3 +30,32 @@ vectorised! {
         sum(x, |x| x * x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, flat};
+
+    /// The sum in f64.
+    #[test]
+    fn equals_the_sum_in_f64_for_any_number_of_threads() {
+        let mut chance = Chance::new(1);
+        for shape in [vec![], vec![0], vec![3, 5], vec![3 * GRAIN + 17]] {
+            let x = chance.tensor(&shape);
+            let want: f64 = flat(&x).iter().map(|x| x * x).sum();
+            let got = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                pool.install(|| sum_of_squares(&x).unwrap().to_scalar::<f32>().unwrap())
+            };
+            assert!((f64::from(got(1)) - want).abs() <= 1e-6 * want, "{shape:?}");
+            assert_eq!(got(1).to_bits(), got(3).to_bits());
+            assert!(
+                (f64::from(reference(&x).unwrap().to_scalar::<f32>().unwrap()) - want).abs()
+                    <= 1e-4 * want
+            );
+        }
+    }
+}

@@ -101,3 +101,38 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for shape in [vec![1], vec![3, 7], vec![2, 0], vec![300, 64]] {
+            let operands = [
+                (chance.tensor(&shape) * 6.0).unwrap(),
+                chance.tensor(&shape),
+            ];
+            hold(
+                &format!("swiglu {shape:?}"),
+                &operands,
+                |t| swiglu(&t[0], &t[1]),
+                &|t| reference(&t[0], &t[1]),
+            );
+        }
+    }
+
+    #[test]
+    fn reads_halves_of_one_projection() {
+        let operands = [Chance::new(2).tensor(&[5, 12])];
+        let halves = |t: &Tensor| Ok((t.narrow(1, 0, 6)?, t.narrow(1, 6, 6)?));
+        let apply = |f: fn(&Tensor, &Tensor) -> Result<Tensor>, t: &Tensor| {
+            halves(t).and_then(|(gate, up)| f(&gate, &up))
+        };
+        hold("swiglu", &operands, |t| apply(swiglu, &t[0]), &|t| {
+            apply(reference, &t[0])
+        });
+    }
+}

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, Operand, elements, fused, gradient, multiply, output};
+use crate::cpu::{Matrix, Operand, elements, fused, gradient, multiply, output, wide};
 use crate::simd::{exp, max, sum_pair, vectorised};
 
 /// What [`token_logprobs`] returns.
@@ -66,14 +66,14 @@ pub fn reference(
         let logits = hidden
             .narrow(0, start, rows)?
             .matmul(&projection)?
-            .to_dtype(DType::F32)?;
+            .to_dtype(wide(hidden))?;
         let logp = log_softmax(&(logits / temperature)?, D::Minus1)?;
         let target = targets.narrow(0, start, rows)?.contiguous()?.unsqueeze(1)?;
         logprobs.push(logp.gather(&target, 1)?.squeeze(1)?);
         entropy.push((logp.exp()? * &logp)?.sum(1)?.neg()?);
     }
     if n == 0 {
-        let empty = Tensor::zeros(0, DType::F32, hidden.device())?;
+        let empty = Tensor::zeros(0, wide(hidden), hidden.device())?;
         return Ok(TokenLogprobs {
             logprobs: empty.clone(),
             entropy: empty,
@@ -267,5 +267,96 @@ vectorised! {
             let logp = *z - normaliser;
             *z = -exp(logp) * (a + b * (logp + entropy));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Chance, hold};
+
+    /// Both results as one tensor.
+    fn both(f: impl Fn() -> Result<TokenLogprobs>) -> Result<Tensor> {
+        let TokenLogprobs { logprobs, entropy } = f()?;
+        Tensor::stack(&[logprobs, entropy], 0)
+    }
+
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences() {
+        let mut chance = Chance::new(1);
+        for (n, d, v, temperature) in [
+            (1, 1, 1, 1.0),
+            (5, 7, 33, 0.7),
+            (40, 16, 300, 1.3),
+            (0, 4, 9, 1.0),
+            (1, 64, 100, 1.0),
+        ] {
+            let targets = chance.ids(n, v);
+            let operands = [
+                (chance.tensor(&[n, d]) * 2.0).unwrap(),
+                chance.tensor(&[v, d]),
+            ];
+            hold(
+                &format!("token_logprobs {n}×{d} over {v} at {temperature}"),
+                &operands,
+                |t| both(|| token_logprobs(&t[0], &t[1], &targets, temperature)),
+                &|t| both(|| reference(&t[0], &t[1], &targets, temperature)),
+            );
+        }
+    }
+
+    #[test]
+    fn chunks_do_not_show() {
+        let (v, d) = (20_000, 4);
+        let n = chunk_rows(v) + 3;
+        let mut chance = Chance::new(2);
+        let targets = chance.ids(n, v);
+        let operands = [chance.tensor(&[n, d]), chance.tensor(&[v, d])];
+        let whole = both(|| token_logprobs(&operands[0], &operands[1], &targets, 1.0)).unwrap();
+        let alone = |i| {
+            let row = operands[0].narrow(0, i, 1).unwrap();
+            both(|| token_logprobs(&row, &operands[1], &targets.narrow(0, i, 1).unwrap(), 1.0))
+                .unwrap()
+        };
+        for i in [0, n - 4, n - 3, n - 1] {
+            crate::testing::assert_close(
+                &whole.narrow(1, i, 1).unwrap(),
+                &alone(i),
+                1e-5,
+                &format!("row {i}"),
+            );
+        }
+    }
+
+    /// Closed form: equal logits make a uniform distribution.
+    #[test]
+    fn a_uniform_distribution_has_logprob_and_entropy_of_log_v() {
+        let mut chance = Chance::new(3);
+        let hidden = chance.tensor(&[2, 3]).zeros_like().unwrap();
+        let got = token_logprobs(&hidden, &chance.tensor(&[8, 3]), &chance.ids(2, 8), 1.0).unwrap();
+        for (logprob, entropy) in got
+            .logprobs
+            .to_vec1::<f32>()
+            .unwrap()
+            .iter()
+            .zip(got.entropy.to_vec1::<f32>().unwrap())
+        {
+            assert!((logprob + 8f32.ln()).abs() < 1e-6 && (entropy - 8f32.ln()).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_target_beyond_the_vocabulary_is_named() {
+        let mut chance = Chance::new(4);
+        let targets = Tensor::new(&[2u32, 9], &candle_core::Device::Cpu).unwrap();
+        let error = token_logprobs(
+            &chance.tensor(&[2, 3]),
+            &chance.tensor(&[9, 3]),
+            &targets,
+            1.0,
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("target 9 of row 1"), "{error}");
     }
 }

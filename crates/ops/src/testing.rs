@@ -1,0 +1,197 @@
+//! What every kernel is held to: its reference form, finite differences, and the same bytes on any number of threads.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A generator of test operands.
+pub(crate) struct Chance(ChaCha8Rng);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// Uniform in −1..1.
+    pub(crate) fn tensor(&mut self, shape: &[usize]) -> Tensor {
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|_| self.0.random_range(-1.0..1.0))
+            .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    pub(crate) fn ids(&mut self, n: usize, below: usize) -> Tensor {
+        let ids: Vec<u32> = (0..n)
+            .map(|_| self.0.random_range(0..below as u32))
+            .collect();
+        Tensor::from_vec(ids, n, &Device::Cpu).unwrap()
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.0.random_range(0..n)
+    }
+}
+
+pub(crate) fn flat(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    flat(a).iter().zip(flat(b)).map(|(a, b)| a * b).sum()
+}
+
+/// Elements differ by at most `tolerance` of the largest.
+pub(crate) fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64, what: &str) {
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let (got, want) = (flat(got), flat(want));
+    let size = want.iter().fold(1.0f64, |m, w| m.max(w.abs()));
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        assert!(
+            (g - w).abs() <= tolerance * size,
+            "{what}: element {i} is {g}, expected {w}"
+        );
+    }
+}
+
+type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+/// The value of `op`, and the gradients of `Σ upstream∘op` for the operands that are not `frozen`.
+fn value_and_gradients(
+    op: Op<'_>,
+    operands: &[Tensor],
+    upstream: &Tensor,
+    frozen: Option<usize>,
+) -> (Tensor, Vec<Option<Tensor>>) {
+    let operands: Vec<Tensor> = operands
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            if frozen == Some(i) {
+                t.clone()
+            } else {
+                Var::from_tensor(t).unwrap().into_inner()
+            }
+        })
+        .collect();
+    let y = op(&operands).unwrap();
+    let loss = (&y * upstream).unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    (
+        y.detach(),
+        operands
+            .iter()
+            .map(|t| grads.get(t).map(|g| g.detach()))
+            .collect(),
+    )
+}
+
+fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(n)
+        .build()
+        .unwrap()
+        .install(f)
+}
+
+/// Holds `fused` to `reference` at these operands, all of them differentiated:
+///
+/// - value and gradients agree, elementwise, to f32's rounding;
+/// - gradients agree with central differences of `reference` in f64, along random directions;
+/// - one, two and three threads give the same bits;
+/// - a frozen operand gets no gradient, and the others keep theirs.
+pub(crate) fn hold(
+    what: &str,
+    operands: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+    reference: Op<'_>,
+) {
+    const TOLERANCE: f64 = 2e-5; // sums of a few hundred products in f32
+    let mut chance = Chance::new(7);
+    let shape = reference(operands).unwrap().dims().to_vec();
+    let upstream = chance.tensor(&shape);
+    let run = |threads, frozen| {
+        on_threads(threads, || {
+            value_and_gradients(&fused, operands, &upstream, frozen)
+        })
+    };
+    let (y, grads) = run(1, None);
+    let (want_y, want_grads) = value_and_gradients(reference, operands, &upstream, None);
+    assert_close(&y, &want_y, TOLERANCE, &format!("{what}: value"));
+    for (i, (got, want)) in grads.iter().zip(&want_grads).enumerate() {
+        let got = got
+            .as_ref()
+            .unwrap_or_else(|| panic!("{what}: operand {i} got no gradient"));
+        // Candle skips some products with an empty operand: their gradient is zero.
+        let want = want
+            .clone()
+            .unwrap_or_else(|| operands[i].zeros_like().unwrap());
+        assert_close(
+            got,
+            &want,
+            TOLERANCE,
+            &format!("{what}: gradient of operand {i}"),
+        );
+    }
+
+    let wide: Vec<Tensor> = operands
+        .iter()
+        .map(|t| t.to_dtype(DType::F64).unwrap())
+        .collect();
+    for (i, got) in grads
+        .iter()
+        .enumerate()
+        .filter_map(|(i, g)| Some((i, g.as_ref()?)))
+    {
+        let direction = chance.tensor(operands[i].dims());
+        let loss = |step: f64| {
+            let mut moved = wide.clone();
+            moved[i] =
+                (&wide[i] + (direction.to_dtype(DType::F64).unwrap() * step).unwrap()).unwrap();
+            dot(&reference(&moved).unwrap(), &upstream)
+        };
+        let h = 1e-5;
+        let want = (loss(h) - loss(-h)) / (2.0 * h);
+        let size = dot(got, got).sqrt() * dot(&direction, &direction).sqrt();
+        assert!(
+            (dot(got, &direction) - want).abs() <= 1e-5 * size.max(1.0),
+            "{what}: operand {i}: {} against {want}",
+            dot(got, &direction)
+        );
+    }
+
+    for threads in [2, 3] {
+        let (other_y, other_grads) = run(threads, None);
+        assert_eq!(
+            flat(&other_y),
+            flat(&y),
+            "{what}: value on {threads} threads"
+        );
+        for (a, b) in other_grads.iter().zip(&grads) {
+            assert_eq!(
+                a.as_ref().map(flat),
+                b.as_ref().map(flat),
+                "{what}: gradients on {threads} threads"
+            );
+        }
+    }
+
+    for frozen in 0..operands.len() {
+        if operands.len() == 1 {
+            break; // nothing would be left to differentiate
+        }
+        let (_, kept) = run(1, Some(frozen));
+        for (i, (kept, full)) in kept.iter().zip(&grads).enumerate() {
+            let want = if i == frozen { None } else { full.as_ref() };
+            assert_eq!(
+                kept.as_ref().map(flat),
+                want.map(flat),
+                "{what}: operand {i} with operand {frozen} frozen"
+            );
+        }
+    }
+}
