@@ -132,12 +132,9 @@ impl RunDir {
         }
         let (metrics, timings) = (self.path().join(METRICS), self.path().join(TIMINGS));
         if metrics.exists() && timings.exists() {
-            let lines = ends_of_lines(&metrics)?.len();
-            let kept = ends_of_lines(&timings)?
-                .into_iter()
-                .take(lines)
-                .last()
-                .unwrap_or(0);
+            let ends = ends_of_lines(&timings)?;
+            let lines = ends_of_lines(&metrics)?.len().min(ends.len());
+            let kept = lines.checked_sub(1).map_or(0, |last| ends[last]);
             truncate(&timings, kept)?;
         }
         Ok(())
