@@ -26,34 +26,51 @@ def read_rows(file):
         return [json.loads(line) for line in lines if line.strip()]
 
 
-def encode(tokenizer, text):
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+class Encoder:
+    """Rows as token ids by the rules of rlhf, written with nothing but the tokenizer's public functions.
 
+    Prompt and answer are tokenised apart, as they are when a model generates. A prompt that is a string gets the begin token if the
+    tokenizer adds one; an answer ends with an end token.
+    """
 
-def beginning(tokenizer):
-    """The begin-of-text token, where the tokenizer puts one before a text."""
-    ids = tokenizer("a")["input_ids"]
-    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+    def __init__(self, tokenizer, more_ends):
+        self.tokenizer = tokenizer
+        self.ends = {tokenizer.eos_token_id, *more_ends}
+        first = tokenizer("")["input_ids"][:1]
+        self.beginning = first if first and first[0] == tokenizer.bos_token_id else []
+        first = tokenizer.convert_ids_to_tokens(self.encode("a")[0])
+        self.adds_space = first.startswith(("▁", "Ġ"))  # before the first word of anything, as SentencePiece does
 
+    def encode(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-def prompt_and_answer(tokenizer, prompt, answer):
-    """Prompt and answer are tokenised apart, as they are when the model generates; an end token closes a plain answer."""
-    if isinstance(prompt, str):
-        return beginning(tokenizer) + encode(tokenizer, prompt) + encode(tokenizer, answer) + [tokenizer.eos_token_id]
-    answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-    before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(prompt + answer, tokenize=False)
-    return encode(tokenizer, before) + encode(tokenizer, whole.removeprefix(before))
+    def text(self, text):
+        ids = self.encode(text)
+        return ids if ids[:1] == self.beginning else self.beginning + ids
 
+    def answer(self, text):
+        before = self.encode("\n") if self.adds_space else []
+        ids = self.encode("\n" + text)[len(before) :] if before else self.encode(text)
+        return ids if ids and ids[-1] in self.ends else ids + [self.tokenizer.eos_token_id]
 
-def token_ids(tokenizer, row):
-    """{answer's name: ids} of one row; a row with a single text or completion has the name None."""
-    if "chosen" in row:
-        return {side: prompt_and_answer(tokenizer, row["prompt"], row[side]) for side in ("chosen", "rejected")}
-    for answer in ("completion", "response"):
-        if answer in row:
-            return {None: prompt_and_answer(tokenizer, row.get("prompt", ""), row[answer])}
-    return {None: beginning(tokenizer) + encode(tokenizer, row["text"])}
+    def prompt_and_answer(self, prompt, answer):
+        if isinstance(prompt, str):
+            given = self.text(prompt) or [self.tokenizer.eos_token_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id]
+            return given + self.answer(answer)
+        turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+        before = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        said = self.tokenizer.apply_chat_template(prompt + turns, tokenize=False).removeprefix(before)
+        ends = [said.rfind(end) + len(end) for end in self.tokenizer.convert_ids_to_tokens(list(self.ends)) if end in said]
+        return self.encode(before) + self.answer(said[: max(ends)] if ends else said)
+
+    def row(self, row):
+        """{name of the answer: ids}; a row with one text or one completion has the name None."""
+        if "chosen" in row:
+            return {side: self.prompt_and_answer(row["prompt"], row[side]) for side in ("chosen", "rejected")}
+        for answer in ("completion", "response"):
+            if answer in row:
+                return {None: self.prompt_and_answer(row.get("prompt", ""), row[answer])}
+        return {None: self.text(row["text"])}
 
 
 class Comparison:
@@ -94,7 +111,9 @@ def main():
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute difference (default %(default)s)")
     arguments = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    generation = arguments.model / "generation_config.json"
+    ends = json.loads(generation.read_text()).get("eos_token_id") if generation.exists() else None
+    encoder = Encoder(AutoTokenizer.from_pretrained(arguments.model), ends if isinstance(ends, list) else [ends] if ends is not None else [])
     architecture = AutoConfig.from_pretrained(arguments.model).architectures[0]
     is_reward = architecture.endswith("ForSequenceClassification")
     load = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
@@ -107,7 +126,7 @@ def main():
     rows = read_rows(arguments.data)
     comparison = Comparison(arguments.tolerance)
     for line in read_rows(arguments.scores):
-        for side, ids in token_ids(tokenizer, rows[line["index"]]).items():
+        for side, ids in encoder.row(rows[line["index"]]).items():
             where = f"row {line['index']}" + (f" {side}" if side else "")
             ours = line[side] if side else line
             with torch.no_grad():
