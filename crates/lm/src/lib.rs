@@ -37,9 +37,7 @@ pub use gradients::Gradients;
 pub use llama::{LlamaConfig, Variant};
 pub use packed::{Packed, Packer, PrefixId};
 pub use params::Params;
-pub use pretrained::{
-    check_vocabulary, read_config, read_lm, read_scalar, write_lm, write_scalar,
-};
+pub use pretrained::{check_vocabulary, read_config, read_lm, read_scalar, write_lm, write_scalar};
 pub use rotary::RopeScaling;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};

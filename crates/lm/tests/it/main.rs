@@ -1,8 +1,11 @@
 //! What holds for every model family: packing changes nothing, decoding equals scoring, other
 //! implementations agree, and directories come back as they were saved.
+#![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 mod generate;
 mod hub;
 mod models;
+mod oracle;
 mod packing;
+mod pretrained;
 mod text;
