@@ -1,12 +1,14 @@
 //! Data: what the files hold, how they are read, and in which order rows are seen.
 //!
 //! - [`records`]: the one definition of every file format.
+//! - [`fields`]: the fields of a row, and complaints about them.
 //! - [`read`](mod@read): JSON Lines and plain text, compressed or not; every bad row is named.
 //! - [`order`]: the order of an epoch, and micro-batches within a budget of tokens.
 //! - [`summary`]: what a file holds, in numbers.
 //! - [`tiny_world`]: a small closed world whose truth is known, and all the data made from it.
 
 mod error;
+pub mod fields;
 pub mod order;
 pub mod read;
 pub mod records;

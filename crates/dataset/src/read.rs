@@ -9,7 +9,8 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 use crate::error::{BadRow, Error, Result};
-use crate::records::{Demonstration, Feedback, Fields, Prompt, Record, Row, TextRow};
+use crate::fields::Fields;
+use crate::records::{Demonstration, Feedback, Prompt, Record, Row, TextRow};
 
 /// Rows, and what was left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +123,7 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
         return Err(Error::File {
             path: path.to_owned(),
             what: format!(
-                "a .txt file holds plain text only ({} are read from JSON Lines)",
+                "a .txt file holds plain text only (expected {} in JSON Lines)",
                 T::WHAT
             ),
         });

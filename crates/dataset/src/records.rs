@@ -5,8 +5,8 @@
 
 use rlhf_lm::{Message, Text};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
+use crate::fields::Fields;
 use crate::transcript;
 
 /// The kinds of rows there are.
@@ -58,10 +58,10 @@ impl Kind {
 
     /// Which kind a row is, by the fields it has; `None` if it has none that tell.
     pub fn detect(fields: &Fields) -> Option<Kind> {
-        let has = |name: &str| fields.0.contains_key(name);
+        let has = |name: &str| fields.names_one(name);
         if has("chosen") || has("rejected") {
             Some(Kind::Pair)
-        } else if has("responses") || has("ranks") || has("scores") {
+        } else if has("responses") || has("ranks") {
             Some(Kind::Ranking)
         } else if has("rating") {
             Some(Kind::Rating)
@@ -520,169 +520,6 @@ impl Record for Row {
     }
 }
 
-/// The fields of one row, with readers whose errors name the field, what was expected, what was found.
-#[derive(Clone, Debug)]
-pub struct Fields(Map<String, Value>);
-
-impl Fields {
-    /// The fields of a JSON value, which must be an object.
-    pub fn new(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Object(map) => Ok(Self(map)),
-            other => Err(format!(
-                "a row must be one JSON object, found {}",
-                name_of(&other)
-            )),
-        }
-    }
-
-    /// The row that a paragraph of plain text is.
-    pub(crate) fn of_text(text: String) -> Self {
-        Self(Map::from_iter([("text".to_owned(), Value::String(text))]))
-    }
-
-    /// A field that says `null` is as good as absent: exporters write it so.
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-
-    fn names(&self) -> String {
-        if self.0.is_empty() {
-            return "no fields".to_owned();
-        }
-        let names: Vec<&str> = self.0.keys().map(String::as_str).collect();
-        names.join(", ")
-    }
-
-    fn require(&self, name: &str, kind: Kind) -> Result<&Value, String> {
-        self.get(name).ok_or_else(|| {
-            let state = if self.0.contains_key(name) {
-                "null"
-            } else {
-                "missing"
-            };
-            format!("field {name:?} is {state} ({})", kind.needs())
-        })
-    }
-
-    fn string(&self, name: &str, kind: Kind) -> Result<String, String> {
-        match self.require(name, kind)? {
-            Value::String(text) => Ok(text.clone()),
-            other => Err(wrong(name, "a string", other)),
-        }
-    }
-
-    fn text(&self, name: &str, kind: Kind) -> Result<Text, String> {
-        as_text(&format!("field {name:?}"), self.require(name, kind)?)
-    }
-
-    fn text_or_empty(&self, name: &str, kind: Kind) -> Result<Text, String> {
-        if self.has(name) {
-            self.text(name, kind)
-        } else {
-            Ok(Text::from(""))
-        }
-    }
-
-    fn texts(&self, name: &str, kind: Kind) -> Result<Vec<Text>, String> {
-        match self.require(name, kind)? {
-            Value::Array(items) => items
-                .iter()
-                .enumerate()
-                .map(|(i, item)| as_text(&format!("field {name:?}, item {}", i + 1), item))
-                .collect(),
-            other => Err(wrong(name, "a list of texts", other)),
-        }
-    }
-
-    fn number(&self, name: &str, kind: Kind) -> Result<f64, String> {
-        let value = self.require(name, kind)?;
-        finite(value).ok_or_else(|| wrong(name, "a finite number", value))
-    }
-
-    fn numbers(&self, name: &str, kind: Kind) -> Result<Vec<f64>, String> {
-        match self.require(name, kind)? {
-            Value::Array(items) => items
-                .iter()
-                .map(|item| {
-                    finite(item).ok_or_else(|| wrong(name, "a list of finite numbers", item))
-                })
-                .collect(),
-            other => Err(wrong(name, "a list of finite numbers", other)),
-        }
-    }
-
-    fn yes_or_no(&self, name: &str, kind: Kind) -> Result<bool, String> {
-        match self.require(name, kind)? {
-            Value::Bool(label) => Ok(*label),
-            Value::Number(n) if n.as_f64() == Some(1.0) => Ok(true),
-            Value::Number(n) if n.as_f64() == Some(0.0) => Ok(false),
-            other => Err(wrong(name, "true, false, 1 or 0", other)),
-        }
-    }
-
-    /// An optional name: a string, or a number (ids often are), kept as a string.
-    fn label(&self, name: &str) -> Result<Option<String>, String> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(other) => Err(wrong(name, "a string", other)),
-        }
-    }
-}
-
-fn finite(value: &Value) -> Option<f64> {
-    value.as_f64().filter(|number| number.is_finite())
-}
-
-fn as_text(place: &str, value: &Value) -> Result<Text, String> {
-    const EXPECTED: &str = "a string or a list of {\"role\", \"content\"} messages";
-    match value {
-        Value::String(text) => Ok(Text::Plain(text.clone())),
-        Value::Array(turns) if !turns.is_empty() => turns
-            .iter()
-            .enumerate()
-            .map(|(i, turn)| {
-                let part = |name: &str| match turn.get(name) {
-                    Some(Value::String(text)) => Ok(text.clone()),
-                    found => Err(format!(
-                        "{place} must be {EXPECTED}: {name:?} of message {} must be a string, found {}",
-                        i + 1,
-                        found.map_or_else(|| "none".to_owned(), name_of),
-                    )),
-                };
-                Ok(Message::new(part("role")?, part("content")?))
-            })
-            .collect::<Result<Vec<_>, String>>()
-            .map(Text::Chat),
-        other => Err(format!("{place} must be {EXPECTED}, found {}", name_of(other))),
-    }
-}
-
-fn wrong(name: &str, expected: &str, found: &Value) -> String {
-    format!(
-        "field {name:?} must be {expected}, found {}",
-        name_of(found)
-    )
-}
-
-fn name_of(value: &Value) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(b) => b.to_string(),
-        Value::Number(n) => format!("the number {n}"),
-        Value::String(_) => "a string".to_owned(),
-        Value::Array(items) if items.is_empty() => "an empty list".to_owned(),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-    }
-}
-
 fn count(n: usize, noun: &str) -> String {
     if n == 1 {
         format!("1 {noun}")
@@ -694,7 +531,7 @@ fn count(n: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn fields(value: Value) -> Fields {
         Fields::new(value).unwrap()

@@ -141,7 +141,8 @@ fn characters(text: &Text) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Fields, Record};
+    use crate::fields::Fields;
+    use crate::records::Record;
     use serde_json::json;
 
     #[test]

@@ -13,7 +13,6 @@ use rand::RngCore;
 use rlhf_lm::rng;
 
 use super::facts::{Attribute, THINGS, Thing};
-use super::gold::Gold;
 use super::language::{
     BROKEN_ENDS, EVASIONS, POLITE_AFTER, POLITE_BEFORE, RUDE_AFTER, RUDE_BEFORE, RUDE_INSIDE,
     any_thing, bare_statement, fill, full_statement, named, pick, pronoun_statement, statements,
@@ -83,17 +82,6 @@ impl Flaws {
             unhelpful: happens(rates.unhelpful),
             rude: happens(rates.rude),
             ill_formed: happens(rates.ill_formed),
-        }
-    }
-
-    /// What the gold score must say of an answer with these flaws.
-    pub fn gold(self) -> Gold {
-        let part = |flawed: bool| if flawed { 0.0 } else { 1.0 };
-        Gold {
-            truthful: part(self.untruthful),
-            helpful: part(self.unhelpful),
-            harmless: part(self.rude),
-            well_formed: part(self.ill_formed),
         }
     }
 }
@@ -281,8 +269,19 @@ fn stutter(rng: &mut impl RngCore, sentence: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gold::Judge;
+    use super::super::gold::{Gold, Judge};
     use super::*;
+
+    /// What the gold score must say of an answer with these flaws.
+    fn gold_of(flaws: Flaws) -> Gold {
+        let part = |flawed: bool| if flawed { 0.0 } else { 1.0 };
+        Gold {
+            truthful: part(flaws.untruthful),
+            helpful: part(flaws.unhelpful),
+            harmless: part(flaws.rude),
+            well_formed: part(flaws.ill_formed),
+        }
+    }
 
     /// Every combination of flaws.
     fn combinations() -> impl Iterator<Item = Flaws> {
@@ -303,7 +302,7 @@ mod tests {
             for flaws in combinations() {
                 let text = answer(&mut rng, &split, question, flaws);
                 let gold = judge.gold(&question.prompt(), &text, true).unwrap();
-                assert_eq!(gold, flaws.gold(), "{} {text}", question.prompt());
+                assert_eq!(gold, gold_of(flaws), "{} {text}", question.prompt());
             }
         }
     }

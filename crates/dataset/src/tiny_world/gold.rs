@@ -366,6 +366,44 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_said_full_marks_need_the_truth_and_no_insult() {
+        let judge = Judge::new();
+        let mut pieces: Vec<String> = judge.lexicon.iter().cloned().collect();
+        // Half of the pieces tempt the judge; the rest is the vocabulary.
+        let tempting = [
+            "red", "fox", "it", "is", ".", ". ", "?", "!", "\n", "not", "é", "\0", "🦊", "Answer:",
+        ];
+        pieces.extend(
+            tempting
+                .iter()
+                .cycle()
+                .take(pieces.len())
+                .map(|s| s.to_string()),
+        );
+        let mut rng = rlhf_lm::rng::stream(0, "test", 0);
+        let mut full_marks = 0;
+        for _ in 0..100_000 {
+            let length = rlhf_lm::rng::below(&mut rng, 6);
+            let text: String = (0..length)
+                .map(|_| format!("{} ", pieces[rlhf_lm::rng::below(&mut rng, pieces.len())]))
+                .collect();
+            if judge.gold(COLOUR_OF_FOX, &text, true).unwrap().score() == 1.0 {
+                full_marks += 1;
+                let said: Vec<String> = words(&text).collect();
+                assert!(said.iter().any(|w| w == "red"), "{text:?}");
+                assert!(
+                    !said.iter().any(|w| RUDE_WORDS.contains(&w.as_str())),
+                    "{text:?}"
+                );
+            }
+        }
+        assert!(
+            full_marks > 10,
+            "{full_marks}: the soup is too thin to test anything"
+        );
+    }
+
+    #[test]
     fn the_score_is_the_mean_of_the_four_parts_and_needs_an_end() {
         let judge = Judge::new();
         let gold = judge

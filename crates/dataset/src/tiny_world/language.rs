@@ -90,7 +90,7 @@ pub(crate) fn common_statement(attribute: Attribute) -> &'static str {
     }
 }
 
-/// How many of the phrasings in [`questions`] the training sees; the last one is for held-out prompts.
+/// How many phrasings of a question training sees; there is one more, for held-out prompts.
 pub const TRAINED_PHRASINGS: usize = 4;
 
 /// Phrasings of the question.

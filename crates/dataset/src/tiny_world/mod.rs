@@ -10,7 +10,7 @@
 //! - [`demonstrations`]: answers with flaws at known rates;
 //! - [`preferences`]: simulated annotators who rank answers, with noise and ties;
 //! - [`corpus`]: the text to pretrain on;
-//! - [`files`]: all of it as files. `examples/make_tiny_world.rs` writes them.
+//! - [`mod@files`]: all of it as files. `examples/make_tiny_world.rs` writes them.
 
 pub mod corpus;
 pub mod demonstrations;
