@@ -16,7 +16,7 @@ pub struct Summary {
     pub kinds: BTreeMap<Kind, usize>,
     /// How many rows from each source, of those that name one.
     pub sources: BTreeMap<String, usize>,
-    /// How many different prompts.
+    /// How many different prompts; an absent or empty one is none.
     pub prompts: usize,
     /// Characters of a prompt.
     pub prompt_characters: Option<Lengths>,
@@ -75,7 +75,7 @@ impl Summary {
                 *summary.sources.entry(source.to_owned()).or_default() += 1;
             }
             let (prompt, answers) = parts(row);
-            if let Some(prompt) = prompt {
+            if let Some(prompt) = prompt.filter(|prompt| !prompt.is_empty()) {
                 prompt_lengths.push(characters(prompt));
                 prompts.insert(prompt);
             }
