@@ -1,4 +1,5 @@
-//! A model hub on loopback: serves files from memory in the hub's URL layout, with the headers its clients need.
+//! A model hub on loopback: serves files from memory in the hub's URL layout, with the headers its
+//! clients need.
 //!
 //! Included with `#[path]` by every test that downloads, so that the real client is what is tested.
 

@@ -1,7 +1,9 @@
-//! Prompts, answers and conversations as token ids: the one path that training, scoring and generation share.
+//! Prompts, answers and conversations as token ids: the one path that training, scoring and
+//! generation share.
 //!
-//! Prompt and answer are tokenised apart. A model that is asked sees the ids of the prompt alone, so it must have been trained on
-//! these very ids; tokenising the two together may merge across the boundary.
+//! Prompt and answer are tokenised apart. A model that is asked sees the ids of the prompt alone,
+//! so it must have been trained on these very ids; tokenising the two together may merge across the
+//! boundary.
 
 use crate::{Error, Message, Result, Text, Tokenizer};
 
@@ -26,9 +28,10 @@ pub struct Segment {
 impl Tokenizer {
     /// The ids a model is given to answer.
     ///
-    /// A string gets the begin token that the tokenizer itself would add, once. A conversation is what the chat template writes, with the
-    /// assistant's turn opened and nothing added (as `apply_chat_template(…, tokenize=True)` does). The empty string
-    /// becomes the begin token, or lacking one the end token, because a model can only continue something.
+    /// A string gets the begin token that the tokenizer itself would add, once. A conversation is
+    /// what the chat template writes, with the assistant's turn opened and nothing added (as
+    /// `apply_chat_template(…, tokenize=True)` does). The empty string becomes the begin token, or
+    /// lacking one the end token, because a model can only continue something.
     pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>> {
         let text = match prompt {
             Text::Chat(messages) => return self.encode(&self.apply_chat_template(messages, true)?),
@@ -49,8 +52,9 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids of `completion` where it follows `prompt`, the end token included. In a conversation it is what the chat template
-    /// writes after the prompt, up to the token that ends the turn. A plain completion of a conversation is one assistant turn.
+    /// The ids of `completion` where it follows `prompt`, the end token included. In a conversation
+    /// it is what the chat template writes after the prompt, up to the token that ends the turn. A
+    /// plain completion of a conversation is one assistant turn.
     pub fn encode_completion(&self, prompt: &Text, completion: &Text) -> Result<Vec<u32>> {
         let text = match (prompt, completion) {
             (Text::Plain(_), Text::Plain(text)) => text.clone(),
@@ -75,8 +79,9 @@ impl Tokenizer {
         })
     }
 
-    /// A whole conversation in segments: every assistant turn, with the token that ends it, is a target, and what lies before it is not.
-    /// What follows the last assistant turn carries no loss and is left out.
+    /// A whole conversation in segments: every assistant turn, with the token that ends it, is a
+    /// target, and what lies before it is not. What follows the last assistant turn carries no loss
+    /// and is left out.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<Segment>> {
         let mut segments = Vec::new();
         let mut done = String::new();
@@ -116,8 +121,9 @@ impl Tokenizer {
         Ok(segments)
     }
 
-    /// What the chat template writes for `answer` after `prompt`, cut after its last end token (templates often
-    /// write a line break behind it, which no model that stops at the end token can say).
+    /// What the chat template writes for `answer` after `prompt`, cut after its last end token
+    /// (templates often write a line break behind it, which no model that stops at the end token
+    /// can say).
     fn answer(&self, prompt: &[Message], answer: &[Message]) -> Result<String> {
         let before = self.apply_chat_template(prompt, true)?;
         let all = self.apply_chat_template(&[prompt, answer].concat(), false)?;
@@ -131,7 +137,8 @@ impl Tokenizer {
         Ok(text[..end.unwrap_or(text.len())].to_owned())
     }
 
-    /// The ids of a text that continues another, with an end token at its end, which is added if the text does not spell one.
+    /// The ids of a text that continues another, with an end token at its end, which is added if
+    /// the text does not spell one.
     fn encode_to_the_end(&self, text: &str) -> Result<Vec<u32>> {
         let end = self.eos_id()?;
         let mut ids = self.encode_continuation(text)?;

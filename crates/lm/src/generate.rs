@@ -26,9 +26,10 @@ pub struct Sampled {
 
 /// Samples `samples_per_prompt` responses to each prompt, in order of prompt, then sample.
 ///
-/// At most `config.max_rows` rows are decoded side by side: finished rows leave, waiting ones enter. Equal prompts are computed
-/// once, whatever the number of samples. A row draws from the stream (seed, "sample", prompt ‖ sample), one number a token, so a response
-/// does not depend on what is sampled beside it. A row ends at an end token, at the token that completes a stop
+/// At most `config.max_rows` rows are decoded side by side: finished rows leave, waiting ones
+/// enter. Equal prompts are computed once, whatever the number of samples. A row draws from the
+/// stream (seed, "sample", prompt ‖ sample), one number a token, so a response does not depend on
+/// what is sampled beside it. A row ends at an end token, at the token that completes a stop
 /// string, after `max_new_tokens`, or where the model's longest sequence is reached.
 ///
 /// `progress` is told the number of finished responses each time it grows.
@@ -55,9 +56,7 @@ pub fn generate(
             }
         }
         batch.forget_started_prompts();
-        // A row may end with its first token; its place is then given away before the others go on.
-        let room = batch.active.len() < config.max_rows && !batch.waiting.is_empty();
-        if !room && !batch.active.is_empty() {
+        if !batch.active.is_empty() {
             let logits = batch.decode()?;
             let vocabulary = logits.len() / batch.active.len();
             for (mut row, z) in std::mem::take(&mut batch.active)
@@ -185,7 +184,8 @@ impl<'a> Batch<'a> {
             prompts: distinct,
             waiting,
             active: Vec::new(),
-            // Every token but a special one is at least a byte; the rest is for a character cut at the window's start.
+            // Every token but a special one is at least a byte; the rest is for a character cut at
+            // the window's start.
             stop_window: config
                 .stop
                 .iter()
@@ -195,9 +195,14 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Takes rows from the queue while there is room, and computes the prompts they are the first to need.
+    /// Takes rows from the queue while there is room, and computes the prompts they are the first
+    /// to need.
     fn admit(&mut self) -> Result<Vec<Row>> {
         let room = self.config.max_rows - self.active.len();
+        // A few at a time: several prompts side by side take little longer than one.
+        if room < self.config.max_rows.div_ceil(8).min(self.waiting.len()) {
+            return Ok(Vec::new());
+        }
         let entering: Vec<_> = self.waiting.drain(..room.min(self.waiting.len())).collect();
         let mut fresh: Vec<usize> = Vec::new();
         for (prompt, _, _) in &entering {

@@ -1,7 +1,7 @@
 //! Models and files by name: a local path, the hub's local cache, or the hub itself.
 //!
-//! The cache has the layout of Python's `huggingface_hub`, so what one of them downloaded the other finds. Only safetensors are
-//! fetched, never pickles.
+//! The cache has the layout of Python's `huggingface_hub`, so what one of them downloaded the other
+//! finds. Only safetensors are fetched, never pickles.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::{Error, Result};
 
-/// Needed beside the weights. They are small, so they come first and a wrong repository is noticed before its weights are fetched.
+/// Needed beside the weights. They are small, so they come first and a wrong repository is noticed
+/// before its weights are fetched.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// Fetched where they exist.
 const OPTIONAL: [&str; 5] = [
@@ -30,7 +31,8 @@ pub struct HubSettings {
     pub cache: PathBuf,
     /// The hub's address.
     pub endpoint: String,
-    /// Sent with every request; opens private and gated repositories. Without one, the file `token` beside the cache is tried.
+    /// Sent with every request; opens private and gated repositories. Without one, the file `token`
+    /// beside the cache is tried.
     pub token: Option<String>,
     /// Never use the network.
     pub offline: bool,
@@ -39,8 +41,10 @@ pub struct HubSettings {
 }
 
 impl HubSettings {
-    /// The settings that environment variables ask for, in the words of `huggingface_hub`: `HF_HUB_CACHE`, else `HF_HOME`, else `XDG_CACHE_HOME`, else the home
-    /// folder; `HF_ENDPOINT`; `HF_TOKEN`; `HF_HUB_OFFLINE`. `variable` looks one up: only the binary reads the environment.
+    /// The settings that environment variables ask for, in the words of `huggingface_hub`:
+    /// `HF_HUB_CACHE`, else `HF_HOME`, else `XDG_CACHE_HOME`, else the home folder; `HF_ENDPOINT`;
+    /// `HF_TOKEN`; `HF_HUB_OFFLINE`. `variable` looks one up: only the binary reads the
+    /// environment.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let folder = |name: &str| variable(name).map(PathBuf::from);
@@ -74,8 +78,8 @@ impl HubSettings {
     }
 }
 
-/// The directory of the model that `spec` names: a local directory, or a hub id (`gpt2`, `org/name`, `org/name@revision`), which is
-/// downloaded unless the cache has all of it.
+/// The directory of the model that `spec` names: a local directory, or a hub id (`gpt2`,
+/// `org/name`, `org/name@revision`), which is downloaded unless the cache has all of it.
 pub fn resolve_model(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
     let local = Path::new(spec);
     if local.is_dir() {
@@ -126,7 +130,8 @@ pub fn resolve_model(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The data file that `spec` names: a local path, or `hf://datasets/org/name[@revision]/path/to/file`.
+/// The data file that `spec` names: a local path, or
+/// `hf://datasets/org/name[@revision]/path/to/file`.
 pub fn resolve_file(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
     let local = Path::new(spec);
     if local.exists() {
@@ -308,8 +313,9 @@ impl<'a> Remote<'a> {
                 self.id
             ),
             Some(code @ (401 | 403)) => format!(
-                "{url} is refused (HTTP {code}): {name} does not exist, is private, or asks you to accept its terms at {endpoint}/{}. \
-                 Check the name, and set HF_TOKEN to a token that may read it",
+                "{url} is refused (HTTP {code}), and there is no local directory {:?}: {name} does not exist, is private, or asks \
+                 you to accept its terms at {endpoint}/{}. Check the name, and set HF_TOKEN to a token that may read it",
+                self.id,
                 self.repo.url()
             ),
             Some(code) => format!("{url}: the hub answered HTTP {code}. Try again later"),
@@ -320,7 +326,8 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// The HTTP status an error reports. `hf-hub` does not re-export its client's error type, so its text is read.
+/// The HTTP status an error reports. `hf-hub` does not re-export its client's error type, so its
+/// text is read.
 fn status(error: &ApiError) -> Option<u16> {
     match error {
         ApiError::RequestError(e) => e.to_string().strip_prefix("http status: ")?.parse().ok(),

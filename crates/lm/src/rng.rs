@@ -41,8 +41,8 @@ pub fn uniform(rng: &mut impl RngCore) -> f64 {
 }
 
 /// k ~ U{0, …, n−1} without bias: ⌊x·n / 2^64⌋ for a 64-bit draw x, redrawing the few x that would
-/// favour some k (Lemire 2019, "Fast Random Integer Generation in an Interval"). `n` must be positive;
-/// `below(_, 0)` is 0.
+/// favour some k (Lemire 2019, "Fast Random Integer Generation in an Interval"). `n` must be
+/// positive; `below(_, 0)` is 0.
 pub fn below(rng: &mut impl RngCore, n: usize) -> usize {
     let n = n as u64;
     if n == 0 {
@@ -103,7 +103,8 @@ mod tests {
         assert!(draws.iter().all(|u| (0.0..1.0).contains(u)));
         let mean = draws.iter().sum::<f64>() / n as f64;
         let second = draws.iter().map(|u| u * u).sum::<f64>() / n as f64;
-        // E u = 1/2, E u² = 1/3; five standard errors are 5·√(1/12/n) = .0046 and 5·√(4/45/n) = .0047.
+        // E u = 1/2, E u² = 1/3; five standard errors are 5·√(1/12/n) = .0046 and 5·√(4/45/n) =
+        // .0047.
         assert!((mean - 0.5).abs() < 0.005, "{mean}");
         assert!((second - 1.0 / 3.0).abs() < 0.005, "{second}");
     }

@@ -1,7 +1,7 @@
 //! From one row of logits to one token.
 //!
-//! The order of the operations is that of `transformers`: repetition penalty, forbidden tokens, temperature, top-k, top-p,
-//! then one draw.
+//! The order of the operations is that of `transformers`: repetition penalty, forbidden tokens,
+//! temperature, top-k, top-p, then one draw.
 
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,8 @@ pub struct SamplingConfig {
     pub top_k: Option<usize>,
     /// Keep only the fewest most likely tokens that together have at least this probability.
     pub top_p: Option<f64>,
-    /// Divides the positive and multiplies the negative logits of tokens already in prompt or response. 1 is off.
+    /// Divides the positive and multiplies the negative logits of tokens already in prompt or
+    /// response. 1 is off.
     pub repetition_penalty: f64,
     /// A response is cut at this many tokens.
     pub max_new_tokens: usize,
@@ -100,12 +101,13 @@ impl SamplingConfig {
 pub struct Draw {
     /// The token.
     pub token: u32,
-    /// `log softmax(z/τ)[token]` of the model's own logits z: the full distribution, before penalty and filters (τ = 1 when
-    /// greedy).
+    /// `log softmax(z/τ)[token]` of the model's own logits z: the full distribution, before penalty
+    /// and filters (τ = 1 when greedy).
     pub logprob: f32,
 }
 
-/// Draws tokens by the settings of a [`SamplingConfig`]; holds only scratch memory that successive rows reuse.
+/// Draws tokens by the settings of a [`SamplingConfig`]; holds only scratch memory that successive
+/// rows reuse.
 pub struct Sampler<'a> {
     config: &'a SamplingConfig,
     adjusted: Vec<f32>,
@@ -125,8 +127,9 @@ impl<'a> Sampler<'a> {
         })
     }
 
-    /// One token from the logits `z` of one row. `seen` holds the tokens of prompt and response so far (for the repetition penalty),
-    /// `forbidden` the tokens that may not come now. Takes exactly one number from `rng` unless greedy.
+    /// One token from the logits `z` of one row. `seen` holds the tokens of prompt and response so
+    /// far (for the repetition penalty), `forbidden` the tokens that may not come now. Takes
+    /// exactly one number from `rng` unless greedy.
     pub fn draw(
         &mut self,
         z: &[f32],
@@ -209,8 +212,8 @@ impl<'a> Sampler<'a> {
     }
 }
 
-/// `out_t = z_t / c` where z_t > 0, `z_t · c` where z_t < 0, for each t in `seen`, once however often t was seen
-/// (Keskar et al. 2019, CTRL, eq. in §4.1, with the sign rule of `transformers`).
+/// `out_t = z_t / c` where z_t > 0, `z_t · c` where z_t < 0, for each t in `seen`, once however
+/// often t was seen (Keskar et al. 2019, CTRL, eq. in §4.1, with the sign rule of `transformers`).
 fn penalise(out: &mut [f32], z: &[f32], seen: &[u32], penalty: f32) {
     for &token in seen {
         if let Some(&logit) = z.get(token as usize) {
@@ -223,7 +226,8 @@ fn penalise(out: &mut [f32], z: &[f32], seen: &[u32], penalty: f32) {
     }
 }
 
-/// The first index of the largest value; NaN is never the largest. `None` for an empty slice or one of NaNs.
+/// The first index of the largest value; NaN is never the largest. `None` for an empty slice or one
+/// of NaNs.
 fn argmax(values: &[f32]) -> Option<usize> {
     let mut best: Option<usize> = None;
     for (i, value) in values.iter().enumerate() {
@@ -241,8 +245,9 @@ fn log_sum_exp(z: &[f32], c: f32) -> f64 {
     f64::from(peak) + sum.ln()
 }
 
-/// The support after the filters, into `kept`: the `top_k` largest weights (ties with the last included), and of these the fewest
-/// largest whose share is at least `top_p` (Holtzman et al. 2020: nucleus sampling). Never empty.
+/// The support after the filters, into `kept`: the `top_k` largest weights (ties with the last
+/// included), and of these the fewest largest whose share is at least `top_p` (Holtzman et al.
+/// 2020: nucleus sampling). Never empty.
 fn keep(weights: &[f32], top_k: Option<usize>, top_p: Option<f64>, kept: &mut Vec<u32>) {
     let descending = |a: &u32, b: &u32| {
         weights[*b as usize]
@@ -271,8 +276,8 @@ fn keep(weights: &[f32], top_k: Option<usize>, top_p: Option<f64>, kept: &mut Ve
     kept.truncate(length);
 }
 
-/// Index i with probability w_i / Σ w, by inverting the cumulative distribution at u ∈ [0, 1). Indices of weight 0 are never
-/// picked.
+/// Index i with probability w_i / Σ w, by inverting the cumulative distribution at u ∈ [0, 1).
+/// Indices of weight 0 are never picked.
 fn pick(weights: impl Iterator<Item = (usize, f32)> + Clone, u: f64) -> Option<usize> {
     let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
     let mut left = u * total;
@@ -370,7 +375,8 @@ mod tests {
         }
     }
 
-    /// By definition: rank all tokens; k-th largest is the threshold; then add tokens until the share reaches p.
+    /// By definition: rank all tokens; k-th largest is the threshold; then add tokens until the
+    /// share reaches p.
     fn support_by_brute_force(
         weights: &[f32],
         top_k: Option<usize>,

@@ -1,8 +1,8 @@
 //! Chat templates: Jinja programs that turn a conversation into the text a model was trained on.
 //!
-//! Rendered as `transformers` does (`apply_chat_template`): `trim_blocks` and `lstrip_blocks` on, loop
-//! controls, Python's string methods, `raise_exception`, `strftime_now`, and a `tojson` that does not
-//! escape HTML.
+//! Rendered as `transformers` does (`apply_chat_template`): `trim_blocks` and `lstrip_blocks` on,
+//! loop controls, Python's string methods, `raise_exception`, `strftime_now`, and a `tojson` that
+//! does not escape HTML.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,8 +60,8 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of `messages`; with `add_generation_prompt`, followed by whatever opens an assistant turn.
-    /// `special` holds the tokenizer's named tokens (`bos_token`, `eos_token`, …).
+    /// The text of `messages`; with `add_generation_prompt`, followed by whatever opens an
+    /// assistant turn. `special` holds the tokenizer's named tokens (`bos_token`, `eos_token`, …).
     pub(crate) fn render(
         &self,
         messages: &[Message],
@@ -108,8 +108,9 @@ fn explain(error: &minijinja::Error) -> Error {
     Error::Invalid(format!("chat template{line}: {what}"))
 }
 
-/// `{% generation %}` marks assistant text for `transformers`' masks and prints nothing. Our masks come from
-/// rendering the conversation turn by turn, so the tags are dropped; their whitespace control is kept.
+/// `{% generation %}` marks assistant text for `transformers`' masks and prints nothing. Our masks
+/// come from rendering the conversation turn by turn, so the tags are dropped; their whitespace
+/// control is kept.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -140,8 +141,8 @@ fn without_generation_tags(source: &str) -> String {
     out
 }
 
-/// `json.dumps(value, ensure_ascii=…, indent=…, separators=…, sort_keys=…)`, which is what `transformers` puts in place of
-/// Jinja's own HTML-escaping filter.
+/// `json.dumps(value, ensure_ascii=…, indent=…, separators=…, sort_keys=…)`, which is what
+/// `transformers` puts in place of Jinja's own HTML-escaping filter.
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     let ensure_ascii: Option<bool> = kwargs.get("ensure_ascii")?;
@@ -328,7 +329,8 @@ fn strftime(format: &str, unix_seconds: i64) -> String {
     out
 }
 
-/// (year, month 1–12, day 1–31, day of the year 1–366) of the proleptic Gregorian calendar, `days` after 1 January 1970.
+/// (year, month 1–12, day 1–31, day of the year 1–366) of the proleptic Gregorian calendar, `days`
+/// after 1 January 1970.
 fn civil_date(days: i64) -> (i64, i64, i64, i64) {
     let leap = |y: i64| (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
     // The calendar repeats every 400 years = 146 097 days, so at most 400 years are walked.

@@ -1,7 +1,8 @@
 //! Text to token ids and back, as the files of a Hugging Face directory say.
 //!
-//! Read: `tokenizer.json` (needed), `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, and the
-//! end and begin tokens of `generation_config.json` and `config.json`, which older models name nowhere else.
+//! Read: `tokenizer.json` (needed), `tokenizer_config.json`, `special_tokens_map.json`,
+//! `chat_template.jinja`, and the end and begin tokens of `generation_config.json` and
+//! `config.json`, which older models name nowhere else.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::rng::fnv1a;
 use crate::template::ChatTemplate;
-use crate::{Error, Message, Result};
+use crate::{Error, Message, Result, SpecialIds};
 
 /// The tokens that have a name; `transformers` hands them to chat templates under these names.
 const NAMED: [&str; 7] = [
@@ -25,6 +26,18 @@ const NAMED: [&str; 7] = [
 ];
 
 /// A tokenizer with its special tokens and chat template. Cheap to clone.
+///
+/// ```
+/// let corpus = ["The fox is red.", "The owl is brown."];
+/// let tokenizer = rlhf_lm::train_bpe(corpus.iter(), 280, &["<|endoftext|>"])?;
+/// let ids = tokenizer.encode("The fox is brown. 🦊")?;
+/// assert_eq!(tokenizer.decode(&ids)?, "The fox is brown. 🦊");
+///
+/// let row = tokenizer.encode_demonstration(&"The owl is".into(), &" brown.".into())?;
+/// assert_eq!(row.prompt, tokenizer.encode_prompt(&"The owl is".into())?);
+/// assert_eq!(row.completion.last(), Some(&tokenizer.eos_id()?));
+/// # Ok::<_, rlhf_lm::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
@@ -45,6 +58,8 @@ struct Inner {
     begin: Option<u32>,
     pad: Option<u32>,
     adds_begin: bool,
+    /// Whether `tokenizer.json` alone says the same about the begin token.
+    file_adds_begin: bool,
     prepends_space: bool,
     vocab_size: usize,
     /// A template that does not compile is an error only for those who use it.
@@ -96,7 +111,8 @@ impl Tokenizer {
     ) -> Result<Self, String> {
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json)
             .map_err(|e| format!("not a tokenizer: {e}"))?;
-        // What a text becomes must not depend on its neighbours in a batch or on a length limit of another time.
+        // What a text becomes must not depend on its neighbours in a batch or on a length limit of
+        // another time.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
 
@@ -159,9 +175,10 @@ impl Tokenizer {
                 .map_err(|e| e.to_string())?;
             Ok(encoding.get_ids().first().copied())
         };
+        let processor_adds_begin = begin.is_some() && first_of("", true)? == begin;
         let adds_begin = match config.get("add_bos_token").and_then(Value::as_bool) {
             Some(explicit) => explicit && begin.is_some(),
-            None => begin.is_some() && first_of("", true)? == begin,
+            None => processor_adds_begin,
         };
         let prepends_space = first_of("a", false)?
             .and_then(|id| tokenizer.id_to_token(id))
@@ -189,19 +206,27 @@ impl Tokenizer {
                 begin,
                 pad,
                 adds_begin,
+                file_adds_begin: processor_adds_begin,
                 prepends_space,
                 template,
             }),
         })
     }
 
-    /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, which `transformers`' `AutoTokenizer` loads, and
-    /// `generation_config.json`, which tells its `generate` where to stop.
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, which
+    /// `transformers`' `AutoTokenizer` loads, and `generation_config.json`, which tells its
+    /// `generate` where to stop.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let inner = &*self.inner;
         let mut config = inner.config.clone();
-        // Python code of another repository is not saved with the model, so a class that lives in it is not named.
-        if config.remove("auto_map").is_some() || !config.contains_key("tokenizer_class") {
+        // The class that takes tokenizer.json at its word, as we do. Others put their own rules
+        // over it; they are needed only where one of these rules, not the file, decides about the
+        // begin token. Python code of another repository is not saved with the model.
+        let foreign = config.remove("auto_map").is_some();
+        if foreign
+            || inner.adds_begin == inner.file_adds_begin
+            || !config.contains_key("tokenizer_class")
+        {
             config.insert(
                 "tokenizer_class".to_owned(),
                 json!("PreTrainedTokenizerFast"),
@@ -247,8 +272,9 @@ impl Tokenizer {
             .to_vec())
     }
 
-    /// The ids of `text` where it continues another text. Differs from [`Tokenizer::encode`] for tokenizers that put a
-    /// space before the first word of whatever they are given (SentencePiece): here there is none that is not in `text`.
+    /// The ids of `text` where it continues another text. Differs from [`Tokenizer::encode`] for
+    /// tokenizers that put a space before the first word of whatever they are given
+    /// (SentencePiece): here there is none that is not in `text`.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
         if self.inner.prepends_space && !text.is_empty() {
             let before = self.encode("\n")?;
@@ -286,7 +312,8 @@ impl Tokenizer {
         })
     }
 
-    /// Every token that ends a response: the end token, and those that `generation_config.json` lists beside it.
+    /// Every token that ends a response: the end token, and those that `generation_config.json`
+    /// lists beside it.
     pub fn end_ids(&self) -> &[u32] {
         &self.inner.ends
     }
@@ -301,6 +328,15 @@ impl Tokenizer {
         self.inner.pad
     }
 
+    /// The tokens with a role, as a `config.json` saved beside this tokenizer should name them.
+    pub fn special_ids(&self) -> SpecialIds {
+        SpecialIds {
+            bos: self.inner.begin,
+            eos: self.inner.end,
+            pad: self.inner.pad,
+        }
+    }
+
     /// Whether a prompt that is a plain string begins with [`Tokenizer::bos_id`].
     pub fn adds_bos(&self) -> bool {
         self.inner.adds_begin
@@ -311,7 +347,8 @@ impl Tokenizer {
         self.inner.vocab_size
     }
 
-    /// The text of one token as the vocabulary spells it (byte-level tokenizers write `Ġ` for a space).
+    /// The text of one token as the vocabulary spells it (byte-level tokenizers write `Ġ` for a
+    /// space).
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.tokenizer.id_to_token(id)
     }
@@ -326,7 +363,8 @@ impl Tokenizer {
         self.inner.template.is_some()
     }
 
-    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak.
+    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins
+    /// to speak.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
@@ -343,8 +381,8 @@ impl Tokenizer {
         }
     }
 
-    /// Equal for tokenizers that give every text the same ids (vocabulary, merges, added tokens, normalisation), whatever their
-    /// files look like.
+    /// Equal for tokenizers that give every text the same ids (vocabulary, merges, added tokens,
+    /// normalisation), whatever their files look like.
     pub fn hash(&self) -> Result<u64> {
         let canonical = self.inner.tokenizer.to_string(false);
         Ok(fnv1a(
@@ -389,7 +427,8 @@ impl<'a> TextStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.waiting()?;
-        // A character has at most four bytes, so more than three tokens that wait are no character in the making.
+        // A character has at most four bytes, so more than three tokens that wait are no character
+        // in the making.
         if text.ends_with('\u{FFFD}') && self.window.len() - self.given < 4 {
             return Ok(String::new());
         }
@@ -400,7 +439,8 @@ impl<'a> TextStream<'a> {
 
     /// What still waits for more bytes, to be given out at the end.
     pub fn waiting(&self) -> Result<String> {
-        // Decoders may treat the first token apart (the space before it), so the tokens given out before go along.
+        // Decoders may treat the first token apart (the space before it), so the tokens given out
+        // before go along.
         let before = self.tokenizer.decode(&self.window[..self.given])?;
         let all = self.tokenizer.decode(&self.window)?;
         Ok(all.strip_prefix(&before).unwrap_or(&all).to_owned())

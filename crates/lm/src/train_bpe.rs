@@ -1,4 +1,5 @@
-//! Training a tokenizer: byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), as GPT-2 uses it.
+//! Training a tokenizer: byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019),
+//! as GPT-2 uses it.
 
 use serde_json::{Map, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -9,11 +10,13 @@ use crate::{Error, Result, Tokenizer};
 
 const PAD: &str = "<|pad|>";
 
-/// Learns a vocabulary of at most `vocab_size` tokens from `texts`: the special tokens, the 256 bytes, then merges in order of frequency.
-/// Every text of UTF-8 round-trips, seen or not; the same texts give the same bytes.
+/// Learns a vocabulary of at most `vocab_size` tokens from `texts`: the special tokens, the 256
+/// bytes, then merges in order of frequency. Every text of UTF-8 round-trips, seen or not; the same
+/// texts give the same bytes.
 ///
-/// The first of `special` ends a text and begins an empty one, as `<|endoftext|>` does in GPT-2; one that is spelled `<|pad|>` pads. A corpus with few
-/// distinct words gives fewer tokens than asked for.
+/// The first of `special` ends a text and begins an empty one, as `<|endoftext|>` does in GPT-2;
+/// one that is spelled `<|pad|>` pads. A corpus with few distinct words gives fewer tokens than
+/// asked for.
 pub fn train_bpe<I, S>(texts: I, vocab_size: usize, special: &[&str]) -> Result<Tokenizer>
 where
     I: Iterator<Item = S> + Send,

@@ -207,7 +207,8 @@ fn a_row_ends_with_the_token_that_completes_a_stop_string() {
     );
     let mut cut = 0;
     for (full, row) in sample(10, &free).iter().zip(&stopped) {
-        // By brute force: the shortest beginning of the free response whose text holds a stop string.
+        // By brute force: the shortest beginning of the free response whose text holds a stop
+        // string.
         let holds = |n: &usize| {
             let text = tokenizer.decode_with_special(&full.tokens[..*n]).unwrap();
             stop.iter().any(|s| text.contains(s))

@@ -105,7 +105,8 @@ fn the_same_corpus_gives_the_same_bytes() {
 
 #[test]
 fn training_merges_the_most_frequent_pair_first() {
-    // By hand: in "ab ab ab cd" the pairs are ab 3×, cd 1× and, with GPT-2's words, Ġa 2×, Ġc 1×: so ab comes first.
+    // By hand: in "ab ab ab cd" the pairs are ab 3×, cd 1× and, with GPT-2's words, Ġa 2×, Ġc 1×:
+    // so ab comes first.
     let tokenizer = train_bpe(["ab ab ab cd"].iter(), 258, &[END]).unwrap();
     assert_eq!(tokenizer.vocab_size(), 258);
     assert_eq!(tokenizer.token(257).unwrap(), "ab");
@@ -127,6 +128,41 @@ fn a_saved_tokenizer_is_the_same_tokenizer() {
         let read = |dir: &Path| fs_err::read_to_string(dir.join(&name)).unwrap();
         assert_eq!(read(first.path()), read(second.path()), "{name:?}");
     }
+}
+
+/// `transformers` lets a class such as Qwen2Tokenizer put its own rules over tokenizer.json;
+/// PreTrainedTokenizerFast has none.
+#[test]
+fn a_saved_tokenizer_names_the_class_that_has_no_rules_of_its_own() {
+    let (dir, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    trained(300, &[END]).save(dir.path()).unwrap();
+    let class_after = |config: Value| {
+        fs_err::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        Tokenizer::from_dir(dir.path())
+            .unwrap()
+            .save(saved.path())
+            .unwrap();
+        let read = fs_err::read(saved.path().join("tokenizer_config.json")).unwrap();
+        let json: Value = serde_json::from_slice(&read).unwrap();
+        assert_eq!(json.get("auto_map"), None);
+        json["tokenizer_class"].as_str().unwrap().to_owned()
+    };
+    let ours = "PreTrainedTokenizerFast";
+    assert_eq!(class_after(json!({})), ours);
+    assert_eq!(
+        class_after(json!({"tokenizer_class": "Qwen2Tokenizer"})),
+        ours
+    );
+    assert_eq!(
+        class_after(
+            json!({"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["x.Own", null]}})
+        ),
+        ours
+    );
+    // Here the file does not add the begin token; the class does.
+    let by_flag =
+        json!({"tokenizer_class": "LlamaTokenizer", "bos_token": END, "add_bos_token": true});
+    assert_eq!(class_after(by_flag), "LlamaTokenizer");
 }
 
 #[test]
@@ -405,7 +441,8 @@ fn messages_without_a_chat_template_are_an_error_that_says_so() {
     assert!(what.contains("no chat template"), "{what}");
 }
 
-/// SentencePiece puts a space before whatever it is given; where a text continues another there is none.
+/// SentencePiece puts a space before whatever it is given; where a text continues another there is
+/// none.
 #[test]
 fn a_continuation_gets_no_space_of_its_own() {
     let vocab = [
