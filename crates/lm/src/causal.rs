@@ -85,6 +85,11 @@ impl CausalLm {
         &self.config
     }
 
+    /// Where the weights live.
+    pub fn device(&self) -> &Device {
+        self.vocab_weight().device()
+    }
+
     /// Hidden states `[T, H]` of a packed batch.
     pub fn hidden(&self, batch: &Packed) -> Result<Tensor> {
         let attend = &mut Attend::Packed(&batch.layout);

@@ -173,6 +173,14 @@ impl ModelConfig {
         }
     }
 
+    /// Inner size of the MLP.
+    pub fn intermediate_size(&self) -> usize {
+        match &self.family {
+            Family::Gpt2(config) => config.n_inner.unwrap_or(4 * config.n_embd),
+            Family::Llama(config) => config.intermediate_size,
+        }
+    }
+
     /// The longest sequence the model takes, in tokens.
     pub fn max_length(&self) -> usize {
         match &self.family {

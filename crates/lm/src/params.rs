@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// A parameter: what the optimizer changes, and what the model reads.
 #[derive(Debug, Clone)]
@@ -158,6 +158,23 @@ impl Params {
             }
         }
         Ok(())
+    }
+
+    /// Sets every parameter to the value of its name in `values`, in place: models built on the store see it.
+    pub fn restore(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, master) in self.iter() {
+            let value = values
+                .get(name)
+                .filter(|value| value.shape() == master.shape());
+            let Some(value) = value else {
+                return Err(Error::Invalid(format!(
+                    "the checkpoint does not fit the model: parameter {name} of shape {:?} is missing or has another shape",
+                    master.shape()
+                )));
+            };
+            master.set(&value.to_device(&self.device)?.to_dtype(DType::F32)?)?;
+        }
+        self.refresh()
     }
 
     /// A `VarBuilder` over the store. A name that is missing or has another shape is an error that

@@ -92,6 +92,11 @@ impl ScalarModel {
         &self.config
     }
 
+    /// Where the weights live.
+    pub fn device(&self) -> &Device {
+        self.score.device()
+    }
+
     /// Hidden states `[T, H]` of a packed batch.
     pub fn hidden(&self, batch: &Packed) -> Result<Tensor> {
         let attend = &mut Attend::Packed(&batch.layout);

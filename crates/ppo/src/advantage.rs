@@ -12,10 +12,18 @@ use crate::kl::KlEstimator;
 /// `logprobs`, `ref_logprobs`: `[n]`, natural log, under π_old and π_ref at the sampling temperature;
 /// `score`: S(x, y) after normalisation, clipping and the end-token rule.
 /// Source: Ziegler et al. (2019), eq. 2, spread over tokens; Ouyang et al. (2022), eq. 2.
-pub fn rewards(logprobs: &[f32], ref_logprobs: &[f32], score: f64, beta: f64, estimator: KlEstimator) -> Vec<f64> {
+pub fn rewards(
+    logprobs: &[f32],
+    ref_logprobs: &[f32],
+    score: f64,
+    beta: f64,
+    estimator: KlEstimator,
+) -> Vec<f64> {
     let n = logprobs.len();
     let penalty = |t: usize| -beta * estimator.estimate(logprobs[t], ref_logprobs[t]);
-    (0..n).map(|t| penalty(t) + if t + 1 == n { score } else { 0.0 }).collect()
+    (0..n)
+        .map(|t| penalty(t) + if t + 1 == n { score } else { 0.0 })
+        .collect()
 }
 
 /// Advantages and returns of one response.
@@ -35,7 +43,11 @@ pub fn gae(rewards: &[f64], values: &[f32], gamma: f64, lambda: f64) -> (Vec<f64
         next_value = value;
         advantages[t] = next_advantage;
     }
-    let returns = advantages.iter().zip(values).map(|(a, v)| a + f64::from(*v)).collect();
+    let returns = advantages
+        .iter()
+        .zip(values)
+        .map(|(a, v)| a + f64::from(*v))
+        .collect();
     (advantages, returns)
 }
 
@@ -81,7 +93,13 @@ mod tests {
         let references = [[0.2, 0.3, 0.4], [0.6, 0.7, 0.8], [0.9, 1.0, 1.1]];
         let expected = [[0.05, 0.05, 1.05], [0.1, 0.1, 2.1], [0.15, 0.15, 3.15]];
         for (i, want) in expected.iter().enumerate() {
-            let got = rewards(&logprobs[i], &references[i], (i + 1) as f64, 0.5, KlEstimator::K1);
+            let got = rewards(
+                &logprobs[i],
+                &references[i],
+                (i + 1) as f64,
+                0.5,
+                KlEstimator::K1,
+            );
             assert_close(&got, want, 1e-6); // f32 inputs
         }
     }
@@ -98,7 +116,11 @@ mod tests {
         ] {
             let (advantages, returns) = gae(&r, &v, gamma, lambda);
             assert_close(&advantages, &want, 1e-7); // f32 values
-            let sums: Vec<f64> = want.iter().zip(&v).map(|(a, v)| a + f64::from(*v)).collect();
+            let sums: Vec<f64> = want
+                .iter()
+                .zip(&v)
+                .map(|(a, v)| a + f64::from(*v))
+                .collect();
             assert_close(&returns, &sums, 1e-7);
         }
     }
@@ -117,7 +139,9 @@ mod tests {
         let r = [0.3, -1.0, 2.0, 0.0, 0.7];
         let v = [0.1, 0.2, -0.4, 0.9, 0.0];
         let (advantages, _) = gae(&r, &v, 1.0, 1.0);
-        let brute: Vec<f64> = (0..5).map(|t| r[t..].iter().sum::<f64>() - f64::from(v[t])).collect();
+        let brute: Vec<f64> = (0..5)
+            .map(|t| r[t..].iter().sum::<f64>() - f64::from(v[t]))
+            .collect();
         assert_close(&advantages, &brute, 1e-7);
     }
 

@@ -80,7 +80,11 @@ mod tests {
     /// Closed form: KL 9, target 6, 512 episodes, horizon 10 000 → ×1.01024; KL 3 → ×0.98976.
     #[test]
     fn adaptive_beta_moves_by_the_clipped_error() {
-        let base = KlController { coef: 0.1, target: Some(6.0), horizon: 10_000.0 };
+        let base = KlController {
+            coef: 0.1,
+            target: Some(6.0),
+            horizon: 10_000.0,
+        };
         let (mut up, mut down) = (base, base);
         up.update(9.0, 512);
         down.update(3.0, 512);
@@ -90,7 +94,11 @@ mod tests {
 
     #[test]
     fn fixed_beta_never_moves() {
-        let mut fixed = KlController { coef: 0.05, target: None, horizon: 10_000.0 };
+        let mut fixed = KlController {
+            coef: 0.05,
+            target: None,
+            horizon: 10_000.0,
+        };
         fixed.update(100.0, 512);
         assert_eq!(fixed.coef, 0.05);
     }
@@ -102,7 +110,11 @@ mod tests {
         let r = [0.2f64, 0.2, 0.6];
         let exact: f64 = p.iter().zip(&r).map(|(p, r)| p * (p / r).ln()).sum();
         for e in [KlEstimator::K1, KlEstimator::K3] {
-            let mean: f64 = p.iter().zip(&r).map(|(p, r)| p * e.estimate(p.ln() as f32, r.ln() as f32)).sum();
+            let mean: f64 = p
+                .iter()
+                .zip(&r)
+                .map(|(p, r)| p * e.estimate(p.ln() as f32, r.ln() as f32))
+                .sum();
             assert!((mean - exact).abs() < 1e-6, "{e:?}: {mean} against {exact}");
         }
     }

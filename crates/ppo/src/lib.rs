@@ -1,7 +1,31 @@
-//! PPO
+//! Stage three: PPO with a learned reward, a critic and a KL penalty against the frozen reference.
+//!
+//! Read in this order:
+//!
+//! 1. [`train()`] and the `step` above it: the algorithm, nine parts on one screen,
+//! 2. [`Trajectory`]: what a rollout leaves behind, field by field,
+//! 3. [`rewards`], [`gae`], [`whiten`]: from a score to an advantage per token,
+//! 4. [`policy_loss`], [`value_loss`]: what is minimised,
+//! 5. [`KlEstimator`], [`KlController`]: the leash,
+//! 6. `eval`: whether it helped.
+
 mod advantage;
+mod config;
+pub mod eval;
+mod guards;
 mod kl;
 mod loss;
-pub use advantage::*;
-pub use kl::*;
-pub use loss::*;
+mod record;
+mod score;
+mod setup;
+mod train;
+mod trajectory;
+
+pub use advantage::{Variance, gae, rewards, whiten};
+pub use config::{Config, MissingEos};
+pub use kl::{KlController, KlEstimator};
+pub use loss::{UpdateStats, policy_loss, update_sums, value_loss};
+pub use score::{PromptRow, reward_scores, shape_score};
+pub use setup::prompt_rows;
+pub use train::{Outcome, train};
+pub use trajectory::{Batch, Episode, Trajectory};

@@ -8,7 +8,12 @@ use candle_core::{Result, Tensor};
 /// Policy loss per token: `max(−A ρ, −A clip(ρ, 1−ε, 1+ε))` with `ρ = exp(log π − log π_old)`.
 ///
 /// All tensors `[N]` f32 over the N response tokens; `old_logprobs` and `advantages` record no graph.
-pub fn policy_loss(logprobs: &Tensor, old_logprobs: &Tensor, advantages: &Tensor, clip: f64) -> Result<Tensor> {
+pub fn policy_loss(
+    logprobs: &Tensor,
+    old_logprobs: &Tensor,
+    advantages: &Tensor,
+    clip: f64,
+) -> Result<Tensor> {
     let ratio = (logprobs - old_logprobs)?.exp()?;
     let gain = advantages.neg()?;
     let unclipped = (&ratio * &gain)?;
@@ -19,7 +24,12 @@ pub fn policy_loss(logprobs: &Tensor, old_logprobs: &Tensor, advantages: &Tensor
 /// Value loss per token: `½ max((V − R)², (V_clip − R)²)`, `V_clip = V_old + clip(V − V_old, ±ε_v)`.
 ///
 /// All tensors `[N]` f32; `old_values` and `returns` record no graph.
-pub fn value_loss(values: &Tensor, old_values: &Tensor, returns: &Tensor, clip: f64) -> Result<Tensor> {
+pub fn value_loss(
+    values: &Tensor,
+    old_values: &Tensor,
+    returns: &Tensor,
+    clip: f64,
+) -> Result<Tensor> {
     let clipped = ((values - old_values)?.clamp(-clip, clip)? + old_values)?;
     let free = (values - returns)?.sqr()?;
     let held = (clipped - returns)?.sqr()?;
@@ -103,8 +113,14 @@ mod tests {
         let new = tensor(&[1.0, -1.0, 0.1, 1.0, -1.0]);
         let old = tensor(&[0.0; 5]);
         let advantages = tensor(&[1.0, 1.0, 1.0, -1.0, -1.0]);
-        let got = policy_loss(&new, &old, &advantages, 0.2).unwrap().to_vec1::<f32>().unwrap();
-        for (g, w) in got.iter().zip([-1.2, -0.367_879, -1.105_171, 2.718_282, 0.8]) {
+        let got = policy_loss(&new, &old, &advantages, 0.2)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        for (g, w) in got
+            .iter()
+            .zip([-1.2, -0.367_879, -1.105_171, 2.718_282, 0.8])
+        {
             assert!((g - w).abs() < 1e-6, "{got:?}");
         }
     }
@@ -128,19 +144,34 @@ mod tests {
             0.5 * (v - 2.0).powi(2).max((clipped - 2.0f64).powi(2))
         };
         let h = 1e-5;
-        for (x, a) in [(0.0, 1.0), (0.0, -2.0), (0.1, 1.5), (0.5, 1.0), (0.5, -1.0), (-0.5, 1.0), (-0.5, -1.0)] {
+        for (x, a) in [
+            (0.0, 1.0),
+            (0.0, -2.0),
+            (0.1, 1.5),
+            (0.5, 1.0),
+            (0.5, -1.0),
+            (-0.5, 1.0),
+            (-0.5, -1.0),
+        ] {
             let var = Var::from_tensor(&tensor(&[x as f32])).unwrap();
             let loss = policy_loss(&var, &tensor(&[0.0]), &tensor(&[a as f32]), 0.2).unwrap();
             let grad = loss.sum_all().unwrap().backward().unwrap();
-            let got = grad.get(&var).map_or(0.0, |g| f64::from(g.to_vec1::<f32>().unwrap()[0]));
+            let got = grad
+                .get(&var)
+                .map_or(0.0, |g| f64::from(g.to_vec1::<f32>().unwrap()[0]));
             let want = (policy(x + h, a) - policy(x - h, a)) / (2.0 * h);
-            assert!((got - want).abs() < 1e-4, "x {x} A {a}: {got} against {want}");
+            assert!(
+                (got - want).abs() < 1e-4,
+                "x {x} A {a}: {got} against {want}"
+            );
         }
         for v in [0.9, 1.1, 1.5, 0.4, 3.5] {
             let var = Var::from_tensor(&tensor(&[v as f32])).unwrap();
             let loss = value_loss(&var, &tensor(&[1.0]), &tensor(&[2.0]), 0.2).unwrap();
             let grad = loss.sum_all().unwrap().backward().unwrap();
-            let got = grad.get(&var).map_or(0.0, |g| f64::from(g.to_vec1::<f32>().unwrap()[0]));
+            let got = grad
+                .get(&var)
+                .map_or(0.0, |g| f64::from(g.to_vec1::<f32>().unwrap()[0]));
             let want = (value(v + h) - value(v - h)) / (2.0 * h);
             assert!((got - want).abs() < 1e-4, "V {v}: {got} against {want}");
         }
@@ -155,8 +186,12 @@ mod tests {
             for part in parts {
                 let flat: Vec<f32> = part.concat();
                 let zeros = tensor(&vec![0.0; flat.len()]);
-                let s = update_sums(&zeros, &zeros, &zeros, &tensor(&flat), &tensor(&flat)).unwrap();
-                total.iter_mut().zip(s.to_vec1::<f32>().unwrap()).for_each(|(t, s)| *t += s);
+                let s =
+                    update_sums(&zeros, &zeros, &zeros, &tensor(&flat), &tensor(&flat)).unwrap();
+                total
+                    .iter_mut()
+                    .zip(s.to_vec1::<f32>().unwrap())
+                    .for_each(|(t, s)| *t += s);
             }
             UpdateStats::from_sums(&total, 6).policy_loss
         };

@@ -1,1 +1,24 @@
-//! WIP
+//! Stage two: a reward model from human feedback.
+//!
+//! A scalar head reads the last token of prompt + response + end token and learns to order responses as people
+//! did. Read in this order:
+//!
+//! 1. [`loss`](comparison_loss): one formula per kind of feedback,
+//! 2. `items`: how K responses share one prompt in a packed batch,
+//! 3. [`train()`]: the loop,
+//! 4. [`evaluate`]: what the model got right, beside what length alone would have.
+
+mod config;
+mod eval;
+mod items;
+mod loss;
+mod train;
+
+pub use config::Config;
+pub use eval::{CalibrationBin, Report, Share, evaluate, raw_scores, report};
+pub use items::{Batch, Item, Items, Judgement, split_by_prompt};
+pub use loss::{
+    Comparison, Ties, best_of_loss, centring_loss, comparison_loss, ranking_comparisons,
+    rating_loss, thumbs_loss,
+};
+pub use train::{Outcome, train};

@@ -36,7 +36,12 @@ pub struct Comparison {
 ///
 /// `ranks`: 1 is best, equal numbers tie; `first` is the index of the first response's score.
 /// Source: Ouyang et al., "Training language models to follow instructions" (2022), eq. 1, with ties.
-pub fn ranking_comparisons(ranks: &[f64], first: usize, ties: Ties, weight: f32) -> Vec<Comparison> {
+pub fn ranking_comparisons(
+    ranks: &[f64],
+    first: usize,
+    ties: Ties,
+    weight: f32,
+) -> Vec<Comparison> {
     let mut terms = Vec::new();
     let mut pairs = 0usize;
     for i in 0..ranks.len() {
@@ -67,7 +72,11 @@ pub fn ranking_comparisons(ranks: &[f64], first: usize, ties: Ties, weight: f32)
 ///
 /// `scores`: `[R]` f32. `smoothing` is ε, the share of labels believed to be flipped.
 /// Source: Bradley–Terry; Ouyang et al. (2022), eq. 1; margins as in Touvron et al., "Llama 2" (2023), eq. 2.
-pub fn comparison_loss(scores: &Tensor, comparisons: &[Comparison], smoothing: f64) -> Result<Tensor> {
+pub fn comparison_loss(
+    scores: &Tensor,
+    comparisons: &[Comparison],
+    smoothing: f64,
+) -> Result<Tensor> {
     let device = scores.device();
     let gap = (scores.index_select(&indices(comparisons, |c| c.winner, device)?, 0)?
         - scores.index_select(&indices(comparisons, |c| c.loser, device)?, 0)?)?;
@@ -112,7 +121,11 @@ pub fn thumbs_loss(scores: &Tensor, labels: &Tensor, weights: &Tensor) -> Result
     ((up + down)? * weights)?.sum_all()?.neg()
 }
 
-fn indices(comparisons: &[Comparison], pick: impl Fn(&Comparison) -> usize, device: &Device) -> Result<Tensor> {
+fn indices(
+    comparisons: &[Comparison],
+    pick: impl Fn(&Comparison) -> usize,
+    device: &Device,
+) -> Result<Tensor> {
     let list: Vec<u32> = comparisons.iter().map(|c| pick(c) as u32).collect();
     Tensor::new(list, device)
 }
@@ -126,18 +139,32 @@ mod tests {
     }
 
     fn pair(gap: f32, margin: f32) -> f32 {
-        let term = Comparison { winner: 0, loser: 1, margin, weight: 1.0 };
-        comparison_loss(&tensor(&[gap, 0.0]), &[term], 0.0).unwrap().to_scalar().unwrap()
+        let term = Comparison {
+            winner: 0,
+            loser: 1,
+            margin,
+            weight: 1.0,
+        };
+        comparison_loss(&tensor(&[gap, 0.0]), &[term], 0.0)
+            .unwrap()
+            .to_scalar()
+            .unwrap()
     }
 
     /// Closed form `log(1 + e^{−(Δ−m)})`, computed with NumPy (algorithms.md §2).
     #[test]
     fn pair_loss_matches_bradley_terry() {
-        for (gap, margin, want) in
-            [(0.0, 0.0, 0.693_147), (1.0, 0.0, 0.313_262), (1.0, 0.5, 0.474_077), (-100.0, 0.0, 100.0)]
-        {
+        for (gap, margin, want) in [
+            (0.0, 0.0, 0.693_147),
+            (1.0, 0.0, 0.313_262),
+            (1.0, 0.5, 0.474_077),
+            (-100.0, 0.0, 100.0),
+        ] {
             let got = pair(gap, margin);
-            assert!((got - want).abs() < 1e-5, "Δ {gap} m {margin}: {got} against {want}");
+            assert!(
+                (got - want).abs() < 1e-5,
+                "Δ {gap} m {margin}: {got} against {want}"
+            );
         }
     }
 
@@ -147,7 +174,10 @@ mod tests {
         let scores = tensor(&[2.0, 1.0, 0.5, -1.0]);
         for (ties, want) in [(Ties::Skip, 0.178_321f32), (Ties::Half, 0.269_280)] {
             let terms = ranking_comparisons(&[1.0, 2.0, 2.0, 4.0], 0, ties, 1.0);
-            let got: f32 = comparison_loss(&scores, &terms, 0.0).unwrap().to_scalar().unwrap();
+            let got: f32 = comparison_loss(&scores, &terms, 0.0)
+                .unwrap()
+                .to_scalar()
+                .unwrap();
             assert!((got - want).abs() < 1e-5, "{ties:?}: {got} against {want}");
         }
     }
@@ -155,23 +185,44 @@ mod tests {
     #[test]
     fn a_ranking_of_two_is_a_pair() {
         let terms = ranking_comparisons(&[2.0, 1.0], 5, Ties::Half, 0.25);
-        assert_eq!(terms, [Comparison { winner: 6, loser: 5, margin: 0.0, weight: 0.25 }]);
+        assert_eq!(
+            terms,
+            [Comparison {
+                winner: 6,
+                loser: 5,
+                margin: 0.0,
+                weight: 0.25
+            }]
+        );
     }
 
     /// Closed form `log Σ e^{r_i} − r_best` (algorithms.md §2); K equal scores give ln K.
     #[test]
     fn best_of_k_is_softmax_cross_entropy() {
-        let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0).unwrap().to_scalar().unwrap();
+        let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
         assert!((got - 0.495_182).abs() < 1e-5);
-        let equal: f32 = best_of_loss(&tensor(&[0.3; 4]), 2).unwrap().to_scalar().unwrap();
+        let equal: f32 = best_of_loss(&tensor(&[0.3; 4]), 2)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
         assert!((equal - 4f32.ln()).abs() < 1e-6);
     }
 
     /// Closed form `log(1 + e^{r}) − y r`, stable at ±50 (algorithms.md §2).
     #[test]
     fn thumbs_loss_is_stable_binary_cross_entropy() {
-        for (r, y, want) in [(2.0, 1.0, 0.126_928), (2.0, 0.0, 2.126_928), (-50.0, 1.0, 50.0)] {
-            let got: f32 = thumbs_loss(&tensor(&[r]), &tensor(&[y]), &tensor(&[1.0])).unwrap().to_scalar().unwrap();
+        for (r, y, want) in [
+            (2.0, 1.0, 0.126_928),
+            (2.0, 0.0, 2.126_928),
+            (-50.0, 1.0, 50.0),
+        ] {
+            let got: f32 = thumbs_loss(&tensor(&[r]), &tensor(&[y]), &tensor(&[1.0]))
+                .unwrap()
+                .to_scalar()
+                .unwrap();
             assert!((got - want).abs() < 1e-5, "r {r} y {y}: {got}");
         }
     }
@@ -179,17 +230,36 @@ mod tests {
     /// Closed form: ½(1−3)² · ½ + ½(2−0)² · ¼ = 1.5.
     #[test]
     fn rating_loss_is_weighted_half_squared_error() {
-        let got = rating_loss(&tensor(&[1.0, 2.0]), &tensor(&[3.0, 0.0]), &tensor(&[0.5, 0.25])).unwrap();
+        let got = rating_loss(
+            &tensor(&[1.0, 2.0]),
+            &tensor(&[3.0, 0.0]),
+            &tensor(&[0.5, 0.25]),
+        )
+        .unwrap();
         assert_eq!(got.to_scalar::<f32>().unwrap(), 1.5);
     }
 
     /// Closed forms at Δ = 1: (1−ε)·.313262 + ε·1.313262; centring (r_w + r_l)² = 9.
     #[test]
     fn smoothing_and_centring_match_their_closed_forms() {
-        let term = [Comparison { winner: 0, loser: 1, margin: 0.0, weight: 1.0 }];
+        let term = [Comparison {
+            winner: 0,
+            loser: 1,
+            margin: 0.0,
+            weight: 1.0,
+        }];
         let scores = tensor(&[2.0, 1.0]);
-        let smoothed: f32 = comparison_loss(&scores, &term, 0.1).unwrap().to_scalar().unwrap();
+        let smoothed: f32 = comparison_loss(&scores, &term, 0.1)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
         assert!((smoothed - (0.9 * 0.313_262 + 0.1 * 1.313_262)).abs() < 1e-5);
-        assert_eq!(centring_loss(&scores, &term).unwrap().to_scalar::<f32>().unwrap(), 9.0);
+        assert_eq!(
+            centring_loss(&scores, &term)
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap(),
+            9.0
+        );
     }
 }

@@ -1,1 +1,22 @@
-//! WIP
+//! Stage one: language modelling, from scratch ([`pretrain`]) or on demonstrations ([`train()`]).
+//!
+//! Both minimise the negative log-likelihood of target tokens; they differ in which tokens are targets. Read in
+//! this order:
+//!
+//! 1. `rows`: from records to tokens, each marked as target or context,
+//! 2. [`negative_log_likelihood`]: the loss,
+//! 3. [`train()`]: the loop,
+//! 4. [`mean_loss`]: held-out loss.
+
+mod config;
+mod eval;
+mod loss;
+pub mod pretrain;
+mod rows;
+mod train;
+
+pub use config::Config;
+pub use eval::mean_loss;
+pub use loss::negative_log_likelihood;
+pub use rows::{Batch, Row, Rows};
+pub use train::{Outcome, train};

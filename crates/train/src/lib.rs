@@ -29,7 +29,7 @@ pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};
 pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
-pub use plan::{MemoryItem, Plan, activation_bytes};
+pub use plan::{MemoryItem, Plan, activation_bytes, micro_batch_tokens};
 pub use progress::{Progress, ProgressStyle};
 pub use run_dir::{OnExisting, RunDir, finished};
 pub use schedule::{Schedule, ScheduleKind};

@@ -1,5 +1,7 @@
 use std::fmt::{self, Display};
 
+use rlhf_lm::ModelConfig;
+
 use crate::progress::si;
 
 /// What a stage is about to do, printed before anything is spent.
@@ -75,8 +77,14 @@ impl MemoryItem {
 /// An estimate of the activations kept for the backward pass: `4 · T · L · (12 H + 3 I)` bytes in f32.
 ///
 /// Per token and block (T, L), the kernels keep about twelve rows of hidden size H (norms, q k v, attention, residuals) and three of the MLP's inner size I.
-pub fn activation_bytes(tokens: u64, layers: u64, hidden: u64, intermediate: u64) -> u64 {
-    4 * tokens * layers * (12 * hidden + 3 * intermediate)
+pub fn activation_bytes(tokens: u64, model: &ModelConfig) -> u64 {
+    let (hidden, intermediate) = (model.hidden_size() as u64, model.intermediate_size() as u64);
+    4 * tokens * model.layers() as u64 * (12 * hidden + 3 * intermediate)
+}
+
+/// Tokens per forward and backward pass whose activations take about half a gibibyte, between 256 and 16384.
+pub fn micro_batch_tokens(model: &ModelConfig) -> usize {
+    ((1 << 29) / activation_bytes(1, model).max(1)).clamp(256, 16_384) as usize
 }
 
 impl Display for Plan {
@@ -157,9 +165,14 @@ mod tests {
     #[test]
     fn the_plan_reads_as_a_table_with_the_loss_marked() {
         let mut memory = MemoryItem::trained("policy", 1_000_000).to_vec();
+        let model = ModelConfig::from_json(serde_json::json!({
+            "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 512,
+            "num_hidden_layers": 4, "num_attention_heads": 4,
+        }))
+        .unwrap();
         memory.push(MemoryItem::new(
             "activations",
-            activation_bytes(1024, 4, 128, 512),
+            activation_bytes(1024, &model),
         ));
         let plan = Plan {
             stage: "ppo".into(),

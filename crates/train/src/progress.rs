@@ -14,6 +14,15 @@ pub enum ProgressStyle {
     Quiet,
 }
 
+impl ProgressStyle {
+    /// Prints a message on stderr, unless quiet.
+    pub fn say(self, message: &str) {
+        if self == Self::Auto {
+            eprintln!("{message}");
+        }
+    }
+}
+
 /// How often a line appears where there is no terminal to redraw.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 

@@ -20,3 +20,14 @@ pub struct Session {
     /// Whether to continue from the latest checkpoint.
     pub resume: bool,
 }
+
+impl Session {
+    /// The device, its threads where it is the CPU, and the number format, for people to read.
+    pub fn describe_device(&self) -> String {
+        format!(
+            "{}, {}",
+            rlhf_ops::device::describe(&self.device),
+            self.dtype.as_str()
+        )
+    }
+}

@@ -1,0 +1,122 @@
+//! A language model as a stage holds it: configuration, parameters, tokenizer.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    CausalLm, Error, ModelConfig, Params, Result, SpecialIds, Tokenizer, check_vocabulary, read_lm,
+    write_lm,
+};
+
+/// A language model that can be trained and saved again.
+pub struct LanguageModel {
+    /// What the model is.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub params: Params,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// `generation_config.json` as it was found; saved again.
+    pub generation: Map<String, Value>,
+}
+
+/// The number format of saved weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveDtype {
+    /// 32-bit floats: nothing is lost.
+    #[default]
+    F32,
+    /// bfloat16: half the size, 8 bits of precision.
+    Bf16,
+    /// IEEE half precision: half the size, 11 bits of precision, largest value 65 504.
+    F16,
+}
+
+impl From<SaveDtype> for DType {
+    fn from(dtype: SaveDtype) -> Self {
+        match dtype {
+            SaveDtype::F32 => DType::F32,
+            SaveDtype::Bf16 => DType::BF16,
+            SaveDtype::F16 => DType::F16,
+        }
+    }
+}
+
+impl LanguageModel {
+    /// Reads a Hugging Face directory; the model will compute in `dtype` on `device`.
+    pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let (config, tensors) = read_lm(dir)?;
+        let tokenizer = Tokenizer::from_dir(dir)?;
+        check_vocabulary(&config, tokenizer.vocab_size(), dir)?;
+        let params = Params::load(&tensors, device, dtype)?;
+        let generation = read_generation(dir)?;
+        Ok(Self {
+            config,
+            params,
+            tokenizer,
+            generation,
+        })
+    }
+
+    /// A model with fresh weights drawn from `seed`.
+    pub fn fresh(
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let params = Params::load(&CausalLm::init(&config, seed, device)?, device, dtype)?;
+        Ok(Self {
+            config,
+            params,
+            tokenizer,
+            generation: Map::new(),
+        })
+    }
+
+    /// Writes a directory that `transformers`, vLLM and llama.cpp load as it is.
+    pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
+        write_lm(
+            dir,
+            &self.config,
+            &self.params,
+            special_ids(&self.tokenizer),
+            dtype.into(),
+        )?;
+        self.tokenizer.save(dir)?;
+        let mut generation = self.generation.clone();
+        generation
+            .entry("bos_token_id")
+            .or_insert(json!(self.tokenizer.bos_id()));
+        generation
+            .entry("eos_token_id")
+            .or_insert(json!(self.tokenizer.eos_id().ok()));
+        generation.retain(|_, value| !value.is_null());
+        let text = format!("{:#}\n", Value::Object(generation));
+        Ok(fs_err::write(dir.join("generation_config.json"), text)?)
+    }
+}
+
+/// The ids that `config.json` names, as the tokenizer has them.
+pub(crate) fn special_ids(tokenizer: &Tokenizer) -> SpecialIds {
+    let eos = tokenizer.eos_id().ok();
+    SpecialIds {
+        bos: tokenizer.bos_id(),
+        eos,
+        pad: tokenizer.pad_id().filter(|pad| Some(*pad) != eos),
+    }
+}
+
+fn read_generation(dir: &Path) -> Result<Map<String, Value>> {
+    let path = dir.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(Map::new());
+    }
+    serde_json::from_str(&fs_err::read_to_string(&path)?)
+        .map_err(|e| Error::file(&path, format!("expected a JSON object: {e}")))
+}

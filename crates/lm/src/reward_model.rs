@@ -1,0 +1,224 @@
+//! A reward model as a directory: `…ForSequenceClassification` with one label, and `reward.json` beside it.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::language_model::special_ids;
+use crate::{
+    Error, ModelConfig, Packer, Params, Result, ScalarModel, Text, Tokenizer, check_vocabulary,
+    read_scalar, write_scalar,
+};
+
+const CARD: &str = "reward.json";
+
+/// The scale of raw scores, measured on held-out responses: PPO uses `(r − mean) / std`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Mean raw score.
+    pub mean: f64,
+    /// Standard deviation (population) of raw scores.
+    pub std: f64,
+    /// Responses measured.
+    pub responses: usize,
+}
+
+/// A text whose raw score was noted when the model was saved, and is checked when it is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The prompt.
+    pub prompt: Text,
+    /// The response.
+    pub response: Text,
+    /// Its raw score.
+    pub score: f64,
+}
+
+/// The content of `reward.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RewardCard {
+    /// The scale, where it was measured.
+    pub calibration: Option<Calibration>,
+    /// How the model was trained, for people to read.
+    pub trained: Value,
+    /// Texts with known scores.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+}
+
+/// One prompt with the responses to score, as tokens; every response ends with the end token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreGroup {
+    /// The prompt, computed once.
+    pub prompt: Vec<u32>,
+    /// Its responses.
+    pub responses: Vec<Vec<u32>>,
+}
+
+/// A frozen reward model, ready to score.
+pub struct RewardModel {
+    model: ScalarModel,
+    params: Params,
+    tokenizer: Tokenizer,
+    card: RewardCard,
+}
+
+/// Tokens of one forward pass while scoring; bounds memory, changes no result.
+const MICRO_TOKENS: usize = 4096;
+
+/// How far a probe's score may be from the one noted, in f32; a wrong head or tokenizer is off by whole numbers.
+const PROBE_TOLERANCE: f64 = 1e-2;
+
+impl RewardModel {
+    /// Reads a directory and checks its probes. A directory without `reward.json` has no calibration.
+    pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let (config, tensors) = read_scalar(dir)?;
+        let tokenizer = Tokenizer::from_dir(dir)?;
+        check_vocabulary(&config, tokenizer.vocab_size(), dir)?;
+        let params = Params::load(&tensors, device, dtype)?;
+        let path = dir.join(CARD);
+        let card = match path.is_file() {
+            true => serde_json::from_str(&fs_err::read_to_string(&path)?)
+                .map_err(|e| Error::file(&path, e.to_string()))?,
+            false => RewardCard::default(),
+        };
+        let model = Self {
+            model: ScalarModel::new(&config, &params.frozen())?,
+            params,
+            tokenizer,
+            card,
+        };
+        model
+            .check_card(dtype)
+            .map_err(|what| Error::file(&path, what.to_string()))?;
+        Ok(model)
+    }
+
+    /// Writes the directory: configuration, weights in f32, tokenizer, `reward.json`.
+    pub fn save(
+        dir: &Path,
+        config: &ModelConfig,
+        params: &Params,
+        tokenizer: &Tokenizer,
+        card: &RewardCard,
+    ) -> Result<()> {
+        write_scalar(dir, config, params, special_ids(tokenizer), DType::F32)?;
+        tokenizer.save(dir)?;
+        let text = serde_json::to_string_pretty(card).map_err(|e| Error::Invalid(e.to_string()))?;
+        Ok(fs_err::write(dir.join(CARD), text + "\n")?)
+    }
+
+    fn check_card(&self, dtype: DType) -> Result<()> {
+        if let Some(c) = &self.card.calibration
+            && !(c.mean.is_finite() && c.std.is_finite() && c.std > 0.0)
+        {
+            return Err(Error::Invalid(format!(
+                "calibration: mean {} and std {} are not a scale; calibrate the model again",
+                c.mean, c.std
+            )));
+        }
+        // In bf16 and f16 a score moves by more than rounding in f32 would explain.
+        let tolerance = if dtype == DType::F32 {
+            PROBE_TOLERANCE
+        } else {
+            10.0 * PROBE_TOLERANCE
+        };
+        let mut groups = Vec::with_capacity(self.card.probes.len());
+        for probe in &self.card.probes {
+            let encoded = self
+                .tokenizer
+                .encode_demonstration(&probe.prompt, &probe.response)?;
+            groups.push(ScoreGroup {
+                prompt: encoded.prompt,
+                responses: vec![encoded.completion],
+            });
+        }
+        for (probe, found) in self.card.probes.iter().zip(self.raw_scores(&groups)?) {
+            let found = found[0];
+            if (found - probe.score).abs() > tolerance * probe.score.abs().max(1.0) {
+                return Err(Error::Invalid(format!(
+                    "a probe scored {} when the model was saved and scores {found} now: weights, head or tokenizer are \
+                     not the ones that were saved. Copy the whole folder again, or train the reward model again",
+                    probe.score
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    /// How text becomes tokens.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What `reward.json` says.
+    pub fn card(&self) -> &RewardCard {
+        &self.card
+    }
+
+    /// Its weights.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Raw scores of every response, one list per group.
+    pub fn raw_scores(&self, groups: &[ScoreGroup]) -> Result<Vec<Vec<f64>>> {
+        let mut all = Vec::with_capacity(groups.len());
+        let mut waiting = groups;
+        while !waiting.is_empty() {
+            let mut packer = Packer::new();
+            let mut last = Vec::new();
+            let mut taken = 0;
+            for group in waiting {
+                if taken > 0 && packer.tokens() >= MICRO_TOKENS {
+                    break;
+                }
+                let prompt = packer.prefix(&group.prompt);
+                last.extend(
+                    group
+                        .responses
+                        .iter()
+                        .map(|r| packer.continuation(prompt, r).end as u32 - 1),
+                );
+                taken += 1;
+            }
+            let device = self.params.device();
+            let hidden = self
+                .model
+                .hidden(&packer.finish(device)?)?
+                .index_select(&Tensor::new(last, device)?, 0)?;
+            let mut scores = self
+                .model
+                .scores(&hidden)?
+                .to_vec1::<f32>()?
+                .into_iter()
+                .map(f64::from);
+            let (done, rest) = waiting.split_at(taken);
+            all.extend(
+                done.iter()
+                    .map(|group| scores.by_ref().take(group.responses.len()).collect()),
+            );
+            waiting = rest;
+        }
+        Ok(all)
+    }
+
+    /// Scores on the calibrated scale, `(r − mean) / std`; raw where there is no calibration.
+    pub fn scores(&self, groups: &[ScoreGroup]) -> Result<Vec<Vec<f64>>> {
+        let mut scores = self.raw_scores(groups)?;
+        if let Some(c) = self.card.calibration {
+            scores
+                .iter_mut()
+                .flatten()
+                .for_each(|score| *score = (*score - c.mean) / c.std);
+        }
+        Ok(scores)
+    }
+}

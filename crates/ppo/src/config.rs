@@ -1,0 +1,244 @@
+//! Settings of PPO, `[ppo]` in a configuration file.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use rlhf_train::ScheduleKind;
+use serde::{Deserialize, Serialize};
+
+use crate::{KlEstimator, Variance};
+
+/// What happens to the score of a response that did not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingEos {
+    /// The score becomes this value, whatever the reward model said (the "EOS trick").
+    Replace(f64),
+    /// This much is taken off the score.
+    Subtract(f64),
+    /// The score stands.
+    None,
+}
+
+/// Settings of `rlhf ppo`; every field has a default. Defaults are those of Huang et al., "The N+
+/// Implementation Details of RLHF with PPO" (2024), except the learning rate, which is for small models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Policy and reference start here, usually the SFT run: a hub id, a directory, or a run.
+    pub model: String,
+    /// The reward model, usually the reward run: a directory or a run.
+    pub reward: String,
+    /// Prompt files; empty means the bundled ones.
+    pub prompts: Vec<PathBuf>,
+    /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
+    pub eval_prompts: Vec<PathBuf>,
+    /// Share of `prompts` kept back when `eval_prompts` is empty.
+    pub eval_fraction: f64,
+    /// Prompts are compared on at most this many held-out prompts.
+    pub eval_limit: usize,
+    /// PPO steps: each is one rollout and its updates.
+    pub steps: u64,
+    /// Episodes (responses) per step.
+    pub batch: usize,
+    /// Responses sampled per prompt; `batch` must be a multiple of it.
+    pub samples_per_prompt: usize,
+    /// Optimizer steps per epoch; `batch` must be a multiple of it.
+    pub minibatches: usize,
+    /// Passes over the rollout.
+    pub epochs: usize,
+    /// Tokens per forward and backward pass; the result does not depend on it, memory does. 0 chooses by the model's size.
+    pub micro_batch: usize,
+    /// Longest response in tokens, end token included.
+    pub response_length: usize,
+    /// The end token is forbidden before this many tokens.
+    pub min_response_length: usize,
+    /// Longest prompt in tokens; longer prompts are dropped and counted.
+    pub max_prompt_length: usize,
+    /// Texts that end a response (which is cut after them) besides the end token.
+    pub stop: Vec<String>,
+    /// Sampling temperature τ; log-probabilities are taken at the same τ.
+    pub temperature: f64,
+    /// Most responses decoded at a time.
+    pub rollout_rows: usize,
+    /// Peak learning rate of policy and critic.
+    pub lr: f64,
+    /// How the learning rate moves over the run.
+    pub schedule: ScheduleKind,
+    /// PPO steps over which the learning rate rises from 0.
+    pub warmup: u64,
+    /// AdamW's ε. The larger value than usual tames the first updates.
+    pub adam_eps: f64,
+    /// β: weight of the KL penalty in the reward.
+    pub kl_coef: f64,
+    /// Target KL per episode for an adaptive β; absent keeps β fixed.
+    pub kl_target: Option<f64>,
+    /// Episodes over which the adaptive β acts.
+    pub kl_horizon: f64,
+    /// Estimator of the per-token KL in the reward.
+    pub kl_estimator: KlEstimator,
+    /// γ: discount per token.
+    pub gamma: f64,
+    /// λ of generalised advantage estimation.
+    pub lambda: f64,
+    /// ε: the ratio is clipped to 1 ± ε.
+    pub clip: f64,
+    /// ε_v: the value moves at most this far from its old value without cost.
+    pub value_clip: f64,
+    /// c_v: weight of the value loss.
+    pub value_coef: f64,
+    /// c_e: weight of the entropy bonus.
+    pub entropy_coef: f64,
+    /// Whiten advantages over the step.
+    pub whiten_advantages: bool,
+    /// Variance that whitening divides by.
+    pub variance: Variance,
+    /// Gradients of policy and of critic are each scaled down to this norm; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Stop a step's epochs once the approximate KL(π_old ‖ π) per token exceeds this; absent never.
+    pub target_kl: Option<f64>,
+    /// Stop the run once the KL per episode to the reference exceeds this; absent never.
+    pub max_kl: Option<f64>,
+    /// The normalised score is clipped to ± this; absent leaves it.
+    pub score_clip: Option<f64>,
+    /// What happens to the score of a response without end token.
+    pub missing_eos: MissingEos,
+    /// Take the reward model's score as it is when it has no calibration.
+    pub uncalibrated: bool,
+    /// Evaluate on held-out prompts every so many steps (and at the end); 0 only at the end.
+    pub eval_every: u64,
+    /// Save a checkpoint every so many steps; 0 only when interrupted.
+    pub save_every: u64,
+    /// Sampled rollouts written to `samples.jsonl` per step.
+    pub log_samples: usize,
+    /// Unusable rows to put up with before giving up.
+    pub skip_bad: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model: "runs/sft".into(),
+            reward: "runs/reward".into(),
+            prompts: Vec::new(),
+            eval_prompts: Vec::new(),
+            eval_fraction: 0.1,
+            eval_limit: 256,
+            steps: 1000,
+            batch: 64,
+            samples_per_prompt: 1,
+            minibatches: 1,
+            epochs: 4,
+            micro_batch: 0,
+            response_length: 53,
+            min_response_length: 0,
+            max_prompt_length: 512,
+            stop: Vec::new(),
+            temperature: 0.7,
+            rollout_rows: 64,
+            lr: 1e-5,
+            schedule: ScheduleKind::Linear,
+            warmup: 0,
+            adam_eps: 1e-5,
+            kl_coef: 0.05,
+            kl_target: None,
+            kl_horizon: 10_000.0,
+            kl_estimator: KlEstimator::K1,
+            gamma: 1.0,
+            lambda: 0.95,
+            clip: 0.2,
+            value_clip: 0.2,
+            value_coef: 0.1,
+            entropy_coef: 0.0,
+            whiten_advantages: true,
+            variance: Variance::Population,
+            max_grad_norm: 1.0,
+            target_kl: None,
+            max_kl: None,
+            score_clip: None,
+            missing_eos: MissingEos::Replace(-1.0),
+            uncalibrated: false,
+            eval_every: 0,
+            save_every: 50,
+            log_samples: 4,
+            skip_bad: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses arithmetic that does not divide and values outside their range, naming the setting.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(
+            self.steps > 0,
+            "ppo.steps is 0: nothing to do; give at least 1"
+        );
+        ensure!(
+            self.batch > 0
+                && self.samples_per_prompt > 0
+                && self.minibatches > 0
+                && self.epochs > 0,
+            "ppo.batch, ppo.samples_per_prompt, ppo.minibatches and ppo.epochs must each be at least 1"
+        );
+        ensure!(
+            self.batch.is_multiple_of(self.samples_per_prompt),
+            "ppo.batch ({}) is not a multiple of ppo.samples_per_prompt ({}): every prompt gets the same number of responses",
+            self.batch,
+            self.samples_per_prompt
+        );
+        ensure!(
+            self.batch.is_multiple_of(self.minibatches),
+            "ppo.batch ({}) is not a multiple of ppo.minibatches ({}): every optimizer step takes the same number of episodes",
+            self.batch,
+            self.minibatches
+        );
+        ensure!(
+            self.temperature > 0.0 && self.temperature.is_finite(),
+            "ppo.temperature is {}: PPO needs a sampling temperature above 0 (greedy text has no policy gradient)",
+            self.temperature
+        );
+        ensure!(
+            self.response_length > self.min_response_length,
+            "ppo.response_length ({}) must exceed ppo.min_response_length ({})",
+            self.response_length,
+            self.min_response_length
+        );
+        for (name, value) in [("gamma", self.gamma), ("lambda", self.lambda)] {
+            ensure!(
+                (0.0..=1.0).contains(&value),
+                "ppo.{name} is {value}: it must lie between 0 and 1"
+            );
+        }
+        ensure!(
+            self.clip > 0.0 && self.clip < 1.0,
+            "ppo.clip is {}: it must lie between 0 and 1",
+            self.clip
+        );
+        for (name, value) in [
+            ("kl_coef", self.kl_coef),
+            ("value_clip", self.value_clip),
+            ("value_coef", self.value_coef),
+            ("entropy_coef", self.entropy_coef),
+            ("max_grad_norm", self.max_grad_norm),
+        ] {
+            ensure!(
+                value >= 0.0 && value.is_finite(),
+                "ppo.{name} is {value}: it must be 0 or more"
+            );
+        }
+        for (name, value) in [
+            ("kl_target", self.kl_target),
+            ("target_kl", self.target_kl),
+            ("max_kl", self.max_kl),
+            ("score_clip", self.score_clip),
+        ] {
+            if let Some(value) = value {
+                ensure!(
+                    value > 0.0,
+                    "ppo.{name} is {value}: it must be above 0 (leave it out to turn it off)"
+                );
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! Refusals: where the numbers would mean nothing, training stops and names the cause.
+
+use anyhow::{Context, Result, ensure};
+use rlhf_lm::Gradients;
+
+use crate::loss::UpdateStats;
+use crate::train::Ppo;
+use crate::trajectory::Trajectory;
+
+/// Largest approximate KL per token that rounding may cause between two forward passes of the same weights.
+const RATIO_TOLERANCE: f64 = 1e-5;
+
+impl Ppo<'_> {
+    /// Stops where training would go on with numbers that mean nothing, and says why.
+    pub(crate) fn check_update(
+        &self,
+        step: u64,
+        done: usize,
+        stats: &UpdateStats,
+        policy: &Gradients,
+        critic: &Gradients,
+    ) -> Result<()> {
+        ensure!(
+            stats.policy_loss.is_finite() && stats.ratio.is_finite(),
+            "PPO step {}: the policy loss is {} and the ratio {}: training has diverged; lower --lr. The last checkpoint is untouched",
+            step + 1,
+            stats.policy_loss,
+            stats.ratio
+        );
+        if done > 0 {
+            return Ok(());
+        }
+        // Before the first optimizer step of a rollout π is still π_old, so every ratio is 1 up to rounding.
+        ensure!(
+            stats.approx_kl < RATIO_TOLERANCE,
+            "PPO step {}: before its first update the policy already differs from the one that was sampled \
+             (approximate KL {:.3e} nats a token, mean ratio {:.6}): the two forward passes disagree, so the policy \
+             gradient would be wrong. Please report this with your configuration",
+            step + 1,
+            stats.approx_kl,
+            stats.ratio
+        );
+        if step == 0 {
+            policy.check_all(&self.policy.params).context("policy")?;
+            critic.check_all(&self.critic.params).context("critic")?;
+        }
+        Ok(())
+    }
+
+    /// At the start policy and reference are the same weights, so their log-probabilities must be the same.
+    pub(crate) fn refuse_a_reference_that_differs(&self, trajectory: &Trajectory) -> Result<()> {
+        let gaps = trajectory
+            .logprobs
+            .iter()
+            .flatten()
+            .zip(trajectory.ref_logprobs.iter().flatten());
+        let worst = gaps.map(|(p, r)| (p - r).abs()).fold(0.0, f32::max);
+        ensure!(
+            worst < 1e-3,
+            "policy and reference start from the same weights, yet a log-probability differs by {worst}: \
+             the KL penalty would be wrong from the first step"
+        );
+        Ok(())
+    }
+}

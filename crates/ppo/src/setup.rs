@@ -1,0 +1,216 @@
+//! Before the first step: the four roles, the prompts, and a word to the user about what will happen.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use rlhf_dataset::read_prompts;
+use rlhf_lm::{CausalLm, LanguageModel, Params, RewardModel, ScalarModel, Text, Tokenizer};
+use rlhf_train::{
+    AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, activation_bytes, micro_batch_tokens,
+};
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+use crate::kl::KlController;
+use crate::score::PromptRow;
+use crate::train::{Learner, Ppo};
+
+/// Loads policy, reference, reward model and critic, and refuses what cannot work.
+pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'a>> {
+    config.validate()?;
+    let device = &session.device;
+    let base = LanguageModel::load(Path::new(&config.model), session.dtype, device)
+        .with_context(|| format!("loading the policy from {}", config.model))?;
+    base.tokenizer
+        .eos_id()
+        .context("PPO needs an end token: a response must be able to end")?;
+    let reward = RewardModel::load(Path::new(&config.reward), session.dtype, device)
+        .with_context(|| format!("loading the reward model from {}", config.reward))?;
+    if reward.card().calibration.is_none() && !config.uncalibrated {
+        bail!(
+            "{}: there is no calibration in reward.json, so its scores have no known scale; train it with `rlhf reward`, \
+             or take its scores as they are with --set ppo.uncalibrated=true",
+            config.reward
+        );
+    }
+    ensure!(
+        reward.tokenizer().hash()? == base.tokenizer.hash()?,
+        "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
+         train the reward model from the same base",
+        config.reward,
+        config.model
+    );
+
+    let (prompts, held_out) = prompts(config, &base.tokenizer)?;
+    let adam = || {
+        AdamW::new(AdamWConfig {
+            eps: config.adam_eps,
+            ..AdamWConfig::default()
+        })
+    };
+    // The critic starts as a copy of the reward model: it already knows good from bad.
+    let critic = Params::load(&reward.params().tensors(), device, session.dtype)?;
+    let micro_tokens = if config.micro_batch > 0 {
+        config.micro_batch
+    } else {
+        micro_batch_tokens(&base.config)
+    };
+    Ok(Ppo {
+        config,
+        reference: CausalLm::new(&base.config, &base.params.snapshot()?)?,
+        policy: Learner {
+            model: CausalLm::new(&base.config, &base.params)?,
+            view: CausalLm::new(&base.config, &base.params.frozen())?,
+            params: base.params.clone(),
+            adam: adam(),
+        },
+        critic: Learner {
+            model: ScalarModel::new(reward.config(), &critic)?,
+            view: ScalarModel::new(reward.config(), &critic.frozen())?,
+            params: critic,
+            adam: adam(),
+        },
+        reward,
+        language_model: base,
+        prompts,
+        held_out,
+        reference_answers: None,
+        kl: KlController {
+            coef: config.kl_coef,
+            target: config.kl_target,
+            horizon: config.kl_horizon,
+        },
+        schedule: Schedule {
+            kind: config.schedule,
+            warmup_steps: config.warmup,
+            total_steps: config.steps,
+        },
+        micro_tokens,
+        seed: session.seed,
+        device: device.clone(),
+    })
+}
+
+/// Prompts to train on and prompts to evaluate on.
+fn prompts(config: &Config, tokenizer: &Tokenizer) -> Result<(Vec<PromptRow>, Vec<PromptRow>)> {
+    let load = |paths| -> Result<Vec<PromptRow>> {
+        let prompts = read_prompts(paths, config.skip_bad)?;
+        for bad in &prompts.skipped {
+            tracing::warn!("skipped {bad}");
+        }
+        prompt_rows(
+            tokenizer,
+            prompts.rows.into_iter().map(|p| p.prompt),
+            config.max_prompt_length,
+        )
+    };
+    let mut prompts = load(&config.prompts)?;
+    let mut held_out = if config.eval_prompts.is_empty() {
+        let kept_back = (prompts.len() as f64 * config.eval_fraction).ceil() as usize;
+        prompts.split_off(prompts.len() - kept_back.min(prompts.len()))
+    } else {
+        load(&config.eval_prompts)?
+    };
+    held_out.truncate(config.eval_limit);
+    ensure!(
+        !prompts.is_empty() && !held_out.is_empty(),
+        "PPO needs prompts to train on and prompts to evaluate on, and has {} and {}: change ppo.eval_fraction, or name \
+         ppo.eval_prompts",
+        prompts.len(),
+        held_out.len()
+    );
+    Ok((prompts, held_out))
+}
+
+/// Tokenises prompts as generation will see them; those that are empty or longer than `max_length` are dropped and counted.
+pub fn prompt_rows(
+    tokenizer: &Tokenizer,
+    prompts: impl Iterator<Item = Text>,
+    max_length: usize,
+) -> Result<Vec<PromptRow>> {
+    let mut dropped = 0;
+    let mut rows = Vec::new();
+    for text in prompts {
+        let ids = tokenizer.encode_prompt(&text)?;
+        if ids.is_empty() || ids.len() > max_length {
+            dropped += 1;
+        } else {
+            rows.push(PromptRow { text, ids });
+        }
+    }
+    ensure!(
+        !rows.is_empty(),
+        "no prompt is left: all {dropped} are empty or longer than {max_length} tokens (ppo.max_prompt_length)"
+    );
+    if dropped > 0 {
+        tracing::warn!(
+            "{dropped} prompts were dropped: empty, or longer than {max_length} tokens (ppo.max_prompt_length)"
+        );
+    }
+    Ok(rows)
+}
+
+/// What is about to happen, for the user to read before anything is spent.
+pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
+    let config = ppo.config;
+    let (policy, critic) = (
+        ppo.policy.params.num_parameters() as u64,
+        ppo.critic.params.num_parameters() as u64,
+    );
+    let prompt_tokens =
+        ppo.prompts.iter().map(|p| p.ids.len()).sum::<usize>() as f64 / ppo.prompts.len() as f64;
+    let distinct = config.batch / config.samples_per_prompt;
+    let per_step = prompt_tokens * distinct as f64 + (config.batch * config.response_length) as f64;
+    let mut memory = MemoryItem::trained("policy", policy).to_vec();
+    memory.extend(MemoryItem::trained("critic", critic));
+    memory.push(MemoryItem::new("reference", 4 * policy));
+    memory.push(MemoryItem::new("reward model", 4 * critic));
+    let held = (per_step as u64 / config.minibatches as u64).min(ppo.micro_tokens as u64);
+    memory.push(MemoryItem::new(
+        "activations",
+        activation_bytes(held, &ppo.language_model.config),
+    ));
+    Ok(Plan {
+        stage: "ppo".into(),
+        model: format!(
+            "{} with a separate critic",
+            ppo.language_model.config.model_type()
+        ),
+        parameters: policy + critic,
+        data: vec![
+            ("prompts".into(), ppo.prompts.len().to_string()),
+            ("held out".into(), ppo.held_out.len().to_string()),
+        ],
+        batch: format!(
+            "{} prompts × {} responses = {} episodes a step; {} epochs × {} minibatches of {} episodes = {} optimizer steps a step",
+            distinct,
+            config.samples_per_prompt,
+            config.batch,
+            config.epochs,
+            config.minibatches,
+            config.batch / config.minibatches,
+            config.epochs * config.minibatches
+        ),
+        steps: config.steps,
+        tokens: (per_step * config.steps as f64) as u64,
+        memory,
+        device: session.describe_device(),
+        example: vec![
+            (
+                ppo.language_model
+                    .tokenizer
+                    .decode_with_special(&ppo.prompts[0].ids)?,
+                false,
+            ),
+            (
+                format!("up to {} sampled tokens", config.response_length),
+                true,
+            ),
+        ],
+    })
+}
+
+/// A number of a step's record; NaN when it is not there.
+pub(crate) fn number(record: &Map<String, Value>, name: &str) -> f64 {
+    record.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
+}

@@ -1,0 +1,476 @@
+//! Proximal policy optimisation of a language model against a learned reward.
+//!
+//! [`Ppo::step`] is the algorithm, in the order and the words of the papers (Ziegler et al. 2019; Stiennon et
+//! al. 2020; Ouyang et al. 2022; Huang et al. 2024). Four roles take part: the *policy* π, which learns; the
+//! *reference* π_ref, the model it started from, frozen; the *reward model*, frozen; and the *critic* V, which
+//! learns to foresee the reward.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use rand::RngCore;
+use rlhf_dataset::order::epoch_order;
+use rlhf_lm::rng::{shuffle, stream};
+use rlhf_lm::{
+    CausalLm, Gradients, LanguageModel, Params, RewardModel, SamplingConfig, SaveDtype, ScalarModel,
+};
+use rlhf_train::{AdamW, Checkpoint, Interrupted, Progress, Schedule, Session, statistics};
+use serde_json::{Map, Value, json};
+
+use crate::advantage::{gae, rewards, whiten};
+use crate::config::Config;
+use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond};
+use crate::kl::KlController;
+use crate::loss::{UpdateStats, policy_loss, update_sums, value_loss};
+use crate::record::{Clock, Updates, record};
+use crate::score::{PromptRow, reward_scores, shape_score};
+use crate::setup::{number, plan, prepare};
+use crate::trajectory::{Batch, Episode, Trajectory, micro, per_token};
+
+/// A model that learns: its weights, the model over them, a view of the same weights that records no graph, and its optimizer.
+pub(crate) struct Learner<M> {
+    pub(crate) params: Params,
+    pub(crate) model: M,
+    pub(crate) view: M,
+    pub(crate) adam: AdamW,
+}
+
+/// Everything a PPO step needs.
+pub(crate) struct Ppo<'a> {
+    pub(crate) config: &'a Config,
+    /// What the policy is and how it reads; its parameters are the policy's.
+    pub(crate) language_model: LanguageModel,
+    pub(crate) policy: Learner<CausalLm>,
+    pub(crate) critic: Learner<ScalarModel>,
+    pub(crate) reference: CausalLm,
+    pub(crate) reward: RewardModel,
+    pub(crate) prompts: Vec<PromptRow>,
+    pub(crate) held_out: Vec<PromptRow>,
+    /// The reference's answers to the held-out prompts and their scores, once they are known.
+    pub(crate) reference_answers: Option<(Vec<Episode>, Vec<f64>)>,
+    pub(crate) kl: KlController,
+    pub(crate) schedule: Schedule,
+    pub(crate) micro_tokens: usize,
+    pub(crate) seed: u64,
+    pub(crate) device: Device,
+}
+
+impl Ppo<'_> {
+    /// One PPO step: a rollout and the updates it pays for.
+    fn step(&mut self, step: u64) -> Result<(Trajectory, Map<String, Value>)> {
+        let config = self.config;
+        let mut clock = Clock::start();
+
+        // 1. Prompts: the next B / n, each to be answered n times.
+        let prompts = self.next_prompts(step);
+
+        // 2. Rollout: sample responses from π over the whole vocabulary at temperature τ.
+        let sampling = sampling(config, stream(self.seed, "rollout", step).next_u64());
+        let tokenizer = &self.language_model.tokenizer;
+        let episodes = respond(
+            &self.policy.view,
+            tokenizer,
+            &prompts,
+            config.samples_per_prompt,
+            &sampling,
+        )?;
+        clock.lap("rollout");
+
+        // 3. Score: S(x, y) from the reward model, normalised, clipped; a missing end token has its price.
+        let learned = reward_scores(&self.reward, tokenizer, &prompts, &episodes)?;
+        let shaped = |(episode, score): (&Episode, f64)| {
+            shape_score(
+                score,
+                episode.finished,
+                config.score_clip,
+                config.missing_eos,
+            )
+        };
+        let scores: Vec<f64> = episodes.iter().zip(learned).map(shaped).collect();
+        clock.lap("score");
+
+        // 4. Old log-probabilities, reference log-probabilities, values: with the training forward, never the sampler's numbers.
+        let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
+        let forward = |f: &dyn Fn(&Batch) -> Result<Tensor>| {
+            per_token(&ids, &episodes, self.micro_tokens, &self.device, f)
+        };
+        let tau = config.temperature;
+        let logprobs = forward(&|batch| Ok(batch.logprobs(&self.policy.view, tau)?.logprobs))?;
+        let ref_logprobs = forward(&|batch| Ok(batch.logprobs(&self.reference, tau)?.logprobs))?;
+        let values = forward(&|batch| batch.values(&self.critic.view))?;
+        clock.lap("forward");
+
+        // 5. Rewards: r_t = −β k_t + [t = n] S.
+        let rewards: Vec<Vec<f64>> = (0..episodes.len())
+            .map(|i| {
+                rewards(
+                    &logprobs[i],
+                    &ref_logprobs[i],
+                    scores[i],
+                    self.kl.coef,
+                    config.kl_estimator,
+                )
+            })
+            .collect();
+
+        // 6. Advantages and returns, then whitening over all response tokens of the step.
+        let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards
+            .iter()
+            .zip(&values)
+            .map(|(r, v)| gae(r, v, config.gamma, config.lambda))
+            .unzip();
+        if config.whiten_advantages {
+            whiten_all(&mut advantages, config);
+        }
+        let trajectory = Trajectory {
+            prompts: ids,
+            episodes,
+            scores,
+            logprobs,
+            ref_logprobs,
+            values,
+            rewards,
+            advantages,
+            returns,
+        };
+        if step == 0 {
+            self.refuse_a_reference_that_differs(&trajectory)?;
+        }
+
+        // 7. Update: E epochs over shuffled minibatches.
+        let lr = self.schedule.lr(config.lr, step);
+        let updates = self.update(&trajectory, step, lr)?;
+        clock.lap("update");
+
+        // 8. Control: β follows the KL of the rollout if it has a target.
+        let kl = statistics::mean(&kl_per_episode(
+            &trajectory.logprobs,
+            &trajectory.ref_logprobs,
+        ));
+        let beta = self.kl.coef;
+        self.kl.update(kl, trajectory.episodes.len());
+
+        // 9. Record.
+        let record = record(
+            step,
+            config,
+            &trajectory,
+            &updates,
+            beta,
+            lr,
+            &self.language_model.tokenizer,
+            clock,
+        )?;
+        Ok((trajectory, record))
+    }
+
+    /// The prompts of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
+    fn next_prompts(&self, step: u64) -> Vec<PromptRow> {
+        let wanted = self.config.batch / self.config.samples_per_prompt;
+        let n = self.prompts.len();
+        let first = step as usize * wanted;
+        let mut order = (usize::MAX, Vec::new());
+        (first..first + wanted)
+            .map(|i| {
+                if order.0 != i / n {
+                    order = (i / n, epoch_order(self.seed, (i / n) as u64, n));
+                }
+                self.prompts[order.1[i % n]].clone()
+            })
+            .collect()
+    }
+
+    /// E passes over the rollout in shuffled minibatches, one optimizer step of policy and critic each.
+    fn update(&mut self, trajectory: &Trajectory, step: u64, lr: f64) -> Result<Updates> {
+        let config = self.config;
+        let mut done = Updates::default();
+        'epochs: for epoch in 0..config.epochs {
+            let mut order: Vec<usize> = (0..trajectory.episodes.len()).collect();
+            shuffle(
+                &mut stream(
+                    self.seed,
+                    "minibatches",
+                    step * config.epochs as u64 + epoch as u64,
+                ),
+                &mut order,
+            );
+            let mut epoch_sums = vec![0f32; UpdateStats::LEN];
+            for minibatch in order.chunks(order.len() / config.minibatches) {
+                let tokens = trajectory.tokens(minibatch);
+                let (mut policy_gradients, mut critic_gradients) =
+                    (Gradients::new(), Gradients::new());
+                let mut sums = Tensor::zeros(UpdateStats::LEN + 2, DType::F32, &self.device)?;
+                for part in micro(trajectory, minibatch, self.micro_tokens) {
+                    let episodes: Vec<&Episode> =
+                        part.iter().map(|&i| &trajectory.episodes[i]).collect();
+                    let batch = Batch::pack(&trajectory.prompts, &episodes, &self.device)?;
+                    let old_logprobs = Trajectory::flat(&trajectory.logprobs, part, &self.device)?;
+                    let advantages = Trajectory::flat(&trajectory.advantages, part, &self.device)?;
+                    let old_values = Trajectory::flat(&trajectory.values, part, &self.device)?;
+                    let returns = Trajectory::flat(&trajectory.returns, part, &self.device)?;
+
+                    // L_π − c_e · entropy, averaged over the response tokens of the minibatch.
+                    let now = batch.logprobs(&self.policy.model, config.temperature)?;
+                    let losses =
+                        policy_loss(&now.logprobs, &old_logprobs, &advantages, config.clip)?;
+                    let mut loss = losses.sum_all()?;
+                    if config.entropy_coef > 0.0 {
+                        loss = (loss - (now.entropy.sum_all()? * config.entropy_coef)?)?;
+                    }
+                    policy_gradients.accumulate(&self.policy.params, &(loss / tokens as f64)?)?;
+
+                    // c_v · L_V: the critic's weights are its own, so its backward is its own.
+                    let values = batch.values(&self.critic.model)?;
+                    let value_losses =
+                        value_loss(&values, &old_values, &returns, config.value_clip)?;
+                    let loss = (value_losses.sum_all()? * (config.value_coef / tokens as f64))?;
+                    critic_gradients.accumulate(&self.critic.params, &loss)?;
+
+                    let policy_sums = update_sums(
+                        &now.logprobs,
+                        &old_logprobs,
+                        &advantages,
+                        &now.entropy,
+                        &losses,
+                    )?;
+                    let moved = (values.detach() - &old_values)?
+                        .abs()?
+                        .gt(config.value_clip)?;
+                    let critic_sums = Tensor::stack(
+                        &[
+                            value_losses.detach().sum_all()?,
+                            moved.to_dtype(DType::F32)?.sum_all()?,
+                        ],
+                        0,
+                    )?;
+                    sums = (sums + Tensor::cat(&[policy_sums, critic_sums], 0)?)?;
+                }
+                let sums = sums.to_vec1::<f32>()?;
+                let stats = UpdateStats::from_sums(&sums, tokens);
+                self.check_update(
+                    step,
+                    done.optimizer_steps,
+                    &stats,
+                    &policy_gradients,
+                    &critic_gradients,
+                )?;
+                if config
+                    .target_kl
+                    .is_some_and(|limit| stats.approx_kl > limit)
+                {
+                    done.stopped_early = true;
+                    break 'epochs;
+                }
+                let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
+                done.policy_grad_norm +=
+                    self.policy
+                        .adam
+                        .step(&self.policy.params, &policy_gradients, lr, clip)?;
+                done.critic_grad_norm +=
+                    self.critic
+                        .adam
+                        .step(&self.critic.params, &critic_gradients, lr, clip)?;
+                done.value_loss += f64::from(sums[UpdateStats::LEN]) / tokens as f64;
+                done.value_clip_fraction += f64::from(sums[UpdateStats::LEN + 1]) / tokens as f64;
+                done.optimizer_steps += 1;
+                epoch_sums
+                    .iter_mut()
+                    .zip(&sums)
+                    .for_each(|(total, sum)| *total += sum);
+            }
+            let tokens = trajectory.tokens(&order);
+            done.per_epoch
+                .push(UpdateStats::from_sums(&epoch_sums, tokens));
+        }
+        let steps = done.optimizer_steps.max(1) as f64;
+        for total in [
+            &mut done.value_loss,
+            &mut done.value_clip_fraction,
+            &mut done.policy_grad_norm,
+            &mut done.critic_grad_norm,
+        ] {
+            *total /= steps;
+        }
+        Ok(done)
+    }
+}
+
+fn sampling(config: &Config, seed: u64) -> SamplingConfig {
+    SamplingConfig {
+        temperature: config.temperature,
+        max_new_tokens: config.response_length,
+        min_new_tokens: config.min_response_length,
+        stop: config.stop.clone(),
+        seed,
+        max_rows: config.rollout_rows,
+        ..SamplingConfig::default()
+    }
+}
+
+fn whiten_all(advantages: &mut [Vec<f64>], config: &Config) {
+    let mut flat: Vec<f64> = advantages.iter().flatten().copied().collect();
+    whiten(&mut flat, config.variance);
+    let mut whitened = flat.into_iter();
+    advantages
+        .iter_mut()
+        .flatten()
+        .zip(&mut whitened)
+        .for_each(|(a, w)| *a = w);
+}
+
+/// What a finished run has to say for itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// PPO steps made.
+    pub steps: u64,
+    /// Whether the KL budget ended the run before its last step.
+    pub stopped_by_kl: bool,
+    /// On held-out prompts, at the end.
+    pub evaluation: Evaluation,
+}
+
+/// Runs PPO from `config.model` against `config.reward`; the policy ends up in the run's `final/`.
+pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
+    let mut ppo = prepare(config, session)?;
+    session.progress.say(&plan(&ppo, session)?.to_string());
+    let first = ppo.resume(session)?;
+    let mut metrics = session.dir.metrics()?;
+    let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
+    let mut done = first;
+    let mut stopped_by_kl = false;
+
+    while done < config.steps && !stopped_by_kl {
+        let (trajectory, record) = ppo.step(done)?;
+        done += 1;
+        metrics.log(done, &record)?;
+        ppo.log_samples(done, &trajectory, session)?;
+        let (kl, score) = (
+            number(&record, "objective/kl"),
+            number(&record, "objective/scores"),
+        );
+        let shown = [
+            ("score", score),
+            ("kl", kl),
+            ("length", number(&record, "response/length")),
+        ];
+        progress.tick(done, &shown, number(&record, "tokens") as u64);
+
+        if let Some(budget) = config.max_kl.filter(|budget| kl > *budget) {
+            tracing::warn!(
+                "step {done}: the KL to the reference is {kl:.2}, above the budget ppo.max_kl = {budget}: stopping here"
+            );
+            stopped_by_kl = true;
+        }
+        if stopped_by_kl || done == config.steps {
+            continue;
+        }
+        if config.eval_every > 0 && done.is_multiple_of(config.eval_every) {
+            let evaluation = ppo.evaluate()?;
+            metrics.log(done, &evaluation.metrics())?;
+        }
+        let stop = session.interrupt.requested();
+        if stop || config.save_every > 0 && done.is_multiple_of(config.save_every) {
+            session.dir.checkpoint_save(&ppo.checkpoint(done)?, 2)?;
+        }
+        if stop {
+            return Err(Interrupted { step: done }.into());
+        }
+    }
+    progress.finish();
+
+    let evaluation = ppo.evaluate()?;
+    metrics.log(done, &evaluation.metrics())?;
+    for sample in evaluation.samples.iter().take(config.log_samples) {
+        session
+            .dir
+            .append_sample(&json!({ "step": done, "kind": "eval", "sample": sample }))?;
+    }
+    session
+        .dir
+        .publish(|folder| -> Result<()> { Ok(ppo.language_model.save(folder, SaveDtype::F32)?) })?;
+    Ok(Outcome {
+        steps: done,
+        stopped_by_kl,
+        evaluation,
+    })
+}
+
+impl Ppo<'_> {
+    /// The policy on held-out prompts, beside the reference's answers to the same prompts.
+    fn evaluate(&mut self) -> Result<Evaluation> {
+        let yardstick = Yardstick {
+            prompts: &self.held_out,
+            reference: &self.reference,
+            reward: &self.reward,
+            tokenizer: &self.language_model.tokenizer,
+            sampling: sampling(self.config, stream(self.seed, "eval", 0).next_u64()),
+            micro_tokens: self.micro_tokens,
+        };
+        let answers = match self.reference_answers.take() {
+            Some(answers) => answers,
+            None => yardstick.reference_answers()?,
+        };
+        let evaluation = yardstick.measure(&self.policy.view, &answers)?;
+        self.reference_answers = Some(answers);
+        Ok(evaluation)
+    }
+
+    /// The first few episodes of a step, whole, for `samples.jsonl`.
+    fn log_samples(&self, step: u64, t: &Trajectory, session: &Session) -> Result<()> {
+        let tokenizer = &self.language_model.tokenizer;
+        for (i, episode) in t.episodes.iter().enumerate().take(self.config.log_samples) {
+            session.dir.append_sample(&json!({
+                "step": step,
+                "kind": "rollout",
+                "prompt": tokenizer.decode(&t.prompts[episode.prompt])?,
+                "response": tokenizer.decode(&episode.response)?,
+                "finished": episode.finished,
+                "score": t.scores[i],
+                "tokens": episode.response,
+                "logprobs": t.logprobs[i],
+                "ref_logprobs": t.ref_logprobs[i],
+                "values": t.values[i],
+                "rewards": t.rewards[i],
+                "advantages": t.advantages[i],
+                "returns": t.returns[i],
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// Everything that a step changes. Prompts, rollouts and minibatches follow from seed and step.
+    fn checkpoint(&self, step: u64) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint {
+            step,
+            tensors: Default::default(),
+            state: json!({ "kl_coef": self.kl.coef }),
+        };
+        checkpoint.insert_group("policy", self.policy.params.tensors());
+        checkpoint.insert_group("policy.adam", self.policy.adam.state()?);
+        checkpoint.insert_group("critic", self.critic.params.tensors());
+        checkpoint.insert_group("critic.adam", self.critic.adam.state()?);
+        Ok(checkpoint)
+    }
+
+    /// Goes back to the latest checkpoint if the session resumes; returns the steps already made.
+    fn resume(&mut self, session: &Session) -> Result<u64> {
+        if !session.resume {
+            return Ok(0);
+        }
+        let Some(checkpoint) = session.dir.checkpoint_latest()? else {
+            return Ok(0);
+        };
+        self.policy.params.restore(&checkpoint.group("policy"))?;
+        self.policy
+            .adam
+            .load_state(&self.policy.params, &checkpoint.group("policy.adam"))?;
+        self.critic.params.restore(&checkpoint.group("critic"))?;
+        self.critic
+            .adam
+            .load_state(&self.critic.params, &checkpoint.group("critic.adam"))?;
+        self.kl.coef = checkpoint.state["kl_coef"]
+            .as_f64()
+            .context("the checkpoint's state.json lacks the number kl_coef")?;
+        tracing::info!("resuming after step {}", checkpoint.step);
+        Ok(checkpoint.step)
+    }
+}

@@ -1,0 +1,382 @@
+//! How well a reward model predicts held-out feedback, beside how well length alone would.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+
+use anyhow::Result;
+use rlhf_dataset::order::micro_batches;
+use rlhf_lm::ScalarModel;
+use rlhf_train::statistics;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::items::{Batch, Item, Judgement};
+
+/// Scores of every response of every item, before calibration.
+///
+/// `model` should record no graph (built over a frozen view of its parameters).
+pub fn raw_scores(
+    model: &ScalarModel,
+    items: &[Item],
+    micro_tokens: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+    let mut all = Vec::with_capacity(items.len());
+    for micro in micro_batches(&lengths, micro_tokens) {
+        let part: Vec<&Item> = items[micro].iter().collect();
+        let batch = Batch::pack(&part, model.device())?;
+        let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;
+        let mut scores = model
+            .scores(&hidden)?
+            .to_vec1::<f32>()?
+            .into_iter()
+            .map(f64::from);
+        all.extend(part.iter().map(|item| {
+            scores
+                .by_ref()
+                .take(item.responses.len())
+                .collect::<Vec<_>>()
+        }));
+    }
+    Ok(all)
+}
+
+/// A share with its 95 % interval (percentile bootstrap over prompts) and the number of comparisons behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Share {
+    /// The share, between 0 and 1.
+    pub value: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+    /// Comparisons counted.
+    pub n: usize,
+}
+
+/// Predicted against observed: among comparisons whose predicted P(win) fell into a bin, how many were won.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CalibrationBin {
+    /// Mean predicted probability that the one with the higher score wins, in the bin.
+    pub predicted: f64,
+    /// Share of the comparisons in which it did.
+    pub observed: f64,
+    /// Comparisons in the bin.
+    pub n: usize,
+}
+
+/// The report on a reward model; fields that the data has nothing to say about are absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Share of preferred responses that score higher; equal scores count half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Share>,
+    /// What "the longer answer wins" would get on the same comparisons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longer_wins: Option<Share>,
+    /// Accuracy by `source`, where rows name one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_source: BTreeMap<String, Share>,
+    /// Accuracy by how much longer the preferred response is, in tokens.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_length_gap: BTreeMap<String, Share>,
+    /// Predicted P(win) = σ(r_i − r_j) against observed, in bins of one tenth from ½ to 1.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calibration: Vec<CalibrationBin>,
+    /// Kendall's τ-b between scores and ranks, averaged over rankings of three or more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kendall_tau: Option<f64>,
+    /// Spearman's ρ between scores and ratings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spearman: Option<f64>,
+    /// Pearson's r between scores and ratings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pearson: Option<f64>,
+    /// Area under the ROC curve for thumbs up against thumbs down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auc: Option<f64>,
+}
+
+/// One comparison "the first was preferred", as seen by the model.
+struct Seen {
+    item: usize,
+    gap: f64,
+    longer_by: i64,
+}
+
+/// Scores held-out items and compares with what the humans said. `seed` drives the bootstrap.
+pub fn evaluate(
+    model: &ScalarModel,
+    items: &[Item],
+    micro_tokens: usize,
+    seed: u64,
+) -> Result<Report> {
+    Ok(report(
+        items,
+        &raw_scores(model, items, micro_tokens)?,
+        seed,
+    ))
+}
+
+/// The report from scores: pure.
+pub fn report(items: &[Item], scores: &[Vec<f64>], seed: u64) -> Report {
+    let mut seen = Vec::new();
+    let (mut taus, mut rated, mut thumbs) = (Vec::new(), Vec::new(), Vec::new());
+    for (n, (item, scores)) in items.iter().zip(scores).enumerate() {
+        match &item.judgement {
+            Judgement::Ranks { ranks, .. } => {
+                for i in 0..ranks.len() {
+                    for j in (0..ranks.len()).filter(|&j| ranks[i] < ranks[j]) {
+                        let longer_by =
+                            item.responses[i].len() as i64 - item.responses[j].len() as i64;
+                        seen.push(Seen {
+                            item: n,
+                            gap: scores[i] - scores[j],
+                            longer_by,
+                        });
+                    }
+                }
+                if ranks.len() > 2 {
+                    let goodness: Vec<f64> = ranks.iter().map(|r| -r).collect();
+                    taus.push(statistics::kendall_tau_b(scores, &goodness));
+                }
+            }
+            Judgement::Rating(rating) => rated.push((scores[0], *rating)),
+            Judgement::Thumbs(up) => thumbs.push((scores[0], *up)),
+        }
+    }
+    // τ is not defined where one side is constant.
+    taus.retain(|tau| tau.is_finite());
+    let (rated_scores, ratings): (Vec<f64>, Vec<f64>) = rated.into_iter().unzip();
+    let (thumb_scores, ups): (Vec<f64>, Vec<bool>) = thumbs.into_iter().unzip();
+
+    let share = |pick: &dyn Fn(&Seen) -> bool, win: fn(&Seen) -> f64| {
+        share_by_prompt(seen.iter().filter(|s| pick(s)), win, seed)
+    };
+    let mut by_source = BTreeMap::new();
+    let sources: std::collections::BTreeSet<_> =
+        items.iter().filter_map(|i| i.source.clone()).collect();
+    for source in sources {
+        if let Some(found) = share(&|s| items[s.item].source.as_ref() == Some(&source), won) {
+            by_source.insert(source, found);
+        }
+    }
+    let mut by_length_gap = BTreeMap::new();
+    for (name, low, high) in [
+        ("preferred shorter by 10 or more", i64::MIN, -10),
+        ("preferred shorter by 1 to 9", -9, -1),
+        ("same length", 0, 0),
+        ("preferred longer by 1 to 9", 1, 9),
+        ("preferred longer by 10 or more", 10, i64::MAX),
+    ] {
+        if let Some(found) = share(&|s| (low..=high).contains(&s.longer_by), won) {
+            by_length_gap.insert(name.to_owned(), found);
+        }
+    }
+    Report {
+        accuracy: share(&|_| true, won),
+        longer_wins: share(&|_| true, longer),
+        by_source,
+        by_length_gap,
+        calibration: calibration(&seen),
+        kendall_tau: (!taus.is_empty()).then(|| statistics::mean(&taus)),
+        spearman: (ratings.len() > 1).then(|| statistics::spearman(&rated_scores, &ratings)),
+        pearson: (ratings.len() > 1).then(|| statistics::pearson(&rated_scores, &ratings)),
+        auc: (ups.contains(&true) && ups.contains(&false))
+            .then(|| statistics::auc(&thumb_scores, &ups)),
+    }
+}
+
+fn won(seen: &Seen) -> f64 {
+    half_on_tie(seen.gap)
+}
+
+fn longer(seen: &Seen) -> f64 {
+    half_on_tie(seen.longer_by as f64)
+}
+
+fn half_on_tie(gap: f64) -> f64 {
+    if gap == 0.0 {
+        0.5
+    } else {
+        f64::from(u8::from(gap > 0.0))
+    }
+}
+
+/// The mean over comparisons, with an interval from resampling prompts: comparisons of one ranking are not independent.
+fn share_by_prompt<'a>(
+    seen: impl Iterator<Item = &'a Seen>,
+    win: fn(&Seen) -> f64,
+    seed: u64,
+) -> Option<Share> {
+    let mut prompts: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for s in seen {
+        let (wins, n) = prompts.entry(s.item).or_default();
+        *wins += win(s);
+        *n += 1.0;
+    }
+    let (wins, counts): (Vec<f64>, Vec<f64>) = prompts.into_values().unzip();
+    let n: f64 = counts.iter().sum();
+    if n == 0.0 {
+        return None;
+    }
+    let value = wins.iter().sum::<f64>() / n;
+    let (low, high) = statistics::bootstrap_ratio_interval(&wins, &counts, seed);
+    Some(Share {
+        value,
+        low,
+        high,
+        n: n as usize,
+    })
+}
+
+fn calibration(seen: &[Seen]) -> Vec<CalibrationBin> {
+    let mut bins = [(0.0, 0.0, 0usize); 5];
+    for s in seen {
+        let predicted = 1.0 / (1.0 + (-s.gap.abs()).exp());
+        let bin = &mut bins[(((predicted - 0.5) * 10.0) as usize).min(4)];
+        *bin = (bin.0 + predicted, bin.1 + won(s), bin.2 + 1);
+    }
+    let filled = bins.into_iter().filter(|bin| bin.2 > 0);
+    filled
+        .map(|(p, o, n)| CalibrationBin {
+            predicted: p / n as f64,
+            observed: o / n as f64,
+            n,
+        })
+        .collect()
+}
+
+impl Report {
+    /// The headline numbers under their names in `metrics.jsonl`.
+    pub fn metrics(&self) -> Map<String, Value> {
+        let mut line = Map::new();
+        let mut put = |name: &str, value: Option<f64>| {
+            if let Some(value) = value {
+                line.insert(format!("eval/{name}"), json!(value));
+            }
+        };
+        put("accuracy", self.accuracy.map(|s| s.value));
+        put("accuracy_low", self.accuracy.map(|s| s.low));
+        put("accuracy_high", self.accuracy.map(|s| s.high));
+        put("longer_wins", self.longer_wins.map(|s| s.value));
+        put("kendall_tau", self.kendall_tau);
+        put("spearman", self.spearman);
+        put("pearson", self.pearson);
+        put("auc", self.auc);
+        line
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, s: &Share| {
+            writeln!(
+                f,
+                "{name:<34} {:>6.1} %  [{:.1}, {:.1}]  of {}",
+                100.0 * s.value,
+                100.0 * s.low,
+                100.0 * s.high,
+                s.n
+            )
+        };
+        if let Some(s) = &self.accuracy {
+            row(f, "accuracy", s)?;
+        }
+        if let Some(s) = &self.longer_wins {
+            row(f, "\"the longer answer wins\" gets", s)?;
+        }
+        for (name, s) in self.by_source.iter().chain(&self.by_length_gap) {
+            row(f, &format!("  {name}"), s)?;
+        }
+        for bin in &self.calibration {
+            writeln!(
+                f,
+                "  says {:>5.1} % sure, is right in     {:>6.1} %  of {}",
+                100.0 * bin.predicted,
+                100.0 * bin.observed,
+                bin.n
+            )?;
+        }
+        for (name, value) in [
+            ("Kendall τ over rankings", self.kendall_tau),
+            ("Spearman ρ with ratings", self.spearman),
+            ("Pearson r with ratings", self.pearson),
+            ("AUC for thumbs", self.auc),
+        ] {
+            if let Some(value) = value {
+                writeln!(f, "{name:<34} {value:>6.3}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rlhf_lm::Text;
+
+    fn item(judgement: Judgement, lengths: &[usize], source: &str) -> Item {
+        Item {
+            prompt: vec![1],
+            responses: lengths.iter().map(|n| vec![0; *n]).collect(),
+            judgement,
+            source: Some(source.into()),
+            whole: true,
+            texts: (Text::Plain(String::new()), Vec::new()),
+        }
+    }
+
+    fn ranks(ranks: &[f64]) -> Judgement {
+        Judgement::Ranks {
+            ranks: ranks.to_vec(),
+            margin: 0.0,
+        }
+    }
+
+    /// Counted by hand: of the comparisons below three are right, one is tied, one is wrong.
+    #[test]
+    fn accuracy_counts_strict_preferences_and_half_of_equal_scores() {
+        let items = [
+            item(ranks(&[1.0, 2.0]), &[5, 3], "a"),
+            item(ranks(&[1.0, 2.0]), &[3, 5], "b"),
+            item(ranks(&[1.0, 2.0, 2.0]), &[4, 4, 20], "b"),
+            item(ranks(&[2.0, 1.0]), &[4, 4], "a"),
+        ];
+        let scores = vec![
+            vec![2.0, 1.0],
+            vec![0.0, 1.0],
+            vec![3.0, 1.0, 2.0],
+            vec![0.5, 0.5],
+        ];
+        let report = report(&items, &scores, 1);
+        let accuracy = report.accuracy.unwrap();
+        assert_eq!((accuracy.value, accuracy.n), (3.5 / 5.0, 5));
+        assert!(accuracy.low <= accuracy.value && accuracy.value <= accuracy.high);
+        // Longer wins: right, wrong, tie, wrong, tie.
+        assert_eq!(report.longer_wins.unwrap().value, 2.0 / 5.0);
+        assert_eq!(report.by_source["a"].value, 1.5 / 2.0);
+        assert_eq!(
+            report.by_length_gap["preferred shorter by 10 or more"].value,
+            1.0
+        );
+        assert_eq!(report.by_length_gap["same length"].value, 1.5 / 2.0);
+        assert_eq!(report.calibration.iter().map(|b| b.n).sum::<usize>(), 5);
+    }
+
+    #[test]
+    fn each_kind_of_feedback_gets_its_own_measure() {
+        let items = [
+            item(Judgement::Rating(1.0), &[1], "r"),
+            item(Judgement::Rating(2.0), &[1], "r"),
+            item(Judgement::Rating(4.0), &[1], "r"),
+            item(Judgement::Thumbs(true), &[1], "t"),
+            item(Judgement::Thumbs(false), &[1], "t"),
+        ];
+        let scores = vec![vec![0.1], vec![0.2], vec![0.9], vec![1.0], vec![-1.0]];
+        let report = report(&items, &scores, 1);
+        assert_eq!(report.accuracy, None);
+        assert_eq!((report.spearman, report.auc), (Some(1.0), Some(1.0)));
+    }
+}

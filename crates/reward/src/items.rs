@@ -1,0 +1,221 @@
+//! From human feedback to token sequences with something to learn from.
+
+use anyhow::{Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use rlhf_dataset::Feedback;
+use rlhf_lm::{Packed, Packer, Text, Tokenizer};
+
+/// What the human said about the responses of one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Judgement {
+    /// One rank per response, 1 is best, equal numbers tie. A pair is the ranking 1, 2.
+    Ranks {
+        /// The ranks.
+        ranks: Vec<f64>,
+        /// How far apart the annotator said a pair is.
+        margin: f64,
+    },
+    /// One response on a scale, not yet standardised.
+    Rating(f64),
+    /// One response, good or not.
+    Thumbs(bool),
+}
+
+/// One prompt with its responses, tokenised. All of it stays in one batch element: K responses cost one
+/// prompt and K continuations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// The prompt's tokens, shared by all responses.
+    pub prompt: Vec<u32>,
+    /// Each response with its end token.
+    pub responses: Vec<Vec<u32>>,
+    /// What they are to be scored like.
+    pub judgement: Judgement,
+    /// Who or what it comes from.
+    pub source: Option<String>,
+    /// Whether nothing was cut off.
+    pub whole: bool,
+    /// The prompt and responses as text, for probes and reports.
+    pub texts: (Text, Vec<Text>),
+}
+
+impl Item {
+    /// Tokens it costs to compute.
+    pub fn tokens(&self) -> usize {
+        self.prompt.len() + self.responses.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// Feedback ready to train on, and what was found on the way.
+#[derive(Clone, Debug, Default)]
+pub struct Items {
+    /// Prompts whose responses differ.
+    pub items: Vec<Item>,
+    /// Responses or prompts that were cut to fit.
+    pub cut: usize,
+    /// Prompts dropped because all their responses are the same, also after the cut.
+    pub identical: usize,
+}
+
+impl Items {
+    /// Tokenises feedback; nothing is dropped without being counted.
+    pub fn from_feedback(
+        tokenizer: &Tokenizer,
+        feedback: &[Feedback],
+        max_length: usize,
+    ) -> Result<Self> {
+        let mut all = Self::default();
+        for row in feedback {
+            let (prompt, texts) = (row.prompt(), row.responses());
+            let mut encoded_prompt = Vec::new();
+            let mut responses = Vec::with_capacity(texts.len());
+            for text in &texts {
+                let encoded = tokenizer.encode_demonstration(prompt, text)?;
+                encoded_prompt = encoded.prompt;
+                responses.push(encoded.completion);
+            }
+            let lost = cut(&mut encoded_prompt, &mut responses, max_length);
+            all.cut += lost;
+            if responses.len() > 1 && responses.iter().all(|r| *r == responses[0]) {
+                all.identical += 1;
+                continue;
+            }
+            let judgement = match row {
+                Feedback::Pair(pair) => Judgement::Ranks {
+                    ranks: vec![1.0, 2.0],
+                    margin: pair.margin.unwrap_or(0.0),
+                },
+                Feedback::Ranking(ranking) => Judgement::Ranks {
+                    ranks: ranking.ranks.iter().map(|r| f64::from(*r)).collect(),
+                    margin: 0.0,
+                },
+                Feedback::Rating(rating) => Judgement::Rating(rating.rating),
+                Feedback::Thumbs(thumbs) => Judgement::Thumbs(thumbs.label),
+            };
+            all.items.push(Item {
+                prompt: encoded_prompt,
+                responses,
+                judgement,
+                source: row.source().map(str::to_owned),
+                whole: lost == 0,
+                texts: (prompt.clone(), texts.into_iter().cloned().collect()),
+            });
+        }
+        if all.items.is_empty() {
+            bail!(
+                "no feedback is left to learn from: {} prompts have only identical responses",
+                all.identical
+            );
+        }
+        Ok(all)
+    }
+}
+
+/// Cuts a prompt (from its beginning) and responses (keeping the end token) so that each pair fits; returns
+/// how many sequences lost tokens. A response may take at least half of the room.
+fn cut(prompt: &mut Vec<u32>, responses: &mut [Vec<u32>], max_length: usize) -> usize {
+    let longest = responses.iter().map(Vec::len).max().unwrap_or(0);
+    let room = max_length
+        .saturating_sub(longest.min(max_length / 2))
+        .max(1);
+    let mut lost = 0;
+    if prompt.len() > room {
+        prompt.drain(..prompt.len() - room);
+        lost += 1;
+    }
+    let room = max_length.saturating_sub(prompt.len()).max(1);
+    for response in responses.iter_mut().filter(|r| r.len() > room) {
+        if let Some(end) = response.pop() {
+            response.truncate(room - 1);
+            response.push(end);
+        }
+        lost += 1;
+    }
+    lost
+}
+
+/// Splits by prompt, so that no prompt is on both sides: the share `fraction` of the distinct prompts, every
+/// so many-th in order of first appearance, goes to the second half.
+pub fn split_by_prompt(items: Vec<Item>, fraction: f64) -> Result<(Vec<Item>, Vec<Item>)> {
+    ensure!(
+        (0.0..1.0).contains(&fraction),
+        "eval_fraction is {fraction}: it must be at least 0 and below 1"
+    );
+    let mut seen = std::collections::HashMap::new();
+    Ok(items.into_iter().partition(|item| {
+        let next = seen.len();
+        let n: usize = *seen.entry(item.prompt.clone()).or_insert(next);
+        // Bresenham's rule: prompt n is held out when n·fraction crosses a whole number.
+        ((n + 1) as f64 * fraction).floor() == (n as f64 * fraction).floor()
+    }))
+}
+
+/// A micro-batch: prompts once, responses after them, and the row of each response's last token.
+pub struct Batch {
+    /// Prompts and responses, end to end.
+    pub packed: Packed,
+    /// `[R]` u32: the hidden row where each response is scored, in order.
+    pub last: Tensor,
+}
+
+impl Batch {
+    /// Packs `items`; response j of item i is entry `Σ_{k<i} responses(k) + j` of the scores.
+    pub fn pack(items: &[&Item], device: &Device) -> Result<Self> {
+        let mut packer = Packer::new();
+        let mut last = Vec::new();
+        for item in items {
+            let prompt = packer.prefix(&item.prompt);
+            for response in &item.responses {
+                last.push((packer.continuation(prompt, response).end - 1) as u32);
+            }
+        }
+        Ok(Self {
+            packed: packer.finish(device)?,
+            last: Tensor::new(last, device)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_keeps_the_end_token_and_the_end_of_the_prompt() {
+        let mut prompt: Vec<u32> = (0..10).collect();
+        let mut responses = vec![vec![20, 21, 22, 23, 99], vec![99]];
+        assert_eq!(cut(&mut prompt, &mut responses, 8), 2);
+        assert_eq!(prompt, [6, 7, 8, 9]);
+        assert_eq!(responses, [vec![20, 21, 22, 99], vec![99]]);
+    }
+
+    #[test]
+    fn what_fits_is_not_touched() {
+        let mut prompt = vec![1, 2, 3];
+        let mut responses = vec![vec![4, 9], vec![9]];
+        assert_eq!(cut(&mut prompt, &mut responses, 5), 0);
+        assert_eq!(
+            (prompt, responses),
+            (vec![1, 2, 3], vec![vec![4, 9], vec![9]])
+        );
+    }
+
+    #[test]
+    fn a_split_never_puts_one_prompt_on_both_sides() {
+        let item = |n: u32| Item {
+            prompt: vec![n % 10],
+            responses: vec![vec![1], vec![2]],
+            judgement: Judgement::Thumbs(true),
+            source: None,
+            whole: true,
+            texts: (Text::Plain(String::new()), Vec::new()),
+        };
+        let (train, held) = split_by_prompt((0..40).map(item).collect(), 0.3).unwrap();
+        assert_eq!((train.len(), held.len()), (28, 12));
+        assert!(
+            train
+                .iter()
+                .all(|t| held.iter().all(|h| h.prompt != t.prompt))
+        );
+    }
+}

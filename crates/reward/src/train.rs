@@ -1,0 +1,415 @@
+//! Training a reward model from human feedback.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Tensor};
+use rlhf_dataset::order::{epoch_order, file_order, micro_batches};
+use rlhf_dataset::read_feedback;
+use rlhf_lm::{
+    Calibration, Gradients, HeadInit, LanguageModel, ModelConfig, Params, Probe, RewardCard,
+    RewardModel, ScalarModel, Tokenizer,
+};
+use rlhf_train::{
+    AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule, Session,
+    activation_bytes, micro_batch_tokens, statistics,
+};
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::eval::{Report, evaluate, raw_scores};
+use crate::items::{Batch, Item, Items, Judgement, split_by_prompt};
+use crate::loss::{centring_loss, comparison_loss, ranking_comparisons, rating_loss, thumbs_loss};
+
+/// What a finished run has to say for itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// Optimizer steps made.
+    pub steps: u64,
+    /// Loss per prompt of the last step.
+    pub loss: f64,
+    /// How well held-out feedback is predicted.
+    pub report: Report,
+}
+
+/// Trains a reward model that starts from the language model `config.model`; it ends up in the run's `final/`.
+pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
+    let base = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
+        .with_context(|| format!("loading the model to start from at {}", config.model))?;
+    let LanguageModel {
+        config: model_config,
+        params,
+        tokenizer,
+        ..
+    } = base;
+
+    let load = |paths| -> Result<Items> {
+        let feedback = read_feedback(paths, config.skip_bad)?;
+        for bad in &feedback.skipped {
+            tracing::warn!("skipped {bad}");
+        }
+        let items = Items::from_feedback(&tokenizer, &feedback.rows, config.max_length)?;
+        if items.cut > 0 {
+            tracing::warn!(
+                "{} sequences were cut to fit {} tokens; raise --max-length to keep them whole",
+                items.cut,
+                config.max_length
+            );
+        }
+        if items.identical > 0 {
+            tracing::warn!(
+                "{} prompts were skipped: all their responses are the same",
+                items.identical
+            );
+        }
+        Ok(items)
+    };
+    let (mut items, mut held_out) = if config.eval_prefs.is_empty() {
+        split_by_prompt(load(&config.prefs)?.items, config.eval_fraction)?
+    } else {
+        (load(&config.prefs)?.items, load(&config.eval_prefs)?.items)
+    };
+    ensure!(
+        !items.is_empty(),
+        "no feedback is left to train on: all was kept back for evaluation"
+    );
+    ensure!(
+        !held_out.is_empty(),
+        "no feedback is held out, and the reward model's scale is measured on held-out responses: \
+         raise --eval-fraction or give --eval-prefs"
+    );
+    standardise_ratings(&mut items, &mut held_out);
+
+    // The head replaces the vocabulary projection; the trunk goes on learning.
+    let head = HeadInit::Normal { seed: session.seed };
+    let tensors =
+        ScalarModel::with_fresh_head(&model_config, &params.tensors(), head, &session.device)?;
+    let params = Params::load(&tensors, &session.device, session.dtype)?;
+    let model = ScalarModel::new(&model_config, &params)?;
+    let evaluated = ScalarModel::new(&model_config, &params.frozen())?;
+    let mut optimizer = AdamW::new(AdamWConfig {
+        weight_decay: config.weight_decay,
+        ..AdamWConfig::default()
+    });
+
+    ensure!(
+        config.batch > 0,
+        "reward.batch is 0: a step needs at least one prompt"
+    );
+    let per_epoch = items.len().div_ceil(config.batch) as u64;
+    let steps = if config.steps > 0 {
+        config.steps
+    } else {
+        per_epoch * config.epochs as u64
+    };
+    let schedule = Schedule {
+        kind: config.schedule,
+        warmup_steps: config.warmup,
+        total_steps: steps,
+    };
+    let micro_tokens = if config.micro_batch > 0 {
+        config.micro_batch
+    } else {
+        micro_batch_tokens(&model_config)
+    };
+    let plan = plan(
+        config,
+        &params,
+        &model_config,
+        &items,
+        steps,
+        micro_tokens,
+        &tokenizer,
+        session,
+    )?;
+    session.progress.say(&plan.to_string());
+
+    let mut first = 0;
+    if session.resume
+        && let Some(checkpoint) = session.dir.checkpoint_latest()?
+    {
+        params.restore(&checkpoint.group("model"))?;
+        optimizer.load_state(&params, &checkpoint.group("adam"))?;
+        first = checkpoint.step;
+        tracing::info!("resuming after step {first}");
+    }
+    let mut metrics = session.dir.metrics()?;
+    let mut progress = Progress::new(session.progress, "reward", steps, "step");
+    let mut last_loss = f64::NAN;
+
+    for step in first..steps {
+        let batch = items_of_step(&items, config, session.seed, step, per_epoch);
+        let tokens: usize = batch.iter().map(|item| item.tokens()).sum();
+        let share = 1.0 / batch.len() as f32;
+
+        let mut gradients = Gradients::new();
+        let mut total = Tensor::zeros((), DType::F32, &session.device)?;
+        let lengths: Vec<usize> = batch.iter().map(|item| item.tokens()).collect();
+        for micro in micro_batches(&lengths, micro_tokens) {
+            let part = &batch[micro];
+            let packed = Batch::pack(part, &session.device)?;
+            let hidden = model
+                .hidden(&packed.packed)?
+                .index_select(&packed.last, 0)?;
+            let loss = feedback_loss(&model.scores(&hidden)?, part, share, config)?;
+            gradients.accumulate(&params, &loss)?;
+            total = (total + loss.detach())?;
+        }
+        if step == first {
+            gradients.check_all(&params)?;
+        }
+        let lr = schedule.lr(config.lr, step);
+        let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
+        let grad_norm = optimizer.step(&params, &gradients, lr, clip)?;
+        last_loss = f64::from(total.to_scalar::<f32>()?);
+        ensure!(
+            last_loss.is_finite() && grad_norm.is_finite(),
+            "step {}: loss {last_loss} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \
+             The last checkpoint is untouched",
+            step + 1
+        );
+
+        let done = step + 1;
+        let line = Map::from_iter([
+            ("loss".to_owned(), json!(last_loss)),
+            ("grad_norm".to_owned(), json!(grad_norm)),
+            ("lr".to_owned(), json!(lr)),
+            ("tokens".to_owned(), json!(tokens)),
+            ("epoch".to_owned(), json!(done as f64 / per_epoch as f64)),
+        ]);
+        metrics.log(done, &line)?;
+        if done < steps && config.eval_every > 0 && done % config.eval_every == 0 {
+            let report = evaluate(&evaluated, &held_out, micro_tokens, session.seed)?;
+            metrics.log(done, &report.metrics())?;
+        }
+        progress.tick(done, &[("loss", last_loss)], tokens as u64);
+
+        let stop = session.interrupt.requested() && done < steps;
+        if stop || config.save_every > 0 && done % config.save_every == 0 && done < steps {
+            save_checkpoint(done, &params, &optimizer, session)?;
+        }
+        if stop {
+            return Err(Interrupted { step: done }.into());
+        }
+    }
+    progress.finish();
+
+    let report = evaluate(&evaluated, &held_out, micro_tokens, session.seed)?;
+    metrics.log(steps, &report.metrics())?;
+    let card = card(config, &evaluated, &held_out, micro_tokens, &report)?;
+    session.dir.publish(|folder| -> Result<()> {
+        Ok(RewardModel::save(
+            folder,
+            &model_config,
+            &params,
+            &tokenizer,
+            &card,
+        )?)
+    })?;
+    Ok(Outcome {
+        steps,
+        loss: last_loss,
+        report,
+    })
+}
+
+/// Loss of a micro-batch; each prompt weighs `share`, whatever its kind of feedback and number of responses.
+fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) -> Result<Tensor> {
+    let mut comparisons = Vec::new();
+    // (index of the score, target) of responses that are judged alone.
+    let (mut ratings, mut thumbs) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    for item in items {
+        match &item.judgement {
+            Judgement::Ranks { ranks, margin } => {
+                let mut terms = ranking_comparisons(ranks, first, config.ties, share);
+                terms
+                    .iter_mut()
+                    .for_each(|term| term.margin = *margin as f32);
+                comparisons.extend(terms);
+            }
+            Judgement::Rating(rating) => ratings.push((first as u32, *rating as f32)),
+            Judgement::Thumbs(up) => thumbs.push((first as u32, f32::from(u8::from(*up)))),
+        }
+        first += item.responses.len();
+    }
+    let mut loss = Tensor::zeros((), DType::F32, scores.device())?;
+    if !comparisons.is_empty() {
+        loss = (loss + comparison_loss(scores, &comparisons, config.label_smoothing)?)?;
+        if config.centring > 0.0 {
+            loss = (loss + (centring_loss(scores, &comparisons)? * config.centring)?)?;
+        }
+    }
+    for (judged, per_kind) in [(ratings, rating_loss as LossOfOne), (thumbs, thumbs_loss)] {
+        if !judged.is_empty() {
+            let (rows, targets): (Vec<u32>, Vec<f32>) = judged.into_iter().unzip();
+            let weights = Tensor::full(share, targets.len(), scores.device())?;
+            let chosen = scores.index_select(&Tensor::new(rows, scores.device())?, 0)?;
+            loss = (loss + per_kind(&chosen, &Tensor::new(targets, scores.device())?, &weights)?)?;
+        }
+    }
+    Ok(loss)
+}
+
+type LossOfOne = fn(&Tensor, &Tensor, &Tensor) -> candle_core::Result<Tensor>;
+
+/// Ratings become (rating − mean) / std, both measured on the training items.
+fn standardise_ratings(items: &mut [Item], held_out: &mut [Item]) {
+    let ratings: Vec<f64> = items
+        .iter()
+        .filter_map(|item| match item.judgement {
+            Judgement::Rating(rating) => Some(rating),
+            _ => None,
+        })
+        .collect();
+    if ratings.is_empty() {
+        return;
+    }
+    let mean = statistics::mean(&ratings);
+    let variance = ratings.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / ratings.len() as f64;
+    // A file that gives one rating to everything carries no scale of its own.
+    let std = if variance > 0.0 { variance.sqrt() } else { 1.0 };
+    for item in items.iter_mut().chain(held_out) {
+        if let Judgement::Rating(rating) = &mut item.judgement {
+            *rating = (*rating - mean) / std;
+        }
+    }
+}
+
+/// The items of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
+fn items_of_step<'a>(
+    items: &'a [Item],
+    config: &Config,
+    seed: u64,
+    step: u64,
+    per_epoch: u64,
+) -> Vec<&'a Item> {
+    let order = if config.shuffle {
+        epoch_order(seed, step / per_epoch, items.len())
+    } else {
+        file_order(items.len())
+    };
+    let start = (step % per_epoch) as usize * config.batch;
+    order
+        .iter()
+        .skip(start)
+        .take(config.batch)
+        .map(|&i| &items[i])
+        .collect()
+}
+
+/// What `reward.json` will say: the scale of held-out scores, and a few texts whose scores a loader can check.
+fn card(
+    config: &Config,
+    model: &ScalarModel,
+    held_out: &[Item],
+    micro_tokens: usize,
+    report: &Report,
+) -> Result<RewardCard> {
+    let scores: Vec<f64> = raw_scores(model, held_out, micro_tokens)?
+        .into_iter()
+        .flatten()
+        .collect();
+    let mean = statistics::mean(&scores);
+    let std = (scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt();
+    ensure!(
+        std > 0.0,
+        "every held-out response gets the same score ({mean}): the reward model has learned nothing; raise --lr or --epochs"
+    );
+    // A loader tokenises the probes' texts, so texts that were cut cannot serve.
+    let whole: Vec<Item> = held_out
+        .iter()
+        .filter(|item| item.whole)
+        .take(4)
+        .cloned()
+        .collect();
+    let probes = raw_scores(model, &whole, micro_tokens)?
+        .iter()
+        .zip(&whole)
+        .flat_map(|(scores, item)| {
+            item.texts
+                .1
+                .iter()
+                .zip(scores)
+                .map(|(response, score)| Probe {
+                    prompt: item.texts.0.clone(),
+                    response: response.clone(),
+                    score: *score,
+                })
+        })
+        .collect();
+    Ok(RewardCard {
+        calibration: Some(Calibration {
+            mean,
+            std,
+            responses: scores.len(),
+        }),
+        trained: json!({ "from": config.model, "prefs": config.prefs, "report": report }),
+        probes,
+    })
+}
+
+/// What is about to happen, for the user to read before anything is spent.
+fn plan(
+    config: &Config,
+    params: &Params,
+    model: &ModelConfig,
+    items: &[Item],
+    steps: u64,
+    micro_tokens: usize,
+    tokenizer: &Tokenizer,
+    session: &Session,
+) -> Result<Plan> {
+    let tokens: usize = items.iter().map(Item::tokens).sum();
+    let responses: usize = items.iter().map(|item| item.responses.len()).sum();
+    let parameters = params.num_parameters() as u64;
+    let per_step = tokens as f64 * config.batch as f64 / items.len() as f64;
+    let mut memory = MemoryItem::trained("model", parameters).to_vec();
+    memory.push(MemoryItem::new(
+        "activations",
+        activation_bytes((per_step as u64).min(micro_tokens as u64), model),
+    ));
+    let example = &items[0];
+    let (last, spoken) = example.responses[0]
+        .split_last()
+        .context("a response without its end token")?;
+    Ok(Plan {
+        stage: "reward".into(),
+        model: model.model_type().into(),
+        parameters,
+        data: vec![(
+            "prompts".into(),
+            format!(
+                "{} with {responses} responses, {tokens} tokens",
+                items.len()
+            ),
+        )],
+        batch: format!(
+            "{} prompts a step, about {per_step:.0} tokens, in micro-batches of at most {micro_tokens} tokens",
+            config.batch
+        ),
+        steps,
+        tokens: (per_step * steps as f64) as u64,
+        memory,
+        device: session.describe_device(),
+        example: vec![
+            (
+                tokenizer.decode_with_special(&[&example.prompt, spoken].concat())?,
+                false,
+            ),
+            (tokenizer.decode_with_special(&[*last])?, true),
+        ],
+    })
+}
+
+fn save_checkpoint(step: u64, params: &Params, optimizer: &AdamW, session: &Session) -> Result<()> {
+    let mut checkpoint = Checkpoint {
+        step,
+        tensors: Default::default(),
+        state: Value::Null,
+    };
+    checkpoint.insert_group("model", params.tensors());
+    checkpoint.insert_group("adam", optimizer.state()?);
+    session.dir.checkpoint_save(&checkpoint, 2)?;
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! The training loop of pretraining and of supervised fine-tuning: the same loss over different rows.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use rlhf_dataset::order::{epoch_order, file_order, micro_batches};
+use rlhf_dataset::read_demonstrations;
+use rlhf_lm::{CausalLm, Gradients, LanguageModel, Params, SaveDtype, Tokenizer};
+use rlhf_train::{
+    AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule,
+    ScheduleKind, Session, activation_bytes, micro_batch_tokens,
+};
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::eval::mean_loss;
+use crate::loss::negative_log_likelihood;
+use crate::rows::{Batch, Row, Rows};
+
+/// What a finished run has to say for itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// Optimizer steps made.
+    pub steps: u64,
+    /// Loss per target token of the last step, in nats.
+    pub loss: f64,
+    /// Loss per target token on held-out rows, in nats, if there were any.
+    pub eval_loss: Option<f64>,
+}
+
+/// How to walk over the rows and how far to move; the settings that pretraining and fine-tuning share.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    pub(crate) stage: &'static str,
+    pub(crate) epochs: usize,
+    pub(crate) steps: u64,
+    pub(crate) batch: usize,
+    pub(crate) micro_batch: usize,
+    pub(crate) lr: f64,
+    pub(crate) schedule: ScheduleKind,
+    pub(crate) warmup: u64,
+    pub(crate) weight_decay: f64,
+    pub(crate) max_grad_norm: f64,
+    pub(crate) shuffle: bool,
+    pub(crate) eval_every: u64,
+    pub(crate) save_every: u64,
+    pub(crate) save_dtype: SaveDtype,
+}
+
+/// Fine-tunes `config.model` on demonstrations; the model ends up in the run's `final/`.
+pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
+    let model = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
+        .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
+    let load = |paths| -> Result<Rows> {
+        let demonstrations = read_demonstrations(paths, config.skip_bad)?;
+        for bad in &demonstrations.skipped {
+            tracing::warn!("skipped {bad}");
+        }
+        Rows::from_demonstrations(
+            &model.tokenizer,
+            &demonstrations.rows,
+            config.max_length,
+            config.train_on_prompt,
+        )
+    };
+    let mut rows = load(&config.data)?;
+    if rows.cut > 0 {
+        tracing::warn!(
+            "{} rows were cut at {} tokens, {} of them lost",
+            rows.cut,
+            config.max_length,
+            rows.lost
+        );
+    }
+    let held_out = if config.eval_data.is_empty() {
+        let keep = rows.rows.len() - (rows.rows.len() as f64 * config.eval_fraction) as usize;
+        rows.rows.split_off(keep)
+    } else {
+        load(&config.eval_data)?.rows
+    };
+    ensure!(
+        !rows.rows.is_empty(),
+        "no rows are left to train on: all were kept back for evaluation"
+    );
+    let recipe = Recipe {
+        stage: "sft",
+        epochs: config.epochs,
+        steps: config.steps,
+        batch: config.batch,
+        micro_batch: config.micro_batch,
+        lr: config.lr,
+        schedule: config.schedule,
+        warmup: config.warmup,
+        weight_decay: config.weight_decay,
+        max_grad_norm: config.max_grad_norm,
+        shuffle: config.shuffle,
+        eval_every: config.eval_every,
+        save_every: config.save_every,
+        save_dtype: SaveDtype::F32,
+    };
+    fit(&recipe, model, &rows.rows, &held_out, session)
+}
+
+/// Minimises the loss per target token over `rows` with AdamW.
+pub(crate) fn fit(
+    recipe: &Recipe,
+    language_model: LanguageModel,
+    rows: &[Row],
+    held_out: &[Row],
+    session: &mut Session,
+) -> Result<Outcome> {
+    let params = &language_model.params;
+    let model = CausalLm::new(&language_model.config, params)?;
+    let evaluated = CausalLm::new(&language_model.config, &params.frozen())?;
+    let mut optimizer = AdamW::new(AdamWConfig {
+        weight_decay: recipe.weight_decay,
+        ..AdamWConfig::default()
+    });
+
+    ensure!(
+        recipe.batch > 0,
+        "{}.batch is 0: a step needs at least one row",
+        recipe.stage
+    );
+    let per_epoch = rows.len().div_ceil(recipe.batch) as u64;
+    let steps = if recipe.steps > 0 {
+        recipe.steps
+    } else {
+        per_epoch * recipe.epochs as u64
+    };
+    let schedule = Schedule {
+        kind: recipe.schedule,
+        warmup_steps: recipe.warmup,
+        total_steps: steps,
+    };
+    let micro_tokens = if recipe.micro_batch > 0 {
+        recipe.micro_batch
+    } else {
+        micro_batch_tokens(&language_model.config)
+    };
+    session
+        .progress
+        .say(&plan(recipe, &language_model, rows, steps, micro_tokens, session)?.to_string());
+
+    let mut first = 0;
+    if session.resume
+        && let Some(checkpoint) = session.dir.checkpoint_latest()?
+    {
+        params.restore(&checkpoint.group("model"))?;
+        optimizer.load_state(params, &checkpoint.group("adam"))?;
+        first = checkpoint.step;
+        tracing::info!("resuming after step {first}");
+    }
+    let mut metrics = session.dir.metrics()?;
+    let mut progress = Progress::new(session.progress, recipe.stage, steps, "step");
+    let mut outcome = Outcome {
+        steps,
+        loss: f64::NAN,
+        eval_loss: None,
+    };
+
+    for step in first..steps {
+        let batch = rows_of_step(rows, recipe, session.seed, step, per_epoch);
+        let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
+        let targets: usize = batch.iter().map(|row| row.targets()).sum();
+
+        let mut gradients = Gradients::new();
+        let mut total = Tensor::zeros((), candle_core::DType::F32, &session.device)?;
+        let lengths: Vec<usize> = batch.iter().map(|row| row.ids.len()).collect();
+        for micro in micro_batches(&lengths, micro_tokens) {
+            let packed = Batch::pack(&batch[micro], &session.device)?;
+            let loss = (negative_log_likelihood(&model, &packed)? / targets as f64)?;
+            gradients.accumulate(params, &loss)?;
+            total = (total + loss.detach())?;
+        }
+        if step == first {
+            gradients.check_all(params)?;
+        }
+        let lr = schedule.lr(recipe.lr, step);
+        let clip = (recipe.max_grad_norm > 0.0).then_some(recipe.max_grad_norm);
+        let grad_norm = optimizer.step(params, &gradients, lr, clip)?;
+        outcome.loss = f64::from(total.to_scalar::<f32>()?);
+        ensure!(
+            outcome.loss.is_finite() && grad_norm.is_finite(),
+            "step {}: loss {} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \
+             The last checkpoint is untouched",
+            step + 1,
+            outcome.loss
+        );
+
+        let done = step + 1;
+        let mut line = Map::new();
+        line.insert("loss".into(), json!(outcome.loss));
+        line.insert("grad_norm".into(), json!(grad_norm));
+        line.insert("lr".into(), json!(lr));
+        line.insert("tokens".into(), json!(tokens));
+        line.insert("epoch".into(), json!(done as f64 / per_epoch as f64));
+        metrics.log(done, &line)?;
+        if !held_out.is_empty()
+            && (done == steps || recipe.eval_every > 0 && done % recipe.eval_every == 0)
+        {
+            let loss = mean_loss(&evaluated, held_out, micro_tokens)?;
+            let line = Map::from_iter([
+                ("eval/loss".to_owned(), json!(loss)),
+                ("eval/perplexity".to_owned(), json!(loss.exp())),
+            ]);
+            metrics.log(done, &line)?;
+            outcome.eval_loss = Some(loss);
+        }
+        progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
+
+        let stop = session.interrupt.requested() && done < steps;
+        if stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps {
+            save_checkpoint(done, params, &optimizer, session)?;
+        }
+        if stop {
+            return Err(Interrupted { step: done }.into());
+        }
+    }
+    progress.finish();
+
+    session
+        .dir
+        .publish(|folder| -> Result<()> { Ok(language_model.save(folder, recipe.save_dtype)?) })?;
+    Ok(outcome)
+}
+
+/// What is about to happen, for the user to read before anything is spent.
+fn plan(
+    recipe: &Recipe,
+    model: &LanguageModel,
+    rows: &[Row],
+    steps: u64,
+    micro_tokens: usize,
+    session: &Session,
+) -> Result<Plan> {
+    let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+    let targets: usize = rows.iter().map(Row::targets).sum();
+    let parameters = model.params.num_parameters() as u64;
+    let per_step = tokens as f64 * recipe.batch as f64 / rows.len() as f64;
+    let mut memory = MemoryItem::trained("model", parameters).to_vec();
+    let held = (per_step as u64).min(micro_tokens as u64);
+    memory.push(MemoryItem::new(
+        "activations",
+        activation_bytes(held, &model.config),
+    ));
+    Ok(Plan {
+        stage: recipe.stage.into(),
+        model: model.config.model_type().into(),
+        parameters,
+        data: vec![(
+            "rows".into(),
+            format!(
+                "{}, {tokens} tokens, {targets} of them carry loss",
+                rows.len()
+            ),
+        )],
+        batch: format!(
+            "{} rows a step, about {per_step:.0} tokens, in micro-batches of at most {micro_tokens} tokens",
+            recipe.batch
+        ),
+        steps,
+        tokens: (per_step * steps as f64) as u64,
+        memory,
+        device: session.describe_device(),
+        example: marked(&model.tokenizer, &rows[0])?,
+    })
+}
+
+/// A row as text, in pieces that carry loss or do not.
+fn marked(tokenizer: &Tokenizer, row: &Row) -> Result<Vec<(String, bool)>> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for end in 1..=row.ids.len() {
+        if end == row.ids.len() || row.target[end] != row.target[start] {
+            pieces.push((
+                tokenizer.decode_with_special(&row.ids[start..end])?,
+                row.target[start],
+            ));
+            start = end;
+        }
+    }
+    Ok(pieces)
+}
+
+/// The rows of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
+fn rows_of_step<'a>(
+    rows: &'a [Row],
+    recipe: &Recipe,
+    seed: u64,
+    step: u64,
+    per_epoch: u64,
+) -> Vec<&'a Row> {
+    let epoch = step / per_epoch;
+    let order = if recipe.shuffle {
+        epoch_order(seed, epoch, rows.len())
+    } else {
+        file_order(rows.len())
+    };
+    let start = (step % per_epoch) as usize * recipe.batch;
+    order
+        .iter()
+        .skip(start)
+        .take(recipe.batch)
+        .map(|&i| &rows[i])
+        .collect()
+}
+
+fn save_checkpoint(step: u64, params: &Params, optimizer: &AdamW, session: &Session) -> Result<()> {
+    let mut checkpoint = Checkpoint {
+        step,
+        tensors: Default::default(),
+        state: Value::Null,
+    };
+    checkpoint.insert_group("model", params.tensors());
+    checkpoint.insert_group("adam", optimizer.state()?);
+    session.dir.checkpoint_save(&checkpoint, 2)?;
+    Ok(())
+}
