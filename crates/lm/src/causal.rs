@@ -54,8 +54,9 @@ impl CausalLm {
         Schema::of(|vb| Self::build(config, vb))
     }
 
-    /// Fresh parameters: weights N(0, 0.02²), GPT-2's projections into the residual stream smaller by
-    /// √(2·layers), biases 0, norms 1.
+    /// Fresh parameters: weights N(0, σ²) with the configuration's `initializer_range` as σ (0.02 unless
+    /// it says otherwise), GPT-2's projections into the residual stream smaller by √(2·layers), biases
+    /// 0, norms 1.
     pub fn init(
         config: &ModelConfig,
         seed: u64,
@@ -70,7 +71,7 @@ impl CausalLm {
             false => Some(vb.pp("lm_head").get_with_hints(
                 (config.vocab_size(), config.hidden_size()),
                 "weight",
-                normal(0.02),
+                normal(config.initializer_range()),
             )?),
         };
         Ok(Self {

@@ -213,6 +213,14 @@ impl ModelConfig {
         }
     }
 
+    /// Standard deviation of fresh weights.
+    pub(crate) fn initializer_range(&self) -> f64 {
+        match &self.family {
+            Family::Gpt2(config) => config.initializer_range,
+            Family::Llama(config) => config.initializer_range,
+        }
+    }
+
     fn architecture(&self, head: Head) -> String {
         match (&self.family, head) {
             (Family::Gpt2(_), Head::CausalLm) => "GPT2LMHeadModel".into(),
@@ -237,6 +245,7 @@ pub(crate) fn refuse(json: &Map<String, Value>, key: &str, unless: Value) -> Res
     match json.get(key) {
         None | Some(Value::Null) => Ok(()),
         Some(found) if *found == unless => Ok(()),
+        Some(found) if found.is_number() && found.as_f64() == unless.as_f64() => Ok(()),
         Some(found) => Err(invalid(format!(
             "{key} = {found} is not supported (only {unless} is)"
         ))),
@@ -349,6 +358,9 @@ mod tests {
         assert!(error(json!({"model_type": "gpt2"})).contains("vocab_size"));
         assert!(error(llama(json!({"hidden_act": "gelu"}))).contains("hidden_act"));
         assert!(error(llama(json!({"num_key_value_heads": 3}))).contains("num_key_value_heads"));
+        let partial = |factor| llama(json!({"partial_rotary_factor": factor}));
+        assert!(error(partial(json!(0.5))).contains("partial_rotary_factor"));
+        ModelConfig::from_json(partial(json!(1))).unwrap();
         let yarn = error(llama(
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
         ));

@@ -1,4 +1,16 @@
 //! Language models one can load, train, sample from and save.
+//!
+//! In the order they are best read:
+//!
+//! - `packed`: a batch without padding, and the prefix that several sequences share.
+//! - `schema`, `params`, `gradients`: the named parameters of a model, their first values, their
+//!   frozen views and copies, and the guard against gradients that silently are not there.
+//! - `trunk`, `gpt2`, `llama` (with `linear`, `rotary`): token ids in, hidden states out.
+//! - `causal`, `scalar`: the two heads, next-token probabilities and one number per token.
+//! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
+//! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
+//! - `text`, `tokenizer`, `template`, `encode`, `train_bpe`: from what people write to token ids.
+//! - `rng`: all chance, as named streams.
 
 mod cache;
 mod causal;
@@ -50,4 +62,3 @@ pub use schema::Schema;
 pub use text::{Message, Text};
 pub use tokenizer::{TextStream, Tokenizer};
 pub use train_bpe::train_bpe;
-pub use trunk::{Attend, Trunk};

@@ -120,6 +120,7 @@ impl LlamaConfig {
         let sliding_window = sliding_window(variant, json)?;
         let raw: Raw = serde_json::from_value(Value::Object(json.clone())).map_err(invalid)?;
         let rope = raw.rope_parameters.or(raw.rope_scaling).unwrap_or_default();
+        refuse(&rope, "partial_rotary_factor", json!(1.0))?;
         let theta = rope.get("rope_theta").and_then(Value::as_f64);
         let heads = raw.num_attention_heads;
         let default_kv_heads = match variant {

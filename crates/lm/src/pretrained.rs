@@ -88,6 +88,12 @@ fn read(dir: &Path, head: Head) -> Result<(ModelConfig, BTreeMap<String, Tensor>
         let Some(canonical) = canonical(&config, &name) else {
             continue;
         };
+        if !tensor.dtype().is_float() {
+            return Err(Error::file(
+                &path,
+                format!("tensor {name} holds whole numbers, expected F32, F16 or BF16"),
+            ));
+        }
         if tensors.insert(canonical, tensor).is_some() {
             return Err(Error::file(
                 &path,

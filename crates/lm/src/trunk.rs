@@ -11,7 +11,7 @@ use crate::{Error, KvCache, ModelConfig, Result};
 
 /// What a forward pass attends to.
 #[derive(Debug)]
-pub enum Attend<'a> {
+pub(crate) enum Attend<'a> {
     /// Each other, as packed: training and scoring. Records a graph.
     Packed(&'a Layout),
     /// Each other, as packed; keys and values are appended to the cache, in the order of the stream.
@@ -22,7 +22,7 @@ pub enum Attend<'a> {
         layout: &'a Layout,
     },
     /// The cache: one new token per row. Its key and value are appended first, so row r's list ends
-    /// with its own place, [`KvCache::len`]` + r`.
+    /// with its own place, `KvCache::len() + r`.
     Cached {
         /// Holds everything the rows may see.
         cache: &'a mut KvCache,
@@ -82,7 +82,7 @@ impl Attend<'_> {
 }
 
 /// A stack of transformer blocks with its embeddings and final norm; heads sit on top.
-pub trait Trunk: Send + Sync {
+pub(crate) trait Trunk: Send + Sync {
     /// Hidden states after the final norm, `[T, H]`, of `ids` and `positions`, both u32 `[T]`.
     fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor>;
 

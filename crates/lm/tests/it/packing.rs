@@ -333,7 +333,7 @@ fn a_sequence_beyond_what_the_model_takes_is_refused_before_anything_is_computed
         let params = params(&config, 9, DType::F32);
         let model = CausalLm::new(&config, &params).unwrap();
         let mut packer = Packer::new();
-        let prefix = packer.prefix(&vec![0; 30]);
+        let prefix = packer.prefix(&[0; 30]);
         packer.continuation(prefix, &[0; 11]);
         let error = model
             .hidden(&packer.finish(&Device::Cpu).unwrap())

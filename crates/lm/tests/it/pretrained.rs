@@ -139,6 +139,12 @@ fn everything_wrong_with_the_tensors_is_one_error_that_names_them_and_the_file()
     ] {
         assert!(error.contains(part), "{part} not in: {error}");
     }
+    rewrite(dir.path(), |tensors| {
+        let whole = zeros(12).to_dtype(DType::U8).unwrap();
+        tensors.insert("transformer.ln_f.weight".into(), whole);
+    });
+    let error = read_lm(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("ln_f.weight holds whole numbers"), "{error}");
     let error = read_lm(tempfile::tempdir().unwrap().path()).unwrap_err();
     assert!(error.to_string().contains("config.json"), "{error}");
     fs_err::write(dir.path().join("config.json"), r#"{"model_type": "t5"}"#).unwrap();
