@@ -1,6 +1,6 @@
 """Writes tests/fixtures/chat_template.json: conversations as `transformers` renders them.
 
-    pip install -r scripts/oracle/requirements.txt jinja2
+    pip install -r scripts/oracle/requirements.txt
     python scripts/oracle/chat_template.py
 
 Each case holds the template, the named tokens, the messages, and the text with and without a generation prompt, or null where the template

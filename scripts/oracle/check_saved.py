@@ -4,7 +4,8 @@
     python scripts/oracle/check_saved.py DIR FILE scores.jsonl
 
 A language model's rows are compared token by token (ids, log-probabilities, entropies) and by perplexity, a reward model's by score. FILE holds
-texts, prompts with completions, or pairs, as JSON Lines (also .gz) or a text a line (.txt). Exit code 1 when anything differs by more than the tolerance.
+texts, demonstrations, pairs (with a field "prompt"), rankings, ratings or thumbs as JSON Lines, also .gz. Exit code 1 when anything differs by
+more than the tolerance.
 """
 
 import argparse
@@ -21,8 +22,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 def read_rows(file):
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rt", encoding="utf-8") as lines:
-        if file.name.removesuffix(".gz").endswith(".txt"):
-            return [{"text": lines.read()}]
         return [json.loads(line) for line in lines if line.strip()]
 
 
@@ -64,9 +63,11 @@ class Encoder:
         return self.encode(before) + self.answer(said[: max(ends)] if ends else said)
 
     def row(self, row):
-        """{name of the answer: ids}; a row with one text or one completion has the name None."""
+        """{answer: ids}, the answers named as `rlhf score` names them: chosen, rejected, 0, 1, …, or None where there is but one."""
         if "chosen" in row:
             return {side: self.prompt_and_answer(row["prompt"], row[side]) for side in ("chosen", "rejected")}
+        if "responses" in row:
+            return {i: self.prompt_and_answer(row["prompt"], response) for i, response in enumerate(row["responses"])}
         for answer in ("completion", "response"):
             if answer in row:
                 return {None: self.prompt_and_answer(row.get("prompt", ""), row[answer])}
@@ -120,26 +121,28 @@ def main():
     model = load.from_pretrained(arguments.model, dtype=torch.float32).eval()
     mean, std = 0.0, 1.0
     if is_reward and not arguments.raw:
-        calibration = json.loads((arguments.model / "reward.json").read_text())
+        calibration = json.loads((arguments.model / "reward.json").read_text())["calibration"]
         mean, std = calibration["mean"], calibration["std"]
 
     rows = read_rows(arguments.data)
     comparison = Comparison(arguments.tolerance)
-    for line in read_rows(arguments.scores):
-        for side, ids in encoder.row(rows[line["index"]]).items():
-            where = f"row {line['index']}" + (f" {side}" if side else "")
-            ours = line[side] if side else line
-            with torch.no_grad():
-                if is_reward:
-                    score = model(input_ids=torch.tensor([ids])).logits.item()
-                    comparison.numbers(where, "score", ours["score"] if isinstance(ours, dict) else ours, (score - mean) / std)
-                else:
-                    comparison.ids(where, ours["tokens"], ids)
-                    logprobs, entropy, perplexity = language_model(model, ours["tokens"])
-                    comparison.numbers(where, "logprobs", ours["logprobs"], logprobs)
-                    comparison.numbers(where, "entropy", ours["entropy"], entropy)
-                    if len(ids) > 1:  # relative: a perplexity has no bound
-                        comparison.numbers(where, "perplexity", ours["perplexity"] / perplexity, 1.0)
+    for ours in read_rows(arguments.scores):
+        answer = ours.get("answer")
+        where = f"row {ours['index']}" + ("" if answer is None else f", answer {answer}")
+        ids = encoder.row(rows[ours["index"]])[answer]
+        with torch.no_grad():
+            if is_reward:
+                # A score is read at the end token.
+                ids = ids if ids[-1] == encoder.tokenizer.eos_token_id else ids + [encoder.tokenizer.eos_token_id]
+                score = model(input_ids=torch.tensor([ids])).logits.item()
+                comparison.numbers(where, "score", ours["score"], (score - mean) / std)
+                continue
+            comparison.ids(where, ours["tokens"], ids)
+            logprobs, entropy, perplexity = language_model(model, ours["tokens"])
+            comparison.numbers(where, "logprobs", ours["logprobs"], logprobs)
+            comparison.numbers(where, "entropy", ours["entropy"], entropy)
+            if logprobs:  # relative: a perplexity has no bound
+                comparison.numbers(where, "perplexity", ours["perplexity"] / perplexity, 1.0)
 
     for failure in comparison.failures[:20]:
         print(failure)
