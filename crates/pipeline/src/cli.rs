@@ -3,13 +3,20 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::manual::settings_help;
+use crate::settings::RunSettings;
 
 /// Reinforcement learning from human feedback for small language models, on one machine: supervised fine-tuning, a
 /// reward model from human rankings, PPO.
 #[derive(Debug, Parser)]
 #[command(name = "rlhf", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Results go to stdout, everything else to stderr.\n\
-    Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted.")]
+#[command(
+    after_help = "Settings: built-in default < rlhf.toml in the current folder < --config FILE < flags.\n\
+    Results go to stdout, everything else to stderr.\n\
+    Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -17,6 +24,67 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a whole pipeline from one file, stage after stage, skipping what is finished and unchanged.
+    ///
+    /// The stages are the sections of CONFIG: any of [pretrain], [sft], [reward], [ppo], each starting from the one before.
+    /// A stage runs again only if its settings, its data or its predecessor changed; one that was interrupted continues. At
+    /// the end every model answers held-out prompts, and a table compares them: truth where it is known, learned reward, KL
+    /// to the fine-tuned model, wins against it. The table is kept in evaluation.json of the run directory.
+    #[command(after_help = example("rlhf run configs/demo.toml"), after_long_help = manual("rlhf run configs/demo.toml", "eval"))]
+    Run(RunArgs),
+    /// Train a tokenizer (byte-level BPE) and a small language model from nothing but text.
+    ///
+    /// A Llama of the given shape, from fresh weights. Without --data the bundled corpus of the Tiny World is used.
+    #[command(after_help = example("rlhf pretrain --data corpus.txt --layers 4"), after_long_help = manual("rlhf pretrain --data corpus.txt --layers 4", "pretrain"))]
+    Pretrain(StageArgs<PretrainFlags>),
+    /// Fine-tune a language model on demonstrations: prompts and the answers it should give.
+    ///
+    /// Only the answers carry loss (the prompt is context), each with the end token, so that the model learns to stop. The
+    /// result is a Hugging Face directory in the run's final/. Without --data the bundled demonstrations are used, without
+    /// --model the bundled tiny model.
+    #[command(after_help = example("rlhf sft --model gpt2 --data demos.jsonl --epochs 2"), after_long_help = manual("rlhf sft --model gpt2 --data demos.jsonl --epochs 2", "sft"))]
+    Sft(StageArgs<SftFlags>),
+    /// Train a reward model on human feedback: which answer people prefer.
+    ///
+    /// Starts from the fine-tuned model in runs/sft with a scalar head in place of the vocabulary. Takes pairs, rankings of
+    /// several answers, ratings and thumbs, mixed as one likes, each with its own loss. Reports accuracy on held-out
+    /// prompts with a 95 % interval beside what "the longer answer wins" would get, and measures the scale of the scores,
+    /// which PPO needs. Without --prefs the bundled rankings are used.
+    #[command(after_help = example("rlhf reward --prefs prefs.jsonl --lr 1e-5"), after_long_help = manual("rlhf reward --prefs prefs.jsonl --lr 1e-5", "reward"))]
+    Reward(StageArgs<RewardFlags>),
+    /// Improve a language model by PPO against a reward model, held close to where it started.
+    ///
+    /// Starts from runs/sft, scores responses with runs/reward. A step samples responses, scores them, subtracts the price
+    /// of every nat of distance to the frozen reference, and moves the policy in a clipped way towards what scored better
+    /// than the critic expected. --steps counts such steps. Without --prompts the bundled ones are used.
+    #[command(after_help = example("rlhf ppo --steps 1000 --kl-coef 0.05"), after_long_help = manual("rlhf ppo --steps 1000 --kl-coef 0.05", "ppo"))]
+    Ppo(StageArgs<PpoFlags>),
+    /// Sample responses from a model.
+    ///
+    /// Prompts are given one by one, or as a file of any kind whose rows have one. On a terminal responses are printed for
+    /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}.
+    #[command(after_help = example("rlhf generate --model runs/ppo --prompt \"Question: what colour is the fox?\nAnswer:\""))]
+    Generate(GenerateArgs),
+    /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
+    ///
+    /// One JSON line per row. Under a language model {"index", "tokens", "logprobs", "entropy", "perplexity"}: natural
+    /// logarithms, one number per predicted token (the first token has none). Under a reward model {"index", "score"} on the
+    /// calibrated scale. Rows are texts, demonstrations, or feedback (then one line per answer, with its "response" number).
+    #[command(after_help = example("rlhf score --model runs/reward --data prefs.jsonl > scores.jsonl"))]
+    Score(ScoreArgs),
+    /// Measure a model: held-out loss, agreement with human feedback, or one model against another.
+    ///
+    /// With --model and --data: loss per token and perplexity on texts or demonstrations. With --reward and --data: the
+    /// report on a reward model (accuracy with interval, by source and length, calibration, correlations). With --model,
+    /// --against and --reward: both models answer prompts; reward, KL and win rate, and the truth where it is known.
+    #[command(after_help = example("rlhf eval --reward runs/reward --data prefs.heldout.jsonl"), after_long_help = manual("rlhf eval --reward runs/reward --data prefs.heldout.jsonl", "eval"))]
+    Eval(EvalArgs),
+    /// Show what a data file holds: kinds of rows, lengths, repetitions, ties, and the first rows with their parts marked.
+    ///
+    /// Reads every format the stages read: JSON Lines of demonstrations, prompts, pairs, rankings, ratings, thumbs or texts,
+    /// plain .txt, each also with .gz, one file, several, or a folder. A bad row is named by file and line.
+    #[command(after_help = example("rlhf data prefs.jsonl --show 3"))]
+    Data(DataArgs),
     /// Write one self-contained HTML page about runs: curves, reward against KL, samples, settings.
     ///
     /// A RUN is a run directory such as runs/ppo, or the folder of a whole pipeline. Several runs of one stage are drawn
@@ -30,10 +98,399 @@ pub(crate) enum Command {
     /// tokens, which is language generation in small).
     #[command(after_help = example("rlhf mdp gridworld --method q-learning --episodes 5000"))]
     Mdp(MdpArgs),
+    /// Print the tables of commands and settings that the README holds.
+    #[command(hide = true)]
+    Manual,
+}
+
+impl Command {
+    /// Whether only errors are to be told.
+    pub(crate) fn quiet(&self) -> bool {
+        match self {
+            Self::Run(args) => args.common.quiet,
+            Self::Pretrain(args) => args.common.quiet,
+            Self::Sft(args) => args.common.quiet,
+            Self::Reward(args) => args.common.quiet,
+            Self::Ppo(args) => args.common.quiet,
+            Self::Generate(args) => args.common.quiet,
+            Self::Score(args) => args.common.quiet,
+            Self::Eval(args) => args.common.quiet,
+            Self::Data(_) | Self::Report(_) | Self::Mdp(_) | Self::Manual => false,
+        }
+    }
 }
 
 fn example(command: &str) -> String {
     format!("Example: {command}")
+}
+
+/// The end of `--help`: the example, then every setting with its default.
+fn manual(command: &str, section: &str) -> String {
+    format!(
+        "{}\n\n{}\n{}",
+        example(command),
+        settings_help("run"),
+        settings_help(section)
+    )
+}
+
+// Flags of every command that computes; most are settings of `[run]`.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub(crate) struct CommonArgs {
+    /// Any setting, such as --set ppo.kl_coef=0.1; may be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    #[command(flatten)]
+    pub(crate) run: RunFlags,
+    /// No progress, no plan: errors only.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+// Flags for `[run]`; what is not given is left to the configuration.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct RunFlags {
+    /// The one seed: same settings and seed, same bytes [default: 0].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run directory [default: runs/ and the name of the stage or of CONFIG].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Threads on the CPU [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// auto, cpu, cuda, cuda:N or metal [default: auto].
+    #[arg(long)]
+    device: Option<String>,
+    /// f32, bf16 or f16 [default: f32].
+    #[arg(long)]
+    dtype: Option<String>,
+}
+
+// A training stage: its own flags, those of every training loop, those of every command.
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs<F: Args> {
+    #[command(flatten)]
+    pub(crate) own: F,
+    #[command(flatten)]
+    pub(crate) training: TrainingFlags,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// Settings from a TOML file, one table a section: [run], [sft], [ppo], …
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Continue from the latest checkpoint; the result is the same as without the interruption.
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) resume: bool,
+    /// Replace the run that is in the run directory.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+// Flags of every training loop.
+#[derive(Debug, Args, Serialize)]
+#[command(next_help_heading = "Training")]
+pub(crate) struct TrainingFlags {
+    /// Passes over the data (PPO: over each rollout).
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Optimizer steps (PPO: steps of rollout and update).
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Rows a step (reward: prompts, PPO: episodes).
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Tokens per forward and backward pass; memory depends on it, the result does not [default: by the model's size].
+    #[arg(long, value_name = "TOKENS")]
+    micro_batch: Option<usize>,
+    /// Peak learning rate.
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// How the learning rate moves after the warm-up: constant, linear or cosine.
+    #[arg(long)]
+    schedule: Option<String>,
+    /// Steps over which the learning rate rises from 0.
+    #[arg(long, value_name = "STEPS")]
+    warmup: Option<u64>,
+    /// Evaluate every so many steps.
+    #[arg(long, value_name = "STEPS")]
+    eval_every: Option<u64>,
+    /// Save a checkpoint every so many steps.
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<u64>,
+    /// Tolerate up to N bad rows in data files, and report each.
+    #[arg(long, value_name = "N")]
+    skip_bad: Option<usize>,
+}
+
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct PretrainFlags {
+    /// Texts: plain .txt, or {"text"} a line; files or folders.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Option<Vec<PathBuf>>,
+    /// Entries of the vocabulary.
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Hidden size.
+    #[arg(long, value_name = "N")]
+    hidden_size: Option<usize>,
+    /// Transformer blocks.
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+    /// Attention heads.
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Texts longer than this many tokens become several rows.
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Texts in the order of the files.
+    #[arg(long = "no-shuffle", num_args = 0, default_missing_value = "false")]
+    shuffle: Option<bool>,
+}
+
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct SftFlags {
+    /// A hub id (gpt2, org/name, org/name@revision), a directory, or a run.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Demonstrations: {"prompt", "completion"} or {"messages"} a line; files or folders.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Option<Vec<PathBuf>>,
+    /// Held-out demonstrations [default: a share of the data].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    eval_data: Option<Vec<PathBuf>>,
+    /// Rows are cut to this many tokens.
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Let the prompt's tokens carry loss too.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    train_on_prompt: Option<bool>,
+    /// Rows in the order of the files.
+    #[arg(long = "no-shuffle", num_args = 0, default_missing_value = "false")]
+    shuffle: Option<bool>,
+}
+
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct RewardFlags {
+    /// The language model to start from: a run, a directory or a hub id [default: runs/sft].
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Feedback: pairs, rankings, ratings, thumbs; files or folders.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    prefs: Option<Vec<PathBuf>>,
+    /// Held-out feedback [default: a share of the prompts].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    eval_prefs: Option<Vec<PathBuf>>,
+    /// Longest prompt plus response in tokens.
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// What a tied pair of a ranking contributes: half its symmetric term, or skip.
+    #[arg(long)]
+    ties: Option<String>,
+    /// Prompts in the order of the files.
+    #[arg(long = "no-shuffle", num_args = 0, default_missing_value = "false")]
+    shuffle: Option<bool>,
+}
+
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct PpoFlags {
+    /// Policy and reference start here: a run, a directory or a hub id [default: runs/sft].
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// The reward model: a run or a directory [default: runs/reward].
+    #[arg(long, value_name = "MODEL")]
+    reward: Option<String>,
+    /// Prompts: any data file whose rows have one; files or folders.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    prompts: Option<Vec<PathBuf>>,
+    /// Held-out prompts [default: a share of the prompts].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    eval_prompts: Option<Vec<PathBuf>>,
+    /// Responses sampled per prompt.
+    #[arg(long, value_name = "N")]
+    samples_per_prompt: Option<usize>,
+    /// Longest response in tokens.
+    #[arg(long, value_name = "TOKENS")]
+    response_length: Option<usize>,
+    /// Sampling temperature.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
+    /// β, the price of a nat of distance to the reference.
+    #[arg(long, value_name = "BETA")]
+    kl_coef: Option<f64>,
+    /// Steer β towards this KL an episode.
+    #[arg(long, value_name = "NATS")]
+    kl_target: Option<f64>,
+    /// Stop once the KL an episode exceeds this.
+    #[arg(long, value_name = "NATS")]
+    max_kl: Option<f64>,
+    /// Take a reward model's scores as they are when it has no calibration.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    uncalibrated: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The pipeline: a TOML file with one section a stage.
+    #[arg(value_name = "CONFIG")]
+    pub(crate) pipeline: PathBuf,
+    /// Run every stage again, finished or not.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// A run, a directory or a hub id [default: the bundled model].
+    #[arg(long, value_name = "MODEL", default_value = "")]
+    pub(crate) model: String,
+    /// A prompt; may be repeated. \n stands for a line break.
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    pub(crate) prompt: Vec<String>,
+    /// A data file whose rows have prompts.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "prompt")]
+    pub(crate) prompts: Vec<PathBuf>,
+    /// Responses per prompt.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) samples: usize,
+    /// Sampling temperature; 0 takes the most likely token.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub(crate) temperature: f64,
+    /// Keep only this many of the most likely tokens.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Keep only the fewest most likely tokens with at least this probability together.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Above 1 discourages tokens already in prompt or response.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f64,
+    /// Longest response in tokens.
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    pub(crate) max_new_tokens: usize,
+    /// No end before this many tokens.
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) min_new_tokens: usize,
+    /// A text that ends a response; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Responses decoded side by side; memory depends on it, the result does not.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) batch: usize,
+    #[command(flatten)]
+    pub(crate) common: ComputeArgs,
+    /// JSON Lines also on a terminal.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// A language model or a reward model: a run, a directory or a hub id.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Texts, demonstrations or feedback; files or folders.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// A reward model's scores before calibration.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Tolerate up to N bad rows, and report each.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) skip_bad: usize,
+    #[command(flatten)]
+    pub(crate) common: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// The language model to measure: a run, a directory or a hub id.
+    #[arg(long, value_name = "MODEL", required_unless_present = "reward")]
+    pub(crate) model: Option<String>,
+    /// Compare with this model: KL and wins are measured against it.
+    #[arg(long, value_name = "MODEL", requires = "model")]
+    pub(crate) against: Option<String>,
+    /// The reward model: measured itself, or judging the comparison.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) reward: Option<String>,
+    /// Rows to measure on: texts or demonstrations for a language model, feedback for a reward model.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "against")]
+    pub(crate) data: Vec<PathBuf>,
+    /// Prompts of a comparison [default: the bundled held-out ones].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) prompts: Vec<PathBuf>,
+    /// Rows are cut to this many tokens.
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024)]
+    pub(crate) max_length: usize,
+    /// Tolerate up to N bad rows, and report each.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) skip_bad: usize,
+    /// Settings from a TOML file; a comparison reads [eval] and [ppo].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Any setting, such as --set eval.best_of=16; may be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    #[command(flatten)]
+    pub(crate) common: ComputeArgs,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+// Flags of commands that compute but keep no run.
+#[derive(Debug, Args)]
+pub(crate) struct ComputeArgs {
+    /// Seed.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads on the CPU [default: all cores].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) threads: usize,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// f32, bf16 or f16.
+    #[arg(long, default_value = "f32")]
+    pub(crate) dtype: String,
+    /// No progress: errors only.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+impl ComputeArgs {
+    /// The same as settings.
+    pub(crate) fn run(&self) -> RunSettings {
+        RunSettings {
+            seed: self.seed,
+            out: None,
+            threads: self.threads,
+            device: self.device.clone(),
+            dtype: self.dtype.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Files or folders.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// How many rows to show.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) show: usize,
+    /// Tolerate up to N bad rows, and report each.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) skip_bad: usize,
+    /// Print {"summary", "skipped"} instead.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,19 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// The request itself cannot be carried out: a setting that does not exist, a folder without a model.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// `Err(Usage)` with a formatted message.
+macro_rules! usage {
+    ($($message:tt)*) => {
+        anyhow::Error::new($crate::exit::Usage(format!($($message)*)))
+    };
+}
+pub(crate) use usage;
+
 /// Prints the error, if any, and gives the exit code it stands for.
 pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else {
@@ -26,7 +39,15 @@ fn classify(error: &anyhow::Error) -> u8 {
         if cause.is::<rlhf_train::Interrupted>() {
             return INTERRUPTED;
         }
-        let input = cause.is::<rlhf_mdp::Error>() || cause.is::<rlhf_web::Error>();
+        let input = cause.is::<Usage>()
+            || cause.is::<rlhf_dataset::Error>()
+            || matches!(
+                cause.downcast_ref(),
+                Some(rlhf_lm::Error::File { .. } | rlhf_lm::Error::Invalid(_))
+            )
+            || matches!(cause.downcast_ref(), Some(rlhf_train::Error::RunExists(_)))
+            || cause.is::<rlhf_mdp::Error>()
+            || cause.is::<rlhf_web::Error>();
         if input {
             return USAGE;
         }
@@ -40,13 +61,8 @@ mod tests {
 
     #[test]
     fn the_cause_decides_wherever_it_stands_in_the_chain() {
-        let unknown = rlhf_mdp::solve(
-            "nowhere",
-            rlhf_mdp::Method::Evaluate,
-            &rlhf_mdp::Settings::default(),
-        );
         assert_eq!(
-            classify(&anyhow::Error::new(unknown.unwrap_err()).context("mdp")),
+            classify(&usage!("no setting \"x\"").context("while reading")),
             USAGE
         );
         let interrupted = anyhow::Error::new(rlhf_train::Interrupted { step: 3 }).context("sft");

@@ -3,15 +3,25 @@
 //! A tour, from the outside in:
 //!
 //! 1. `cli`: the commands and their flags, as typed.
-//! 2. `commands`: one file a command.
-//! 3. `exit`: what the exit code says.
+//! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
+//! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
+//! 4. `commands`: one file a command.
+//! 5. `exit`: what the exit code says.
 //!
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
+mod bundled;
 mod cli;
 mod commands;
+mod evaluation;
 mod exit;
+mod fingerprint;
+mod manual;
+mod models;
 mod output;
+mod settings;
+mod stage;
+mod table;
 
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -30,5 +40,20 @@ pub fn main() -> ExitCode {
             });
         }
     };
+    let level = if cli.command.quiet() {
+        tracing::Level::ERROR
+    } else {
+        tracing::Level::INFO
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+    // For comparing the fused operations with the plain ones they stand for.
+    rlhf_ops::set_reference_only(
+        std::env::var_os("RLHF_REFERENCE").is_some_and(|value| value == "1"),
+    );
     exit::code(commands::run(cli))
 }

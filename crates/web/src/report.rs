@@ -209,9 +209,10 @@ fn samples(body: &mut String, run: &Run) {
         ("step", "Step", true),
         ("prompt", "Prompt", false),
         ("response", "Response", false),
-        ("reference", "Reference's response", false),
         ("score", "Score", true),
         ("kl", "KL", true),
+        ("reference", "Reference's response", false),
+        ("reference_score", "Its score", true),
     ];
     let present: Vec<_> = columns
         .iter()

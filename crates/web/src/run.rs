@@ -100,7 +100,10 @@ impl Run {
             name: dir.display().to_string(),
             stage: stage_of(&config),
             metrics: read_metrics(dir)?,
-            samples: read_jsonl(&dir.join("samples.jsonl"))?,
+            samples: read_jsonl(&dir.join("samples.jsonl"))?
+                .into_iter()
+                .map(flat)
+                .collect(),
             evaluation: serde_json::from_str(&evaluation).ok(),
             config,
         })
@@ -164,6 +167,19 @@ fn read_metrics(dir: &Path) -> Result<Vec<Map<String, Value>>, Error> {
         }
     }
     Ok(rows)
+}
+
+/// A sample with the fields of its inner `sample` object at the top, and with its KL where its log-probabilities are told.
+fn flat(mut row: Map<String, Value>) -> Map<String, Value> {
+    if let Some(Value::Object(inner)) = row.remove("sample") {
+        row.extend(inner);
+    }
+    let sum =
+        |key: &str| -> Option<f64> { row.get(key)?.as_array()?.iter().map(Value::as_f64).sum() };
+    if let (Some(policy), Some(reference)) = (sum("logprobs"), sum("ref_logprobs")) {
+        row.insert("kl".to_owned(), (policy - reference).into());
+    }
+    row
 }
 
 /// The last line may be half written (the run is still going, or was killed): it is left out. A bad line before it is
@@ -230,6 +246,21 @@ mod tests {
         );
         let runs = Run::read(dir.path()).unwrap();
         assert_eq!(runs[0].curve("time/score"), [(1.0, 0.5), (2.0, 0.25)]);
+    }
+
+    #[test]
+    fn a_sample_is_flat_and_knows_its_kl() {
+        let row = |json: Value| flat(json.as_object().cloned().unwrap());
+        let rollout = row(
+            serde_json::json!({"response": "a", "logprobs": [-1.0, -0.5], "ref_logprobs": [-1.5, -1.0]}),
+        );
+        assert_eq!(rollout["kl"], 1.0);
+        let evaluated =
+            row(serde_json::json!({"step": 3, "sample": {"response": "b", "reference": "c"}}));
+        assert_eq!(
+            (&evaluated["step"], &evaluated["reference"]),
+            (&3.into(), &"c".into())
+        );
     }
 
     #[test]

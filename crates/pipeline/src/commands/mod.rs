@@ -1,14 +1,35 @@
 //! One file a command.
 
+mod data;
+mod eval;
+mod generate;
 mod mdp;
 mod report;
+mod run;
+mod score;
+mod stage;
 
 use crate::cli::{Cli, Command};
+use crate::manual::{commands_table, settings_table};
+use crate::output::print;
 
 /// Carries out what was typed.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Pretrain(args) => stage::run::<rlhf_sft::pretrain::Config, _>(&args),
+        Command::Sft(args) => stage::run::<rlhf_sft::Config, _>(&args),
+        Command::Reward(args) => stage::run::<rlhf_reward::Config, _>(&args),
+        Command::Ppo(args) => stage::run::<rlhf_ppo::Config, _>(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
+        Command::Manual => {
+            print(&format!("{}\n{}", commands_table(), settings_table()));
+            Ok(())
+        }
     }
 }

@@ -1,0 +1,175 @@
+//! `rlhf eval`.
+
+use std::path::Path;
+
+use rlhf_dataset::{Row, read_feedback, read_rows};
+use rlhf_lm::{CausalLm, LanguageModel, RewardModel, ScalarModel};
+use rlhf_reward::Items;
+use rlhf_sft::{Rows, mean_loss};
+use rlhf_train::micro_batch_tokens;
+use serde_json::json;
+
+use crate::bundled;
+use crate::cli::EvalArgs;
+use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
+use crate::exit::usage;
+use crate::output::{print, print_json};
+use crate::settings::{Layers, RunSettings};
+use crate::stage::{Machine, model_folder};
+
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let layers = Layers::read(args.config.as_deref(), &args.set)?;
+    let run = args.common.run();
+    let machine = Machine::new(&run, args.common.quiet)?;
+    match (&args.model, &args.against, &args.reward) {
+        (Some(model), Some(against), reward) => {
+            let settings: EvalSettings = layers.get()?;
+            let ppo: rlhf_ppo::Config = layers.get()?;
+            compare(
+                args,
+                model,
+                against,
+                reward.as_deref(),
+                &settings,
+                &ppo,
+                &run,
+                &machine,
+            )
+        }
+        (Some(_), None, Some(_)) => Err(usage!(
+            "--model with --reward compares two models, and needs the second: --against MODEL"
+        )),
+        (Some(model), None, None) => held_out_loss(args, &model_folder(model, "sft")?, &machine),
+        (None, _, Some(reward)) => report(args, &model_folder(reward, "reward")?, &run, &machine),
+        (None, _, None) => Err(usage!("nothing to measure: give --model or --reward")),
+    }
+}
+
+fn required(args: &EvalArgs) -> anyhow::Result<()> {
+    if args.data.is_empty() {
+        return Err(usage!("--data is missing: the rows to measure on"));
+    }
+    Ok(())
+}
+
+fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
+    required(args)?;
+    let loaded = read_rows(&args.data, args.skip_bad)?;
+    for bad in &loaded.skipped {
+        eprintln!("skipped: {bad}");
+    }
+    let (mut texts, mut demonstrations) = (Vec::new(), Vec::new());
+    for row in loaded.rows {
+        match row {
+            Row::Text(row) => texts.push(row),
+            Row::Demonstration(row) => demonstrations.push(row),
+            other => {
+                return Err(usage!(
+                    "{} holds a row of kind {}; a language model is measured on texts or demonstrations",
+                    args.data[0].display(),
+                    other.kind().name()
+                ));
+            }
+        }
+    }
+    let model = LanguageModel::load(folder, machine.dtype, &machine.device)?;
+    let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+    let mut rows = Vec::new();
+    if !texts.is_empty() {
+        rows.extend(Rows::from_texts(&model.tokenizer, &texts, args.max_length)?.rows);
+    }
+    if !demonstrations.is_empty() {
+        rows.extend(
+            Rows::from_demonstrations(&model.tokenizer, &demonstrations, args.max_length, false)?
+                .rows,
+        );
+    }
+    let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config))?;
+    let tokens: usize = rows.iter().map(|row| row.targets()).sum();
+    if args.json {
+        return print_json(
+            &json!({"loss": loss, "perplexity": loss.exp(), "rows": rows.len(), "tokens": tokens}),
+        );
+    }
+    print(&format!(
+        "loss {loss:.4} nats a token, perplexity {:.3}, over {tokens} tokens of {} rows\n",
+        loss.exp(),
+        rows.len()
+    ));
+    Ok(())
+}
+
+fn report(
+    args: &EvalArgs,
+    folder: &Path,
+    run: &RunSettings,
+    machine: &Machine,
+) -> anyhow::Result<()> {
+    required(args)?;
+    let feedback = read_feedback(&args.data, args.skip_bad)?;
+    for bad in &feedback.skipped {
+        eprintln!("skipped: {bad}");
+    }
+    let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
+    let items = Items::from_feedback(model.tokenizer(), &feedback.rows, args.max_length)?;
+    for (count, what) in [
+        (
+            items.cut,
+            "sequences were cut; raise --max-length to keep them whole",
+        ),
+        (
+            items.identical,
+            "prompts were skipped: all their responses are the same",
+        ),
+    ] {
+        if count > 0 {
+            eprintln!("{count} {what}");
+        }
+    }
+    let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
+    let report = rlhf_reward::evaluate(
+        &scalar,
+        &items.items,
+        micro_batch_tokens(model.config()),
+        run.seed,
+    )?;
+    if args.json {
+        return print_json(&report);
+    }
+    print(&report.to_string());
+    Ok(())
+}
+
+fn compare(
+    args: &EvalArgs,
+    model: &str,
+    against: &str,
+    reward: Option<&str>,
+    settings: &EvalSettings,
+    ppo: &rlhf_ppo::Config,
+    run: &RunSettings,
+    machine: &Machine,
+) -> anyhow::Result<()> {
+    let lineup = Lineup {
+        before: Vec::new(),
+        reference: (against.to_owned(), model_folder(against, "sft")?),
+        after: vec![(model.to_owned(), model_folder(model, "ppo")?)],
+        reward: reward
+            .map(|name| model_folder(name, "reward"))
+            .transpose()?,
+    };
+    let mut questions = Questions::new(settings, ppo, run.seed);
+    if !args.prompts.is_empty() {
+        questions.files = args.prompts.clone();
+    }
+    if questions.files.is_empty() {
+        eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
+        questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];
+    }
+    let evaluation = evaluate(&lineup, &questions, machine)?;
+    if args.json {
+        return print_json(&evaluation);
+    }
+    print(&evaluation.render());
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! `rlhf generate`.
+
+use std::io::IsTerminal as _;
+
+use rlhf_dataset::{Text, read_prompts};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, generate};
+use rlhf_train::{Progress, ProgressStyle};
+use serde_json::json;
+
+use crate::cli::GenerateArgs;
+use crate::output::{print, print_json};
+use crate::stage::{Machine, model_folder};
+
+pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    let prompts = prompts(args)?;
+    let folder = model_folder(&args.model, "sft")?;
+    let machine = Machine::new(&args.common.run(), args.common.quiet)?;
+    let model = LanguageModel::load(&folder, machine.dtype, &machine.device)?;
+    let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+
+    let ids = prompts
+        .iter()
+        .map(|prompt| model.tokenizer.encode_prompt(prompt))
+        .collect::<Result<Vec<_>, _>>()?;
+    let sampling = SamplingConfig {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        repetition_penalty: args.repetition_penalty,
+        max_new_tokens: args.max_new_tokens,
+        min_new_tokens: args.min_new_tokens,
+        stop: args.stop.clone(),
+        seed: args.common.seed,
+        max_rows: args.batch,
+    };
+    let total = (prompts.len() * args.samples) as u64;
+    // A handful of responses is there before a bar would be.
+    let style = if total > 8 {
+        machine.progress
+    } else {
+        ProgressStyle::Quiet
+    };
+    let mut progress = Progress::new(style, "generate", total, "response");
+    let sampled = generate(
+        &causal,
+        &model.tokenizer,
+        &ids,
+        args.samples,
+        &sampling,
+        &mut |done| {
+            progress.tick(done as u64, &[], 0);
+        },
+    )?;
+    progress.finish();
+
+    let for_reading = std::io::stdout().is_terminal() && !args.json;
+    for response in sampled {
+        let prompt = &prompts[response.prompt];
+        let text = model.tokenizer.decode(&response.tokens)?;
+        if for_reading {
+            let cut = if response.finished { "" } else { " […]" };
+            print(&format!("{prompt}{text}{cut}\n\n"));
+        } else {
+            print_json(&json!({
+                "prompt": prompt,
+                "response": text,
+                "finished": response.finished,
+                "tokens": response.tokens.len(),
+            }))?;
+        }
+    }
+    Ok(())
+}
+
+fn prompts(args: &GenerateArgs) -> anyhow::Result<Vec<Text>> {
+    if args.prompts.is_empty() {
+        return Ok(args
+            .prompt
+            .iter()
+            .map(|text| Text::Plain(text.replace("\\n", "\n")))
+            .collect());
+    }
+    let loaded = read_prompts(&args.prompts, 0)?;
+    Ok(loaded.rows.into_iter().map(|row| row.prompt).collect())
+}

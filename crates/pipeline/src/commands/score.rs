@@ -1,0 +1,190 @@
+//! `rlhf score`.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use candle_core::Tensor;
+use rlhf_dataset::order::micro_batches;
+use rlhf_dataset::{Feedback, Row, Text, read_rows};
+use rlhf_lm::{CausalLm, LanguageModel, Packer, RewardModel, ScoreGroup, Tokenizer};
+use rlhf_train::micro_batch_tokens;
+use serde_json::{Map, Value, json};
+
+use crate::cli::ScoreArgs;
+use crate::exit::usage;
+use crate::models;
+use crate::output::print_json;
+use crate::stage::{Machine, model_folder};
+
+pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
+    let loaded = read_rows(&args.data, args.skip_bad)?;
+    for bad in &loaded.skipped {
+        eprintln!("skipped: {bad}");
+    }
+    let entries = entries(&loaded.rows)?;
+    let folder = model_folder(&args.model, "sft")?;
+    let machine = Machine::new(&args.common.run(), args.common.quiet)?;
+    if models::is_reward_model(&folder)? {
+        under_reward_model(&folder, &entries, args.raw, &machine)
+    } else if args.raw {
+        Err(usage!(
+            "--raw is for reward models, and {} is a language model",
+            folder.display()
+        ))
+    } else {
+        under_language_model(&folder, &entries, &machine)
+    }
+}
+
+/// One text to score: of which row, which of its answers, and what it says.
+struct Entry<'a> {
+    index: usize,
+    answer: Option<Value>,
+    prompt: Option<&'a Text>,
+    text: Text,
+}
+
+impl Entry<'_> {
+    /// The line's beginning: what is scored.
+    fn line(&self) -> Map<String, Value> {
+        let mut line = Map::from_iter([("index".to_owned(), json!(self.index))]);
+        if let Some(answer) = &self.answer {
+            line.insert("answer".to_owned(), answer.clone());
+        }
+        line
+    }
+}
+
+fn entries(rows: &[Row]) -> anyhow::Result<Vec<Entry<'_>>> {
+    let mut entries = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let mut push = |answer, prompt, text: &Text| {
+            entries.push(Entry {
+                index,
+                answer,
+                prompt,
+                text: text.clone(),
+            })
+        };
+        match row {
+            Row::Text(row) => push(None, None, &Text::Plain(row.text.clone())),
+            Row::Demonstration(row) => push(None, Some(&row.prompt), &row.completion),
+            Row::Prompt(_) => {
+                return Err(usage!(
+                    "row {} is a prompt without an answer: there is nothing to score",
+                    index + 1
+                ));
+            }
+            Row::Feedback(feedback) => {
+                let responses = feedback.responses();
+                for (i, text) in responses.iter().enumerate() {
+                    let answer = match feedback {
+                        Feedback::Pair(_) => Some(json!(["chosen", "rejected"][i])),
+                        _ => (responses.len() > 1).then(|| json!(i)),
+                    };
+                    push(answer, Some(feedback.prompt()), text);
+                }
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// How many tokens of the prompt, and all tokens.
+fn encode(tokenizer: &Tokenizer, entry: &Entry<'_>) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
+    Ok(match entry.prompt {
+        Some(prompt) => {
+            let encoded = tokenizer.encode_demonstration(prompt, &entry.text)?;
+            (encoded.prompt, encoded.completion)
+        }
+        // A bare text: as the tokenizer itself would begin it.
+        None => (tokenizer.encode_prompt(&entry.text)?, Vec::new()),
+    })
+}
+
+fn under_reward_model(
+    folder: &Path,
+    entries: &[Entry<'_>],
+    raw: bool,
+    machine: &Machine,
+) -> anyhow::Result<()> {
+    let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
+    let end = model.tokenizer().eos_id()?;
+    let mut groups = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (prompt, mut response) = encode(model.tokenizer(), entry)?;
+        // A score is read at the end token.
+        if response.last() != Some(&end) {
+            response.push(end);
+        }
+        groups.push(ScoreGroup {
+            prompt,
+            responses: vec![response],
+        });
+    }
+    let scores = if raw {
+        model.raw_scores(&groups)?
+    } else {
+        model.scores(&groups)?
+    };
+    for (entry, score) in entries.iter().zip(scores.into_iter().flatten()) {
+        let mut line = entry.line();
+        line.insert("score".to_owned(), json!(score));
+        print_json(&line)?;
+    }
+    Ok(())
+}
+
+fn under_language_model(
+    folder: &Path,
+    entries: &[Entry<'_>],
+    machine: &Machine,
+) -> anyhow::Result<()> {
+    let model = LanguageModel::load(folder, machine.dtype, &machine.device)?;
+    let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+    let mut rows = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (mut ids, completion) = encode(&model.tokenizer, entry)?;
+        ids.extend(completion);
+        rows.push(ids);
+    }
+    let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    for range in micro_batches(&lengths, micro_batch_tokens(&model.config)) {
+        let mut packer = Packer::new();
+        let (mut predicting, mut targets) = (Vec::new(), Vec::new());
+        for ids in &rows[range.clone()] {
+            let place = packer.sequence(ids);
+            predicting.extend(place.clone().take(ids.len() - 1).map(|row| row as u32));
+            targets.extend_from_slice(&ids[1..]);
+        }
+        let (mut logprobs, mut entropy) = (Vec::new(), Vec::new());
+        if !targets.is_empty() {
+            let device = &machine.device;
+            let hidden = causal
+                .hidden(&packer.finish(device)?)?
+                .index_select(&Tensor::new(predicting, device)?, 0)?;
+            let found = causal.logprobs(&hidden, &Tensor::new(targets, device)?, 1.0)?;
+            (logprobs, entropy) = (
+                found.logprobs.to_vec1::<f32>()?,
+                found.entropy.to_vec1::<f32>()?,
+            );
+        }
+        let mut first = 0;
+        for i in range {
+            let own = first..first + rows[i].len() - 1;
+            first = own.end;
+            let own_logprobs = logprobs
+                .get(own.clone())
+                .context("one log-probability per predicted token")?;
+            let mean = own_logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() / own.len() as f64;
+            let mut line = entries[i].line();
+            line.insert("tokens".to_owned(), json!(rows[i]));
+            line.insert("logprobs".to_owned(), json!(own_logprobs));
+            line.insert("entropy".to_owned(), json!(entropy[own]));
+            // One token alone predicts nothing: its perplexity is null.
+            line.insert("perplexity".to_owned(), json!((-mean).exp()));
+            print_json(&line)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! Every model of a pipeline on the same held-out prompts.
+//!
+//! Each model answers each prompt once, sampled with the same seed. The truth comes from the Tiny World's judge where it
+//! knows the prompt, the learned reward from the reward model, the distance from the training forward of model and
+//! reference. No part of training sees the judge.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use rlhf_dataset::read_prompts;
+use rlhf_dataset::tiny_world::{Gold, Judge};
+use rlhf_lm::{CausalLm, LanguageModel, RewardModel, SamplingConfig};
+use rlhf_ppo::eval::{kl_per_episode, respond, response_logprobs, win};
+use rlhf_ppo::{Episode, PromptRow, reward_scores};
+use rlhf_train::{Progress, micro_batch_tokens, statistics};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::usage;
+use crate::settings::Settings;
+use crate::stage::Machine;
+use crate::table::{Evaluation, Example, GoldRow, ModelRow};
+
+/// How models are compared, `[eval]` in a configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EvalSettings {
+    /// Prompts that every model answers; empty means those that PPO holds out.
+    pub(crate) prompts: Vec<PathBuf>,
+    /// At most this many prompts, the first ones of the files.
+    pub(crate) limit: usize,
+    /// Sampling temperature; absent takes that of PPO.
+    pub(crate) temperature: Option<f64>,
+    /// Longest response in tokens; absent takes that of PPO.
+    pub(crate) response_length: Option<usize>,
+    /// The baseline beside PPO: the best of so many responses of the fine-tuned model, by the reward model.
+    pub(crate) best_of: usize,
+    /// Prompts shown with every model's answer.
+    pub(crate) examples: usize,
+}
+
+impl Default for EvalSettings {
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            limit: 512,
+            temperature: None,
+            response_length: None,
+            best_of: 4,
+            examples: 3,
+        }
+    }
+}
+
+impl Settings for EvalSettings {
+    const SECTION: &'static str = "eval";
+    const SOURCE: &'static str = include_str!("evaluation.rs");
+    const STRUCT: &'static str = "EvalSettings";
+}
+
+/// The models to compare, as folders, each under the name it has in the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Lineup {
+    /// What KL and wins are measured against; it is in the table too.
+    pub(crate) reference: (String, PathBuf),
+    /// Shown above the reference.
+    pub(crate) before: Vec<(String, PathBuf)>,
+    /// Shown below the reference and its best of n.
+    pub(crate) after: Vec<(String, PathBuf)>,
+    pub(crate) reward: Option<PathBuf>,
+}
+
+/// What all models are asked, and how.
+pub(crate) struct Questions {
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) limit: usize,
+    pub(crate) sampling: SamplingConfig,
+    pub(crate) best_of: usize,
+    pub(crate) examples: usize,
+    pub(crate) skip_bad: usize,
+}
+
+impl Questions {
+    /// As PPO asks, unless `[eval]` says otherwise. `files` may still be empty.
+    pub(crate) fn new(settings: &EvalSettings, ppo: &rlhf_ppo::Config, seed: u64) -> Self {
+        let files = if settings.prompts.is_empty() {
+            &ppo.eval_prompts
+        } else {
+            &settings.prompts
+        };
+        Self {
+            files: files.clone(),
+            limit: settings.limit,
+            sampling: SamplingConfig {
+                temperature: settings.temperature.unwrap_or(ppo.temperature),
+                max_new_tokens: settings.response_length.unwrap_or(ppo.response_length),
+                min_new_tokens: ppo.min_response_length,
+                stop: ppo.stop.clone(),
+                seed,
+                max_rows: ppo.rollout_rows,
+                ..SamplingConfig::default()
+            },
+            best_of: settings.best_of,
+            examples: settings.examples,
+            skip_bad: ppo.skip_bad,
+        }
+    }
+}
+
+/// One model's answers, one a prompt, and what is known of each.
+struct Answers {
+    name: String,
+    texts: Vec<String>,
+    gold: Vec<Option<Gold>>,
+    rewards: Option<Vec<f64>>,
+    kl: f64,
+}
+
+/// Answers, judges and compares.
+pub(crate) fn evaluate(
+    lineup: &Lineup,
+    questions: &Questions,
+    machine: &Machine,
+) -> anyhow::Result<Evaluation> {
+    let started = Instant::now();
+    let room = Room::open(lineup, questions, machine)?;
+    let mut all = Vec::new();
+    let count = (lineup.before.len() + lineup.after.len() + 1) as u64;
+    let mut progress = Progress::new(machine.progress, "evaluation", count, "model");
+    let tick = |progress: &mut Progress, all: &[Answers]| progress.tick(all.len() as u64, &[], 0);
+    for (name, folder) in &lineup.before {
+        all.push(room.ask(name, &load(folder, machine)?)?);
+        tick(&mut progress, &all);
+    }
+    all.extend(room.ask_reference(&lineup.reference.0, questions.best_of)?);
+    for (name, folder) in &lineup.after {
+        tick(&mut progress, &all);
+        all.push(room.ask(name, &load(folder, machine)?)?);
+    }
+    progress.finish();
+
+    let reference = all
+        .iter()
+        .find(|a| a.name == lineup.reference.0)
+        .context("the reference answers too")?;
+    let seed = questions.sampling.seed;
+    let models = all
+        .iter()
+        .map(|answers| row(answers, reference, seed))
+        .collect();
+    let examples = (0..questions.examples.min(room.prompts.len()))
+        // Spread over the file, whose neighbours are often alike.
+        .map(|i| i * room.prompts.len() / questions.examples)
+        .map(|i| Example {
+            prompt: room.prompts[i].text.to_string(),
+            answers: all
+                .iter()
+                .map(|a| (a.name.clone(), a.texts[i].clone().into()))
+                .collect(),
+        })
+        .collect();
+    Ok(Evaluation {
+        models,
+        reference: lineup.reference.0.clone(),
+        prompts: room.prompts.len(),
+        examples,
+        seconds: started.elapsed().as_secs_f64(),
+        out: PathBuf::new(),
+    })
+}
+
+fn load(folder: &Path, machine: &Machine) -> anyhow::Result<LanguageModel> {
+    LanguageModel::load(folder, machine.dtype, &machine.device)
+        .with_context(|| format!("loading {}", folder.display()))
+}
+
+/// What stays the same while one model after the other answers.
+struct Room<'a> {
+    prompts: Vec<PromptRow>,
+    sampling: &'a SamplingConfig,
+    reference: LanguageModel,
+    reward: Option<RewardModel>,
+    judge: Judge,
+    micro_tokens: usize,
+}
+
+impl<'a> Room<'a> {
+    fn open(lineup: &Lineup, questions: &'a Questions, machine: &Machine) -> anyhow::Result<Self> {
+        let reference = load(&lineup.reference.1, machine)?;
+        let reward = match &lineup.reward {
+            Some(folder) => Some(
+                RewardModel::load(folder, machine.dtype, &machine.device)
+                    .with_context(|| format!("loading the reward model {}", folder.display()))?,
+            ),
+            None => None,
+        };
+        let loaded = read_prompts(&questions.files, questions.skip_bad)?;
+        let mut prompts = Vec::new();
+        for row in loaded.rows.into_iter().take(questions.limit) {
+            let ids = reference.tokenizer.encode_prompt(&row.prompt)?;
+            prompts.push(PromptRow {
+                text: row.prompt,
+                ids,
+            });
+        }
+        if prompts.is_empty() {
+            return Err(usage!(
+                "no prompts to compare models on: eval.limit is {}",
+                questions.limit
+            ));
+        }
+        Ok(Self {
+            prompts,
+            sampling: &questions.sampling,
+            micro_tokens: micro_batch_tokens(&reference.config),
+            reference,
+            reward,
+            judge: Judge::new(),
+        })
+    }
+
+    /// One response a prompt.
+    fn ask(&self, name: &str, model: &LanguageModel) -> anyhow::Result<Answers> {
+        let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+        // Each model reads the prompt by its own tokenizer.
+        let mut prompts = self.prompts.clone();
+        for prompt in &mut prompts {
+            prompt.ids = model.tokenizer.encode_prompt(&prompt.text)?;
+        }
+        let episodes = respond(&causal, &model.tokenizer, &prompts, 1, self.sampling)?;
+        let rewards = self.rewards(model, &prompts, &episodes)?;
+        let kl = self.kl(model, &causal, &prompts, &episodes)?;
+        self.answers(name, model, episodes.iter().collect(), rewards, kl)
+    }
+
+    /// The reference's own response (its distance from itself is 0), and with a reward model its best of n.
+    ///
+    /// A response depends on prompt and sample alone, so the first of n is the very response of a single one.
+    fn ask_reference(&self, name: &str, n: usize) -> anyhow::Result<Vec<Answers>> {
+        let model = &self.reference;
+        let n = if self.reward.is_some() { n.max(1) } else { 1 };
+        let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+        let episodes = respond(&causal, &model.tokenizer, &self.prompts, n, self.sampling)?;
+        let rewards = self.rewards(model, &self.prompts, &episodes)?;
+        let pick = |choose: &dyn Fn(usize) -> usize| -> (Vec<&Episode>, Option<Vec<f64>>) {
+            let chosen: Vec<usize> = (0..self.prompts.len()).map(choose).collect();
+            let scores = rewards
+                .as_ref()
+                .map(|rewards| chosen.iter().map(|&i| rewards[i]).collect());
+            (chosen.iter().map(|&i| &episodes[i]).collect(), scores)
+        };
+        let (first, scores) = pick(&|prompt| prompt * n);
+        let mut all = vec![self.answers(name, model, first, scores, 0.0)?];
+        if let Some(rewards) = rewards.as_ref().filter(|_| n > 1) {
+            let best = |prompt: usize| {
+                let own = prompt * n..(prompt + 1) * n;
+                own.fold(prompt * n, |best, i| {
+                    if rewards[i] > rewards[best] { i } else { best }
+                })
+            };
+            let (best, scores) = pick(&best);
+            // KL of the best of n from one: log n − (n − 1)/n (Beirami et al. 2024, an upper bound).
+            let kl = (n as f64).ln() - (n as f64 - 1.0) / n as f64;
+            all.push(self.answers(&format!("best_of_{n}"), model, best, scores, kl)?);
+        }
+        Ok(all)
+    }
+
+    fn rewards(
+        &self,
+        model: &LanguageModel,
+        prompts: &[PromptRow],
+        episodes: &[Episode],
+    ) -> anyhow::Result<Option<Vec<f64>>> {
+        match &self.reward {
+            Some(reward) => Ok(Some(reward_scores(
+                reward,
+                &model.tokenizer,
+                prompts,
+                episodes,
+            )?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Mean over responses of Σₜ (log π − log π_ref), both by the training forward at the sampling temperature.
+    fn kl(
+        &self,
+        model: &LanguageModel,
+        causal: &CausalLm,
+        prompts: &[PromptRow],
+        episodes: &[Episode],
+    ) -> anyhow::Result<f64> {
+        let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
+        let reference = CausalLm::new(&self.reference.config, &self.reference.params.frozen())?;
+        let logprobs = |of: &CausalLm| {
+            let device = model.params.device();
+            response_logprobs(
+                of,
+                &ids,
+                episodes,
+                self.sampling.temperature,
+                self.micro_tokens,
+                device,
+            )
+        };
+        Ok(statistics::mean(&kl_per_episode(
+            &logprobs(causal)?,
+            &logprobs(&reference)?,
+        )))
+    }
+
+    fn answers(
+        &self,
+        name: &str,
+        model: &LanguageModel,
+        episodes: Vec<&Episode>,
+        rewards: Option<Vec<f64>>,
+        kl: f64,
+    ) -> anyhow::Result<Answers> {
+        let mut texts = Vec::with_capacity(episodes.len());
+        let mut gold = Vec::with_capacity(episodes.len());
+        for (prompt, episode) in self.prompts.iter().zip(episodes) {
+            let text = model.tokenizer.decode(&episode.response)?;
+            gold.push(
+                self.judge
+                    .gold(&prompt.text.to_string(), &text, episode.finished),
+            );
+            texts.push(text);
+        }
+        Ok(Answers {
+            name: name.to_owned(),
+            texts,
+            gold,
+            rewards,
+            kl,
+        })
+    }
+}
+
+fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
+    // A judge who knows some of the prompts only would compare different questions.
+    let gold: Option<Vec<Gold>> = answers.gold.iter().cloned().collect();
+    let scores = |answers: &Answers| -> Option<Vec<f64>> {
+        let gold: Option<Vec<f64>> = answers
+            .gold
+            .iter()
+            .map(|g| g.as_ref().map(Gold::score))
+            .collect();
+        gold.or_else(|| answers.rewards.clone())
+    };
+    let wins: Option<Vec<f64>> = (answers.name != reference.name)
+        .then(|| {
+            Some(
+                scores(answers)?
+                    .iter()
+                    .zip(&scores(reference)?)
+                    .map(|(a, b)| win(*a, *b))
+                    .collect(),
+            )
+        })
+        .flatten();
+    let interval = |values: &[f64]| {
+        let (low, high) = statistics::bootstrap_interval(values, seed);
+        [low, high]
+    };
+    ModelRow {
+        name: answers.name.clone(),
+        gold: gold.map(|gold| {
+            let mean = |part: fn(&Gold) -> f64| {
+                statistics::mean(&gold.iter().map(part).collect::<Vec<_>>())
+            };
+            GoldRow {
+                gold: mean(Gold::score),
+                gold_ci: interval(&gold.iter().map(Gold::score).collect::<Vec<_>>()),
+                truthful: mean(|g| g.truthful),
+                helpful: mean(|g| g.helpful),
+                harmless: mean(|g| g.harmless),
+                well_formed: mean(|g| g.well_formed),
+            }
+        }),
+        reward: answers
+            .rewards
+            .as_ref()
+            .map(|rewards| statistics::mean(rewards)),
+        kl: answers.kl,
+        win_rate: wins.as_ref().map(|wins| statistics::mean(wins)),
+        // Prompts are resampled, both answers together: a paired interval.
+        win_rate_ci: wins.as_ref().map(|wins| interval(wins)),
+    }
+}

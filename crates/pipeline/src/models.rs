@@ -1,0 +1,107 @@
+//! Where a model is: a run, a directory, or the hub.
+
+use std::path::{Path, PathBuf};
+
+use rlhf_lm::hub::HubSettings;
+
+use crate::exit::usage;
+
+/// The folder of the model that `spec` names: of a run its `final/`, a model directory as it is, otherwise the local
+/// copy of a hub repository, fetched if need be. `maker` is the command that would make what is missing.
+pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(spec);
+    let published = path.join("final");
+    if published.join("config.json").is_file() {
+        return Ok(published);
+    }
+    if path.join("config.json").is_file() {
+        return Ok(path.to_owned());
+    }
+    if path.join("config.toml").is_file() {
+        return Err(usage!(
+            "{spec}: this run has no model yet; finish it with `rlhf {maker} --resume --out {spec}`"
+        ));
+    }
+    if path.is_dir() {
+        return Err(usage!(
+            "{spec}: no config.json in it, so it is neither a model directory nor a run"
+        ));
+    }
+    if looks_like_a_path(spec) {
+        return Err(usage!(
+            "{spec} does not exist; make it with `rlhf {maker}`, or name another model"
+        ));
+    }
+    Ok(rlhf_lm::hub::resolve_model(spec, &hub())?)
+}
+
+/// The data file that `spec` names: a local path, or `hf://datasets/org/name/path/to/file`.
+pub(crate) fn file(spec: &Path) -> anyhow::Result<PathBuf> {
+    if spec.exists() {
+        return Ok(spec.to_owned());
+    }
+    Ok(rlhf_lm::hub::resolve_file(&spec.to_string_lossy(), &hub())?)
+}
+
+/// The hub as the environment describes it (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`).
+fn hub() -> HubSettings {
+    HubSettings::from_variables(|name| std::env::var(name).ok())
+}
+
+/// Whether the model in `folder` gives a score instead of text.
+pub(crate) fn is_reward_model(folder: &Path) -> anyhow::Result<bool> {
+    if folder.join("reward.json").is_file() {
+        return Ok(true);
+    }
+    let path = folder.join("config.json");
+    let config: serde_json::Value = serde_json::from_str(&fs_err::read_to_string(&path)?)
+        .map_err(|error| usage!("{}: {error}", path.display()))?;
+    let names = config["architectures"].as_array().into_iter().flatten();
+    Ok(names
+        .filter_map(|name| name.as_str())
+        .any(|name| name.ends_with("ForSequenceClassification")))
+}
+
+/// What nobody would call a repository on the hub: absolute, dotted, several folders deep, or below `runs/`.
+fn looks_like_a_path(spec: &str) -> bool {
+    spec.starts_with(['/', '.', '~']) || spec.starts_with("runs/") || spec.matches('/').count() > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_stands_for_its_final_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("runs/sft");
+        fs_err::create_dir_all(run.join("final")).unwrap();
+        let spec = run.to_str().unwrap();
+        assert!(
+            folder(spec, "sft")
+                .unwrap_err()
+                .to_string()
+                .contains("neither")
+        );
+        fs_err::write(run.join("config.toml"), "").unwrap();
+        assert!(
+            folder(spec, "sft")
+                .unwrap_err()
+                .to_string()
+                .contains("--resume")
+        );
+        fs_err::write(run.join("final/config.json"), "{}").unwrap();
+        assert_eq!(folder(spec, "sft").unwrap(), run.join("final"));
+        assert_eq!(
+            folder(run.join("final").to_str().unwrap(), "sft").unwrap(),
+            run.join("final")
+        );
+    }
+
+    #[test]
+    fn a_missing_run_is_not_looked_for_on_the_hub() {
+        let error = folder("runs/nowhere", "reward").unwrap_err().to_string();
+        assert!(error.contains("`rlhf reward`"), "{error}");
+        assert!(!looks_like_a_path("gpt2") && !looks_like_a_path("org/name@main"));
+    }
+}

@@ -1,0 +1,369 @@
+//! One stage from its settings to its finished run directory.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use rlhf_train::{Interrupt, Interrupted, OnExisting, ProgressStyle, RunDir, Session};
+use serde::Serialize;
+use toml::Table;
+
+use crate::bundled;
+use crate::exit::usage;
+use crate::fingerprint::fingerprint;
+use crate::models;
+use crate::settings::{RunSettings, Settings, resolved};
+
+/// What the binary needs to know of a stage beyond its settings.
+pub(crate) trait Stage: Settings + Clone {
+    /// What a finished run says for itself.
+    type Outcome: Serialize;
+
+    /// Puts real files and folders in the place of names (a run, a hub id, nothing at all), and lists everything the
+    /// stage will read.
+    fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>>;
+
+    /// Trains; `self` is located.
+    fn train(&self, session: &mut Session) -> anyhow::Result<Self::Outcome>;
+
+    /// The outcome in a few lines for people.
+    fn summary(outcome: &Self::Outcome) -> String;
+}
+
+impl Stage for rlhf_sft::pretrain::Config {
+    type Outcome = rlhf_sft::Outcome;
+
+    fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
+        data(
+            &mut self.data,
+            &mut Vec::new(),
+            bundled::CORPUS,
+            "corpus",
+            notes,
+        )?;
+        Ok(self.data.clone())
+    }
+
+    fn train(&self, session: &mut Session) -> anyhow::Result<Self::Outcome> {
+        rlhf_sft::pretrain::train(self, session)
+    }
+
+    fn summary(outcome: &Self::Outcome) -> String {
+        losses(outcome.steps, outcome.loss, outcome.eval_loss)
+    }
+}
+
+impl Stage for rlhf_sft::Config {
+    type Outcome = rlhf_sft::Outcome;
+
+    fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
+        let mut inputs = vec![model(&mut self.model, "sft", notes)?];
+        data(
+            &mut self.data,
+            &mut self.eval_data,
+            bundled::DEMONSTRATIONS,
+            "demonstrations",
+            notes,
+        )?;
+        inputs.extend(self.data.iter().chain(&self.eval_data).cloned());
+        Ok(inputs)
+    }
+
+    fn train(&self, session: &mut Session) -> anyhow::Result<Self::Outcome> {
+        rlhf_sft::train(self, session)
+    }
+
+    fn summary(outcome: &Self::Outcome) -> String {
+        losses(outcome.steps, outcome.loss, outcome.eval_loss)
+    }
+}
+
+impl Stage for rlhf_reward::Config {
+    type Outcome = rlhf_reward::Outcome;
+
+    fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
+        let mut inputs = vec![model(&mut self.model, "sft", notes)?];
+        data(
+            &mut self.prefs,
+            &mut self.eval_prefs,
+            bundled::PREFERENCES,
+            "rankings",
+            notes,
+        )?;
+        inputs.extend(self.prefs.iter().chain(&self.eval_prefs).cloned());
+        Ok(inputs)
+    }
+
+    fn train(&self, session: &mut Session) -> anyhow::Result<Self::Outcome> {
+        rlhf_reward::train(self, session)
+    }
+
+    fn summary(outcome: &Self::Outcome) -> String {
+        format!(
+            "{}{}",
+            losses(outcome.steps, outcome.loss, None),
+            outcome.report
+        )
+    }
+}
+
+impl Stage for rlhf_ppo::Config {
+    type Outcome = rlhf_ppo::Outcome;
+
+    fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
+        self.validate().map_err(|error| usage!("{error}"))?;
+        let mut inputs = vec![
+            model(&mut self.model, "sft", notes)?,
+            model(&mut self.reward, "reward", notes)?,
+        ];
+        data(
+            &mut self.prompts,
+            &mut self.eval_prompts,
+            bundled::PROMPTS,
+            "prompts",
+            notes,
+        )?;
+        inputs.extend(self.prompts.iter().chain(&self.eval_prompts).cloned());
+        Ok(inputs)
+    }
+
+    fn train(&self, session: &mut Session) -> anyhow::Result<Self::Outcome> {
+        rlhf_ppo::train(self, session)
+    }
+
+    fn summary(outcome: &Self::Outcome) -> String {
+        let Self::Outcome {
+            steps,
+            stopped_by_kl,
+            evaluation,
+        } = outcome;
+        let mut out = format!(
+            "steps {steps}{}\n",
+            if *stopped_by_kl {
+                ", stopped by the KL budget"
+            } else {
+                ""
+            }
+        );
+        for (name, value) in [
+            ("score, held out", evaluation.score),
+            ("score, reference", evaluation.reference_score),
+            ("wins over the reference", evaluation.win_rate),
+            ("KL a response, nats", evaluation.kl),
+            ("length, tokens", evaluation.length),
+            ("ends by itself", evaluation.eos_fraction),
+        ] {
+            out.push_str(&format!("{name:<26}{value:>8.3}\n"));
+        }
+        out
+    }
+}
+
+fn losses(steps: u64, loss: f64, held_out: Option<f64>) -> String {
+    let mut out = format!("steps {steps}, last loss {loss:.4}");
+    if let Some(loss) = held_out {
+        out.push_str(&format!(
+            ", held-out loss {loss:.4}, perplexity {:.2}",
+            loss.exp()
+        ));
+    }
+    out + "\n"
+}
+
+/// The folder of a model by name; no name at all means the bundled one. `maker` is the command that makes such models.
+pub(crate) fn model_folder(name: &str, maker: &str) -> anyhow::Result<PathBuf> {
+    if name.is_empty() || name == bundled::NAME {
+        bundled::path(bundled::MODEL)
+    } else {
+        models::folder(name, maker)
+    }
+}
+
+/// Replaces the name of a model by its folder, and gives the folder.
+fn model(name: &mut String, maker: &str, notes: &mut Vec<String>) -> anyhow::Result<PathBuf> {
+    if name.is_empty() {
+        notes.push("no --model given: starting from the bundled Tiny World model".to_owned());
+    }
+    let folder = model_folder(name, maker)?;
+    *name = folder.display().to_string();
+    Ok(folder)
+}
+
+/// Fills in the bundled files where none are given.
+fn data(
+    files: &mut Vec<PathBuf>,
+    held_out: &mut Vec<PathBuf>,
+    bundled: bundled::Split,
+    what: &str,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    for file in files.iter_mut().chain(held_out.iter_mut()) {
+        *file = models::file(file)?;
+    }
+    if !files.is_empty() {
+        return Ok(());
+    }
+    notes.push(format!(
+        "no data given: using the bundled Tiny World {what}"
+    ));
+    files.push(bundled::path(bundled.train)?);
+    if let Some(name) = bundled.held_out.filter(|_| held_out.is_empty()) {
+        held_out.push(bundled::path(name)?);
+    }
+    Ok(())
+}
+
+/// Where a process computes, and how it talks: the same for all stages it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) device: Device,
+    pub(crate) dtype: DType,
+    pub(crate) progress: ProgressStyle,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Machine {
+    pub(crate) fn new(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
+        let dtype = match run.dtype.as_str() {
+            "f32" => DType::F32,
+            "bf16" => DType::BF16,
+            "f16" => DType::F16,
+            other => {
+                return Err(usage!(
+                    "run.dtype is \"{other}\"; expected f32, bf16 or f16"
+                ));
+            }
+        };
+        if run.threads > 0 {
+            rlhf_ops::device::set_threads(run.threads)?;
+        }
+        let device =
+            rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
+        let interrupt = Interrupt::new();
+        let handle = interrupt.clone();
+        ctrlc::set_handler(move || {
+            if handle.request() {
+                // Asked twice: whoever does not want to wait for the step loses it.
+                std::process::exit(i32::from(crate::exit::INTERRUPTED));
+            }
+            eprintln!(
+                "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once"
+            );
+        })
+        .context("cannot catch Ctrl-C")?;
+        let progress = if quiet {
+            ProgressStyle::Quiet
+        } else {
+            ProgressStyle::Auto
+        };
+        Ok(Self {
+            device,
+            dtype,
+            progress,
+            interrupt,
+        })
+    }
+}
+
+/// A stage ready to run: its files found, its configuration written out, its inputs hashed.
+pub(crate) struct Job<S> {
+    located: S,
+    /// What `config.toml` of the run will say.
+    pub(crate) config: String,
+    pub(crate) fingerprint: String,
+    seed: u64,
+}
+
+impl<S: Stage> Job<S> {
+    /// Finds what `settings` name and prints notes about what was filled in.
+    pub(crate) fn prepare(settings: &S, run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
+        let mut located = settings.clone();
+        let mut notes = Vec::new();
+        let inputs = located.locate(&mut notes)?;
+        if !quiet {
+            notes
+                .iter()
+                .for_each(|note| eprintln!("{}: {note}", S::SECTION));
+        }
+        // Neither where the run is kept nor how many threads compute it changes the result.
+        let lasting = RunSettings {
+            out: None,
+            threads: 0,
+            ..run.clone()
+        };
+        let mut table: Table = resolved(&lasting)?;
+        table.extend(resolved(settings)?);
+        let settings = toml::to_string(&table).context("writing the configuration")?;
+        let fingerprint = fingerprint(&settings, &inputs).map_err(|error| usage!("{error}"))?;
+        Ok(Self {
+            config: format!("# settings and inputs: {fingerprint}\n\n{settings}"),
+            located,
+            fingerprint,
+            seed: run.seed,
+        })
+    }
+
+    /// Runs the stage in `out`.
+    ///
+    /// Whatever fails before the first step is bad input and leaves nothing behind.
+    pub(crate) fn run(
+        &self,
+        machine: &Machine,
+        out: &Path,
+        existing: OnExisting,
+    ) -> anyhow::Result<S::Outcome> {
+        let made = first_missing(out);
+        let dir = RunDir::open(out, existing)?;
+        dir.write_config(&self.config)?;
+        let mut session = Session {
+            device: machine.device.clone(),
+            dtype: machine.dtype,
+            seed: self.seed,
+            dir,
+            progress: machine.progress,
+            interrupt: machine.interrupt.clone(),
+            resume: existing == OnExisting::Resume,
+        };
+        match self.located.train(&mut session) {
+            Ok(outcome) => {
+                session.dir.mark_finished(&self.fingerprint)?;
+                Ok(outcome)
+            }
+            Err(error) => {
+                let begun = out
+                    .join("metrics.jsonl")
+                    .metadata()
+                    .is_ok_and(|file| file.len() > 0);
+                drop(session);
+                if let Some(made) = made.filter(|_| !begun) {
+                    fs_err::remove_dir_all(made)?;
+                }
+                Err(if begun { error } else { blame_input(error) })
+            }
+        }
+    }
+}
+
+/// The topmost folder that creating `path` will create.
+fn first_missing(path: &Path) -> Option<PathBuf> {
+    path.ancestors()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .take_while(|folder| !folder.exists())
+        .last()
+        .map(Path::to_owned)
+}
+
+/// Before the first step only the request and its files can be at fault, or else the disk or a signal.
+fn blame_input(error: anyhow::Error) -> anyhow::Error {
+    let other = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Interrupted>()
+            || cause
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|io| io.kind() != std::io::ErrorKind::NotFound)
+    };
+    if error.chain().any(other) {
+        error
+    } else {
+        usage!("{error:#}")
+    }
+}

@@ -1,0 +1,217 @@
+//! What `rlhf run` ends with: the models side by side, in numbers and in words.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The result of an evaluation; serialised, it is what `--json` prints and what `evaluation.json` holds.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Evaluation {
+    pub(crate) models: Vec<ModelRow>,
+    /// The model that KL and wins are measured against.
+    pub(crate) reference: String,
+    /// How many held-out prompts each model answered.
+    pub(crate) prompts: usize,
+    pub(crate) examples: Vec<Example>,
+    /// Wall-clock time of the whole command.
+    pub(crate) seconds: f64,
+    pub(crate) out: PathBuf,
+}
+
+/// One model. Gold fields exist only where a gold scorer does.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub(crate) struct ModelRow {
+    pub(crate) name: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(crate) gold: Option<GoldRow>,
+    /// Mean calibrated score of the reward model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reward: Option<f64>,
+    /// Mean over responses of Σₜ (log π − log π_ref), in nats.
+    pub(crate) kl: f64,
+    /// How often better than the reference, ties half: by gold where it exists, else by the reward model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) win_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) win_rate_ci: Option<[f64; 2]>,
+}
+
+/// The truth, where a program knows it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub(crate) struct GoldRow {
+    pub(crate) gold: f64,
+    pub(crate) gold_ci: [f64; 2],
+    pub(crate) truthful: f64,
+    pub(crate) helpful: f64,
+    pub(crate) harmless: f64,
+    pub(crate) well_formed: f64,
+}
+
+/// One prompt, answered by every model.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Example {
+    pub(crate) prompt: String,
+    /// Model to answer, in the order of the table.
+    pub(crate) answers: Map<String, Value>,
+}
+
+impl Evaluation {
+    /// The table, then the examples, for a terminal.
+    pub(crate) fn render(&self) -> String {
+        let mut out = format!("{} held-out prompts, one response each\n\n", self.prompts);
+        let gold = self.models.iter().any(|m| m.gold.is_some());
+        let mut head = vec![
+            "",
+            "gold",
+            "95 %",
+            "truthful",
+            "helpful",
+            "harmless",
+            "well-formed",
+        ];
+        if !gold {
+            head.truncate(1);
+        }
+        head.extend(["reward", "KL", "wins", "95 %"]);
+        let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+        for model in &self.models {
+            let mut row = vec![model.name.replace('_', " ")];
+            if let Some(g) = &model.gold {
+                row.extend([number(Some(g.gold)), interval(Some(g.gold_ci))]);
+                row.extend(
+                    [g.truthful, g.helpful, g.harmless, g.well_formed].map(|x| number(Some(x))),
+                );
+            }
+            row.extend([number(model.reward), format!("{:.2}", model.kl)]);
+            row.extend([number(model.win_rate), interval(model.win_rate_ci)]);
+            rows.push(row);
+        }
+        out.push_str(&aligned(&rows));
+        if self.models.iter().any(|m| m.win_rate.is_some()) {
+            let judge = if gold { "gold score" } else { "reward model" };
+            out.push_str(&format!(
+                "\nwins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response.\n",
+                self.reference
+            ));
+        }
+        for example in &self.examples {
+            out.push_str(&format!("\n{}\n", example.prompt.trim_end()));
+            let mut rows = Vec::new();
+            for (name, answer) in &example.answers {
+                let answer = answer
+                    .as_str()
+                    .unwrap_or_default()
+                    .trim()
+                    .replace('\n', " ⏎ ");
+                rows.push((name.replace('_', " "), answer));
+            }
+            let width = rows
+                .iter()
+                .map(|(name, _)| name.chars().count())
+                .max()
+                .unwrap_or(0);
+            for (name, answer) in rows {
+                out.push_str(&format!("  {name:<width$}  {answer}\n"));
+            }
+        }
+        out
+    }
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |v| format!("{v:.3}"))
+}
+
+fn interval(ends: Option<[f64; 2]>) -> String {
+    ends.map_or_else(String::new, |[low, high]| format!("[{low:.3}, {high:.3}]"))
+}
+
+/// Columns as wide as their widest cell: the first to the left, the rest to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(c))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (c, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            if c == 0 {
+                line.push_str(&format!("{cell:<width$}"));
+            } else {
+                line.push_str(&format!("  {cell:>width$}"));
+            }
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluation(gold: Option<GoldRow>) -> Evaluation {
+        let row = |name: &str| ModelRow {
+            name: name.into(),
+            gold: gold.clone(),
+            reward: Some(-0.25),
+            kl: 1.5,
+            win_rate: Some(0.5),
+            win_rate_ci: Some([0.4, 0.6]),
+        };
+        let answers = [("sft", "red"), ("best_of_4", "A fox\nis red.")];
+        Evaluation {
+            models: vec![row("sft"), row("best_of_4")],
+            reference: "sft".into(),
+            prompts: 64,
+            examples: vec![Example {
+                prompt: "What colour is a fox?".into(),
+                answers: answers
+                    .map(|(k, v)| (k.to_owned(), Value::from(v)))
+                    .into_iter()
+                    .collect(),
+            }],
+            seconds: 1.0,
+            out: "runs/demo".into(),
+        }
+    }
+
+    #[test]
+    fn the_table_reads_well() {
+        let gold = GoldRow {
+            gold: 0.5,
+            gold_ci: [0.45, 0.55],
+            truthful: 0.4,
+            ..GoldRow::default()
+        };
+        insta::assert_snapshot!(evaluation(Some(gold)).render(), @r"
+        64 held-out prompts, one response each
+
+                    gold            95 %  truthful  helpful  harmless  well-formed  reward    KL   wins            95 %
+        sft        0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  1.50  0.500  [0.400, 0.600]
+        best of 4  0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  1.50  0.500  [0.400, 0.600]
+
+        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response.
+
+        What colour is a fox?
+          sft        red
+          best of 4  A fox ⏎ is red.
+        ");
+    }
+
+    #[test]
+    fn without_a_gold_scorer_there_are_no_gold_columns_and_no_gold_keys() {
+        let evaluation = evaluation(None);
+        assert!(!evaluation.render().contains("truthful"));
+        let json = serde_json::to_value(&evaluation).unwrap();
+        assert!(json["models"][0].get("gold").is_none() && json["models"][0]["kl"] == 1.5);
+    }
+}

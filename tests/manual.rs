@@ -1,0 +1,40 @@
+//! What `--help` says.
+
+use crate::folder::Folder;
+
+#[test]
+fn the_short_help_of_every_command_is_as_reviewed() {
+    let folder = Folder::empty();
+    let overview = folder.done("--help");
+    let commands: Vec<&str> = overview
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    insta::assert_snapshot!("rlhf", overview);
+    for command in commands {
+        insta::assert_snapshot!(
+            format!("rlhf_{command}"),
+            folder.done(&format!("{command} -h"))
+        );
+    }
+}
+
+#[test]
+fn the_long_help_of_a_stage_has_an_example_and_every_setting_with_its_default() {
+    let folder = Folder::empty();
+    let help = folder.done("ppo --help");
+    for line in [
+        "Example: rlhf ppo",
+        "kl_coef = 0.05",
+        "gamma = 1.0",
+        "max_kl = none",
+        "seed = 0",
+    ] {
+        assert!(help.contains(line), "{line} is not in\n{help}");
+    }
+}

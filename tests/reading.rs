@@ -1,0 +1,137 @@
+//! Commands that read and print: generate, score, eval, data, mdp.
+
+use serde_json::Value;
+
+use crate::folder::Folder;
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn responses_do_not_depend_on_how_many_are_sampled_side_by_side() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.prompts("prompts.jsonl");
+    let line =
+        "generate --model base --prompts prompts.jsonl --samples 3 --max-new-tokens 8 --quiet";
+    let one = folder.done(&format!("{line} --batch 1"));
+    assert_eq!(one, folder.done(&format!("{line} --batch 64")));
+    let rows = lines(&one);
+    assert_eq!(rows.len(), 24);
+    assert!(
+        rows.iter()
+            .all(|row| row["response"].is_string() && row["finished"].is_boolean())
+    );
+}
+
+#[test]
+fn scores_of_a_language_model_are_one_per_predicted_token_and_make_its_perplexity() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.write(
+        "texts.jsonl",
+        "{\"text\": \"the fox is red.\"}\n{\"text\": \"red. blue. green.\"}\n",
+    );
+    let rows = lines(&folder.done("score --model base --data texts.jsonl --quiet"));
+    assert_eq!(rows.len(), 2);
+    for (i, row) in rows.iter().enumerate() {
+        let logprobs: Vec<f64> = row["logprobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_f64)
+            .collect();
+        assert_eq!(row["index"], i);
+        assert_eq!(logprobs.len() + 1, row["tokens"].as_array().unwrap().len());
+        assert_eq!(logprobs.len(), row["entropy"].as_array().unwrap().len());
+        let mean = logprobs.iter().sum::<f64>() / logprobs.len() as f64;
+        assert!((row["perplexity"].as_f64().unwrap() - (-mean).exp()).abs() < 1e-9);
+        assert!(logprobs.iter().all(|p| *p <= 0.0));
+    }
+}
+
+#[test]
+fn a_reward_model_scores_each_answer_of_a_pair_and_eval_counts_the_same_wins() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.pairs("prefs.jsonl");
+    folder.done("reward --model base --prefs prefs.jsonl --quiet");
+    let rows = lines(&folder.done("score --model runs/reward --data prefs.jsonl --quiet"));
+    assert_eq!(rows.len(), 24);
+    let right = rows
+        .chunks(2)
+        .inspect(|pair| {
+            assert_eq!(
+                (&pair[0]["answer"], &pair[1]["answer"]),
+                (&"chosen".into(), &"rejected".into())
+            )
+        })
+        .filter(|pair| pair[0]["score"].as_f64() > pair[1]["score"].as_f64())
+        .count();
+    let report: Value = serde_json::from_str(
+        &folder.done("eval --reward runs/reward --data prefs.jsonl --json --quiet"),
+    )
+    .unwrap();
+    assert!((report["accuracy"]["value"].as_f64().unwrap() - right as f64 / 12.0).abs() < 1e-12);
+}
+
+#[test]
+fn held_out_loss_is_the_mean_of_the_scores() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.write("text.jsonl", "{\"text\": \"the fox is red.\"}\n");
+    // Training text closes with the end token, a scored text does not; the shared tokens agree.
+    let scored = &lines(&folder.done("score --model base --data text.jsonl --quiet"))[0];
+    let known: f64 = scored["logprobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_f64)
+        .sum();
+    let loss: Value =
+        serde_json::from_str(&folder.done("eval --model base --data text.jsonl --json --quiet"))
+            .unwrap();
+    let tokens = loss["tokens"].as_f64().unwrap();
+    assert_eq!(
+        tokens,
+        scored["logprobs"].as_array().unwrap().len() as f64 + 1.0
+    );
+    let end = -loss["loss"].as_f64().unwrap() * tokens - known;
+    assert!(
+        end < 0.0,
+        "what is left is the log-probability of the end token: {end}"
+    );
+}
+
+#[test]
+fn data_says_what_a_file_holds() {
+    let folder = Folder::empty();
+    folder.pairs("prefs.jsonl");
+    let text = folder.done("data prefs.jsonl --show 1");
+    assert!(
+        text.contains("pair") && text.contains("12") && text.contains("[chosen]"),
+        "{text}"
+    );
+    let json: Value = serde_json::from_str(&folder.done("data prefs.jsonl --json")).unwrap();
+    assert_eq!(json["summary"]["rows"], 12);
+}
+
+/// Sutton & Barto, Example 4.1, top row.
+#[test]
+fn mdp_prints_the_values_of_the_textbook() {
+    let folder = Folder::empty();
+    let json: Value =
+        serde_json::from_str(&folder.done("mdp small-grid --method evaluate --json")).unwrap();
+    let values: Vec<f64> = json["values"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_f64)
+        .collect();
+    for (found, expected) in values.iter().zip([0.0, -14.0, -20.0, -22.0]) {
+        assert!((found - expected).abs() < 1e-9, "{values:?}");
+    }
+}

@@ -1,0 +1,105 @@
+//! Bad input: exit code 2, one line that says where and what, and nothing written.
+
+use crate::folder::Folder;
+
+#[test]
+fn a_bad_row_is_named_by_file_and_line_and_nothing_is_written() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    for (name, row, complaint) in [
+        ("missing", r#"{"prompt": "a", "rejected": "b"}"#, "chosen"),
+        ("broken", r#"{"prompt": "a", "#, "JSON"),
+        (
+            "ranks",
+            r#"{"prompt": "a", "responses": ["x", "y"], "ranks": [1]}"#,
+            "rank",
+        ),
+        (
+            "typed",
+            r#"{"prompt": "a", "chosen": 3, "rejected": "b"}"#,
+            "chosen",
+        ),
+    ] {
+        let file = format!("{name}.jsonl");
+        folder.write(
+            &file,
+            &format!(
+                "{}\n{row}\n",
+                r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#
+            ),
+        );
+        let said = folder.refused(&format!("reward --model base --prefs {file}"));
+        assert!(
+            said.contains(&format!("{file}:2:")) && said.contains(complaint),
+            "{said}"
+        );
+        assert!(
+            !folder.path("runs").exists(),
+            "{name}: something was written"
+        );
+    }
+}
+
+#[test]
+fn a_model_that_is_none_is_refused_with_a_way_out() {
+    let folder = Folder::quick();
+    folder.demonstrations("demos.jsonl");
+    let said = folder.refused("reward");
+    assert!(
+        said.contains("runs/sft") && said.contains("rlhf sft"),
+        "{said}"
+    );
+    folder.write("nothing/readme.txt", "hello");
+    let said = folder.refused("sft --model nothing --data demos.jsonl");
+    assert!(said.contains("config.json"), "{said}");
+
+    folder.tiny_gpt2("base");
+    let weights = folder.path("base/model.safetensors");
+    let content = fs_err::read(&weights).unwrap();
+    fs_err::write(&weights, &content[..content.len() / 2]).unwrap();
+    let said = folder.refused("sft --model base --data demos.jsonl");
+    assert!(said.contains("model.safetensors"), "{said}");
+    assert!(!folder.path("runs").exists());
+}
+
+#[test]
+fn settings_that_do_not_exist_are_refused_with_the_nearest_that_does() {
+    let folder = Folder::quick();
+    let said = folder.refused("ppo --set ppo.klcoef=1");
+    assert!(
+        said.contains("klcoef") && said.contains("kl_coef"),
+        "{said}"
+    );
+    folder.write("mine.toml", "[sft]\nlearning_rate = 1e-3\n");
+    let said = folder.refused("sft --config mine.toml");
+    assert!(
+        said.contains("mine.toml") && said.contains("learning_rate"),
+        "{said}"
+    );
+    folder.write("mine.toml", "[sft]\nlr = \"fast\"\n");
+    let said = folder.refused("sft --config mine.toml");
+    assert!(said.contains("mine.toml") && said.contains("lr"), "{said}");
+    let said = folder.refused("sft --schedule zigzag");
+    assert!(said.contains("zigzag") && said.contains("cosine"), "{said}");
+    let said = folder.refused("ppo --set ppo.batch=6 --set ppo.minibatches=4");
+    assert!(said.contains("minibatches"), "{said}");
+}
+
+#[test]
+fn bad_rows_are_tolerated_when_asked_for_and_reported() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    let rows = folder.read("demos.jsonl");
+    folder.write("demos.jsonl", &format!("{rows}not json\n"));
+    folder.refused("sft --model base --data demos.jsonl");
+    let output = folder
+        .command("sft --model base --data demos.jsonl --skip-bad 1")
+        .output()
+        .unwrap();
+    let said = crate::folder::stderr(&output);
+    assert!(
+        output.status.success() && said.contains("demos.jsonl:13:"),
+        "{said}"
+    );
+}

@@ -1,0 +1,94 @@
+//! The three commands of the README, typed exactly so, one after the other in an empty folder.
+
+use std::collections::BTreeMap;
+
+use crate::folder::{Folder, files, stderr, tiny_gpt2};
+use crate::hub_server::{HubFiles, HubServer};
+
+#[test]
+fn sft_reward_and_ppo_follow_each_other_as_typed() {
+    // The hub serves a tiny GPT-2 of ours under the name gpt2, to the real client.
+    let hub = Folder::empty();
+    tiny_gpt2(&hub.path("gpt2"));
+    let served: BTreeMap<String, Vec<u8>> = files(&hub.path("gpt2"))
+        .into_iter()
+        .map(|(name, content)| (format!("gpt2/{name}"), content))
+        .collect();
+    let server = HubServer::start(HubFiles {
+        files: served,
+        token: String::new(),
+    })
+    .unwrap();
+
+    let folder = Folder::quick();
+    folder.pairs("prefs.jsonl");
+    // A thousand steps as typed; the budget ends them as soon as the policy has moved at all.
+    let quick = folder
+        .read("rlhf.toml")
+        .replace("[ppo]\n", "[ppo]\nmax_kl = 1e-9\nlr = 1e-3\n");
+    folder.write("rlhf.toml", &quick);
+    for line in [
+        "sft --model gpt2",
+        "reward --prefs prefs.jsonl",
+        "ppo --steps 1000",
+    ] {
+        let mut command = folder.command(line);
+        command
+            .env_remove("HF_HUB_OFFLINE")
+            .env("HF_ENDPOINT", &server.endpoint);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "rlhf {line}\n{}", stderr(&output));
+    }
+    for run in ["sft", "reward", "ppo"] {
+        for file in [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
+            assert!(
+                folder.path(&format!("runs/{run}/final/{file}")).is_file(),
+                "{run} lacks {file}"
+            );
+        }
+    }
+    assert!(
+        folder
+            .path("runs/sft/final/generation_config.json")
+            .is_file()
+    );
+    assert!(folder.path("runs/reward/final/reward.json").is_file());
+    // The stage says what it filled in, and the configuration that is kept reproduces the run.
+    let config = folder.read("runs/ppo/config.toml");
+    assert!(
+        config.contains("model = \"runs/sft\"") && config.contains("steps = 1000"),
+        "{config}"
+    );
+}
+
+#[test]
+fn a_model_in_the_cache_needs_no_network() {
+    let hub = Folder::empty();
+    tiny_gpt2(&hub.path("gpt2"));
+    let served = files(&hub.path("gpt2"))
+        .into_iter()
+        .map(|(name, content)| (format!("gpt2/{name}"), content))
+        .collect();
+    let server = HubServer::start(HubFiles {
+        files: served,
+        token: String::new(),
+    })
+    .unwrap();
+    let folder = Folder::quick();
+    let line = "generate --model gpt2 --prompt red --max-new-tokens 3 --quiet";
+    let mut online = folder.command(line);
+    let first = online
+        .env_remove("HF_HUB_OFFLINE")
+        .env("HF_ENDPOINT", &server.endpoint)
+        .output()
+        .unwrap();
+    assert!(first.status.success(), "{}", stderr(&first));
+    let asked = server.requests().len();
+    assert_eq!(folder.done(line).as_bytes(), first.stdout);
+    assert_eq!(server.requests().len(), asked);
+}
