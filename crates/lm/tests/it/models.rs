@@ -92,25 +92,22 @@ pub(crate) fn tokens(rng: &mut ChaCha8Rng, n: usize) -> Vec<u32> {
     (0..n).map(|_| rng::below(rng, VOCAB) as u32).collect()
 }
 
+/// max |t|.
+pub(crate) fn largest(t: &Tensor) -> f64 {
+    let values = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+    let largest = values.abs().unwrap().max(0).unwrap();
+    largest.to_scalar::<f32>().unwrap() as f64
+}
+
 /// Asserts that |found − expected| ≤ tolerance · max |expected|, element by element.
 pub(crate) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
+    assert_within(found, expected, tolerance * largest(expected), what);
+}
+
+/// Asserts that |found − expected| ≤ bound, element by element.
+pub(crate) fn assert_within(found: &Tensor, expected: &Tensor, bound: f64, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
-    let max = |t: Tensor| {
-        let t = t
-            .to_dtype(DType::F32)
-            .unwrap()
-            .abs()
-            .unwrap()
-            .flatten_all()
-            .unwrap();
-        t.max(0).unwrap().to_scalar::<f32>().unwrap() as f64
-    };
     let found = found.to_dtype(DType::F32).unwrap();
-    let expected = expected.to_dtype(DType::F32).unwrap();
-    let scale = max(expected.clone()).max(1e-3);
-    let error = max((found - expected).unwrap());
-    assert!(
-        error <= tolerance * scale,
-        "{what}: error {error:e} at scale {scale:e}"
-    );
+    let error = largest(&(found - expected.to_dtype(DType::F32).unwrap()).unwrap());
+    assert!(error <= bound, "{what}: error {error:e}, allowed {bound:e}");
 }

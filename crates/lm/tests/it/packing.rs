@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rlhf_lm::{CausalLm, Gradients, KvCache, Packed, Packer, Params, ScalarModel, rng};
 use rlhf_ops::DecodeRows;
 
-use crate::models::{assert_close, configs, params, tokens};
+use crate::models::{assert_close, assert_within, configs, largest, params, tokens};
 
 /// f32 rounding through two blocks; the architecture's bound.
 const TOLERANCE: f64 = 1e-5;
@@ -119,13 +119,18 @@ fn assert_same(what: &str, found: &(Vec<Tensor>, Gradients), expected: &(Vec<Ten
         );
     }
     assert_eq!(found.1.iter().count(), expected.1.iter().count(), "{what}");
+    // What a bias on keys adds to the scores of a query cancels but for the rotation, so its gradient
+    // is small beside the sums it is the difference of: the model's largest gradient sets a floor.
+    let floor = 0.01
+        * expected
+            .1
+            .iter()
+            .map(|(_, g)| largest(g))
+            .fold(0.0, f64::max);
     for ((name, found), (_, expected)) in found.1.iter().zip(expected.1.iter()) {
-        assert_close(
-            found,
-            expected,
-            TOLERANCE,
-            &format!("{what}, gradient of {name}"),
-        );
+        let bound = TOLERANCE * largest(expected).max(floor);
+        let what = format!("{what}, gradient of {name}");
+        assert_within(found, expected, bound, &what);
     }
 }
 
@@ -293,8 +298,9 @@ fn bf16_computes_close_to_f32_and_gives_every_f32_master_a_gradient() {
             logits
         };
         for (low, full) in run(DType::BF16).iter().zip(run(DType::F32)) {
-            // bf16 keeps 8 bits (4e-3) and a residual stream adds five roundings of it.
-            assert_close(low, &full, 0.1, name);
+            // bf16 keeps 8 bits (4e-3), some twenty roundings lie on the way, and weights this large
+            // amplify them; a wrong dtype conversion would be off by 1.
+            assert_close(low, &full, 0.15, name);
         }
     }
 }
