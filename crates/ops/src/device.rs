@@ -3,7 +3,17 @@
 use candle_core::{Device, DeviceLocation, Result, bail};
 
 /// The device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for the best that is compiled in and present.
+///
+/// For the CPU the allocator is told to keep freed memory.
 pub fn pick(name: &str) -> Result<Device> {
+    let device = find(name)?;
+    if device.is_cpu() {
+        keep_freed_memory();
+    }
+    Ok(device)
+}
+
+fn find(name: &str) -> Result<Device> {
     match name.split_once(':').unwrap_or((name, "0")) {
         ("cpu", "0") => Ok(Device::Cpu),
         ("auto", "0") => Ok(accelerator().unwrap_or(Device::Cpu)),
@@ -55,6 +65,26 @@ pub fn set_threads(n: usize) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+/// Every tensor is a new allocation, large ones a fresh mapping by default, whose pages cost more to fault in than the kernel's work on
+/// them: the gradient of an activation runs up to ten times faster on memory that stays with the process.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn keep_freed_memory() {
+    // From glibc's malloc.h.
+    const M_TRIM_THRESHOLD: i32 = -1;
+    const M_MMAP_MAX: i32 = -4;
+    unsafe extern "C" {
+        fn mallopt(parameter: i32, value: i32) -> i32;
+    }
+    // SAFETY: glibc has this function, and it may be called at any time.
+    unsafe {
+        mallopt(M_MMAP_MAX, 0);
+        mallopt(M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_freed_memory() {}
 
 #[cfg(target_arch = "x86_64")]
 fn instructions() -> &'static str {
