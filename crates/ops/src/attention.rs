@@ -251,6 +251,41 @@ mod tests {
     }
 
     #[test]
+    fn agrees_on_random_layouts() {
+        let mut chance = Chance::new(7);
+        for _ in 0..24 {
+            let mut blocks = Vec::new();
+            let mut roots = Vec::new();
+            for i in 0..1 + chance.below(7) {
+                let len = [0, 1, 2, 3, 17, 80][chance.below(6)];
+                let of = if roots.is_empty() || chance.below(2) == 0 {
+                    0
+                } else {
+                    roots[chance.below(roots.len())]
+                };
+                if of == 0 && len > 0 {
+                    roots.push(i + 1);
+                }
+                blocks.push((of, len));
+            }
+            let layout = layout(&blocks);
+            let (t, kv_heads, d) = (layout.tokens(), 1 + chance.below(3), 1 + chance.below(40));
+            let heads = kv_heads * (1 + chance.below(3));
+            let operands = [
+                chance.tensor(&[t, heads, d]),
+                chance.tensor(&[t, kv_heads, d]),
+                chance.tensor(&[t, kv_heads, d]),
+            ];
+            hold(
+                &format!("attention {blocks:?} {heads}/{kv_heads} heads of {d}"),
+                &operands,
+                |x| attention(&x[0], &x[1], &x[2], &layout, 0.2),
+                &|x| reference(&x[0], &x[1], &x[2], &layout, 0.2),
+            );
+        }
+    }
+
+    #[test]
     fn agrees_for_every_head_size_and_ratio_of_heads() {
         let layout = layout(&[(0, 5), (1, 3), (1, 4), (0, 2)]);
         let t = layout.tokens();

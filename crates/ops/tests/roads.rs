@@ -1,0 +1,207 @@
+//! Which form of an operation runs: half precision takes the reference, and so does everything once the switch is on.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use rlhf_ops::{Block, DecodeRows, Layout, WeightLayout, reference};
+
+/// Values between −1 and 1 without a pattern that could hide an error.
+fn tensor(shape: &[usize], seed: usize) -> Tensor {
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n)
+        .map(|i| (((i + 1) * (seed + 3) * 7919) % 2003) as f32 / 1001.5 - 1.0)
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn layout() -> Layout {
+    Layout::new(vec![
+        Block {
+            tokens: 0..3,
+            prefix: 0..0,
+        },
+        Block {
+            tokens: 3..5,
+            prefix: 0..3,
+        },
+        Block {
+            tokens: 5..6,
+            prefix: 0..3,
+        },
+    ])
+    .unwrap()
+}
+
+type Op = fn(&[Tensor]) -> Result<Tensor>;
+
+/// Every operation with a gradient: its name, the shapes of its operands, its public and its reference form.
+fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
+    fn ids() -> Tensor {
+        Tensor::new(&[0u32, 3, 3, 1], &Device::Cpu).unwrap()
+    }
+    fn angles() -> (Tensor, Tensor) {
+        (tensor(&[6, 2], 11), tensor(&[6, 2], 12))
+    }
+    vec![
+        (
+            "linear",
+            vec![vec![4, 5], vec![3, 5], vec![3]],
+            |t| rlhf_ops::linear(&t[0], &t[1], WeightLayout::OutIn, Some(&t[2])),
+            |t| reference::linear(&t[0], &t[1], WeightLayout::OutIn, Some(&t[2])),
+        ),
+        (
+            "layer_norm",
+            vec![vec![4, 6], vec![6], vec![6]],
+            |t| rlhf_ops::layer_norm(&t[0], &t[1], &t[2], 1e-5),
+            |t| reference::layer_norm(&t[0], &t[1], &t[2], 1e-5),
+        ),
+        (
+            "rms_norm",
+            vec![vec![4, 6], vec![6]],
+            |t| rlhf_ops::rms_norm(&t[0], &t[1], 1e-5),
+            |t| reference::rms_norm(&t[0], &t[1], 1e-5),
+        ),
+        (
+            "rope",
+            vec![vec![6, 2, 4]],
+            |t| rlhf_ops::rope(&t[0], &angles().0, &angles().1),
+            |t| reference::rope(&t[0], &angles().0, &angles().1),
+        ),
+        (
+            "gelu_tanh",
+            vec![vec![7]],
+            |t| rlhf_ops::gelu_tanh(&t[0]),
+            |t| reference::gelu_tanh(&t[0]),
+        ),
+        (
+            "gelu_erf",
+            vec![vec![7]],
+            |t| rlhf_ops::gelu_erf(&t[0]),
+            |t| reference::gelu_erf(&t[0]),
+        ),
+        (
+            "swiglu",
+            vec![vec![7], vec![7]],
+            |t| rlhf_ops::swiglu(&t[0], &t[1]),
+            |t| reference::swiglu(&t[0], &t[1]),
+        ),
+        (
+            "attention",
+            vec![vec![6, 4, 8], vec![6, 2, 8], vec![6, 2, 8]],
+            |t| rlhf_ops::attention(&t[0], &t[1], &t[2], &layout(), 0.3),
+            |t| reference::attention(&t[0], &t[1], &t[2], &layout(), 0.3),
+        ),
+        (
+            "embedding",
+            vec![vec![4, 3]],
+            |t| rlhf_ops::embedding(&ids(), &t[0]),
+            |t| reference::embedding(&ids(), &t[0]),
+        ),
+        (
+            "token_logprobs",
+            vec![vec![4, 3], vec![5, 3]],
+            |t| rlhf_ops::token_logprobs(&t[0], &t[1], &ids(), 0.7).map(|r| r.logprobs),
+            |t| reference::token_logprobs(&t[0], &t[1], &ids(), 0.7).map(|r| r.logprobs),
+        ),
+        (
+            "log_sigmoid",
+            vec![vec![7]],
+            |t| rlhf_ops::log_sigmoid(&t[0]),
+            |t| reference::log_sigmoid(&t[0]),
+        ),
+        (
+            "decode_attention",
+            vec![vec![2, 4, 8], vec![6, 2, 8], vec![6, 2, 8]],
+            |t| {
+                rlhf_ops::decode_attention(
+                    &t[0],
+                    &t[1],
+                    &t[2],
+                    &DecodeRows {
+                        rows: vec![vec![0, 2], vec![5]],
+                    },
+                    0.3,
+                )
+            },
+            |t| {
+                reference::decode_attention(
+                    &t[0],
+                    &t[1],
+                    &t[2],
+                    &DecodeRows {
+                        rows: vec![vec![0, 2], vec![5]],
+                    },
+                    0.3,
+                )
+            },
+        ),
+    ]
+}
+
+fn operands(shapes: &[Vec<usize>]) -> Vec<Tensor> {
+    shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| tensor(shape, i))
+        .collect()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.to_dtype(DType::F32)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+/// The f32 form; half precision keeps 8 bits (bf16) or 11 (f16).
+#[test]
+fn half_precision_works_with_gradients() {
+    for (name, shapes, op, _) in operations() {
+        let wide = operands(&shapes);
+        let want = values(&op(&wide).unwrap());
+        for (dtype, tolerance) in [(DType::BF16, 0.06), (DType::F16, 0.008)] {
+            let vars: Vec<Var> = wide
+                .iter()
+                .map(|t| Var::from_tensor(&t.to_dtype(dtype).unwrap()).unwrap())
+                .collect();
+            let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+            let y = op(&tensors).unwrap();
+            for (got, want) in values(&y).iter().zip(&want) {
+                assert!(
+                    (got - want).abs() <= tolerance * want.abs().max(1.0),
+                    "{name} in {dtype:?}: {got}, expected {want}"
+                );
+            }
+            if name != "decode_attention" {
+                let grads = y.sum_all().unwrap().backward().unwrap();
+                for var in &vars {
+                    let grad = values(
+                        grads
+                            .get(var)
+                            .unwrap_or_else(|| panic!("{name} in {dtype:?}: no gradient")),
+                    );
+                    assert!(
+                        grad.iter().all(|g| g.is_finite()),
+                        "{name} in {dtype:?}: {grad:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_switch_sends_every_operation_down_its_reference_road() {
+    rlhf_ops::set_reference_only(true);
+    assert!(rlhf_ops::reference_only());
+    for (name, shapes, op, reference) in operations() {
+        let operands = operands(&shapes);
+        assert_eq!(
+            values(&op(&operands).unwrap()),
+            values(&reference(&operands).unwrap()),
+            "{name}"
+        );
+    }
+    rlhf_ops::set_reference_only(false);
+    assert!(!rlhf_ops::reference_only());
+}
