@@ -153,6 +153,6 @@ mod tests {
         assert_close(&population, &[-1.0, 1.0], 1e-7);
         let mut unbiased = [2.0, 3.0];
         whiten(&mut unbiased, Variance::Unbiased);
-        assert_close(&unbiased, &[-0.707_106_8, 0.707_106_8], 1e-7);
+        assert_close(&unbiased, &[-0.5f64.sqrt(), 0.5f64.sqrt()], 1e-7);
     }
 }

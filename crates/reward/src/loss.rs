@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn pair_loss_matches_bradley_terry() {
         for (gap, margin, want) in [
-            (0.0, 0.0, 0.693_147),
+            (0.0, 0.0, std::f32::consts::LN_2),
             (1.0, 0.0, 0.313_262),
             (1.0, 0.5, 0.474_077),
             (-100.0, 0.0, 100.0),
