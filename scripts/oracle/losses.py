@@ -115,7 +115,7 @@ def ppo():
     mask = np.array([False, True, True, False])
     show("whiten", "1 2 3 4 with mask 0 1 1 0, population variance", whiten(np.arange(1.0, 5.0), mask))
     show("whiten", "the same, unbiased variance", whiten(np.arange(1.0, 5.0), mask, ddof=1))
-    for advantage, ratio, name in [(1, np.e, "e"), (1, 1 / np.e, "1/e"), (-1, np.e, "e"), (-1, 1 / np.e, "1/e")]:
+    for advantage, ratio, name in [(1, np.e, "e"), (1, 1 / np.e, "1/e"), (1, np.exp(0.1), "e^.1"), (-1, np.e, "e"), (-1, 1 / np.e, "1/e")]:
         show("policy", f"loss at A {advantage}, ratio {name}, clip .2", policy_loss(ratio, advantage))
     show("value", "loss at V 1.5, V_old 1, R 2, clip .2", value_loss(1.5, 1.0, 2.0))
     rows = [[1.0, 2.0], [3.0, 4.0, 5.0], [7.0]]

@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_bandit_has_its_published_optimum() {
-        // Source: algorithms.md §4, computed there with NumPy from the formula; six decimals.
+        // Computed with NumPy from the formula (scripts/oracle/losses.py); six decimals.
         let (reference, rewards) = ([0.5, 0.3, 0.2], [1.0, 0.0, 2.0]);
         assert!((soft_value(&reference, &rewards, 0.5) - 1.351155).abs() < 5e-7);
         for (p, e) in tilt(&reference, &rewards, 0.5)

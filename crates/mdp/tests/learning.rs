@@ -165,7 +165,7 @@ impl Environment for Road {
 
 #[test]
 fn one_episode_of_td_lambda_with_a_full_step_adds_ppos_advantages() {
-    // Source: algorithms.md §3.6, computed there with NumPy: the generalised advantages of these rewards and values.
+    // Computed with NumPy (scripts/oracle/losses.py): the generalised advantages of these rewards and values.
     let (rewards, values) = ([0.1, -0.2, 0.05, 1.3], [0.5, 0.4, -0.1, 0.2]);
     for (gamma, lambda, expected) in [
         (1.0, 0.95, [0.5939875, 0.62525, 1.395, 1.1]),

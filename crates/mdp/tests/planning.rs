@@ -15,7 +15,7 @@ fn assert_close(a: &[f64], b: &[f64], tolerance: f64) {
 
 #[test]
 fn policy_and_value_iteration_agree_in_every_world() {
-    // The agreement algorithms.md §4 asks for; value iteration stops 1e-12 from its limit.
+    // Two exact methods must agree; value iteration stops 1e-12 from its limit.
     for name in NAMES {
         for discount in [0.5, 0.9, 0.99] {
             let world = named(name, Some(discount)).unwrap();

@@ -75,7 +75,7 @@ fn on_a_token_tree_the_optimum_tilts_whole_responses() {
 
 #[test]
 fn a_tree_of_depth_one_is_the_bandit() {
-    // Source: algorithms.md §4, computed there with NumPy; six decimals.
+    // Computed with NumPy (scripts/oracle/losses.py); six decimals.
     let rewards = [1.0, 0.0, 2.0];
     let tree = TokenTree::new(3, 1, None, 1.0, |y| rewards[y[0]]).unwrap();
     let reference = Policy::new(vec![vec![0.5, 0.3, 0.2], vec![], vec![], vec![]]).unwrap();

@@ -86,7 +86,7 @@ mod tests {
         }
     }
 
-    /// Derived by hand and checked with NumPy (algorithms.md §3.5).
+    /// Derived by hand and checked with NumPy (scripts/oracle/losses.py).
     #[test]
     fn rewards_are_the_kl_penalty_with_the_score_on_the_last_token() {
         let logprobs = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.6, 0.7, 0.8]];
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// Computed with NumPy from the definition (algorithms.md §3.6).
+    /// Computed with NumPy from the definition (scripts/oracle/losses.py).
     #[test]
     fn gae_matches_the_definition() {
         let r = [0.1, -0.2, 0.05, 1.3];

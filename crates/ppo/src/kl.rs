@@ -66,7 +66,7 @@ impl KlController {
 mod tests {
     use super::*;
 
-    /// Closed forms, computed independently with NumPy (algorithms.md §3.5).
+    /// Closed forms, computed independently with NumPy (scripts/oracle/losses.py).
     #[test]
     fn estimators_match_their_closed_forms() {
         let k = |e: KlEstimator, q: f32| e.estimate(0.0, q);

@@ -106,7 +106,7 @@ mod tests {
         Tensor::new(x, &Device::Cpu).unwrap()
     }
 
-    /// Closed form (algorithms.md §3.7): A=1: ρ=e → −1.2, ρ=1/e → −.367879, ρ=e^.1 → −1.105171;
+    /// Closed form (scripts/oracle/losses.py): A=1: ρ=e → −1.2, ρ=1/e → −.367879, ρ=e^.1 → −1.105171;
     /// A=−1: ρ=e → 2.718282, ρ=1/e → .8.
     #[test]
     fn policy_loss_clips_only_the_side_that_would_gain() {
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Token means over a minibatch, (1+2+3+4+5+7)/6, do not depend on how it is cut (algorithms.md §3.7).
+    /// Token means over a minibatch, (1+2+3+4+5+7)/6, do not depend on how it is cut (scripts/oracle/losses.py).
     #[test]
     fn statistics_are_means_over_all_tokens_of_the_minibatch() {
         let rows: [&[f32]; 3] = [&[1.0, 2.0], &[3.0, 4.0, 5.0], &[7.0]];

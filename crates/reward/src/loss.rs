@@ -151,7 +151,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Closed form `log(1 + e^{−(Δ−m)})`, computed with NumPy (algorithms.md §2).
+    /// Closed form `log(1 + e^{−(Δ−m)})`, computed with NumPy (scripts/oracle/losses.py).
     #[test]
     fn pair_loss_matches_bradley_terry() {
         for (gap, margin, want) in [
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// Computed with NumPy from the definition (algorithms.md §2).
+    /// Computed with NumPy from the definition (scripts/oracle/losses.py).
     #[test]
     fn ranking_loss_is_the_mean_over_pairs_with_the_chosen_rule_for_ties() {
         let scores = tensor(&[2.0, 1.0, 0.5, -1.0]);
@@ -196,7 +196,7 @@ mod tests {
         );
     }
 
-    /// Closed form `log Σ e^{r_i} − r_best` (algorithms.md §2); K equal scores give ln K.
+    /// Closed form `log Σ e^{r_i} − r_best` (scripts/oracle/losses.py); K equal scores give ln K.
     #[test]
     fn best_of_k_is_softmax_cross_entropy() {
         let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0)
@@ -211,7 +211,7 @@ mod tests {
         assert!((equal - 4f32.ln()).abs() < 1e-6);
     }
 
-    /// Closed form `log(1 + e^{r}) − y r`, stable at ±50 (algorithms.md §2).
+    /// Closed form `log(1 + e^{r}) − y r`, stable at ±50 (scripts/oracle/losses.py).
     #[test]
     fn thumbs_loss_is_stable_binary_cross_entropy() {
         for (r, y, want) in [
