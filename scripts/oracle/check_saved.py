@@ -119,6 +119,8 @@ def main():
     is_reward = architecture.endswith("ForSequenceClassification")
     load = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
     model = load.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    if is_reward and model.config.pad_token_id == encoder.tokenizer.eos_token_id:
+        sys.exit("pad_token_id is the end token, so transformers reads every score one token too early: give the model a pad token of its own")
     mean, std = 0.0, 1.0
     if is_reward and not arguments.raw:
         calibration = json.loads((arguments.model / "reward.json").read_text())["calibration"]
