@@ -1,6 +1,6 @@
 """Loads a model folder that rlhf saved with `transformers`, and compares its numbers with what `rlhf score` printed.
 
-    rlhf score --model DIR --data FILE --json > scores.jsonl
+    rlhf score --model DIR --data FILE > scores.jsonl
     python scripts/oracle/check_saved.py DIR FILE scores.jsonl
 
 A language model's rows are compared token by token (ids, log-probabilities, entropies) and by perplexity, a reward model's by score. FILE holds
@@ -107,7 +107,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path, metavar="DIR", help="the saved model")
     parser.add_argument("data", type=pathlib.Path, metavar="FILE", help="the rows that were scored")
-    parser.add_argument("scores", type=pathlib.Path, metavar="SCORES", help="what rlhf score --json printed")
+    parser.add_argument("scores", type=pathlib.Path, metavar="SCORES", help="what rlhf score printed")
     parser.add_argument("--raw", action="store_true", help="the scores were printed with --raw, before calibration")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute difference (default %(default)s)")
     arguments = parser.parse_args()
