@@ -50,7 +50,7 @@ pub fn token_logprobs(
     })
 }
 
-/// [`token_logprobs`](crate::token_logprobs) in tensor operations. The chunks bound the forward pass only: the graph keeps each one's table.
+/// [`token_logprobs`](fn@crate::token_logprobs) in tensor operations. The chunks bound the forward pass only: the graph keeps each one's table.
 pub fn reference(
     hidden: &Tensor,
     vocab: &Tensor,
