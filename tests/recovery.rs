@@ -1,18 +1,13 @@
 //! Killed at any moment, resumed, and no trace of it in the result.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::folder::{Folder, assert_same_run};
 
-/// Starts `line`, kills it without warning once its third checkpoint is there, resumes it, and compares with a run that
-/// nobody disturbed.
-fn survives_a_kill(folder: &Folder, line: &str, stage: &str) {
-    let line = format!("{line} --save-every 1 --quiet");
-    folder.done(&format!("{line} --out runs/{stage}-whole"));
-
-    let out = format!("runs/{stage}-cut");
-    let prepared = folder.command(&format!("{line} --out {out}"));
+/// Starts `line` and waits for its third checkpoint in `run`.
+fn started(folder: &Folder, line: &str, run: &str) -> Child {
+    let prepared = folder.command(line);
     let mut child = Command::new(prepared.get_program())
         .args(prepared.get_args())
         .current_dir(folder.path(""))
@@ -21,23 +16,21 @@ fn survives_a_kill(folder: &Folder, line: &str, stage: &str) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let checkpoints = folder.path(&format!("{out}/checkpoints"));
+    let checkpoints = folder.path(&format!("{run}/checkpoints"));
     let begun = Instant::now();
     let saved = || {
         let entries = fs_err::read_dir(&checkpoints)
             .into_iter()
             .flatten()
             .flatten();
-        entries
-            .filter_map(|e| {
-                e.file_name()
-                    .to_str()?
-                    .strip_prefix("step-")?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .max()
-            .unwrap_or(0)
+        let steps = entries.filter_map(|e| {
+            e.file_name()
+                .to_str()?
+                .strip_prefix("step-")?
+                .parse::<u64>()
+                .ok()
+        });
+        steps.max().unwrap_or(0)
     };
     while saved() < 3 {
         assert!(
@@ -46,22 +39,29 @@ fn survives_a_kill(folder: &Folder, line: &str, stage: &str) {
         );
         assert!(
             child.try_wait().unwrap().is_none(),
-            "finished before it could be killed"
+            "finished before it could be stopped"
         );
         std::thread::sleep(Duration::from_millis(2));
     }
+    child
+}
+
+/// Kills a run without warning, resumes it, and compares with a run that nobody disturbed.
+fn survives_a_kill(folder: &Folder, line: &str, stage: &str) {
+    let line = format!("{line} --save-every 1 --quiet");
+    let (whole, cut) = (format!("runs/{stage}-whole"), format!("runs/{stage}-cut"));
+    folder.done(&format!("{line} --out {whole}"));
+
+    let mut child = started(folder, &format!("{line} --out {cut}"), &cut);
     child.kill().unwrap(); // SIGKILL: no handler runs
     child.wait().unwrap();
     assert!(
-        !folder.path(&format!("{out}/finished")).exists(),
+        !folder.path(&format!("{cut}/finished")).exists(),
         "finished before it could be killed"
     );
 
-    folder.done(&format!("{line} --out {out} --resume"));
-    assert_same_run(
-        &folder.path(&format!("runs/{stage}-whole")),
-        &folder.path(&out),
-    );
+    folder.done(&format!("{line} --out {cut} --resume"));
+    assert_same_run(&folder.path(&whole), &folder.path(&cut));
 }
 
 #[test]
@@ -99,6 +99,52 @@ fn killed_reward_training_and_ppo_resume_to_the_same_bytes() {
     );
     let ppo = "ppo --model base --reward runs/reward-whole --prompts prompts.jsonl --steps 40";
     survives_a_kill(&folder, ppo, "ppo");
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_saves_a_checkpoint_exits_with_130_and_resumes_to_the_same_bytes() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    let line = "sft --model base --data demos.jsonl --steps 400 --quiet";
+    folder.done(&format!("{line} --out runs/whole"));
+    // Checkpoints only tell when to interrupt; what is resumed from is the one saved on the signal.
+    let mut child = started(
+        &folder,
+        &format!("{line} --save-every 1 --out runs/cut"),
+        "runs/cut",
+    );
+    let signal = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(signal.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    folder.done(&format!("{line} --out runs/cut --resume"));
+    assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
+}
+
+#[test]
+fn a_killed_pipeline_continues_where_it_was() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    folder.write(
+        "one.toml",
+        "[sft]\nmodel = \"base\"\ndata = [\"demos.jsonl\"]\nsteps = 60\nsave_every = 1\n",
+    );
+    folder.done("run one.toml --quiet --out whole");
+    let mut child = started(&folder, "run one.toml --quiet --out cut", "cut/sft");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = folder.command("run one.toml --out cut").output().unwrap();
+    let said = crate::folder::stderr(&output);
+    assert!(
+        output.status.success() && said.contains("sft: continuing the interrupted run"),
+        "{said}"
+    );
+    assert_same_run(&folder.path("whole/sft"), &folder.path("cut/sft"));
 }
 
 #[test]

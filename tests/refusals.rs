@@ -41,6 +41,17 @@ fn a_bad_row_is_named_by_file_and_line_and_nothing_is_written() {
 }
 
 #[test]
+fn a_refused_overwrite_leaves_the_earlier_run_alone() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    folder.done("sft --model base --data demos.jsonl --quiet");
+    folder.write("bad.jsonl", "nothing\n");
+    folder.refused("sft --model base --data bad.jsonl --overwrite");
+    assert!(folder.path("runs/sft/final/model.safetensors").is_file());
+}
+
+#[test]
 fn a_model_that_is_none_is_refused_with_a_way_out() {
     let folder = Folder::quick();
     folder.demonstrations("demos.jsonl");

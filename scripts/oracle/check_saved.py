@@ -1,6 +1,6 @@
 """Loads a model folder that rlhf saved with `transformers`, and compares its numbers with what `rlhf score` printed.
 
-    rlhf score --model DIR --data FILE > scores.jsonl
+    rlhf score --model DIR --data FILE --json > scores.jsonl
     python scripts/oracle/check_saved.py DIR FILE scores.jsonl
 
 A language model's rows are compared token by token (ids, log-probabilities, entropies) and by perplexity, a reward model's by score. FILE holds
@@ -107,7 +107,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path, metavar="DIR", help="the saved model")
     parser.add_argument("data", type=pathlib.Path, metavar="FILE", help="the rows that were scored")
-    parser.add_argument("scores", type=pathlib.Path, metavar="SCORES", help="what rlhf score printed")
+    parser.add_argument("scores", type=pathlib.Path, metavar="SCORES", help="what rlhf score --json printed")
     parser.add_argument("--raw", action="store_true", help="the scores were printed with --raw, before calibration")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute difference (default %(default)s)")
     arguments = parser.parse_args()
@@ -119,8 +119,6 @@ def main():
     is_reward = architecture.endswith("ForSequenceClassification")
     load = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
     model = load.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    if is_reward and model.config.pad_token_id == encoder.tokenizer.eos_token_id:
-        sys.exit("pad_token_id is the end token, so transformers reads every score one token too early: give the model a pad token of its own")
     mean, std = 0.0, 1.0
     if is_reward and not arguments.raw:
         calibration = json.loads((arguments.model / "reward.json").read_text())["calibration"]

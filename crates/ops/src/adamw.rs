@@ -63,7 +63,7 @@ pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Res
     })
 }
 
-/// [`adamw`](fn@crate::adamw) in tensor operations.
+/// [`adamw`](crate::adamw) in tensor operations.
 pub fn reference(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Result<()> {
     let grad = (grad.detach().to_dtype(DType::F32)? * s.grad_scale)?;
     let next_m = ((m.as_detached_tensor() * s.beta1)? + (&grad * (1.0 - s.beta1))?)?;

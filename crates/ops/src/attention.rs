@@ -31,7 +31,7 @@ pub fn attention(
     }
 }
 
-/// [`attention`](fn@crate::attention) as batched products over padded blocks, blocks of like size together; scores in `f32` at least.
+/// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together; scores in `f32` at least.
 pub fn reference(
     q: &Tensor,
     k: &Tensor,

@@ -66,7 +66,7 @@ vectorised! {
     }
 }
 
-/// [`decode_attention`](fn@crate::decode_attention) over keys and values gathered to the longest row.
+/// [`decode_attention`](crate::decode_attention) over keys and values gathered to the longest row.
 pub fn reference(
     q: &Tensor,
     pool_k: &Tensor,

@@ -25,7 +25,7 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     table.apply_op1(Embedding { ids })
 }
 
-/// [`embedding`](fn@crate::embedding) as candle's `index_select`.
+/// [`embedding`](crate::embedding) as candle's `index_select`.
 pub fn reference(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     table.index_select(ids, 0)
 }

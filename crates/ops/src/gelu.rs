@@ -31,12 +31,12 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`gelu_tanh`](fn@crate::gelu_tanh) as candle's own operation.
+/// [`gelu_tanh`](crate::gelu_tanh) as candle's own operation.
 pub fn reference_tanh(x: &Tensor) -> Result<Tensor> {
     x.gelu()
 }
 
-/// [`gelu_erf`](fn@crate::gelu_erf) as candle's own operation.
+/// [`gelu_erf`](crate::gelu_erf) as candle's own operation.
 pub fn reference_erf(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
 }

@@ -25,7 +25,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     }
 }
 
-/// [`layer_norm`](fn@crate::layer_norm) in tensor operations, computed in `f32` at least.
+/// [`layer_norm`](crate::layer_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (dtype, wide) = (x.dtype(), wide(x));
     let x = x.to_dtype(wide)?;

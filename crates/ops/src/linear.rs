@@ -42,7 +42,7 @@ pub fn linear(
     }
 }
 
-/// [`linear`](fn@crate::linear) as a matrix product and an addition.
+/// [`linear`](crate::linear) as a matrix product and an addition.
 pub fn reference(
     x: &Tensor,
     w: &Tensor,

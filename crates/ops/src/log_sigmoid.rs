@@ -13,7 +13,7 @@ pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`log_sigmoid`](fn@crate::log_sigmoid) in tensor operations.
+/// [`log_sigmoid`](crate::log_sigmoid) in tensor operations.
 pub fn reference(x: &Tensor) -> Result<Tensor> {
     let negative = x.minimum(&x.zeros_like()?)?;
     negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?

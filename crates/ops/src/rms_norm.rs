@@ -23,7 +23,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     }
 }
 
-/// [`rms_norm`](fn@crate::rms_norm) in tensor operations, computed in `f32` at least.
+/// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let (dtype, wide) = (x.dtype(), wide(x));
     let x = x.to_dtype(wide)?;

@@ -27,7 +27,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`rope`](fn@crate::rope) in tensor operations.
+/// [`rope`](crate::rope) in tensor operations.
 pub fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let cos = cos.detach().to_dtype(x.dtype())?.unsqueeze(1)?;

@@ -20,7 +20,7 @@ pub fn sum_of_squares(t: &Tensor) -> Result<Tensor> {
     Tensor::new(pieces.iter().sum::<f64>() as f32, &Device::Cpu)
 }
 
-/// [`sum_of_squares`](fn@crate::sum_of_squares) in tensor operations.
+/// [`sum_of_squares`](crate::sum_of_squares) in tensor operations.
 pub fn reference(t: &Tensor) -> Result<Tensor> {
     t.detach().to_dtype(DType::F32)?.sqr()?.sum_all()
 }

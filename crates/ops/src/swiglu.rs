@@ -21,7 +21,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`swiglu`](fn@crate::swiglu) in tensor operations.
+/// [`swiglu`](crate::swiglu) in tensor operations.
 pub fn reference(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }

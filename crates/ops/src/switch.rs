@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static REFERENCE_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// Makes every operation of this process use its [`reference`](mod@crate::reference) form, or lifts that.
+/// Makes every operation of this process use its [`reference`](crate::reference) form, or lifts that.
 ///
 /// A means to tell a fault in a kernel from a fault elsewhere; the binary sets it once, at the start.
 pub fn set_reference_only(on: bool) {

@@ -1,7 +1,5 @@
 //! Log-probabilities of given tokens, without the table of all of them.
 
-mod recompute;
-
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
@@ -10,7 +8,6 @@ use rayon::prelude::*;
 
 use crate::cpu::{Matrix, Operand, elements, fused, gradient, multiply, output, wide};
 use crate::simd::{exp, max, sum_pair, vectorised};
-use crate::switch::reference_only;
 
 /// What [`token_logprobs`] returns.
 #[derive(Debug, Clone)]
@@ -32,11 +29,8 @@ pub fn token_logprobs(
     temperature: f64,
 ) -> Result<TokenLogprobs> {
     let (_, v, _) = check(hidden, vocab, targets, temperature)?;
-    if reference_only() {
-        return reference(hidden, vocab, targets, temperature);
-    }
     if !fused(&[hidden, vocab]) {
-        return recompute::token_logprobs(hidden, vocab, targets, temperature);
+        return reference(hidden, vocab, targets, temperature);
     }
     let targets = targets.to_vec1::<u32>()?;
     if let Some((row, target)) = targets.iter().enumerate().find(|&(_, &t)| t as usize >= v) {
@@ -56,7 +50,7 @@ pub fn token_logprobs(
     })
 }
 
-/// [`token_logprobs`](fn@crate::token_logprobs) in tensor operations. The chunks bound the forward pass only: the graph keeps each one's table.
+/// [`token_logprobs`](crate::token_logprobs) in tensor operations. The chunks bound the forward pass only: the graph keeps each one's table.
 pub fn reference(
     hidden: &Tensor,
     vocab: &Tensor,
@@ -306,21 +300,6 @@ mod tests {
                 &format!("token_logprobs {n}×{d} over {v} at {temperature}"),
                 &operands,
                 |t| both(|| token_logprobs(&t[0], &t[1], &targets, temperature)),
-                &|t| both(|| reference(&t[0], &t[1], &targets, temperature)),
-            );
-        }
-    }
-
-    #[test]
-    fn the_form_for_other_devices_agrees_too() {
-        let mut chance = Chance::new(5);
-        for (n, d, v, temperature) in [(5, 7, 33, 0.7), (0, 4, 9, 1.0)] {
-            let targets = chance.ids(n, v);
-            let operands = [chance.tensor(&[n, d]), chance.tensor(&[v, d])];
-            hold(
-                &format!("token_logprobs {n}×{d} over {v} at {temperature}"),
-                &operands,
-                |t| both(|| recompute::token_logprobs(&t[0], &t[1], &targets, temperature)),
                 &|t| both(|| reference(&t[0], &t[1], &targets, temperature)),
             );
         }

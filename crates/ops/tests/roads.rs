@@ -1,8 +1,6 @@
 //! Which form of an operation runs: half precision takes the reference, and so does everything once the switch is on.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
-#![allow(clippy::unwrap_used)] // a test may fail by panicking
-
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rlhf_ops::{Block, DecodeRows, Layout, WeightLayout, reference};
 

@@ -67,9 +67,9 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///
-    /// One JSON line per row. Under a language model {"index", "tokens", "logprobs", "entropy", "perplexity"}: natural
+    /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy", "perplexity"}: natural
     /// logarithms, one number per predicted token (the first token has none). Under a reward model {"index", "score"} on the
-    /// calibrated scale. Rows are texts, demonstrations, or feedback (then one line per answer, with its "response" number).
+    /// calibrated scale. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
     #[command(after_help = example("rlhf score --model runs/reward --data prefs.jsonl > scores.jsonl"))]
     Score(ScoreArgs),
     /// Measure a model: held-out loss, agreement with human feedback, or one model against another.
@@ -406,6 +406,9 @@ pub(crate) struct ScoreArgs {
     pub(crate) skip_bad: usize,
     #[command(flatten)]
     pub(crate) common: ComputeArgs,
+    /// JSON Lines also on a terminal.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

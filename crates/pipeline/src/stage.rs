@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
+use rlhf_dataset::{Loaded, read_demonstrations, read_feedback, read_prompts, read_texts};
 use rlhf_train::{Interrupt, Interrupted, OnExisting, ProgressStyle, RunDir, Session};
 use serde::Serialize;
 use toml::Table;
@@ -19,8 +20,8 @@ pub(crate) trait Stage: Settings + Clone {
     /// What a finished run says for itself.
     type Outcome: Serialize;
 
-    /// Puts real files and folders in the place of names (a run, a hub id, nothing at all), and lists everything the
-    /// stage will read.
+    /// Puts real files and folders in the place of names (a run, a hub id, nothing at all), refuses bad data, and lists
+    /// everything the stage will read.
     fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>>;
 
     /// Trains; `self` is located.
@@ -41,6 +42,7 @@ impl Stage for rlhf_sft::pretrain::Config {
             "corpus",
             notes,
         )?;
+        readable(&self.data, |files| read_texts(files, self.skip_bad))?;
         Ok(self.data.clone())
     }
 
@@ -65,7 +67,10 @@ impl Stage for rlhf_sft::Config {
             "demonstrations",
             notes,
         )?;
-        inputs.extend(self.data.iter().chain(&self.eval_data).cloned());
+        for files in [&self.data, &self.eval_data] {
+            readable(files, |files| read_demonstrations(files, self.skip_bad))?;
+            inputs.extend(files.iter().cloned());
+        }
         Ok(inputs)
     }
 
@@ -90,7 +95,10 @@ impl Stage for rlhf_reward::Config {
             "rankings",
             notes,
         )?;
-        inputs.extend(self.prefs.iter().chain(&self.eval_prefs).cloned());
+        for files in [&self.prefs, &self.eval_prefs] {
+            readable(files, |files| read_feedback(files, self.skip_bad))?;
+            inputs.extend(files.iter().cloned());
+        }
         Ok(inputs)
     }
 
@@ -123,7 +131,10 @@ impl Stage for rlhf_ppo::Config {
             "prompts",
             notes,
         )?;
-        inputs.extend(self.prompts.iter().chain(&self.eval_prompts).cloned());
+        for files in [&self.prompts, &self.eval_prompts] {
+            readable(files, |files| read_prompts(files, self.skip_bad))?;
+            inputs.extend(files.iter().cloned());
+        }
         Ok(inputs)
     }
 
@@ -209,6 +220,17 @@ fn data(
     files.push(bundled::path(bundled.train)?);
     if let Some(name) = bundled.held_out.filter(|_| held_out.is_empty()) {
         held_out.push(bundled::path(name)?);
+    }
+    Ok(())
+}
+
+/// Refuses bad rows now, while nothing has been written and no earlier run replaced.
+fn readable<T>(
+    files: &[PathBuf],
+    read: impl FnOnce(&[PathBuf]) -> Result<Loaded<T>, rlhf_dataset::Error>,
+) -> anyhow::Result<()> {
+    if !files.is_empty() {
+        read(files)?;
     }
     Ok(())
 }

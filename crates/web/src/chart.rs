@@ -128,8 +128,8 @@ impl Chart {
                 out,
                 "<circle class=\"f{colour}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\"><title>{title}</title></circle>"
             );
-        } else if series.points.len() < SMOOTH_FROM {
-            polyline("line", &series.points);
+        } else if series.points.len() < SMOOTH_FROM || is_smooth(&series.points) {
+            polyline("line", &thin(&series.points));
         } else {
             polyline("raw", &thin(&series.points));
             polyline("line", &thin(&smooth(&series.points)));
@@ -209,6 +209,20 @@ fn round_step(raw: f64) -> f64 {
         .find(|d| digit <= d * (1.0 + 1e-9))
         .unwrap_or(10.0);
     round * power
+}
+
+/// Whether the curve goes up and down little compared with its range, as schedules do: nothing to smooth.
+fn is_smooth(points: &[(f64, f64)]) -> bool {
+    let ways: f64 = points
+        .windows(2)
+        .map(|pair| (pair[1].1 - pair[0].1).abs())
+        .sum();
+    let (low, high) = points
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| {
+            (l.min(p.1), h.max(p.1))
+        });
+    ways <= 3.0 * (high - low)
 }
 
 /// An exponential moving average that starts unbiased: sₜ = Σ aᵗ⁻ⁱ yᵢ / Σ aᵗ⁻ⁱ, with a chosen so that it looks back over
@@ -300,6 +314,16 @@ mod tests {
         assert!(thinned.len() <= MOST_POINTS);
         assert!(thinned.contains(&(7_321.0, 9.0)));
         assert!(thinned.is_sorted_by(|a, b| a.0 <= b.0));
+    }
+
+    #[test]
+    fn a_schedule_is_smooth_and_noise_is_not() {
+        let rise_and_fall: Vec<_> = (0..100)
+            .map(|i| (f64::from(i), -f64::from(i - 50).abs()))
+            .collect();
+        assert!(is_smooth(&rise_and_fall));
+        let zigzag: Vec<_> = (0..100).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        assert!(!is_smooth(&zigzag));
     }
 
     #[test]

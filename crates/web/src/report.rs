@@ -64,6 +64,10 @@ fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
     if metrics.is_empty() {
         body.push_str("<p class=\"soft\">No metrics recorded yet.</p>\n");
     }
+    let (single, metrics): (Vec<&str>, Vec<&str>) = metrics
+        .into_iter()
+        .partition(|name| runs.iter().all(|run| run.curve(name).len() < 2));
+    measured_once(body, runs, &single);
     for (group, heading) in [
         (Group::Main, None),
         (Group::Health, Some("Health")),
@@ -111,6 +115,28 @@ fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
         );
     }
     body.push_str("</section>\n");
+}
+
+/// What was measured once, at the end: a point is no curve.
+fn measured_once(body: &mut String, runs: &[&Run], metrics: &[&str]) {
+    if metrics.is_empty() {
+        return;
+    }
+    body.push_str("<h3>Measured once</h3>\n<div class=\"scroll\">\n<table>\n<tr><th>Metric</th>");
+    for run in runs {
+        let _ = write!(body, "<th class=\"number\">{}</th>", escape(&run.name));
+    }
+    body.push_str("<th>Meaning</th></tr>\n");
+    for name in metrics {
+        let about = caption(name);
+        let _ = write!(body, "<tr><td>{}</td>", escape(&about.title));
+        for run in runs {
+            let value = run.curve(name).first().map(|point| point.1);
+            cell(body, &value.map_or(Value::Null, Value::from));
+        }
+        let _ = writeln!(body, "<td class=\"soft\">{}</td></tr>", escape(about.text));
+    }
+    body.push_str("</table>\n</div>\n");
 }
 
 fn series(runs: &[&Run], curve: impl Fn(&Run) -> Vec<(f64, f64)>) -> Vec<Series> {
@@ -411,7 +437,7 @@ mod tests {
             vec![json!({"step": 1, "loss": 2.0, "note": "text"})],
             vec![],
         )]);
-        assert!(one.contains("<circle") && !one.contains("NaN"));
+        assert!(one.contains("Measured once") && one.contains("2.000") && !one.contains("NaN"));
         balanced(&one);
         balanced(&report(&[]));
     }

@@ -1,5 +1,6 @@
 //! `rlhf score`.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::ScoreArgs;
 use crate::exit::usage;
 use crate::models;
-use crate::output::print_json;
+use crate::output::{print, print_json};
 use crate::stage::{Machine, model_folder};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
@@ -24,16 +25,50 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let entries = entries(&loaded.rows)?;
     let folder = model_folder(&args.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
+    let print: Print = if std::io::stdout().is_terminal() && !args.json {
+        for_reading
+    } else {
+        |line| print_json(line)
+    };
     if models::is_reward_model(&folder)? {
-        under_reward_model(&folder, &entries, args.raw, &machine)
+        under_reward_model(&folder, &entries, args.raw, &machine, print)
     } else if args.raw {
         Err(usage!(
             "--raw is for reward models, and {} is a language model",
             folder.display()
         ))
     } else {
-        under_language_model(&folder, &entries, &machine)
+        under_language_model(&folder, &entries, &machine, print)
     }
+}
+
+/// What is known of one text.
+type Line = Map<String, Value>;
+type Print = fn(&Line) -> anyhow::Result<()>;
+
+/// Row, answer and the number that sums it up.
+fn for_reading(line: &Line) -> anyhow::Result<()> {
+    let answer = line
+        .get("answer")
+        .map(|answer| format!(" {answer}"))
+        .unwrap_or_default();
+    let tokens = line
+        .get("tokens")
+        .and_then(Value::as_array)
+        .map(|t| format!(", {} tokens", t.len()))
+        .unwrap_or_default();
+    for what in ["score", "perplexity"] {
+        if let Some(value) = line.get(what) {
+            let value = value
+                .as_f64()
+                .map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
+            print(&format!(
+                "row {}{answer}: {what} {value}{tokens}\n",
+                line["index"]
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// One text to score: of which row, which of its answers, and what it says.
@@ -46,7 +81,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     /// The line's beginning: what is scored.
-    fn line(&self) -> Map<String, Value> {
+    fn line(&self) -> Line {
         let mut line = Map::from_iter([("index".to_owned(), json!(self.index))]);
         if let Some(answer) = &self.answer {
             line.insert("answer".to_owned(), answer.clone());
@@ -107,6 +142,7 @@ fn under_reward_model(
     entries: &[Entry<'_>],
     raw: bool,
     machine: &Machine,
+    print: Print,
 ) -> anyhow::Result<()> {
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
     let end = model.tokenizer().eos_id()?;
@@ -130,7 +166,7 @@ fn under_reward_model(
     for (entry, score) in entries.iter().zip(scores.into_iter().flatten()) {
         let mut line = entry.line();
         line.insert("score".to_owned(), json!(score));
-        print_json(&line)?;
+        print(&line)?;
     }
     Ok(())
 }
@@ -139,6 +175,7 @@ fn under_language_model(
     folder: &Path,
     entries: &[Entry<'_>],
     machine: &Machine,
+    print: Print,
 ) -> anyhow::Result<()> {
     let model = LanguageModel::load(folder, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
@@ -183,7 +220,7 @@ fn under_language_model(
             line.insert("entropy".to_owned(), json!(entropy[own]));
             // One token alone predicts nothing: its perplexity is null.
             line.insert("perplexity".to_owned(), json!((-mean).exp()));
-            print_json(&line)?;
+            print(&line)?;
         }
     }
     Ok(())
