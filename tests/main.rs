@@ -1,6 +1,5 @@
 //! End-to-end tests: the binary, run as a person would run it.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
-#![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 mod folder;
 mod hub_server;

@@ -1,12 +1,12 @@
-//! The command line, as typed. Nothing here is validated beyond its form: `settings` does that.
+//! The commands, as typed, with what `--help` says of each.
 
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
-
+use crate::flags::{
+    DataArgs, EvalArgs, GenerateArgs, MdpArgs, PpoFlags, PretrainFlags, ReportArgs, RewardFlags,
+    RunArgs, ScoreArgs, SftFlags, StageArgs,
+};
 use crate::manual::settings_help;
-use crate::settings::RunSettings;
 
 /// Reinforcement learning from human feedback for small language models, on one machine: supervised fine-tuning, a
 /// reward model from human rankings, PPO.
@@ -134,403 +134,40 @@ fn manual(command: &str, section: &str) -> String {
     )
 }
 
-// Flags of every command that computes; most are settings of `[run]`.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Run")]
-pub(crate) struct CommonArgs {
-    /// Any setting, such as --set ppo.kl_coef=0.1; may be repeated.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    #[command(flatten)]
-    pub(crate) run: RunFlags,
-    /// No progress, no plan: errors only.
-    #[arg(long)]
-    pub(crate) quiet: bool,
-    /// Print the result as one line of JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
 
-// Flags for `[run]`; what is not given is left to the configuration.
-#[derive(Clone, Debug, Args, Serialize)]
-pub(crate) struct RunFlags {
-    /// The one seed: same settings and seed, same bytes [default: 0].
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Run directory [default: runs/ and the name of the stage or of CONFIG].
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Threads on the CPU [default: all cores].
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// auto, cpu, cuda, cuda:N or metal [default: auto].
-    #[arg(long)]
-    device: Option<String>,
-    /// f32, bf16 or f16 [default: f32].
-    #[arg(long)]
-    dtype: Option<String>,
-}
+    use crate::settings::sections;
 
-// A training stage: its own flags, those of every training loop, those of every command.
-#[derive(Debug, Args)]
-pub(crate) struct StageArgs<F: Args> {
-    #[command(flatten)]
-    pub(crate) own: F,
-    #[command(flatten)]
-    pub(crate) training: TrainingFlags,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
-    /// Settings from a TOML file, one table a section: [run], [sft], [ppo], …
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Continue from the latest checkpoint; the result is the same as without the interruption.
-    #[arg(long, conflicts_with = "overwrite")]
-    pub(crate) resume: bool,
-    /// Replace the run that is in the run directory.
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-}
-
-// Flags of every training loop.
-#[derive(Debug, Args, Serialize)]
-#[command(next_help_heading = "Training")]
-pub(crate) struct TrainingFlags {
-    /// Passes over the data (PPO: over each rollout).
-    #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
-    /// Optimizer steps (PPO: steps of rollout and update).
-    #[arg(long, value_name = "N")]
-    steps: Option<u64>,
-    /// Rows a step (reward: prompts, PPO: episodes).
-    #[arg(long, value_name = "N")]
-    batch: Option<usize>,
-    /// Tokens per forward and backward pass; memory depends on it, the result does not [default: by the model's size].
-    #[arg(long, value_name = "TOKENS")]
-    micro_batch: Option<usize>,
-    /// Peak learning rate.
-    #[arg(long, value_name = "RATE")]
-    lr: Option<f64>,
-    /// How the learning rate moves after the warm-up: constant, linear or cosine.
-    #[arg(long)]
-    schedule: Option<String>,
-    /// Steps over which the learning rate rises from 0.
-    #[arg(long, value_name = "STEPS")]
-    warmup: Option<u64>,
-    /// Evaluate every so many steps.
-    #[arg(long, value_name = "STEPS")]
-    eval_every: Option<u64>,
-    /// Save a checkpoint every so many steps.
-    #[arg(long, value_name = "STEPS")]
-    save_every: Option<u64>,
-    /// Tolerate up to N bad rows in data files, and report each.
-    #[arg(long, value_name = "N")]
-    skip_bad: Option<usize>,
-}
-
-#[derive(Debug, Args, Serialize)]
-pub(crate) struct PretrainFlags {
-    /// Texts: plain .txt, or {"text"} a line; files or folders.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    data: Option<Vec<PathBuf>>,
-    /// Entries of the vocabulary.
-    #[arg(long, value_name = "N")]
-    vocab_size: Option<usize>,
-    /// Hidden size.
-    #[arg(long, value_name = "N")]
-    hidden_size: Option<usize>,
-    /// Transformer blocks.
-    #[arg(long, value_name = "N")]
-    layers: Option<usize>,
-    /// Attention heads.
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
-    /// Texts longer than this many tokens become several rows.
-    #[arg(long, value_name = "TOKENS")]
-    max_length: Option<usize>,
-    /// Texts in the order of the files.
-    #[arg(long = "no-shuffle", num_args = 0, default_missing_value = "false")]
-    shuffle: Option<bool>,
-}
-
-#[derive(Debug, Args, Serialize)]
-pub(crate) struct SftFlags {
-    /// A hub id (gpt2, org/name, org/name@revision), a directory, or a run.
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
-    /// Demonstrations: {"prompt", "completion"} or {"messages"} a line; files or folders.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    data: Option<Vec<PathBuf>>,
-    /// Held-out demonstrations [default: a share of the data].
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    eval_data: Option<Vec<PathBuf>>,
-    /// Rows are cut to this many tokens.
-    #[arg(long, value_name = "TOKENS")]
-    max_length: Option<usize>,
-    /// Let the prompt's tokens carry loss too.
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    train_on_prompt: Option<bool>,
-    /// Rows in the order of the files.
-    #[arg(long = "no-shuffle", num_args = 0, default_missing_value = "false")]
-    shuffle: Option<bool>,
-}
-
-#[derive(Debug, Args, Serialize)]
-pub(crate) struct RewardFlags {
-    /// The language model to start from: a run, a directory or a hub id [default: runs/sft].
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
-    /// Feedback: pairs, rankings, ratings, thumbs; files or folders.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    prefs: Option<Vec<PathBuf>>,
-    /// Held-out feedback [default: a share of the prompts].
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    eval_prefs: Option<Vec<PathBuf>>,
-    /// Longest prompt plus response in tokens.
-    #[arg(long, value_name = "TOKENS")]
-    max_length: Option<usize>,
-    /// What a tied pair of a ranking contributes: half its symmetric term, or skip.
-    #[arg(long)]
-    ties: Option<String>,
-    /// Prompts in the order of the files.
-    #[arg(long = "no-shuffle", num_args = 0, default_missing_value = "false")]
-    shuffle: Option<bool>,
-}
-
-#[derive(Debug, Args, Serialize)]
-pub(crate) struct PpoFlags {
-    /// Policy and reference start here: a run, a directory or a hub id [default: runs/sft].
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
-    /// The reward model: a run or a directory [default: runs/reward].
-    #[arg(long, value_name = "MODEL")]
-    reward: Option<String>,
-    /// Prompts: any data file whose rows have one; files or folders.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    prompts: Option<Vec<PathBuf>>,
-    /// Held-out prompts [default: a share of the prompts].
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    eval_prompts: Option<Vec<PathBuf>>,
-    /// Responses sampled per prompt.
-    #[arg(long, value_name = "N")]
-    samples_per_prompt: Option<usize>,
-    /// Longest response in tokens.
-    #[arg(long, value_name = "TOKENS")]
-    response_length: Option<usize>,
-    /// Sampling temperature.
-    #[arg(long, value_name = "T")]
-    temperature: Option<f64>,
-    /// β, the price of a nat of distance to the reference.
-    #[arg(long, value_name = "BETA")]
-    kl_coef: Option<f64>,
-    /// Steer β towards this KL an episode.
-    #[arg(long, value_name = "NATS")]
-    kl_target: Option<f64>,
-    /// Stop once the KL an episode exceeds this.
-    #[arg(long, value_name = "NATS")]
-    max_kl: Option<f64>,
-    /// Take a reward model's scores as they are when it has no calibration.
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    uncalibrated: Option<bool>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// The pipeline: a TOML file with one section a stage.
-    #[arg(value_name = "CONFIG")]
-    pub(crate) pipeline: PathBuf,
-    /// Run every stage again, finished or not.
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// A run, a directory or a hub id [default: the bundled model].
-    #[arg(long, value_name = "MODEL", default_value = "")]
-    pub(crate) model: String,
-    /// A prompt; may be repeated. \n stands for a line break.
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
-    pub(crate) prompt: Vec<String>,
-    /// A data file whose rows have prompts.
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "prompt")]
-    pub(crate) prompts: Vec<PathBuf>,
-    /// Responses per prompt.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) samples: usize,
-    /// Sampling temperature; 0 takes the most likely token.
-    #[arg(long, value_name = "T", default_value_t = 0.7)]
-    pub(crate) temperature: f64,
-    /// Keep only this many of the most likely tokens.
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Keep only the fewest most likely tokens with at least this probability together.
-    #[arg(long, value_name = "P")]
-    pub(crate) top_p: Option<f64>,
-    /// Above 1 discourages tokens already in prompt or response.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub(crate) repetition_penalty: f64,
-    /// Longest response in tokens.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
-    pub(crate) max_new_tokens: usize,
-    /// No end before this many tokens.
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
-    pub(crate) min_new_tokens: usize,
-    /// A text that ends a response; may be repeated.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) stop: Vec<String>,
-    /// Responses decoded side by side; memory depends on it, the result does not.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub(crate) batch: usize,
-    #[command(flatten)]
-    pub(crate) common: ComputeArgs,
-    /// JSON Lines also on a terminal.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ScoreArgs {
-    /// A language model or a reward model: a run, a directory or a hub id.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) model: String,
-    /// Texts, demonstrations or feedback; files or folders.
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
-    pub(crate) data: Vec<PathBuf>,
-    /// A reward model's scores before calibration.
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// Tolerate up to N bad rows, and report each.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip_bad: usize,
-    #[command(flatten)]
-    pub(crate) common: ComputeArgs,
-    /// JSON Lines also on a terminal.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EvalArgs {
-    /// The language model to measure: a run, a directory or a hub id.
-    #[arg(long, value_name = "MODEL", required_unless_present = "reward")]
-    pub(crate) model: Option<String>,
-    /// Compare with this model: KL and wins are measured against it.
-    #[arg(long, value_name = "MODEL", requires = "model")]
-    pub(crate) against: Option<String>,
-    /// The reward model: measured itself, or judging the comparison.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) reward: Option<String>,
-    /// Rows to measure on: texts or demonstrations for a language model, feedback for a reward model.
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "against")]
-    pub(crate) data: Vec<PathBuf>,
-    /// Prompts of a comparison [default: the bundled held-out ones].
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub(crate) prompts: Vec<PathBuf>,
-    /// Rows are cut to this many tokens.
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024)]
-    pub(crate) max_length: usize,
-    /// Tolerate up to N bad rows, and report each.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip_bad: usize,
-    /// Settings from a TOML file; a comparison reads [eval] and [ppo].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Any setting, such as --set eval.best_of=16; may be repeated.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    #[command(flatten)]
-    pub(crate) common: ComputeArgs,
-    /// Print the result as one line of JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-// Flags of commands that compute but keep no run.
-#[derive(Debug, Args)]
-pub(crate) struct ComputeArgs {
-    /// Seed.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Threads on the CPU [default: all cores].
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) threads: usize,
-    /// auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
-    /// f32, bf16 or f16.
-    #[arg(long, default_value = "f32")]
-    pub(crate) dtype: String,
-    /// No progress: errors only.
-    #[arg(long)]
-    pub(crate) quiet: bool,
-}
-
-impl ComputeArgs {
-    /// The same as settings.
-    pub(crate) fn run(&self) -> RunSettings {
-        RunSettings {
-            seed: self.seed,
-            out: None,
-            threads: self.threads,
-            device: self.device.clone(),
-            dtype: self.dtype.clone(),
+    #[test]
+    fn every_flag_of_a_stage_is_a_setting_of_its_section() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        cli.build();
+        let sections = sections();
+        let keys = |name: &str| sections.iter().find(|s| s.name == name).unwrap().keys;
+        // What to read, how to treat an earlier run, how to talk: no settings.
+        let others = [
+            "config",
+            "set",
+            "resume",
+            "overwrite",
+            "quiet",
+            "json",
+            "help",
+            "version",
+        ];
+        for stage in ["pretrain", "sft", "reward", "ppo"] {
+            for flag in cli.find_subcommand(stage).unwrap().get_arguments() {
+                let id = flag.get_id().as_str();
+                let known = [keys("run"), keys(stage), &others].concat();
+                assert!(
+                    known.contains(&id),
+                    "rlhf {stage} --{id} is no setting of [{stage}]"
+                );
+            }
         }
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DataArgs {
-    /// Files or folders.
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
-    /// How many rows to show.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) show: usize,
-    /// Tolerate up to N bad rows, and report each.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip_bad: usize,
-    /// Print {"summary", "skipped"} instead.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReportArgs {
-    /// Run directories.
-    #[arg(required = true, value_name = "RUN")]
-    pub(crate) runs: Vec<PathBuf>,
-    /// Where the page goes.
-    #[arg(long, value_name = "FILE", default_value = "report.html")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MdpArgs {
-    /// The environment.
-    #[arg(default_value = "gridworld", value_name = "ENVIRONMENT")]
-    pub(crate) environment: String,
-    /// value-iteration, policy-iteration and kl-regularised find a best policy from the model; evaluate, mc and td find
-    /// the values of the uniform policy; sarsa and q-learning learn a policy from samples.
-    #[arg(long, default_value_t = rlhf_mdp::Method::ValueIteration)]
-    pub(crate) method: rlhf_mdp::Method,
-    /// γ, how much later reward counts [default: the environment's own].
-    #[arg(long, value_name = "GAMMA")]
-    pub(crate) discount: Option<f64>,
-    /// How many episodes the learners see.
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) episodes: u64,
-    /// λ of td: 0 looks one step ahead, 1 at the whole episode.
-    #[arg(long, default_value_t = 0.0)]
-    pub(crate) lambda: f64,
-    /// β of kl-regularised: the price of a nat of distance from the uniform policy.
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) beta: f64,
-    /// Seed of the learners.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Print {"values", "policy", …} instead of tables.
-    #[arg(long)]
-    pub(crate) json: bool,
 }

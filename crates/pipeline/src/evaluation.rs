@@ -17,8 +17,8 @@ use rlhf_train::{Progress, micro_batch_tokens, statistics};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::usage;
+use crate::machine::Machine;
 use crate::settings::Settings;
-use crate::stage::Machine;
 use crate::table::{Evaluation, Example, GoldRow, ModelRow};
 
 /// How models are compared, `[eval]` in a configuration file.
@@ -129,11 +129,13 @@ pub(crate) fn evaluate(
     let mut progress = Progress::new(machine.progress, "evaluation", count, "model");
     let tick = |progress: &mut Progress, all: &[Answers]| progress.tick(all.len() as u64, &[], 0);
     for (name, folder) in &lineup.before {
+        machine.check_interrupt()?;
         all.push(room.ask(name, &load(folder, machine)?)?);
         tick(&mut progress, &all);
     }
     all.extend(room.ask_reference(&lineup.reference.0, questions.best_of)?);
     for (name, folder) in &lineup.after {
+        machine.check_interrupt()?;
         tick(&mut progress, &all);
         all.push(room.ask(name, &load(folder, machine)?)?);
     }
@@ -292,6 +294,11 @@ impl<'a> Room<'a> {
         episodes: &[Episode],
     ) -> anyhow::Result<f64> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
+        if model.tokenizer.hash()? != self.reference.tokenizer.hash()? {
+            return Err(usage!(
+                "the models have different tokenizers, so there is no KL between them: compare models made from the same one"
+            ));
+        }
         let reference = CausalLm::new(&self.reference.config, &self.reference.params.frozen())?;
         let logprobs = |of: &CausalLm| {
             let device = model.params.device();

@@ -12,6 +12,11 @@ pub(crate) const INTERRUPTED: u8 = 130;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// Stopped by Ctrl-C where nothing had to be saved.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; what is finished is kept, and the same command goes on from there")]
+pub(crate) struct Stopped;
+
 /// `Err(Usage)` with a formatted message.
 macro_rules! usage {
     ($($message:tt)*) => {
@@ -36,7 +41,7 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
 
 fn classify(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if cause.is::<rlhf_train::Interrupted>() {
+        if cause.is::<rlhf_train::Interrupted>() || cause.is::<Stopped>() {
             return INTERRUPTED;
         }
         let input = cause.is::<Usage>()
@@ -67,6 +72,7 @@ mod tests {
         );
         let interrupted = anyhow::Error::new(rlhf_train::Interrupted { step: 3 }).context("sft");
         assert_eq!(classify(&interrupted), INTERRUPTED);
+        assert_eq!(classify(&Stopped.into()), INTERRUPTED);
         assert_eq!(classify(&anyhow::anyhow!("disk full")), FAILED);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A tour, from the outside in:
 //!
-//! 1. `cli`: the commands and their flags, as typed.
+//! 1. `cli` and `flags`: the commands and their flags, as typed.
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
 //! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
 //! 4. `commands`: one file a command.
@@ -16,6 +16,8 @@ mod commands;
 mod evaluation;
 mod exit;
 mod fingerprint;
+mod flags;
+mod machine;
 mod manual;
 mod models;
 mod output;

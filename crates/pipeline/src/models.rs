@@ -1,5 +1,6 @@
 //! Where a model is: a run, a directory, or the hub.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use rlhf_lm::hub::HubSettings;
@@ -45,7 +46,11 @@ pub(crate) fn file(spec: &Path) -> anyhow::Result<PathBuf> {
 
 /// The hub as the environment describes it (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`).
 fn hub() -> HubSettings {
-    HubSettings::from_variables(|name| std::env::var(name).ok())
+    let settings = HubSettings::from_variables(|name| std::env::var(name).ok());
+    HubSettings {
+        progress: std::io::stderr().is_terminal(),
+        ..settings
+    }
 }
 
 /// Whether the model in `folder` gives a score instead of text.

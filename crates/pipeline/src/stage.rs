@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use candle_core::{DType, Device};
 use rlhf_dataset::{Loaded, read_demonstrations, read_feedback, read_prompts, read_texts};
-use rlhf_train::{Interrupt, Interrupted, OnExisting, ProgressStyle, RunDir, Session};
+use rlhf_train::{Interrupted, OnExisting, RunDir, Session};
 use serde::Serialize;
 use toml::Table;
 
 use crate::bundled;
 use crate::exit::usage;
 use crate::fingerprint::fingerprint;
+use crate::machine::Machine;
 use crate::models;
 use crate::settings::{RunSettings, Settings, resolved};
 
@@ -233,58 +233,6 @@ fn readable<T>(
         read(files)?;
     }
     Ok(())
-}
-
-/// Where a process computes, and how it talks: the same for all stages it runs.
-#[derive(Clone, Debug)]
-pub(crate) struct Machine {
-    pub(crate) device: Device,
-    pub(crate) dtype: DType,
-    pub(crate) progress: ProgressStyle,
-    pub(crate) interrupt: Interrupt,
-}
-
-impl Machine {
-    pub(crate) fn new(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
-        let dtype = match run.dtype.as_str() {
-            "f32" => DType::F32,
-            "bf16" => DType::BF16,
-            "f16" => DType::F16,
-            other => {
-                return Err(usage!(
-                    "run.dtype is \"{other}\"; expected f32, bf16 or f16"
-                ));
-            }
-        };
-        if run.threads > 0 {
-            rlhf_ops::device::set_threads(run.threads)?;
-        }
-        let device =
-            rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
-        let interrupt = Interrupt::new();
-        let handle = interrupt.clone();
-        ctrlc::set_handler(move || {
-            if handle.request() {
-                // Asked twice: whoever does not want to wait for the step loses it.
-                std::process::exit(i32::from(crate::exit::INTERRUPTED));
-            }
-            eprintln!(
-                "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once"
-            );
-        })
-        .context("cannot catch Ctrl-C")?;
-        let progress = if quiet {
-            ProgressStyle::Quiet
-        } else {
-            ProgressStyle::Auto
-        };
-        Ok(Self {
-            device,
-            dtype,
-            progress,
-            interrupt,
-        })
-    }
 }
 
 /// A stage ready to run: its files found, its configuration written out, its inputs hashed.

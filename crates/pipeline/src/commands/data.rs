@@ -6,7 +6,7 @@ use rlhf_dataset::summary::{Lengths, Summary};
 use rlhf_dataset::{Feedback, Loaded, Row, Text, read_rows};
 use serde_json::json;
 
-use crate::cli::DataArgs;
+use crate::flags::DataArgs;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {

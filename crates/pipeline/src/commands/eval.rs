@@ -10,12 +10,13 @@ use rlhf_train::micro_batch_tokens;
 use serde_json::json;
 
 use crate::bundled;
-use crate::cli::EvalArgs;
 use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
 use crate::exit::usage;
+use crate::flags::EvalArgs;
+use crate::machine::Machine;
 use crate::output::{print, print_json};
 use crate::settings::{Layers, RunSettings};
-use crate::stage::{Machine, model_folder};
+use crate::stage::model_folder;
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let layers = Layers::read(args.config.as_deref(), &args.set)?;

@@ -7,9 +7,10 @@ use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, generate};
 use rlhf_train::{Progress, ProgressStyle};
 use serde_json::json;
 
-use crate::cli::GenerateArgs;
+use crate::flags::GenerateArgs;
+use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::stage::{Machine, model_folder};
+use crate::stage::model_folder;
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let prompts = prompts(args)?;

@@ -2,7 +2,7 @@
 
 use rlhf_mdp::{Settings, solve};
 
-use crate::cli::MdpArgs;
+use crate::flags::MdpArgs;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &MdpArgs) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! `rlhf report`.
 
-use crate::cli::ReportArgs;
+use crate::flags::ReportArgs;
 use crate::output::print;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {

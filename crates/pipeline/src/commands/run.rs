@@ -7,15 +7,16 @@ use rlhf_train::OnExisting;
 use serde::{Deserialize, Serialize};
 
 use crate::bundled;
-use crate::cli::RunArgs;
 use crate::commands::stage::layers;
 use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::fingerprint::fingerprint;
+use crate::flags::RunArgs;
+use crate::machine::Machine;
 use crate::models;
 use crate::output::{print, print_json};
 use crate::settings::{Layers, RunSettings, resolved};
-use crate::stage::{Job, Machine, Stage, model_folder};
+use crate::stage::{Job, Stage, model_folder};
 use crate::table::Evaluation;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         args,
     };
 
+    pipeline.machine.catch_interrupts()?;
     let any = ["pretrain", "sft", "reward", "ppo"]
         .into_iter()
         .any(|stage| pipeline.layers.names(stage));

@@ -11,11 +11,12 @@ use rlhf_lm::{CausalLm, LanguageModel, Packer, RewardModel, ScoreGroup, Tokenize
 use rlhf_train::micro_batch_tokens;
 use serde_json::{Map, Value, json};
 
-use crate::cli::ScoreArgs;
 use crate::exit::usage;
+use crate::flags::ScoreArgs;
+use crate::machine::Machine;
 use crate::models;
 use crate::output::{print, print_json};
-use crate::stage::{Machine, model_folder};
+use crate::stage::model_folder;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let loaded = read_rows(&args.data, args.skip_bad)?;

@@ -7,10 +7,11 @@ use rlhf_train::OnExisting;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::cli::{CommonArgs, StageArgs};
+use crate::flags::{CommonArgs, StageArgs};
+use crate::machine::Machine;
 use crate::output::{print, print_json};
 use crate::settings::{Layers, RunSettings};
-use crate::stage::{Job, Machine, Stage};
+use crate::stage::{Job, Stage};
 
 pub(crate) fn run<S: Stage, F: Args + Serialize>(args: &StageArgs<F>) -> anyhow::Result<()> {
     let mut layers = layers(args.config.as_deref(), &args.common)?;
@@ -38,6 +39,7 @@ pub(crate) fn run<S: Stage, F: Args + Serialize>(args: &StageArgs<F>) -> anyhow:
         _ => OnExisting::Refuse,
     };
     let machine = Machine::new(&run, quiet)?;
+    machine.catch_interrupts()?;
     let outcome = job.run(&machine, &out, existing)?;
     if args.common.json {
         let mut result = serde_json::to_value(&outcome)?;

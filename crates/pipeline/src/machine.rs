@@ -1,0 +1,71 @@
+//! Where a process computes, how it talks, and how it is stopped.
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use rlhf_train::{Interrupt, ProgressStyle};
+
+use crate::exit::{Stopped, usage};
+use crate::settings::RunSettings;
+
+/// Where a process computes, and how it talks: the same for all stages it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) device: Device,
+    pub(crate) dtype: DType,
+    pub(crate) progress: ProgressStyle,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Machine {
+    pub(crate) fn new(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
+        let dtype = match run.dtype.as_str() {
+            "f32" => DType::F32,
+            "bf16" => DType::BF16,
+            "f16" => DType::F16,
+            other => {
+                return Err(usage!(
+                    "run.dtype is \"{other}\"; expected f32, bf16 or f16"
+                ));
+            }
+        };
+        if run.threads > 0 {
+            rlhf_ops::device::set_threads(run.threads)?;
+        }
+        let device =
+            rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
+        let progress = if quiet {
+            ProgressStyle::Quiet
+        } else {
+            ProgressStyle::Auto
+        };
+        Ok(Self {
+            device,
+            dtype,
+            progress,
+            interrupt: Interrupt::new(),
+        })
+    }
+
+    /// From now on Ctrl-C asks the work to stop where it can go on later; a second one ends the process.
+    pub(crate) fn catch_interrupts(&self) -> anyhow::Result<()> {
+        let interrupt = self.interrupt.clone();
+        ctrlc::set_handler(move || {
+            if interrupt.request() {
+                // Asked twice: whoever does not want to wait for the step loses it.
+                std::process::exit(i32::from(crate::exit::INTERRUPTED));
+            }
+            eprintln!(
+                "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once"
+            );
+        })
+        .context("cannot catch Ctrl-C")
+    }
+
+    /// An error if a stop was asked for: between pieces of work that need no checkpoint.
+    pub(crate) fn check_interrupt(&self) -> anyhow::Result<()> {
+        if self.interrupt.requested() {
+            return Err(Stopped.into());
+        }
+        Ok(())
+    }
+}
