@@ -148,8 +148,11 @@ pub(crate) fn write(dir: &Path, tensors: &BTreeMap<String, Tensor>, dtype: DType
         .collect::<Result<Vec<_>>>()?;
     // `transformers` refuses a file that does not say which library's layout it has.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    // `safetensors` makes files that their owner alone may read; this one is to be like any other.
+    let usual = fs_err::File::create(&path)?.metadata()?.permissions();
     safetensors::serialize_to_file(converted, Some(metadata), &path)
-        .map_err(|e| Error::file(&path, format!("could not be written: {e}")))
+        .map_err(|e| Error::file(&path, format!("could not be written: {e}")))?;
+    Ok(fs_err::set_permissions(&path, usual)?)
 }
 
 #[cfg(test)]
@@ -163,6 +166,19 @@ mod tests {
     fn tensors() -> BTreeMap<String, Tensor> {
         let t = |v: &[f32]| Tensor::new(v, &Device::Cpu).unwrap();
         BTreeMap::from([("a".into(), t(&[1.0, 2.5])), ("b".into(), t(&[-3.0]))])
+    }
+
+    #[test]
+    fn weights_may_be_read_by_whoever_may_read_the_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &tensors(), DType::F32).unwrap();
+        fs_err::write(dir.path().join("config.json"), "{}").unwrap();
+        let permissions = |name: &str| {
+            fs_err::metadata(dir.path().join(name))
+                .unwrap()
+                .permissions()
+        };
+        assert_eq!(permissions(SINGLE), permissions("config.json"));
     }
 
     #[test]
