@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::exit::usage;
@@ -64,21 +65,28 @@ pub(crate) fn path(name: &str) -> anyhow::Result<PathBuf> {
         .take(6)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let folder = cache().join("rlhf").join(format!("bundled-{hash}"));
-    write_out(&folder)?;
-    Ok(folder.join(name))
+    let name_of_all = Path::new("rlhf").join(format!("bundled-{hash}"));
+    let mut last = Err(anyhow::anyhow!("there is no folder for the bundled files"));
+    for place in places() {
+        let folder = place.join(&name_of_all);
+        last = write_out(&folder).map(|()| folder.join(name));
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.context("writing out the bundled files")
 }
 
-fn cache() -> PathBuf {
+/// Where they may go: the first of these that can be written to.
+fn places() -> impl Iterator<Item = PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .filter(|folder| fs_err::create_dir_all(folder).is_ok())
-        .unwrap_or_else(std::env::temp_dir)
+    let cache =
+        absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    cache.into_iter().chain([std::env::temp_dir()])
 }
 
 /// Writes all files aside and renames, so that a folder of that name is always complete.

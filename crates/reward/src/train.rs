@@ -339,13 +339,20 @@ fn card(
                 })
         })
         .collect();
+    // Names, not paths: the folder may be published, and where its maker keeps files is nobody's business.
+    let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
+        let names = paths.iter().filter_map(|path| path.file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    };
     Ok(RewardCard {
         calibration: Some(Calibration {
             mean,
             std,
             responses: scores.len(),
         }),
-        trained: json!({ "from": config.model, "prefs": config.prefs, "report": report }),
+        trained: json!({ "from": config.model, "prefs": names(&config.prefs), "report": report }),
         probes,
     })
 }
