@@ -183,12 +183,6 @@ const KNOWN: &[(&str, Group, &str, &str)] = &[
         "The chance that a liked answer scores above a disliked one.",
     ),
     (
-        "objective/kl_k3_se",
-        Health,
-        "Standard error of the low-variance KL",
-        "How far that estimate may be off by chance alone.",
-    ),
-    (
         "response/length",
         Main,
         "Response length",
@@ -211,6 +205,12 @@ const KNOWN: &[(&str, Group, &str, &str)] = &[
         Health,
         "KL to the reference, low-variance estimate",
         "The same distance by an estimator that is never negative. Both should tell one story.",
+    ),
+    (
+        "objective/kl_k3_se",
+        Health,
+        "Standard error of the low-variance KL",
+        "How far that estimate may be off by chance alone.",
     ),
     (
         "objective/entropy",

@@ -265,7 +265,7 @@ fn samples(body: &mut String, run: &Run) {
 
 fn cell(body: &mut String, value: &Value) {
     let _ = match value {
-        Value::Null => write!(body, "<td class=\"number soft\">–</td>"),
+        Value::Null => write!(body, "<td class=\"soft\">–</td>"),
         Value::Number(n) if n.is_u64() || n.is_i64() => {
             write!(body, "<td class=\"number\">{n}</td>")
         }
