@@ -48,11 +48,12 @@ fn started(folder: &Folder, line: &str, run: &str) -> Child {
 
 /// Kills a run without warning, resumes it, and compares with a run that nobody disturbed.
 fn survives_a_kill(folder: &Folder, line: &str, stage: &str) {
-    let line = format!("{line} --save-every 1 --quiet");
     let (whole, cut) = (format!("runs/{stage}-whole"), format!("runs/{stage}-cut"));
-    folder.done(&format!("{line} --out {whole}"));
+    folder.done(&format!("{line} --quiet --out {whole}"));
 
-    let mut child = started(folder, &format!("{line} --out {cut}"), &cut);
+    // Checkpoints at every step slow the run down, so that it cannot end before it is killed.
+    let line = format!("{line} --quiet --out {cut}");
+    let mut child = started(folder, &format!("{line} --save-every 1"), &cut);
     child.kill().unwrap(); // SIGKILL: no handler runs
     child.wait().unwrap();
     assert!(
@@ -60,7 +61,7 @@ fn survives_a_kill(folder: &Folder, line: &str, stage: &str) {
         "finished before it could be killed"
     );
 
-    folder.done(&format!("{line} --out {cut} --resume"));
+    folder.done(&format!("{line} --resume"));
     assert_same_run(&folder.path(&whole), &folder.path(&cut));
 }
 
@@ -71,7 +72,7 @@ fn a_killed_sft_run_resumes_to_the_same_bytes() {
     folder.demonstrations("demos.jsonl");
     survives_a_kill(
         &folder,
-        "sft --model base --data demos.jsonl --steps 60",
+        "sft --model base --data demos.jsonl --steps 300",
         "sft",
     );
 }
@@ -83,7 +84,11 @@ fn a_killed_pretraining_resumes_to_the_same_bytes() {
         .map(|i| format!("thing {i} is red, and thing {} is blue.\n\n", i + 1))
         .collect();
     folder.write("corpus.txt", &corpus);
-    survives_a_kill(&folder, "pretrain --data corpus.txt --steps 60", "pretrain");
+    survives_a_kill(
+        &folder,
+        "pretrain --data corpus.txt --steps 300",
+        "pretrain",
+    );
 }
 
 #[test]
@@ -94,10 +99,10 @@ fn killed_reward_training_and_ppo_resume_to_the_same_bytes() {
     folder.prompts("prompts.jsonl");
     survives_a_kill(
         &folder,
-        "reward --model base --prefs prefs.jsonl --steps 60",
+        "reward --model base --prefs prefs.jsonl --steps 300",
         "reward",
     );
-    let ppo = "ppo --model base --reward runs/reward-whole --prompts prompts.jsonl --steps 40";
+    let ppo = "ppo --model base --reward runs/reward-whole --prompts prompts.jsonl --steps 100";
     survives_a_kill(&folder, ppo, "ppo");
 }
 
@@ -107,7 +112,7 @@ fn an_interrupted_run_saves_a_checkpoint_exits_with_130_and_resumes_to_the_same_
     let folder = Folder::quick();
     folder.tiny_gpt2("base");
     folder.demonstrations("demos.jsonl");
-    let line = "sft --model base --data demos.jsonl --steps 400 --quiet";
+    let line = "sft --model base --data demos.jsonl --steps 1000 --quiet";
     folder.done(&format!("{line} --out runs/whole"));
     // Checkpoints only tell when to interrupt; what is resumed from is the one saved on the signal.
     let mut child = started(
@@ -132,7 +137,7 @@ fn a_killed_pipeline_continues_where_it_was() {
     folder.demonstrations("demos.jsonl");
     folder.write(
         "one.toml",
-        "[sft]\nmodel = \"base\"\ndata = [\"demos.jsonl\"]\nsteps = 60\nsave_every = 1\n",
+        "[sft]\nmodel = \"base\"\ndata = [\"demos.jsonl\"]\nsteps = 300\nsave_every = 1\n",
     );
     folder.done("run one.toml --quiet --out whole");
     let mut child = started(&folder, "run one.toml --quiet --out cut", "cut/sft");
