@@ -41,6 +41,21 @@ fn a_bad_row_is_named_by_file_and_line_and_nothing_is_written() {
 }
 
 #[test]
+fn what_fails_before_the_first_step_takes_nothing_but_itself_away() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    // Every row is lost at this length, which only the stage itself finds out.
+    let line = "sft --model base --data demos.jsonl --max-length 1";
+    folder.refused(line);
+    assert!(!folder.path("runs").exists());
+    folder.write("runs/notes.txt", "mine");
+    folder.refused(line);
+    assert!(!folder.path("runs/sft").exists());
+    assert_eq!(folder.read("runs/notes.txt"), "mine");
+}
+
+#[test]
 fn a_refused_overwrite_leaves_the_earlier_run_alone() {
     let folder = Folder::quick();
     folder.tiny_gpt2("base");

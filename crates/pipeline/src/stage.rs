@@ -282,7 +282,7 @@ impl<S: Stage> Job<S> {
         out: &Path,
         existing: OnExisting,
     ) -> anyhow::Result<S::Outcome> {
-        let made = first_missing(out);
+        let missing = missing(out);
         let dir = RunDir::open(out, existing)?;
         dir.write_config(&self.config)?;
         let mut session = Session {
@@ -305,8 +305,12 @@ impl<S: Stage> Job<S> {
                     .metadata()
                     .is_ok_and(|file| file.len() > 0);
                 drop(session);
-                if let Some(made) = made.filter(|_| !begun) {
-                    fs_err::remove_dir_all(made)?;
+                if !begun && !missing.is_empty() {
+                    fs_err::remove_dir_all(out)?;
+                    // The folders above it were made for this run, but others may have moved in: only empty ones go.
+                    for parent in &missing[1..] {
+                        let _ = fs_err::remove_dir(parent);
+                    }
                 }
                 Err(if begun { error } else { blame_input(error) })
             }
@@ -314,13 +318,12 @@ impl<S: Stage> Job<S> {
     }
 }
 
-/// The topmost folder that creating `path` will create.
-fn first_missing(path: &Path) -> Option<PathBuf> {
+/// The folders that creating `path` will make, `path` itself first.
+fn missing(path: &Path) -> Vec<PathBuf> {
     path.ancestors()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .take_while(|folder| !folder.exists())
-        .last()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         .map(Path::to_owned)
+        .collect()
 }
 
 /// Before the first step only the request and its files can be at fault, or else the disk or a signal.
