@@ -67,6 +67,22 @@ fn sft_reward_and_ppo_follow_each_other_as_typed() {
 }
 
 #[test]
+fn every_stage_finds_its_predecessor_and_the_bundled_data() {
+    let folder = Folder::quick();
+    for line in ["pretrain", "sft --model runs/pretrain", "reward", "ppo"] {
+        let output = folder.command(line).output().unwrap();
+        assert!(output.status.success(), "rlhf {line}\n{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("bundled"),
+            "rlhf {line} does not say what it uses"
+        );
+    }
+    // What is published names no place on this machine.
+    let card = folder.read("runs/reward/final/reward.json");
+    assert!(!card.contains(folder.path("").to_str().unwrap()), "{card}");
+}
+
+#[test]
 fn a_model_in_the_cache_needs_no_network() {
     let hub = Folder::empty();
     tiny_gpt2(&hub.path("gpt2"));
