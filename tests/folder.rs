@@ -28,7 +28,7 @@ layers = 1
 heads = 2
 kv_heads = 1
 max_length = 64
-context = 64
+context = 256
 vocab_size = 300
 warmup = 0
 
