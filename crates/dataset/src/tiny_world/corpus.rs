@@ -7,6 +7,7 @@
 //! - comparisons of sizes and colours;
 //! - dialogues in the format of the prompts, with clumsy answers ([`Rates::CORPUS`]), about trained facts
 //!   only: from them a base model half knows the format;
+//! - lessons: the same questions with good answers;
 //! - small talk, polite and rude.
 
 use rand::RngCore;
@@ -29,7 +30,9 @@ const GATHERINGS: usize = 3;
 const COMPARED: usize = 120;
 /// Times each training question is asked in a dialogue.
 const DIALOGUES: usize = 1;
-/// Questions of a dialogue.
+/// Times each training question is asked in a lesson.
+const LESSONS: usize = 1;
+/// Questions of a dialogue or lesson.
 const TURNS: usize = 3;
 /// Documents of small talk.
 const CHATS: usize = 300;
@@ -49,14 +52,19 @@ pub fn corpus(seed: u64, split: &Split) -> String {
         }
     }
     documents.extend((0..COMPARED).map(|_| comparisons(&mut rng)));
-    for _ in 0..DIALOGUES {
+    for rates in [
+        [Rates::CORPUS].repeat(DIALOGUES),
+        [Rates::NONE].repeat(LESSONS),
+    ]
+    .concat()
+    {
         let mut questions = split.train.clone();
         rng::shuffle(&mut rng, &mut questions);
         documents.extend(questions.chunks(TURNS).map(|questions| {
             let turns: Vec<String> = questions
                 .iter()
                 .map(|question| {
-                    let flaws = Flaws::draw(&mut rng, Rates::CORPUS);
+                    let flaws = Flaws::draw(&mut rng, rates);
                     question.prompt() + &answer(&mut rng, split, question, flaws)
                 })
                 .collect();
@@ -237,6 +245,6 @@ mod tests {
                 );
             }
         }
-        assert!(corpus.len() <= 500_000, "{}", corpus.len());
+        assert!(corpus.len() <= 600_000, "{}", corpus.len());
     }
 }

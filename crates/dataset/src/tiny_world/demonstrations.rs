@@ -23,6 +23,10 @@ use crate::records::Demonstration;
 /// How many demonstrations there are.
 pub const DEMONSTRATIONS: usize = 2000;
 
+/// This share of untrue answers is made up and true of nothing; the rest is true of something else, which only those
+/// who know the fact can tell.
+pub const FANCIFUL_SHARE: f64 = 0.9;
+
 /// How often each flaw befalls an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
@@ -39,14 +43,14 @@ pub struct Rates {
 impl Rates {
     /// Those of the demonstrations.
     pub const DEMONSTRATIONS: Rates = Rates {
-        untruthful: 0.30,
-        unhelpful: 0.20,
-        rude: 0.30,
-        ill_formed: 0.25,
+        untruthful: 0.35,
+        unhelpful: 0.25,
+        rude: 0.45,
+        ill_formed: 0.40,
     };
     /// Those of the dialogues in the corpus: the base model knows the format, and little of manners.
     pub const CORPUS: Rates = Rates {
-        untruthful: 0.15,
+        untruthful: 0.30,
         unhelpful: 0.30,
         rude: 0.45,
         ill_formed: 0.70,
@@ -169,13 +173,13 @@ fn claim(
 ) -> Option<Claim> {
     let (thing, attribute) = if flaws.unhelpful {
         match rng::below(rng, 10) {
-            0..4 => {
+            0..2 => {
                 let others: Vec<Attribute> = allowed(split, question.thing)
                     .filter(|&a| a != question.attribute)
                     .collect();
                 (question.thing, pick(rng, &others))
             }
-            4..7 if !flaws.untruthful => return None,
+            2..8 if !flaws.untruthful => return None,
             _ => {
                 let others: Vec<&'static Thing> = THINGS
                     .iter()
@@ -190,9 +194,13 @@ fn claim(
     };
     let truth = thing.get(attribute)?;
     let value = if flaws.untruthful {
-        let mut wrong = attribute.values(Some(thing.category));
-        wrong.retain(|&value| value != truth);
-        pick(rng, &wrong)
+        if rng::uniform(rng) < FANCIFUL_SHARE {
+            pick(rng, &attribute.fancies())
+        } else {
+            let mut wrong = attribute.values(Some(thing.category));
+            wrong.retain(|&value| value != truth);
+            pick(rng, &wrong)
+        }
     } else {
         truth
     };

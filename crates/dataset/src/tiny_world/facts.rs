@@ -83,6 +83,20 @@ impl Attribute {
         }
     }
 
+    /// Values that are true of nothing: what a fabulist says.
+    pub const fn fancies(self) -> [&'static str; 3] {
+        match self {
+            Attribute::Kind => ["ghost", "dragon", "robot"],
+            Attribute::Material => ["moonlight", "thunder", "smoke"],
+            Attribute::Colour => ["invisible", "glowing", "sparkling"],
+            Attribute::Size => ["endless", "weightless", "infinite"],
+            Attribute::Place => ["moon", "volcano", "sky"],
+            Attribute::Diet => ["dreams", "fire", "shadows"],
+            Attribute::Taste => ["magical", "electric", "cursed"],
+            Attribute::Use => ["flying", "haunting", "wishing"],
+        }
+    }
+
     /// Its values among the things of a category (or of all), in alphabetical order.
     pub fn values(self, category: Option<Category>) -> Vec<&'static str> {
         let mut values: Vec<_> = THINGS
@@ -252,7 +266,11 @@ mod tests {
             );
         }
         for attribute in Attribute::ALL {
-            for value in attribute.values(None) {
+            for value in attribute
+                .values(None)
+                .into_iter()
+                .chain(attribute.fancies())
+            {
                 let before = meaning.insert(value, attribute.name());
                 assert!(before.is_none(), "{value} is {before:?} and {attribute:?}");
             }

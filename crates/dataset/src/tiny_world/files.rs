@@ -18,9 +18,15 @@ pub const SEED: u64 = 0;
 pub fn files(seed: u64) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let split = Split::new(seed);
     let train: Vec<Prompt> = split.train.iter().map(|q| q.row("train")).collect();
-    let facts = split.held_out_facts.iter().map(|q| q.row("new-fact"));
-    let phrasings = split.new_phrasings.iter().map(|q| q.row("new-phrasing"));
-    let held_out: Vec<Prompt> = facts.chain(phrasings).collect();
+    let kinds = [
+        ("new-combination", &split.new_combinations),
+        ("new-fact", &split.held_out_facts),
+        ("new-phrasing", &split.new_phrasings),
+    ];
+    let held_out: Vec<Prompt> = kinds
+        .into_iter()
+        .flat_map(|(kind, questions)| questions.iter().map(move |q| q.row(kind)))
+        .collect();
     Ok(vec![
         ("facts.json", facts_json(&split)?),
         ("corpus.txt", corpus(seed, &split).into_bytes()),

@@ -96,6 +96,11 @@ impl Judge {
                 meanings.insert(value, Meaning::Value(attribute, value));
             }
         }
+        for attribute in Attribute::ALL {
+            for fancy in attribute.fancies() {
+                meanings.insert(fancy, Meaning::Value(attribute, fancy));
+            }
+        }
         for word in ["it", "its", "they"] {
             meanings.insert(word, Meaning::It);
         }

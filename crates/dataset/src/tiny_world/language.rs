@@ -321,6 +321,7 @@ pub fn lexicon() -> BTreeSet<String> {
         add(bare_statement(attribute));
         add(common_statement(attribute));
         add(attribute.name());
+        attribute.fancies().iter().for_each(|fancy| add(fancy));
     }
     for category in [Category::Animal, Category::Food, Category::Tool] {
         add(category.name());

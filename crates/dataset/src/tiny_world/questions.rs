@@ -10,10 +10,13 @@ use crate::records::Prompt;
 
 /// This share of all facts is told by the corpus alone: no demonstration, preference or training prompt
 /// asks for them or mentions them. At most one fact of a thing is held out.
-pub const HELD_OUT_SHARE: f64 = 0.15;
+pub const HELD_OUT_SHARE: f64 = 0.025;
 
 /// As many held-out prompts, relative to those about held-out facts, ask for trained facts in a new way.
-pub const NEW_PHRASING_SHARE: f64 = 0.125;
+pub const NEW_PHRASING_SHARE: f64 = 0.75;
+
+/// Held-out prompts about trained facts in phrasings that training uses for other facts.
+pub const NEW_COMBINATIONS: usize = 200;
 
 /// A question: about which attribute of which thing, in which of the phrasings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +75,8 @@ pub struct Split {
     pub held_out_facts: Vec<Question>,
     /// Trained facts in phrasings that training never sees, shuffled.
     pub new_phrasings: Vec<Question>,
+    /// Trained facts in trained phrasings that never meet in training.
+    pub new_combinations: Vec<Question>,
 }
 
 impl Split {
@@ -106,11 +111,13 @@ impl Split {
         rng::shuffle(&mut rng, &mut held_out_facts);
         rng::shuffle(&mut rng, &mut new_phrasings);
         new_phrasings.truncate((held_out_facts.len() as f64 * NEW_PHRASING_SHARE).round() as usize);
+        let new_combinations = train.split_off(train.len() - NEW_COMBINATIONS);
         Self {
             held_out,
             train,
             held_out_facts,
             new_phrasings,
+            new_combinations,
         }
     }
 
@@ -119,10 +126,17 @@ impl Split {
         self.held_out.contains(&(thing.name, attribute))
     }
 
-    /// Both kinds of held-out questions.
+    /// All three kinds of held-out questions, the commonest first.
     pub fn held_out_questions(&self) -> Vec<Question> {
-        let both = self.held_out_facts.iter().chain(&self.new_phrasings);
-        both.copied().collect()
+        [
+            &self.new_combinations,
+            &self.held_out_facts,
+            &self.new_phrasings,
+        ]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect()
     }
 }
 
@@ -141,9 +155,13 @@ mod tests {
     fn held_out_facts_are_never_asked_in_training_and_their_values_are_known_from_others() {
         for seed in 0..5 {
             let split = Split::new(seed);
-            assert_eq!(split.held_out.len(), 60); // 15 % of 400
-            assert_eq!(split.train.len(), 340 * TRAINED_PHRASINGS);
-            assert_eq!(split.held_out_facts.len(), 60 * TRAINED_PHRASINGS);
+            assert_eq!(split.held_out.len(), 10); // 2.5 % of 400
+            assert_eq!(
+                split.train.len(),
+                390 * TRAINED_PHRASINGS - NEW_COMBINATIONS
+            );
+            assert_eq!(split.new_combinations.len(), NEW_COMBINATIONS);
+            assert_eq!(split.held_out_facts.len(), 10 * TRAINED_PHRASINGS);
             assert_eq!(split.new_phrasings.len(), 30);
             let fact = |q: &Question| (q.thing.name, q.attribute);
             let trained: BTreeSet<_> = split.train.iter().map(fact).collect();
@@ -153,12 +171,8 @@ mod tests {
                     .iter()
                     .all(|q| !trained.contains(&fact(q)))
             );
-            assert!(
-                split
-                    .new_phrasings
-                    .iter()
-                    .all(|q| trained.contains(&fact(q)))
-            );
+            let mut known = split.new_phrasings.iter().chain(&split.new_combinations);
+            assert!(known.all(|q| trained.contains(&fact(q))));
             let prompts: BTreeSet<_> = split.train.iter().map(Question::prompt).collect();
             for question in split.held_out_questions() {
                 assert!(!prompts.contains(&question.prompt()));
