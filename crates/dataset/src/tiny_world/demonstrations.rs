@@ -43,10 +43,10 @@ pub struct Rates {
 impl Rates {
     /// Those of the demonstrations.
     pub const DEMONSTRATIONS: Rates = Rates {
-        untruthful: 0.35,
+        untruthful: 0.45,
         unhelpful: 0.25,
         rude: 0.45,
-        ill_formed: 0.40,
+        ill_formed: 0.35,
     };
     /// Those of the dialogues in the corpus: the base model knows the format, and little of manners.
     pub const CORPUS: Rates = Rates {
