@@ -167,7 +167,8 @@ mod tests {
         let mut memory = MemoryItem::trained("policy", 1_000_000).to_vec();
         let model = ModelConfig::from_json(serde_json::json!({
             "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 512,
-            "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5,
         }))
         .unwrap();
         memory.push(MemoryItem::new(
