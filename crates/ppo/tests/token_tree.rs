@@ -4,6 +4,8 @@
 //! Every response enters with its probability instead of being sampled, so no noise can hide a wrong sign, a lost
 //! factor or a KL taken in the wrong direction.
 
+#![allow(clippy::unwrap_used)] // in tests a panic is the report
+
 use candle_core::{D, DType, Device, Tensor};
 use rlhf_lm::{Gradients, Params};
 use rlhf_mdp::environments::{Environment, TokenTree};
