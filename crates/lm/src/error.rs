@@ -28,6 +28,16 @@ pub enum Error {
     Invalid(String),
 }
 
+/// For where a model's code runs inside an operation of the graph.
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Tensor(error) => error,
+            other => Self::wrap(other),
+        }
+    }
+}
+
 impl Error {
     /// `path` holds something wrong; `what` says expected, found and remedy.
     pub(crate) fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {

@@ -1,5 +1,7 @@
 //! GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each half of a block, GELU.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use rlhf_ops::WeightLayout;
@@ -96,7 +98,8 @@ impl Gpt2Config {
 pub(crate) struct Gpt2 {
     tokens: Tensor,    // wte [V, H]
     positions: Tensor, // wpe [P, H]
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
+    recompute: bool,
     norm: LayerNorm,
 }
 
@@ -107,11 +110,12 @@ impl Gpt2 {
             let vb = vb.pp(name);
             vb.get_with_hints((rows, config.n_embd), "weight", init)
         };
-        let block = |i| Block::new(config, vb.pp("h").pp(i));
+        let block = |i| Block::new(config, vb.pp("h").pp(i)).map(Arc::new);
         Ok(Self {
             tokens: embedding(config.vocab_size, "wte")?,
             positions: embedding(config.n_positions, "wpe")?,
             blocks: (0..config.n_layer).map(block).collect::<Result<_>>()?,
+            recompute: false,
             norm: LayerNorm::new(config, vb.pp("ln_f"))?,
         })
     }
@@ -124,10 +128,17 @@ impl Trunk for Gpt2 {
         let positions = rlhf_ops::embedding(positions, &self.positions)?;
         let mut x = (tokens + positions)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, layer, attend)?;
+            let block = block.clone();
+            x = attend.block(&x, self.recompute, move |x, attend| {
+                block.forward(x, layer, attend)
+            })?;
         }
         attend.finish(ids.dim(0)?);
         self.norm.forward(&x)
+    }
+
+    fn set_recompute(&mut self, on: bool) {
+        self.recompute = on;
     }
 
     fn embedding(&self) -> &Tensor {

@@ -2,6 +2,8 @@
 //! SwiGLU. SmolLM2 is a Llama; Mistral bounds what attention sees; Qwen2 has biases on queries, keys
 //! and values; Qwen3 normalises queries and keys instead.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use rlhf_ops::WeightLayout;
@@ -232,14 +234,15 @@ fn sliding_window(variant: Variant, json: &Map<String, Value>) -> Result<Option<
 pub(crate) struct Llama {
     tokens: Tensor, // [V, H]
     rotary: Rotary,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
+    recompute: bool,
     norm: RmsNorm,
     max_length: usize,
 }
 
 impl Llama {
     pub(crate) fn new(config: &LlamaConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let block = |i| Block::new(config, vb.pp("layers").pp(i));
+        let block = |i| Block::new(config, vb.pp("layers").pp(i)).map(Arc::new);
         Ok(Self {
             tokens: vb.pp("embed_tokens").get_with_hints(
                 (config.vocab_size, config.hidden_size),
@@ -255,6 +258,7 @@ impl Llama {
             blocks: (0..config.num_hidden_layers)
                 .map(block)
                 .collect::<Result<_>>()?,
+            recompute: false,
             norm: RmsNorm::new(config.hidden_size, config, vb.pp("norm"))?,
             max_length: config.max_length(),
         })
@@ -267,10 +271,17 @@ impl Trunk for Llama {
         let turns = self.rotary.at(positions)?;
         let mut x = rlhf_ops::embedding(ids, &self.tokens)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &turns, layer, attend)?;
+            let (block, turns) = (block.clone(), turns.clone());
+            x = attend.block(&x, self.recompute, move |x, attend| {
+                block.forward(x, &turns, layer, attend)
+            })?;
         }
         attend.finish(ids.dim(0)?);
         self.norm.forward(&x)
+    }
+
+    fn set_recompute(&mut self, on: bool) {
+        self.recompute = on;
     }
 
     fn embedding(&self) -> &Tensor {

@@ -87,6 +87,13 @@ impl ScalarModel {
         })
     }
 
+    /// Whether training keeps, per block, one hidden state of each token instead of all that the block computes, and computes the
+    /// block again for its gradient. The numbers stay the same; a third of the work is added.
+    pub fn recomputing(mut self, on: bool) -> Self {
+        self.trunk.set_recompute(on);
+        self
+    }
+
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config

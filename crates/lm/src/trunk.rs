@@ -55,6 +55,25 @@ impl Attend<'_> {
         })
     }
 
+    /// One block of the trunk, `x` to `block(x)`. Where `recompute` is on, a packed pass keeps `x` alone for the gradient, which
+    /// computes the block again.
+    pub(crate) fn block(
+        &mut self,
+        x: &Tensor,
+        recompute: bool,
+        block: impl Fn(&Tensor, &mut Attend<'_>) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Packed(layout) if recompute => {
+                let layout = layout.clone();
+                Ok(rlhf_ops::recompute(x, move |x| {
+                    Ok(block(x, &mut Attend::Packed(&layout))?)
+                })?)
+            }
+            _ => block(x, self),
+        }
+    }
+
     /// Checks that no sequence is longer than the model can take, before anything is computed.
     pub(crate) fn check_length(&self, max_length: usize) -> Result<()> {
         let longest = match self {
@@ -85,6 +104,9 @@ impl Attend<'_> {
 pub(crate) trait Trunk: Send + Sync {
     /// Hidden states after the final norm, `[T, H]`, of `ids` and `positions`, both u32 `[T]`.
     fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor>;
+
+    /// Whether training keeps one hidden state per block and token, and computes each block again for its gradient.
+    fn set_recompute(&mut self, on: bool);
 
     /// The embedding of tokens, `[V, H]`.
     fn embedding(&self) -> &Tensor;

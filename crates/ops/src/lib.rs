@@ -7,7 +7,8 @@
 //! - a fused CPU kernel with an analytic gradient, taken for `f32` tensors in memory.
 //!
 //! Each file holds one operation: its formula, both forms, and the test that they agree in value and gradient. Results on the CPU are
-//! the same bytes for every number of threads.
+//! the same bytes for every number of threads. [`recompute`] is the odd one: a function of any such operations, whose activations are
+//! computed again for the gradient instead of kept.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -35,6 +36,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod log_sigmoid;
+mod recompute;
 mod rms_norm;
 mod rope;
 mod simd;
@@ -54,6 +56,7 @@ pub use layer_norm::layer_norm;
 pub use layout::{Block, Layout};
 pub use linear::{WeightLayout, linear};
 pub use log_sigmoid::log_sigmoid;
+pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use sum_of_squares::sum_of_squares;

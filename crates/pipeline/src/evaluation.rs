@@ -214,7 +214,7 @@ impl<'a> Room<'a> {
         Ok(Self {
             prompts,
             sampling: &questions.sampling,
-            micro_tokens: micro_batch_tokens(&reference.config),
+            micro_tokens: micro_batch_tokens(&reference.config, false),
             reference,
             reward,
             judge: Judge::new(),

@@ -45,6 +45,9 @@ pub(crate) struct RunFlags {
     /// f32, bf16 or f16 [default: f32].
     #[arg(long)]
     dtype: Option<String>,
+    /// Training computes activations again instead of keeping them: less memory, more time, the same gradients.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    recompute: Option<bool>,
 }
 
 // A training stage: its own flags, those of every training loop, those of every command.
@@ -348,10 +351,10 @@ impl ComputeArgs {
     pub(crate) fn run(&self) -> RunSettings {
         RunSettings {
             seed: self.seed,
-            out: None,
             threads: self.threads,
             device: self.device.clone(),
             dtype: self.dtype.clone(),
+            ..RunSettings::default()
         }
     }
 }

@@ -242,6 +242,7 @@ pub(crate) struct Job<S> {
     pub(crate) config: String,
     pub(crate) fingerprint: String,
     seed: u64,
+    recompute: bool,
 }
 
 impl<S: Stage> Job<S> {
@@ -270,6 +271,7 @@ impl<S: Stage> Job<S> {
             located,
             fingerprint,
             seed: run.seed,
+            recompute: run.recompute,
         })
     }
 
@@ -288,6 +290,7 @@ impl<S: Stage> Job<S> {
         let mut session = Session {
             device: machine.device.clone(),
             dtype: machine.dtype,
+            recompute: self.recompute,
             seed: self.seed,
             dir,
             progress: machine.progress,

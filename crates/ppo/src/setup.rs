@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use rlhf_dataset::read_prompts;
 use rlhf_lm::{CausalLm, LanguageModel, Params, RewardModel, ScalarModel, Text, Tokenizer};
-use rlhf_train::{
-    AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, activation_bytes, micro_batch_tokens,
-};
+use rlhf_train::{AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, micro_batch_tokens};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
@@ -53,19 +51,19 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
     let micro_tokens = if config.micro_batch > 0 {
         config.micro_batch
     } else {
-        micro_batch_tokens(&base.config)
+        micro_batch_tokens(&base.config, session.recompute)
     };
     Ok(Ppo {
         config,
         reference: CausalLm::new(&base.config, &base.params.snapshot()?)?,
         policy: Learner {
-            model: CausalLm::new(&base.config, &base.params)?,
+            model: CausalLm::new(&base.config, &base.params)?.recomputing(session.recompute),
             view: CausalLm::new(&base.config, &base.params.frozen())?,
             params: base.params.clone(),
             adam: adam(),
         },
         critic: Learner {
-            model: ScalarModel::new(reward.config(), &critic)?,
+            model: ScalarModel::new(reward.config(), &critic)?.recomputing(session.recompute),
             view: ScalarModel::new(reward.config(), &critic.frozen())?,
             params: critic,
             adam: adam(),
@@ -166,9 +164,10 @@ pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
     memory.push(MemoryItem::new("reference", 4 * policy));
     memory.push(MemoryItem::new("reward model", 4 * critic));
     let held = (per_step as u64 / config.minibatches as u64).min(ppo.micro_tokens as u64);
-    memory.push(MemoryItem::new(
-        "activations",
-        activation_bytes(held, &ppo.language_model.config),
+    memory.push(MemoryItem::activations(
+        held,
+        &ppo.language_model.config,
+        session.recompute,
     ));
     Ok(Plan {
         stage: "ppo".into(),

@@ -12,7 +12,7 @@ use rlhf_lm::{
 };
 use rlhf_train::{
     AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule, Session,
-    activation_bytes, micro_batch_tokens, statistics,
+    micro_batch_tokens, statistics,
 };
 use serde_json::{Map, Value, json};
 
@@ -85,7 +85,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let tensors =
         ScalarModel::with_fresh_head(&model_config, &params.tensors(), head, &session.device)?;
     let params = Params::load(&tensors, &session.device, session.dtype)?;
-    let model = ScalarModel::new(&model_config, &params)?;
+    let model = ScalarModel::new(&model_config, &params)?.recomputing(session.recompute);
     let evaluated = ScalarModel::new(&model_config, &params.frozen())?;
     let mut optimizer = AdamW::new(AdamWConfig {
         weight_decay: config.weight_decay,
@@ -110,7 +110,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let micro_tokens = if config.micro_batch > 0 {
         config.micro_batch
     } else {
-        micro_batch_tokens(&model_config)
+        micro_batch_tokens(&model_config, session.recompute)
     };
     let plan = plan(
         config,
@@ -373,10 +373,8 @@ fn plan(
     let parameters = params.num_parameters() as u64;
     let per_step = tokens as f64 * config.batch as f64 / items.len() as f64;
     let mut memory = MemoryItem::trained("model", parameters).to_vec();
-    memory.push(MemoryItem::new(
-        "activations",
-        activation_bytes((per_step as u64).min(micro_tokens as u64), model),
-    ));
+    let held = (per_step as u64).min(micro_tokens as u64);
+    memory.push(MemoryItem::activations(held, model, session.recompute));
     let example = &items[0];
     let (last, spoken) = example.responses[0]
         .split_last()

@@ -9,7 +9,7 @@ use rlhf_dataset::read_demonstrations;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, Params, SaveDtype, Tokenizer};
 use rlhf_train::{
     AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule,
-    ScheduleKind, Session, activation_bytes, micro_batch_tokens,
+    ScheduleKind, Session, micro_batch_tokens,
 };
 use serde_json::{Map, Value, json};
 
@@ -111,7 +111,7 @@ pub(crate) fn fit(
     session: &mut Session,
 ) -> Result<Outcome> {
     let params = &language_model.params;
-    let model = CausalLm::new(&language_model.config, params)?;
+    let model = CausalLm::new(&language_model.config, params)?.recomputing(session.recompute);
     let evaluated = CausalLm::new(&language_model.config, &params.frozen())?;
     let mut optimizer = AdamW::new(AdamWConfig {
         weight_decay: recipe.weight_decay,
@@ -137,7 +137,7 @@ pub(crate) fn fit(
     let micro_tokens = if recipe.micro_batch > 0 {
         recipe.micro_batch
     } else {
-        micro_batch_tokens(&language_model.config)
+        micro_batch_tokens(&language_model.config, session.recompute)
     };
     session
         .progress
@@ -241,9 +241,10 @@ fn plan(
     let per_step = tokens as f64 * recipe.batch as f64 / rows.len() as f64;
     let mut memory = MemoryItem::trained("model", parameters).to_vec();
     let held = (per_step as u64).min(micro_tokens as u64);
-    memory.push(MemoryItem::new(
-        "activations",
-        activation_bytes(held, &model.config),
+    memory.push(MemoryItem::activations(
+        held,
+        &model.config,
+        session.recompute,
     ));
     Ok(Plan {
         stage: recipe.stage.into(),

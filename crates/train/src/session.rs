@@ -9,6 +9,8 @@ pub struct Session {
     pub device: Device,
     /// What the model computes in; master weights and losses stay f32.
     pub dtype: DType,
+    /// Whether training keeps one hidden state per block and token, and computes the rest again for the gradient.
+    pub recompute: bool,
     /// The one seed; every random stream derives from it by name.
     pub seed: u64,
     /// The locked output directory.

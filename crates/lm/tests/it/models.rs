@@ -11,14 +11,19 @@ pub(crate) const VOCAB: usize = 23;
 
 /// Both families, tied and untied, grouped queries, biases, q/k norms, heads that are not H / heads.
 pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
+    configs_of(2)
+}
+
+/// [`configs`] with so many blocks.
+pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
     let gpt2 = |extra| {
         let base = json!({"model_type": "gpt2", "vocab_size": VOCAB, "n_positions": 40, "n_embd": 12,
-            "n_layer": 2, "n_head": 3});
+            "n_layer": layers, "n_head": 3});
         config(base, extra)
     };
     let llama = |extra| {
         let base = json!({"model_type": "llama", "vocab_size": VOCAB, "hidden_size": 12, "intermediate_size": 20,
-            "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 2,
+            "num_hidden_layers": layers, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 2,
             "max_position_embeddings": 40, "rms_norm_eps": 1e-5});
         config(base, extra)
     };

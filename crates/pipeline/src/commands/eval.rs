@@ -85,7 +85,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
                 .rows,
         );
     }
-    let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config))?;
+    let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
     let tokens: usize = rows.iter().map(|row| row.targets()).sum();
     if args.json {
         return print_json(
@@ -131,7 +131,7 @@ fn report(
     let report = rlhf_reward::evaluate(
         &scalar,
         &items.items,
-        micro_batch_tokens(model.config()),
+        micro_batch_tokens(model.config(), false),
         run.seed,
     )?;
     if args.json {

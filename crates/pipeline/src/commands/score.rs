@@ -187,7 +187,7 @@ fn under_language_model(
         rows.push(ids);
     }
     let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
-    for range in micro_batches(&lengths, micro_batch_tokens(&model.config)) {
+    for range in micro_batches(&lengths, micro_batch_tokens(&model.config, false)) {
         let mut packer = Packer::new();
         let (mut predicting, mut targets) = (Vec::new(), Vec::new());
         for ids in &rows[range.clone()] {
