@@ -31,7 +31,7 @@ pub fn attention(
     }
 }
 
-/// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together; scores in `f32` at least.
+/// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together, computed in `f32` at least.
 pub fn reference(
     q: &Tensor,
     k: &Tensor,
@@ -52,16 +52,20 @@ pub fn reference(
     if groups.is_empty() {
         return Ok(q.clone());
     }
+    let (dtype, wide) = (q.dtype(), wide(q));
+    let (q, k, v) = (q.to_dtype(wide)?, k.to_dtype(wide)?, v.to_dtype(wide)?);
     let mut outputs = Vec::new();
     let mut place = vec![0u32; tokens]; // of each token in the concatenated outputs
     let mut rows = 0;
     for blocks in groups.values() {
         let padded = Padded::new(blocks, rows, &mut place);
         rows += padded.batch * padded.own;
-        outputs.push(padded.attend(q, k, v, (heads, kv_heads, d), scale)?);
+        outputs.push(padded.attend(&q, &k, &v, (heads, kv_heads, d), scale)?);
     }
     let place = Tensor::from_vec(place, tokens, q.device())?;
-    Tensor::cat(&outputs, 0)?.index_select(&place, 0)
+    Tensor::cat(&outputs, 0)?
+        .index_select(&place, 0)?
+        .to_dtype(dtype)
 }
 
 /// Blocks of like size, as rectangles of `own` queries by `seen` keys.
@@ -123,8 +127,8 @@ impl Padded {
         let group = heads / kv_heads;
         let queries = Tensor::from_vec(self.queries, batch * own, q.device())?;
         let keys = Tensor::from_vec(self.keys, batch * seen, q.device())?;
-        let mask =
-            Tensor::from_vec(self.mask, (batch, 1, 1, own, seen), q.device())?.to_dtype(wide(q))?;
+        let mask = Tensor::from_vec(self.mask, (batch, 1, 1, own, seen), q.device())?
+            .to_dtype(q.dtype())?;
         let q = q
             .contiguous()?
             .index_select(&queries, 0)?
@@ -140,19 +144,11 @@ impl Padded {
                 .transpose(1, 2)?
                 .contiguous()
         };
-        let scores = (q
-            .matmul(&gather(k)?.transpose(2, 3)?.contiguous()?)?
-            .to_dtype(wide(&q))?
-            * scale)?;
+        let scores = (q.matmul(&gather(k)?.transpose(2, 3)?.contiguous()?)? * scale)?;
         let scores = scores
             .reshape((batch, kv_heads, group, own, seen))?
             .broadcast_add(&mask)?;
-        let weights = softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?.reshape((
-            batch,
-            kv_heads,
-            group * own,
-            seen,
-        ))?;
+        let weights = softmax(&scores, D::Minus1)?.reshape((batch, kv_heads, group * own, seen))?;
         let out = weights
             .matmul(&gather(v)?)?
             .reshape((batch, kv_heads, group, own, d))?;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Operand, Shared, add, elements, fill, fused, gradient, output};
+use crate::cpu::{Operand, Shared, add, elements, fill, fused, gradient, output, wide};
 
 /// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
@@ -25,9 +25,10 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     table.apply_op1(Embedding { ids })
 }
 
-/// [`embedding`](crate::embedding) as candle's `index_select`.
+/// [`embedding`](crate::embedding) as candle's `index_select`, from a table in `f32` at least: its gradient is a sum over a token's readers.
 pub fn reference(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
-    table.index_select(ids, 0)
+    let rows = table.to_dtype(wide(table))?.index_select(ids, 0)?;
+    rows.to_dtype(table.dtype())
 }
 
 struct Embedding {

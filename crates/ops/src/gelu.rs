@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use crate::cpu::{Operand, elements, fill, fused, gradient, output};
+use crate::cpu::{Operand, elements, fill, fused, gradient, output, wide};
 use crate::simd::{exp, sigmoid, vectorised};
 
 /// `y = x·½(1 + tanh(√(2/π)(x + 0.044715x³)))`: GPT-2's activation (`gelu_new`). Hendrycks, Gimpel 2016.
@@ -31,14 +31,14 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`gelu_tanh`](crate::gelu_tanh) as candle's own operation.
+/// [`gelu_tanh`](crate::gelu_tanh) as candle's own operation, in `f32` at least.
 pub fn reference_tanh(x: &Tensor) -> Result<Tensor> {
-    x.gelu()
+    x.to_dtype(wide(x))?.gelu()?.to_dtype(x.dtype())
 }
 
-/// [`gelu_erf`](crate::gelu_erf) as candle's own operation.
+/// [`gelu_erf`](crate::gelu_erf) as candle's own operation, in `f32` at least.
 pub fn reference_erf(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    x.to_dtype(wide(x))?.gelu_erf()?.to_dtype(x.dtype())
 }
 
 struct Gelu {

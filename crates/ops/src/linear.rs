@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Te
 use rayon::prelude::*;
 
 use crate::cpu::{
-    Matrix, Operand, elements, fused, gradient, multiply, output, rows_per_piece, sum_rows,
+    Matrix, Operand, elements, fused, gradient, multiply, output, rows_per_piece, sum_rows, wide,
 };
 
 /// How a weight matrix lies in memory.
@@ -42,7 +42,7 @@ pub fn linear(
     }
 }
 
-/// [`linear`](crate::linear) as a matrix product and an addition.
+/// [`linear`](crate::linear) as a matrix product and an addition, the latter in `f32` at least: its gradient is a sum over all rows.
 pub fn reference(
     x: &Tensor,
     w: &Tensor,
@@ -50,20 +50,24 @@ pub fn reference(
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (inputs, outputs) = layout.sizes(w.dims2()?);
+    let (dtype, wide) = (x.dtype(), wide(x));
+    // Accelerators sum products of half precision in f32; candle's CPU sums f16 in f16.
+    let within = if x.device().is_cpu() { wide } else { dtype };
+    let w = w.to_dtype(within)?;
     let w = match layout {
         WeightLayout::OutIn => w.t()?,
-        WeightLayout::InOut => w.clone(),
+        WeightLayout::InOut => w,
     };
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = outputs;
     }
-    let y = x.reshape(((), inputs))?.matmul(&w)?;
+    let y = x.reshape(((), inputs))?.to_dtype(within)?.matmul(&w)?;
     let y = match bias {
-        Some(b) => y.broadcast_add(b)?,
+        Some(b) => y.to_dtype(wide)?.broadcast_add(&b.to_dtype(wide)?)?,
         None => y,
     };
-    y.reshape(shape)
+    y.to_dtype(dtype)?.reshape(shape)
 }
 
 impl WeightLayout {

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use crate::cpu::{Operand, elements, fill, fused, gradient, output};
+use crate::cpu::{Operand, elements, fill, fused, gradient, output, wide};
 
 /// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`: neither overflows nor loses a large negative `x`. Any shape.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -13,10 +13,11 @@ pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`log_sigmoid`](crate::log_sigmoid) in tensor operations.
+/// [`log_sigmoid`](crate::log_sigmoid) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor) -> Result<Tensor> {
+    let (dtype, x) = (x.dtype(), x.to_dtype(wide(x))?);
     let negative = x.minimum(&x.zeros_like()?)?;
-    negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+    (negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?.to_dtype(dtype)
 }
 
 struct LogSigmoid;

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fused, gradient, output};
+use crate::cpu::{Operand, elements, fill, fused, gradient, output, wide};
 use crate::simd::vectorised;
 
 /// `y₁ = x₁·cos − x₂·sin`, `y₂ = x₂·cos + x₁·sin`, where `x₁`, `x₂` are the first and second half of a head.
@@ -27,16 +27,18 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`rope`](crate::rope) in tensor operations.
+/// [`rope`](crate::rope) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
-    let cos = cos.detach().to_dtype(x.dtype())?.unsqueeze(1)?;
-    let sin = sin.detach().to_dtype(x.dtype())?.unsqueeze(1)?;
+    let (dtype, wide) = (x.dtype(), wide(x));
+    let x = x.to_dtype(wide)?;
+    let cos = cos.detach().to_dtype(wide)?.unsqueeze(1)?;
+    let sin = sin.detach().to_dtype(wide)?.unsqueeze(1)?;
     let first = x.narrow(D::Minus1, 0, half)?;
     let second = x.narrow(D::Minus1, half, half)?;
     let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
     let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[rotated_first, rotated_second], D::Minus1)
+    Tensor::cat(&[rotated_first, rotated_second], D::Minus1)?.to_dtype(dtype)
 }
 
 struct Rope;

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, Shared, elements, fill, fused, gradient, output};
+use crate::cpu::{Operand, Shared, elements, fill, fused, gradient, output, wide};
 use crate::simd::{sigmoid, vectorised};
 
 /// `y = silu(gate)·up`, where `silu(g) = g·σ(g)`. Both operands and the result have one shape. Shazeer 2020, equation 6.
@@ -21,9 +21,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// [`swiglu`](crate::swiglu) in tensor operations.
+/// [`swiglu`](crate::swiglu) in tensor operations, computed in `f32` at least.
 pub fn reference(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+    let (dtype, wide) = (gate.dtype(), wide(gate));
+    (gate.to_dtype(wide)?.silu()? * up.to_dtype(wide)?)?.to_dtype(dtype)
 }
 
 struct SwiGlu;

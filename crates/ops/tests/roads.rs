@@ -1,4 +1,5 @@
 //! Which form of an operation runs: half precision takes the reference, and so does everything once the switch is on.
+//! And what half precision means: operands and results are stored in it, sums are not taken in it.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -191,8 +192,49 @@ fn half_precision_works_with_gradients() {
     }
 }
 
+/// Counting: in a sum of ones bf16 stops at 256 and f16 at 2048, so gradients that are such sums show where they are taken.
+#[test]
+fn half_precision_sums_in_f32() {
+    let n = 5000;
+    for dtype in [DType::BF16, DType::F16] {
+        let ones = |shape: &[usize]| Tensor::ones(shape, dtype, &Device::Cpu).unwrap();
+        let ids = Tensor::zeros(n, DType::U32, &Device::Cpu).unwrap();
+        let gradient = |of: &str, var: Tensor, op: &dyn Fn(&Tensor) -> Result<Tensor>| {
+            let var = Var::from_tensor(&var).unwrap();
+            let grads = op(&var).unwrap().sum_all().unwrap().backward().unwrap();
+            for got in values(grads.get(&var).unwrap()) {
+                let want = n as f32;
+                // What is left is one rounding of the sum itself.
+                assert!(
+                    (got - want).abs() <= 0.004 * want,
+                    "{of} in {dtype:?}: {got}, expected {want}"
+                );
+            }
+        };
+        let x = ones(&[n, 1]);
+        gradient("bias", ones(&[2]), &|b| {
+            rlhf_ops::linear(&x, &ones(&[2, 1]), WeightLayout::OutIn, Some(b))
+        });
+        gradient("weight", ones(&[2, 1]), &|w| {
+            rlhf_ops::linear(&x, w, WeightLayout::OutIn, None)
+        });
+        gradient("embedding", ones(&[1, 2]), &|table| {
+            rlhf_ops::embedding(&ids, table)
+        });
+        let pair = Tensor::new(&[[1f32, -1.0]], &Device::Cpu)
+            .unwrap()
+            .to_dtype(dtype)
+            .unwrap();
+        let rows = pair.broadcast_as((n, 2)).unwrap().contiguous().unwrap();
+        gradient("norm's bias", ones(&[2]), &|b| {
+            rlhf_ops::layer_norm(&rows, &ones(&[2]), b, 1e-5)
+        });
+    }
+}
+
 #[test]
 fn the_switch_sends_every_operation_down_its_reference_road() {
+    let before = rlhf_ops::reference_only();
     rlhf_ops::set_reference_only(true);
     assert!(rlhf_ops::reference_only());
     for (name, shapes, op, reference) in operations() {
@@ -203,6 +245,6 @@ fn the_switch_sends_every_operation_down_its_reference_road() {
             "{name}"
         );
     }
-    rlhf_ops::set_reference_only(false);
-    assert!(!rlhf_ops::reference_only());
+    rlhf_ops::set_reference_only(before);
+    assert_eq!(rlhf_ops::reference_only(), before);
 }

@@ -63,7 +63,7 @@ pub enum Error {
     NoGradient(String),
     /// The gradients hold NaN or infinity; the step was not taken.
     #[error(
-        "the gradient norm is {norm}: a loss or an activation has overflowed; the step was not taken"
+        "the gradient norm is {norm}: a loss or an activation has overflowed; the step was not taken. Lower the learning rate; under --dtype f16, whose largest number is 65504, take bf16"
     )]
     NonFiniteGradient {
         /// NaN or infinity.
