@@ -26,6 +26,9 @@ mod linear;
 mod llama;
 mod packed;
 mod params;
+#[cfg(test)]
+#[path = "../../../tests/portable.rs"]
+mod portable;
 mod pretrained;
 mod reward_model;
 pub mod rng;

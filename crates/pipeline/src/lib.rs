@@ -53,9 +53,5 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
-    // For comparing the fused operations with the plain ones they stand for.
-    rlhf_ops::set_reference_only(
-        std::env::var_os("RLHF_REFERENCE").is_some_and(|value| value == "1"),
-    );
     exit::code(commands::run(cli))
 }

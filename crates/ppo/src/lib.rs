@@ -15,6 +15,9 @@ pub mod eval;
 mod guards;
 mod kl;
 mod loss;
+#[cfg(test)]
+#[path = "../../../tests/portable.rs"]
+mod portable;
 mod record;
 mod score;
 mod setup;

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used)] // in tests a panic is the report
 
+#[path = "../../../tests/portable.rs"]
+mod portable;
+
 use candle_core::{D, DType, Device, Tensor};
 use rlhf_lm::{Gradients, Params};
 use rlhf_mdp::environments::{Environment, TokenTree};

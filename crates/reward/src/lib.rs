@@ -12,6 +12,9 @@ mod config;
 mod eval;
 mod items;
 mod loss;
+#[cfg(test)]
+#[path = "../../../tests/portable.rs"]
+mod portable;
 mod train;
 
 pub use config::Config;

@@ -11,6 +11,9 @@
 mod config;
 mod eval;
 mod loss;
+#[cfg(test)]
+#[path = "../../../tests/portable.rs"]
+mod portable;
 pub mod pretrain;
 mod rows;
 mod train;

@@ -17,6 +17,9 @@ mod jsonl;
 pub mod metrics;
 mod optimizer;
 mod plan;
+#[cfg(test)]
+#[path = "../../../tests/portable.rs"]
+mod portable;
 mod progress;
 mod run_dir;
 mod schedule;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+#[path = "../../../tests/portable.rs"]
+mod portable;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -8,5 +8,7 @@ mod hub;
 mod models;
 mod oracle;
 mod packing;
+#[path = "../../../../tests/portable.rs"]
+mod portable;
 mod pretrained;
 mod text;
