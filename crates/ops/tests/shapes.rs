@@ -1,0 +1,232 @@
+//! Every operation over the shapes that models have and those that are easily forgotten: fused, reference and finite differences agree.
+//!
+//! The files of the operations hold the cases peculiar to each; here is the grid that all of them must cover: nothing at all, one token,
+//! one sequence longer than the rest, one to eight continuations of one prefix, every ratio of heads, head sizes from 16 to 128 and odd.
+#![allow(clippy::unwrap_used, dead_code)] // clippy knows tests by #[test]; of the shared helpers only some are used here
+
+#[path = "../src/testing.rs"]
+mod testing;
+
+use rlhf_ops::{Block, DecodeRows, Layout, WeightLayout, reference};
+use testing::{Chance, assert_close, hold};
+
+const HEAD_SIZES: [usize; 14] = [1, 7, 15, 16, 24, 33, 48, 64, 65, 80, 96, 112, 127, 128];
+
+/// (query heads, key heads).
+const RATIOS: [(usize, usize); 6] = [(1, 1), (2, 1), (3, 1), (8, 1), (4, 2), (9, 3)];
+
+/// Numbers of tokens: none, one, a few, more than one piece of work.
+const TOKENS: [usize; 4] = [0, 1, 5, 300];
+
+/// The fused road, whatever the environment says: `hold` compares it with the other.
+fn fused_road() {
+    rlhf_ops::set_reference_only(false);
+}
+
+/// `alone` sequences, then a prefix of four tokens with `continuations`; all by their lengths.
+fn layout(alone: &[usize], continuations: &[usize]) -> Layout {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut push = |len: usize, prefix: std::ops::Range<usize>| {
+        let start = blocks.last().map_or(0, |b| b.tokens.end);
+        blocks.push(Block {
+            tokens: start..start + len,
+            prefix,
+        });
+        start..start + len
+    };
+    for &len in alone {
+        push(len, 0..0);
+    }
+    if !continuations.is_empty() {
+        let prefix = push(4, 0..0);
+        for &len in continuations {
+            push(len, prefix.clone());
+        }
+    }
+    Layout::new(blocks).unwrap()
+}
+
+fn attention_agrees(layout: &Layout, (heads, kv_heads): (usize, usize), d: usize, what: &str) {
+    let (t, mut chance) = (layout.tokens(), Chance::new(d as u64));
+    let operands = [
+        chance.tensor(&[t, heads, d]),
+        chance.tensor(&[t, kv_heads, d]),
+        chance.tensor(&[t, kv_heads, d]),
+    ];
+    let scale = 1.0 / (d as f64).sqrt();
+    hold(
+        &format!("attention, {what}, {heads}/{kv_heads} heads of {d}"),
+        &operands,
+        |x| rlhf_ops::attention(&x[0], &x[1], &x[2], layout, scale),
+        &|x| reference::attention(&x[0], &x[1], &x[2], layout, scale),
+    );
+}
+
+#[test]
+fn attention_agrees_for_every_head_size_and_every_ratio() {
+    fused_road();
+    let layout = layout(&[0, 1, 21], &[3, 0, 1]);
+    for d in HEAD_SIZES {
+        for ratio in RATIOS {
+            attention_agrees(&layout, ratio, d, "mixed sequences");
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_for_one_to_eight_continuations_of_any_length() {
+    fused_road();
+    for k in 1..=8 {
+        for longest in [1, 70] {
+            // Of lengths 0, 1, 2, …, the last longer than the rest where it is 70.
+            let mut lengths: Vec<usize> = (0..k).collect();
+            lengths[k - 1] = longest;
+            for d in [16, 33] {
+                attention_agrees(
+                    &layout(&[2], &lengths),
+                    (4, 2),
+                    d,
+                    &format!("continuations of {lengths:?}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_where_there_is_nothing_or_one_token() {
+    fused_road();
+    for alone in [&[0][..], &[0, 0], &[1], &[1, 1, 1], &[0, 200, 1]] {
+        attention_agrees(&layout(alone, &[]), (4, 2), 16, &format!("{alone:?}"));
+    }
+}
+
+#[test]
+fn decoding_agrees_for_every_head_size_and_ratio_and_for_rows_of_any_length() {
+    fused_road();
+    let mut chance = Chance::new(2);
+    let pool = 300;
+    for d in HEAD_SIZES {
+        for (heads, kv_heads) in RATIOS {
+            // One token, a few, one row that sees far more than the rest.
+            for lengths in [&[1][..], &[1, 7, 2], &[3, 290, 1, 33]] {
+                let rows = DecodeRows {
+                    rows: lengths
+                        .iter()
+                        .map(|n| (0..*n).map(|_| chance.below(pool) as u32).collect())
+                        .collect(),
+                };
+                let q = chance.tensor(&[lengths.len(), heads, d]);
+                let [k, v] = [0, 1].map(|_| chance.tensor(&[pool, kv_heads, d]));
+                let fused = rlhf_ops::decode_attention(&q, &k, &v, &rows, 0.3).unwrap();
+                let plain = reference::decode_attention(&q, &k, &v, &rows, 0.3).unwrap();
+                assert_close(
+                    &fused,
+                    &plain,
+                    1e-5,
+                    &format!("decoding, rows of {lengths:?}, {heads}/{kv_heads} heads of {d}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_works_head_by_head_agrees_for_every_head_size() {
+    fused_road();
+    let mut chance = Chance::new(3);
+    for t in TOKENS {
+        for d in HEAD_SIZES {
+            let (x, w) = (chance.tensor(&[t, 3, d]), chance.tensor(&[d]));
+            hold(
+                &format!("rms_norm of {t} tokens, heads of {d}"),
+                &[x.clone(), w],
+                |x| rlhf_ops::rms_norm(&x[0], &x[1], 1e-6),
+                &|x| reference::rms_norm(&x[0], &x[1], 1e-6),
+            );
+            if d % 2 == 0 {
+                let [cos, sin] = [0, 1].map(|_| chance.tensor(&[t, d / 2]));
+                hold(
+                    &format!("rope of {t} tokens, heads of {d}"),
+                    &[x],
+                    |x| rlhf_ops::rope(&x[0], &cos, &sin),
+                    &|x| reference::rope(&x[0], &cos, &sin),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_works_token_by_token_agrees_for_no_token_one_and_many() {
+    fused_road();
+    let mut chance = Chance::new(4);
+    for t in TOKENS {
+        for d in [2, 7, 33, 64, 129] {
+            let what = |op: &str| format!("{op} of {t} tokens of {d}");
+            let [x, y] = [0, 1].map(|_| chance.tensor(&[t, d]));
+            let [w, b] = [0, 1].map(|_| chance.tensor(&[d]));
+            hold(
+                &what("layer_norm"),
+                &[x.clone(), w.clone(), b],
+                |x| rlhf_ops::layer_norm(&x[0], &x[1], &x[2], 1e-5),
+                &|x| reference::layer_norm(&x[0], &x[1], &x[2], 1e-5),
+            );
+            hold(
+                &what("gelu_tanh"),
+                std::slice::from_ref(&x),
+                |x| rlhf_ops::gelu_tanh(&x[0]),
+                &|x| reference::gelu_tanh(&x[0]),
+            );
+            hold(
+                &what("gelu_erf"),
+                std::slice::from_ref(&x),
+                |x| rlhf_ops::gelu_erf(&x[0]),
+                &|x| reference::gelu_erf(&x[0]),
+            );
+            hold(
+                &what("log_sigmoid"),
+                std::slice::from_ref(&x),
+                |x| rlhf_ops::log_sigmoid(&x[0]),
+                &|x| reference::log_sigmoid(&x[0]),
+            );
+            hold(
+                &what("swiglu"),
+                &[x.clone(), y],
+                |x| rlhf_ops::swiglu(&x[0], &x[1]),
+                &|x| reference::swiglu(&x[0], &x[1]),
+            );
+            for outputs in [1, 40] {
+                let weight = chance.tensor(&[outputs, d]);
+                let bias = chance.tensor(&[outputs]);
+                let layout = WeightLayout::OutIn;
+                hold(
+                    &what("linear"),
+                    &[x.clone(), weight, bias],
+                    |x| rlhf_ops::linear(&x[0], &x[1], layout, Some(&x[2])),
+                    &|x| reference::linear(&x[0], &x[1], layout, Some(&x[2])),
+                );
+            }
+            for vocabulary in [1, 50] {
+                let table = chance.tensor(&[vocabulary, d]);
+                let ids = chance.ids(t, vocabulary);
+                hold(
+                    &what("embedding"),
+                    std::slice::from_ref(&table),
+                    |x| rlhf_ops::embedding(&ids, &x[0]),
+                    &|x| reference::embedding(&ids, &x[0]),
+                );
+                // Log-probabilities in the first half, entropies in the second.
+                let both = |r: rlhf_ops::TokenLogprobs| {
+                    candle_core::Tensor::cat(&[r.logprobs, r.entropy], 0)
+                };
+                hold(
+                    &what("token_logprobs"),
+                    &[x.clone(), table],
+                    |x| both(rlhf_ops::token_logprobs(&x[0], &x[1], &ids, 0.8)?),
+                    &|x| both(reference::token_logprobs(&x[0], &x[1], &ids, 0.8)?),
+                );
+            }
+        }
+    }
+}
