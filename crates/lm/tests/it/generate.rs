@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use rlhf_lm::{CausalLm, ModelConfig, Packer, Sampled, SamplingConfig, Tokenizer, generate};
 use serde_json::json;
 
-use crate::models::params;
+use crate::models::{self, params};
 use crate::text::trained;
 
 const VOCAB: usize = 300;
@@ -272,4 +272,49 @@ fn nothing_asked_is_nothing_done() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// Oracle: the model in f32, whose log-probabilities of what was sampled in half precision are those of its own forward pass. A
+/// log-probability moves with the logits, which keep 8 bits (bf16) or 11 (f16).
+#[test]
+fn what_is_sampled_in_half_precision_is_as_likely_in_f32() {
+    let config = SamplingConfig {
+        max_new_tokens: 15,
+        min_new_tokens: 15,
+        max_rows: 4,
+        ..Default::default()
+    };
+    let prompts: Vec<Vec<u32>> = vec![vec![3, 1, 4], vec![15], vec![9, 2, 6, 5, 3, 5]];
+    let tokenizer = trained(VOCAB, &["<|endoftext|>"]);
+    for (name, model_config) in models::configs() {
+        let wide = CausalLm::new(&model_config, &params(&model_config, 5, DType::F32)).unwrap();
+        for (dtype, tolerance) in [(DType::BF16, 0.1), (DType::F16, 0.0125)] {
+            let half = CausalLm::new(&model_config, &params(&model_config, 5, dtype)).unwrap();
+            let rows = generate(&half, &tokenizer, &prompts, 2, &config, &mut |_| {}).unwrap();
+            assert_eq!(rows.len(), 6);
+            let errors: Vec<f32> = rows
+                .iter()
+                .flat_map(|row| {
+                    let prompt = &prompts[row.prompt];
+                    let all = [prompt.clone(), row.tokens.clone()].concat();
+                    let logprob = |(i, (&token, &ours)): (usize, (&u32, &f32))| {
+                        let z = logits(&wide, &all[..prompt.len() + i]);
+                        let total: f32 = z.iter().map(|z| z.exp()).sum();
+                        (z[token as usize] - total.ln() - ours).abs()
+                    };
+                    row.tokens
+                        .iter()
+                        .zip(&row.logprobs)
+                        .enumerate()
+                        .map(logprob)
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            let mean = errors.iter().sum::<f32>() / errors.len() as f32;
+            assert!(
+                mean <= tolerance,
+                "{name} in {dtype:?}: {mean} nats apart on average"
+            );
+        }
+    }
 }
