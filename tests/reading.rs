@@ -106,6 +106,51 @@ fn held_out_loss_is_the_mean_of_the_scores() {
     );
 }
 
+/// Three sampled responses of a run, checked against what PPO defines: the KL, the reward's sum, a ratio above 0.
+#[test]
+fn explain_shows_a_rollout_whose_columns_keep_ppos_identities() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.pairs("prefs.jsonl");
+    folder.prompts("prompts.jsonl");
+    folder.done("reward --model base --prefs prefs.jsonl --quiet");
+    folder.done("ppo --model base --prompts prompts.jsonl --lr 1e-2 --quiet --set ppo.log_samples=2 --set ppo.epochs=3");
+    let line = "explain runs/ppo --step 2 --episode 1";
+    let json: Value = serde_json::from_str(&folder.done(&format!("{line} --json"))).unwrap();
+    let tokens = json["tokens"].as_array().unwrap();
+    let number = |value: &Value, key: &str| value[key].as_f64().unwrap();
+    let sum = |key: &str| tokens.iter().map(|t| number(t, key)).sum::<f64>();
+    for token in tokens {
+        let kl = number(token, "logprob") - number(token, "ref_logprob");
+        assert!((number(token, "kl") - kl).abs() < 1e-9);
+        assert!(number(token, "ratio") > 0.0);
+    }
+    // k1, the default: Σ r = S − β Σ KL, in f64 from f32 log-probabilities.
+    let expected = number(&json, "score") - number(&json, "kl_coef") * sum("kl");
+    assert!((sum("reward") - expected).abs() < 1e-6, "{json}");
+    assert!(
+        tokens.iter().any(|t| number(t, "ratio") != 1.0),
+        "the updates moved nothing"
+    );
+    let text = folder.done(line);
+    assert!(
+        text.contains("advantage") && !text.contains('\x1b'),
+        "{text}"
+    );
+
+    assert!(folder.refused("explain runs/nowhere").contains("rlhf ppo"));
+    assert!(
+        folder
+            .refused("explain runs/reward")
+            .contains("log_samples")
+    );
+    assert!(
+        folder
+            .refused("explain runs/ppo --step 9")
+            .contains("steps 1 to 3")
+    );
+}
+
 #[test]
 fn data_says_what_a_file_holds() {
     let folder = Folder::empty();

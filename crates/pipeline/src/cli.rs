@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::flags::{
-    DataArgs, EvalArgs, GenerateArgs, MdpArgs, PpoFlags, PretrainFlags, ReportArgs, RewardFlags,
-    RunArgs, ScoreArgs, SftFlags, StageArgs,
+    DataArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, PpoFlags, PretrainFlags, ReportArgs,
+    RewardFlags, RunArgs, ScoreArgs, SftFlags, StageArgs,
 };
 use crate::manual::settings_help;
 
@@ -79,6 +79,14 @@ pub(crate) enum Command {
     /// --against and --reward: both models answer prompts; reward, KL and win rate, and the truth where it is known.
     #[command(after_help = example("rlhf eval --reward runs/reward --data prefs.heldout.jsonl"), after_long_help = manual("rlhf eval --reward runs/reward --data prefs.heldout.jsonl", "eval"))]
     Eval(EvalArgs),
+    /// Show one saved rollout of PPO token by token: log-probabilities, KL, value, reward, advantage, ratio.
+    ///
+    /// RUN is a run directory such as runs/ppo, or the folder of a whole pipeline. PPO keeps the first rollouts of every step
+    /// (ppo.log_samples). The score stands on the last token's reward, the price of the KL on every token's. Ratio is
+    /// the token's probability after the step's updates over the one it was sampled with; a clipped token has gone as far as
+    /// PPO lets it go. In a terminal green tokens did better than the critic expected, red ones worse.
+    #[command(after_help = example("rlhf explain runs/ppo --step 10"))]
+    Explain(ExplainArgs),
     /// Show what a data file holds: kinds of rows, lengths, repetitions, ties, and the first rows with their parts marked.
     ///
     /// Reads every format the stages read: JSON Lines of demonstrations, prompts, pairs, rankings, ratings, thumbs or texts,
@@ -115,7 +123,9 @@ impl Command {
             Self::Generate(args) => args.common.quiet,
             Self::Score(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,
-            Self::Data(_) | Self::Report(_) | Self::Mdp(_) | Self::Manual => false,
+            Self::Data(_) | Self::Explain(_) | Self::Report(_) | Self::Mdp(_) | Self::Manual => {
+                false
+            }
         }
     }
 }

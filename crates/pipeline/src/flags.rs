@@ -360,6 +360,22 @@ impl ComputeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A run directory of PPO.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The PPO step [default: the last one kept].
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u64>,
+    /// Which of the step's kept rollouts, counted from 0.
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub(crate) episode: usize,
+    /// Print {"prompt", "response", "tokens": [{"text", "logprob", …}], "totals", …} instead.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DataArgs {
     /// Files or folders.
     #[arg(required = true, value_name = "FILE")]

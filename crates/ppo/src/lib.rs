@@ -27,7 +27,7 @@ mod trajectory;
 pub use advantage::{Variance, gae, rewards, whiten};
 pub use config::{Config, MissingEos};
 pub use kl::{KlController, KlEstimator};
-pub use loss::{UpdateStats, policy_loss, update_sums, value_loss};
+pub use loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
 pub use score::{PromptRow, reward_scores, shape_score};
 pub use setup::prompt_rows;
 pub use train::{Outcome, train};

@@ -21,6 +21,11 @@ pub fn policy_loss(
     unclipped.maximum(&clipped)
 }
 
+/// Whether the clipped term is the larger loss, `−A clip(ρ, 1−ε, 1+ε) > −A ρ`: the token's gradient is then zero.
+pub fn is_clipped(ratio: f64, advantage: f64, clip: f64) -> bool {
+    -advantage * ratio.clamp(1.0 - clip, 1.0 + clip) > -advantage * ratio
+}
+
 /// Value loss per token: `½ max((V − R)², (V_clip − R)²)`, `V_clip = V_old + clip(V − V_old, ±ε_v)`.
 ///
 /// All tensors `[N]` f32; `old_values` and `returns` record no graph.
@@ -122,6 +127,25 @@ mod tests {
             .zip([-1.2, -(-1f32).exp(), -0.1f32.exp(), 1f32.exp(), 0.8])
         {
             assert!((g - w).abs() < 1e-6, "{got:?}");
+        }
+    }
+
+    /// The definition: only a ratio that has left the interval on the side its advantage asks for is held.
+    #[test]
+    fn a_token_is_clipped_only_where_its_advantage_would_push_it_further() {
+        for (ratio, advantage, held) in [
+            (1.3, 1.0, true),
+            (1.3, -1.0, false),
+            (0.7, -1.0, true),
+            (0.7, 1.0, false),
+            (1.1, 1.0, false),
+            (1.3, 0.0, false),
+        ] {
+            assert_eq!(
+                is_clipped(ratio, advantage, 0.2),
+                held,
+                "ρ {ratio} A {advantage}"
+            );
         }
     }
 

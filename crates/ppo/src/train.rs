@@ -18,9 +18,9 @@ use serde_json::{Map, Value, json};
 
 use crate::advantage::{gae, rewards, whiten};
 use crate::config::Config;
-use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond};
+use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond, response_logprobs};
 use crate::kl::KlController;
-use crate::loss::{UpdateStats, policy_loss, update_sums, value_loss};
+use crate::loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
 use crate::record::{Clock, Updates, record};
 use crate::score::{PromptRow, reward_scores, shape_score};
 use crate::setup::{number, plan, prepare};
@@ -342,7 +342,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let (trajectory, record) = ppo.step(done)?;
         done += 1;
         metrics.log(done, &record)?;
-        ppo.log_samples(done, &trajectory, session)?;
+        ppo.log_samples(done, &trajectory, number(&record, "kl_coef"), session)?;
         let (kl, score) = (
             number(&record, "objective/kl"),
             number(&record, "objective/scores"),
@@ -415,9 +415,33 @@ impl Ppo<'_> {
     }
 
     /// The first few episodes of a step, whole, for `samples.jsonl`.
-    fn log_samples(&self, step: u64, t: &Trajectory, session: &Session) -> Result<()> {
+    ///
+    /// `ratios` compare the policy that the step's updates left with the one that sampled; `clipped` tokens are those the
+    /// clip has stopped moving.
+    fn log_samples(&self, step: u64, t: &Trajectory, beta: f64, session: &Session) -> Result<()> {
+        let config = self.config;
         let tokenizer = &self.language_model.tokenizer;
-        for (i, episode) in t.episodes.iter().enumerate().take(self.config.log_samples) {
+        let shown = &t.episodes[..config.log_samples.min(t.episodes.len())];
+        let updated = response_logprobs(
+            &self.policy.view,
+            &t.prompts,
+            shown,
+            config.temperature,
+            self.micro_tokens,
+            &self.device,
+        )?;
+        for (i, episode) in shown.iter().enumerate() {
+            let ratios: Vec<f64> = updated[i]
+                .iter()
+                .zip(&t.logprobs[i])
+                .map(|(new, old)| (f64::from(*new) - f64::from(*old)).exp())
+                .collect();
+            let clipped: Vec<bool> = ratios
+                .iter()
+                .zip(&t.advantages[i])
+                .map(|(ratio, advantage)| is_clipped(*ratio, *advantage, config.clip))
+                .collect();
+            let texts = episode.response.iter();
             session.dir.append_sample(&json!({
                 "step": step,
                 "kind": "rollout",
@@ -425,13 +449,17 @@ impl Ppo<'_> {
                 "response": tokenizer.decode(&episode.response)?,
                 "finished": episode.finished,
                 "score": t.scores[i],
+                "kl_coef": beta,
                 "tokens": episode.response,
+                "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
                 "logprobs": t.logprobs[i],
                 "ref_logprobs": t.ref_logprobs[i],
                 "values": t.values[i],
                 "rewards": t.rewards[i],
                 "advantages": t.advantages[i],
                 "returns": t.returns[i],
+                "ratios": ratios,
+                "clipped": clipped,
             }))?;
         }
         Ok(())

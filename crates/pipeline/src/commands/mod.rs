@@ -2,6 +2,7 @@
 
 mod data;
 mod eval;
+mod explain;
 mod generate;
 mod mdp;
 mod report;
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
