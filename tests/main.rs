@@ -11,5 +11,6 @@ mod reading;
 mod recovery;
 mod refusals;
 mod reproducibility;
+mod rewards;
 mod score;
 mod typed;

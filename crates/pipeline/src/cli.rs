@@ -54,7 +54,7 @@ pub(crate) enum Command {
     Reward(StageArgs<RewardFlags>),
     /// Improve a language model by PPO against a reward model, held close to where it started.
     ///
-    /// Starts from runs/sft, scores responses with runs/reward. A step samples responses, scores them, subtracts the price
+    /// Starts from runs/sft, scores responses with runs/reward; --reward takes another model, a rule, or a program of yours. A step samples responses, scores them, subtracts the price
     /// of every nat of distance to the frozen reference, and moves the policy in a clipped way towards what scored better
     /// than the critic expected. --steps counts such steps. Without --prompts the bundled ones are used.
     #[command(after_help = example("rlhf ppo --steps 1000 --kl-coef 0.05"), after_long_help = manual("rlhf ppo --steps 1000 --kl-coef 0.05", "ppo"))]

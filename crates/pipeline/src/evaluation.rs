@@ -5,14 +5,14 @@
 //! reference. No part of training sees the judge.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rlhf_dataset::read_prompts;
 use rlhf_dataset::tiny_world::{Gold, Judge};
-use rlhf_lm::{CausalLm, LanguageModel, RewardModel, SamplingConfig};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
 use rlhf_ppo::eval::{kl_per_episode, respond, response_logprobs, win};
-use rlhf_ppo::{Episode, PromptRow, reward_scores};
+use rlhf_ppo::{Episode, PromptRow, RewardSource, Scorer};
 use rlhf_train::{Progress, micro_batch_tokens, statistics};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub(crate) struct Lineup {
     pub(crate) before: Vec<(String, PathBuf)>,
     /// Shown below the reference and its best of n.
     pub(crate) after: Vec<(String, PathBuf)>,
-    pub(crate) reward: Option<PathBuf>,
+    pub(crate) reward: Option<RewardSource>,
 }
 
 /// What all models are asked, and how.
@@ -78,6 +78,8 @@ pub(crate) struct Questions {
     pub(crate) best_of: usize,
     pub(crate) examples: usize,
     pub(crate) skip_bad: usize,
+    /// How long a reward command may take for one model's responses.
+    pub(crate) reward_timeout: Duration,
 }
 
 impl Questions {
@@ -103,6 +105,7 @@ impl Questions {
             best_of: settings.best_of,
             examples: settings.examples,
             skip_bad: ppo.skip_bad,
+            reward_timeout: ppo.timeout(),
         }
     }
 }
@@ -181,7 +184,7 @@ struct Room<'a> {
     prompts: Vec<PromptRow>,
     sampling: &'a SamplingConfig,
     reference: LanguageModel,
-    reward: Option<RewardModel>,
+    reward: Option<Scorer>,
     judge: Judge,
     micro_tokens: usize,
 }
@@ -190,10 +193,9 @@ impl<'a> Room<'a> {
     fn open(lineup: &Lineup, questions: &'a Questions, machine: &Machine) -> anyhow::Result<Self> {
         let reference = load(&lineup.reference.1, machine)?;
         let reward = match &lineup.reward {
-            Some(folder) => Some(
-                RewardModel::load(folder, machine.dtype, &machine.device)
-                    .with_context(|| format!("loading the reward model {}", folder.display()))?,
-            ),
+            Some(source) => {
+                Some(source.open(machine.dtype, &machine.device, questions.reward_timeout)?)
+            }
             None => None,
         };
         let loaded = read_prompts(&questions.files, questions.skip_bad)?;
@@ -275,12 +277,7 @@ impl<'a> Room<'a> {
         episodes: &[Episode],
     ) -> anyhow::Result<Option<Vec<f64>>> {
         match &self.reward {
-            Some(reward) => Ok(Some(reward_scores(
-                reward,
-                &model.tokenizer,
-                prompts,
-                episodes,
-            )?)),
+            Some(reward) => Ok(Some(reward.scores(&model.tokenizer, prompts, episodes)?)),
             None => Ok(None),
         }
     }

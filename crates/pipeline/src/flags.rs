@@ -180,8 +180,8 @@ pub(crate) struct PpoFlags {
     /// Policy and reference start here: a run, a directory or a hub id [default: runs/sft].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// The reward model: a run or a directory [default: runs/reward].
-    #[arg(long, value_name = "MODEL")]
+    /// A reward model (a run or a directory), length:N, regex:PATTERN, gold:tiny-world or command:LINE [default: runs/reward].
+    #[arg(long, value_name = "REWARD")]
     reward: Option<String>,
     /// Prompts: any data file whose rows have one; files or folders.
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -298,7 +298,7 @@ pub(crate) struct EvalArgs {
     /// Compare with this model: KL and wins are measured against it.
     #[arg(long, value_name = "MODEL", requires = "model")]
     pub(crate) against: Option<String>,
-    /// The reward model: measured itself, or judging the comparison.
+    /// The reward model: measured itself, or judging the comparison (there also a rule or command:LINE).
     #[arg(long, value_name = "MODEL")]
     pub(crate) reward: Option<String>,
     /// Rows to measure on: texts or demonstrations for a language model, feedback for a reward model.

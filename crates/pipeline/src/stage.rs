@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rlhf_dataset::{Loaded, read_demonstrations, read_feedback, read_prompts, read_texts};
+use rlhf_ppo::RewardSource;
 use rlhf_train::{Interrupted, OnExisting, RunDir, Session};
 use serde::Serialize;
 use toml::Table;
@@ -119,11 +120,13 @@ impl Stage for rlhf_ppo::Config {
     type Outcome = rlhf_ppo::Outcome;
 
     fn locate(&mut self, notes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
-        self.validate().map_err(|error| usage!("{error}"))?;
-        let mut inputs = vec![
-            model(&mut self.model, "sft", notes)?,
-            model(&mut self.reward, "reward", notes)?,
-        ];
+        self.validate().map_err(|error| usage!("{error:#}"))?;
+        let mut inputs = vec![model(&mut self.model, "sft", notes)?];
+        let reward = reward_source(&self.reward)?;
+        if let RewardSource::Model(folder) = &reward {
+            self.reward = folder.display().to_string();
+        }
+        inputs.extend(reward.files());
         data(
             &mut self.prompts,
             &mut self.eval_prompts,
@@ -188,6 +191,17 @@ pub(crate) fn model_folder(name: &str, maker: &str) -> anyhow::Result<PathBuf> {
     } else {
         models::folder(name, maker)
     }
+}
+
+/// What a reward is, a model's folder found by name.
+pub(crate) fn reward_source(spec: &str) -> anyhow::Result<RewardSource> {
+    let source = spec
+        .parse()
+        .map_err(|error: anyhow::Error| usage!("{error:#}"))?;
+    Ok(match source {
+        RewardSource::Model(_) => RewardSource::Model(model_folder(spec, "reward")?),
+        other => other,
+    })
 }
 
 /// Replaces the name of a model by its folder, and gives the folder.

@@ -1,12 +1,13 @@
 //! Settings of PPO, `[ppo]` in a configuration file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rlhf_train::ScheduleKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{KlEstimator, Variance};
+use crate::{KlEstimator, RewardSource, Variance};
 
 /// What happens to the score of a response that did not end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,8 +28,11 @@ pub enum MissingEos {
 pub struct Config {
     /// Policy and reference start here, usually the SFT run: a hub id, a directory, or a run.
     pub model: String,
-    /// The reward model, usually the reward run: a directory or a run.
+    /// The reward: a model (a directory or a run), `length:N`, `regex:PATTERN`, `gold:tiny-world`, or `command:LINE`, a program
+    /// that reads {"prompt", "response"} a line and prints a number or {"score"} for each.
     pub reward: String,
+    /// Seconds that a reward command may take for one batch of responses.
+    pub reward_timeout: f64,
     /// Prompt files; empty means the bundled ones.
     pub prompts: Vec<PathBuf>,
     /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
@@ -120,6 +124,7 @@ impl Default for Config {
         Self {
             model: "runs/sft".into(),
             reward: "runs/reward".into(),
+            reward_timeout: 60.0,
             prompts: Vec::new(),
             eval_prompts: Vec::new(),
             eval_fraction: 0.1,
@@ -167,8 +172,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a reward command may take for one batch.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.reward_timeout)
+    }
+
     /// Refuses arithmetic that does not divide and values outside their range, naming the setting.
     pub fn validate(&self) -> Result<()> {
+        self.reward.parse::<RewardSource>()?;
+        ensure!(
+            self.reward_timeout > 0.0 && self.reward_timeout <= 1e9,
+            "ppo.reward_timeout is {}: it must be above 0 seconds",
+            self.reward_timeout
+        );
         ensure!(
             self.steps > 0,
             "ppo.steps is 0: nothing to do; give at least 1"

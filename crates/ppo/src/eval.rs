@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use candle_core::Device;
-use rlhf_lm::{CausalLm, RewardModel, SamplingConfig, Tokenizer, generate};
+use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer, generate};
 use rlhf_train::statistics;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::score::{PromptRow, reward_scores};
+use crate::reward::Scorer;
+use crate::score::PromptRow;
 use crate::trajectory::{Episode, per_token};
 
 /// Samples `samples` responses to each prompt, in order of prompt.
@@ -99,8 +100,8 @@ pub struct Yardstick<'a> {
     pub prompts: &'a [PromptRow],
     /// The frozen reference.
     pub reference: &'a CausalLm,
-    /// The reward model.
-    pub reward: &'a RewardModel,
+    /// What scores.
+    pub reward: &'a Scorer,
     /// The policy's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// How everyone samples: the same seed for both sides.
@@ -119,7 +120,9 @@ impl Yardstick<'_> {
             1,
             &self.sampling,
         )?;
-        let scores = reward_scores(self.reward, self.tokenizer, self.prompts, &episodes)?;
+        let scores = self
+            .reward
+            .scores(self.tokenizer, self.prompts, &episodes)?;
         Ok((episodes, scores))
     }
 
@@ -130,7 +133,9 @@ impl Yardstick<'_> {
         reference: &(Vec<Episode>, Vec<f64>),
     ) -> Result<Evaluation> {
         let episodes = respond(policy, self.tokenizer, self.prompts, 1, &self.sampling)?;
-        let scores = reward_scores(self.reward, self.tokenizer, self.prompts, &episodes)?;
+        let scores = self
+            .reward
+            .scores(self.tokenizer, self.prompts, &episodes)?;
         let ids: Vec<Vec<u32>> = self.prompts.iter().map(|p| p.ids.clone()).collect();
         let logprobs = |model| {
             response_logprobs(

@@ -20,15 +20,25 @@ fn ratio_tolerance(dtype: DType) -> f64 {
     }
 }
 
+/// Advantages and errors of the critic below this leave nothing to learn, as when a rule scores every response alike: then a
+/// gradient of zero is right, and says nothing about the operations on its way.
+const SIGNAL: f64 = 1e-6;
+
+/// Whose gradients have been found to reach every parameter.
+#[derive(Default)]
+pub(crate) struct Guarded {
+    policy: bool,
+    critic: bool,
+}
+
 impl Ppo<'_> {
     /// Stops where training would go on with numbers that mean nothing, and says why.
     pub(crate) fn check_update(
-        &self,
-        step: u64,
-        done: usize,
+        &mut self,
+        (step, done): (u64, usize),
         stats: &UpdateStats,
-        policy: &Gradients,
-        critic: &Gradients,
+        (trajectory, minibatch): (&Trajectory, &[usize]),
+        (policy, critic): (&Gradients, &Gradients),
     ) -> Result<()> {
         ensure!(
             stats.policy_loss.is_finite() && stats.ratio.is_finite(),
@@ -37,12 +47,9 @@ impl Ppo<'_> {
             stats.policy_loss,
             stats.ratio
         );
-        if done > 0 {
-            return Ok(());
-        }
         // Before the first optimizer step of a rollout π is still π_old, so every ratio is 1 up to rounding.
         ensure!(
-            stats.approx_kl < ratio_tolerance(self.policy.params.dtype()),
+            done > 0 || stats.approx_kl < ratio_tolerance(self.policy.params.dtype()),
             "PPO step {}: before its first update the policy already differs from the one that was sampled \
              (approximate KL {:.3e} nats a token, mean ratio {:.6}): the two forward passes disagree, so the policy \
              gradient would be wrong. Please report this with your configuration",
@@ -50,11 +57,31 @@ impl Ppo<'_> {
             stats.approx_kl,
             stats.ratio
         );
-        if step == 0 {
+        let told = |difference: &dyn Fn(usize, usize) -> f64| {
+            minibatch.iter().any(|&i| {
+                (0..trajectory.advantages[i].len()).any(|t| difference(i, t).abs() > SIGNAL)
+            })
+        };
+        if !self.guarded.policy && told(&|i, t| trajectory.advantages[i][t]) {
             policy.check_all(&self.policy.params).context("policy")?;
+            self.guarded.policy = true;
+        }
+        // Under a head of zeros a trunk has no gradient either, until the head has moved.
+        if !self.guarded.critic
+            && told(&|i, t| trajectory.returns[i][t] - f64::from(trajectory.values[i][t]))
+            && self.critic_head_has_moved()?
+        {
             critic.check_all(&self.critic.params).context("critic")?;
+            self.guarded.critic = true;
         }
         Ok(())
+    }
+
+    fn critic_head_has_moved(&self) -> Result<bool> {
+        let Some(head) = self.critic.params.get("score.weight") else {
+            return Ok(true);
+        };
+        Ok(head.abs()?.max_all()?.to_scalar::<f32>()? > 0.0)
     }
 
     /// At the start policy and reference are the same weights, so their log-probabilities must be the same.

@@ -1,4 +1,4 @@
-//! Stage three: PPO with a learned reward, a critic and a KL penalty against the frozen reference.
+//! Stage three: PPO with a reward, a critic and a KL penalty against the frozen reference.
 //!
 //! Read in this order:
 //!
@@ -7,9 +7,11 @@
 //! 3. [`rewards`], [`gae`], [`whiten`]: from a score to an advantage per token,
 //! 4. [`policy_loss`], [`value_loss`]: what is minimised,
 //! 5. [`KlEstimator`], [`KlController`]: the leash,
-//! 6. `eval`: whether it helped.
+//! 6. [`RewardSource`]: where the score comes from,
+//! 7. `eval`: whether it helped.
 
 mod advantage;
+mod command;
 mod config;
 pub mod eval;
 mod guards;
@@ -19,15 +21,18 @@ mod loss;
 #[path = "../../../tests/portable.rs"]
 mod portable;
 mod record;
+mod reward;
 mod score;
 mod setup;
 mod train;
 mod trajectory;
 
 pub use advantage::{Variance, gae, rewards, whiten};
+pub use command::ScoreCommand;
 pub use config::{Config, MissingEos};
 pub use kl::{KlController, KlEstimator};
 pub use loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
+pub use reward::{RewardSource, Scorer};
 pub use score::{PromptRow, reward_scores, shape_score};
 pub use setup::prompt_rows;
 pub use train::{Outcome, train};

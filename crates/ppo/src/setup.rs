@@ -4,12 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use rlhf_dataset::read_prompts;
-use rlhf_lm::{CausalLm, LanguageModel, Params, RewardModel, ScalarModel, Text, Tokenizer};
+use rlhf_lm::{CausalLm, HeadInit, LanguageModel, Params, ScalarModel, Text, Tokenizer};
 use rlhf_train::{AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, micro_batch_tokens};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::guards::Guarded;
 use crate::kl::KlController;
+use crate::reward::RewardSource;
 use crate::score::PromptRow;
 use crate::train::{Learner, Ppo};
 
@@ -22,22 +24,27 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
     base.tokenizer
         .eos_id()
         .context("PPO needs an end token: a response must be able to end")?;
-    let reward = RewardModel::load(Path::new(&config.reward), session.dtype, device)
-        .with_context(|| format!("loading the reward model from {}", config.reward))?;
-    if reward.card().calibration.is_none() && !config.uncalibrated {
-        bail!(
-            "{}: there is no calibration in reward.json, so its scores have no known scale; train it with `rlhf reward`, \
-             or take its scores as they are with --set ppo.uncalibrated=true",
-            config.reward
+    let reward =
+        config
+            .reward
+            .parse::<RewardSource>()?
+            .open(session.dtype, device, config.timeout())?;
+    if let Some(model) = reward.model() {
+        if model.card().calibration.is_none() && !config.uncalibrated {
+            bail!(
+                "{}: there is no calibration in reward.json, so its scores have no known scale; train it with `rlhf reward`, \
+                 or take its scores as they are with --set ppo.uncalibrated=true",
+                config.reward
+            );
+        }
+        ensure!(
+            model.tokenizer().hash()? == base.tokenizer.hash()?,
+            "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
+             train the reward model from the same base",
+            config.reward,
+            config.model
         );
     }
-    ensure!(
-        reward.tokenizer().hash()? == base.tokenizer.hash()?,
-        "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
-         train the reward model from the same base",
-        config.reward,
-        config.model
-    );
 
     let (prompts, held_out) = prompts(config, &base.tokenizer)?;
     let adam = || {
@@ -46,8 +53,18 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
             ..AdamWConfig::default()
         })
     };
-    // The critic starts as a copy of the reward model: it already knows good from bad.
-    let critic = Params::load(&reward.params().tensors(), device, session.dtype)?;
+    // The critic starts as a copy of the reward model, which already knows good from bad; without one, as the policy's
+    // trunk under a head of zeros, which foresees nothing yet.
+    let (critic_config, critic) = match reward.model() {
+        Some(model) => (model.config().clone(), model.params().tensors()),
+        None => {
+            let trunk = base.params.tensors();
+            let head = HeadInit::Zeros;
+            let critic = ScalarModel::with_fresh_head(&base.config, &trunk, head, device)?;
+            (base.config.clone(), critic)
+        }
+    };
+    let critic = Params::load(&critic, device, session.dtype)?;
     let micro_tokens = if config.micro_batch > 0 {
         config.micro_batch
     } else {
@@ -63,11 +80,12 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
             adam: adam(),
         },
         critic: Learner {
-            model: ScalarModel::new(reward.config(), &critic)?.recomputing(session.recompute),
-            view: ScalarModel::new(reward.config(), &critic.frozen())?,
+            model: ScalarModel::new(&critic_config, &critic)?.recomputing(session.recompute),
+            view: ScalarModel::new(&critic_config, &critic.frozen())?,
             params: critic,
             adam: adam(),
         },
+        guarded: Guarded::default(),
         reward,
         language_model: base,
         prompts,
@@ -162,7 +180,10 @@ pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
     let mut memory = MemoryItem::trained("policy", policy).to_vec();
     memory.extend(MemoryItem::trained("critic", critic));
     memory.push(MemoryItem::new("reference", 4 * policy));
-    memory.push(MemoryItem::new("reward model", 4 * critic));
+    if let Some(model) = ppo.reward.model() {
+        let reward = model.params().num_parameters() as u64;
+        memory.push(MemoryItem::new("reward model", 4 * reward));
+    }
     let held = (per_step as u64 / config.minibatches as u64).min(ppo.micro_tokens as u64);
     memory.push(MemoryItem::activations(
         held,

@@ -1,8 +1,8 @@
-//! Proximal policy optimisation of a language model against a learned reward.
+//! Proximal policy optimisation of a language model against a reward.
 //!
 //! [`Ppo::step`] is the algorithm, in the order and the words of the papers (Ziegler et al. 2019; Stiennon et
 //! al. 2020; Ouyang et al. 2022; Huang et al. 2024). Four roles take part: the *policy* π, which learns; the
-//! *reference* π_ref, the model it started from, frozen; the *reward model*, frozen; and the *critic* V, which
+//! *reference* π_ref, the model it started from, frozen; the *reward*, a frozen model as a rule; and the *critic* V, which
 //! learns to foresee the reward.
 
 use anyhow::{Context, Result};
@@ -10,19 +10,19 @@ use candle_core::{DType, Device, Tensor};
 use rand::RngCore;
 use rlhf_dataset::order::epoch_order;
 use rlhf_lm::rng::{shuffle, stream};
-use rlhf_lm::{
-    CausalLm, Gradients, LanguageModel, Params, RewardModel, SamplingConfig, SaveDtype, ScalarModel,
-};
+use rlhf_lm::{CausalLm, Gradients, LanguageModel, Params, SamplingConfig, SaveDtype, ScalarModel};
 use rlhf_train::{AdamW, Checkpoint, Interrupted, Progress, Schedule, Session, statistics};
 use serde_json::{Map, Value, json};
 
 use crate::advantage::{gae, rewards, whiten};
 use crate::config::Config;
 use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond, response_logprobs};
+use crate::guards::Guarded;
 use crate::kl::KlController;
 use crate::loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
 use crate::record::{Clock, Updates, record};
-use crate::score::{PromptRow, reward_scores, shape_score};
+use crate::reward::Scorer;
+use crate::score::{PromptRow, shape_score};
 use crate::setup::{number, plan, prepare};
 use crate::trajectory::{Batch, Episode, Trajectory, micro, per_token};
 
@@ -42,7 +42,8 @@ pub(crate) struct Ppo<'a> {
     pub(crate) policy: Learner<CausalLm>,
     pub(crate) critic: Learner<ScalarModel>,
     pub(crate) reference: CausalLm,
-    pub(crate) reward: RewardModel,
+    pub(crate) reward: Scorer,
+    pub(crate) guarded: Guarded,
     pub(crate) prompts: Vec<PromptRow>,
     pub(crate) held_out: Vec<PromptRow>,
     /// The reference's answers to the held-out prompts and their scores, once they are known.
@@ -75,8 +76,8 @@ impl Ppo<'_> {
         )?;
         clock.lap("rollout");
 
-        // 3. Score: S(x, y) from the reward model, normalised, clipped; a missing end token has its price.
-        let learned = reward_scores(&self.reward, tokenizer, &prompts, &episodes)?;
+        // 3. Score: S(x, y) from the reward model (normalised), a rule or a program; clipped; a missing end token has its price.
+        let given = self.reward.scores(tokenizer, &prompts, &episodes)?;
         let shaped = |(episode, score): (&Episode, f64)| {
             shape_score(
                 score,
@@ -85,7 +86,7 @@ impl Ppo<'_> {
                 config.missing_eos,
             )
         };
-        let scores: Vec<f64> = episodes.iter().zip(learned).map(shaped).collect();
+        let scores: Vec<f64> = episodes.iter().zip(given).map(shaped).collect();
         clock.lap("score");
 
         // 4. Old log-probabilities, reference log-probabilities, values: with the training forward, never the sampler's numbers.
@@ -247,11 +248,10 @@ impl Ppo<'_> {
                 let sums = sums.to_vec1::<f32>()?;
                 let stats = UpdateStats::from_sums(&sums, tokens);
                 self.check_update(
-                    step,
-                    done.optimizer_steps,
+                    (step, done.optimizer_steps),
                     &stats,
-                    &policy_gradients,
-                    &critic_gradients,
+                    (trajectory, minibatch),
+                    (&policy_gradients, &critic_gradients),
                 )?;
                 if config
                     .target_kl

@@ -16,7 +16,7 @@ use crate::flags::EvalArgs;
 use crate::machine::Machine;
 use crate::output::{print, print_json};
 use crate::settings::{Layers, RunSettings};
-use crate::stage::model_folder;
+use crate::stage::{model_folder, reward_source};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let layers = Layers::read(args.config.as_deref(), &args.set)?;
@@ -155,9 +155,7 @@ fn compare(
         before: Vec::new(),
         reference: (against.to_owned(), model_folder(against, "sft")?),
         after: vec![(model.to_owned(), model_folder(model, "ppo")?)],
-        reward: reward
-            .map(|name| model_folder(name, "reward"))
-            .transpose()?,
+        reward: reward.map(reward_source).transpose()?,
     };
     let mut questions = Questions::new(settings, ppo, run.seed);
     if !args.prompts.is_empty() {

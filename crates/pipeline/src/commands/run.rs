@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rlhf_ppo::RewardSource;
 use rlhf_train::OnExisting;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use crate::machine::Machine;
 use crate::models;
 use crate::output::{print, print_json};
 use crate::settings::{Layers, RunSettings, resolved};
-use crate::stage::{Job, Stage, model_folder};
+use crate::stage::{Job, Stage, model_folder, reward_source};
 use crate::table::Evaluation;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
@@ -216,8 +217,8 @@ impl Pipeline<'_> {
             model_folder(&ppo.model, "sft")?
         };
         let reward = match (has_ppo, self.layers.names("reward")) {
-            (true, _) => Some(model_folder(&ppo.reward, "reward")?),
-            (false, true) => Some(self.folder("reward").join("final")),
+            (true, _) => Some(reward_source(&ppo.reward)?),
+            (false, true) => Some(RewardSource::Model(self.folder("reward").join("final"))),
             (false, false) => None,
         };
         let after = if has_ppo {
@@ -249,9 +250,9 @@ impl Pipeline<'_> {
             .chain(&lineup.after)
             .map(|(_, folder)| folder);
         let inputs: Vec<PathBuf> = models
-            .chain(&lineup.reward)
             .chain(&questions.files)
             .cloned()
+            .chain(lineup.reward.iter().flat_map(RewardSource::files))
             .collect();
         let fingerprint = fingerprint(&described, &inputs)?;
 

@@ -1,0 +1,86 @@
+//! PPO with a reward that no model gives: a rule, a program.
+
+use serde_json::Value;
+
+use crate::folder::Folder;
+
+fn folder() -> Folder {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.prompts("prompts.jsonl");
+    folder
+}
+
+const PPO: &str =
+    "ppo --model base --prompts prompts.jsonl --quiet --config reward.toml --overwrite";
+
+#[test]
+fn a_rule_is_the_reward_and_needs_no_reward_model() {
+    let folder = folder();
+    for rule in ["length:3", "regex:red|blue"] {
+        folder.write(
+            "reward.toml",
+            &format!("[ppo]\nreward = \"{rule}\"\nmissing_eos = \"none\"\n"),
+        );
+        let json: Value = serde_json::from_str(&folder.done(&format!("{PPO} --json"))).unwrap();
+        let score = json["evaluation"]["score"].as_f64().unwrap();
+        assert!((-1.0..=1.0).contains(&score), "{rule}: {json}");
+    }
+    let line = "eval --model runs/ppo --against base --reward regex:. --prompts prompts.jsonl --json --quiet";
+    let json: Value = serde_json::from_str(&folder.done(line)).unwrap();
+    for model in json["models"].as_array().unwrap() {
+        assert!(
+            (0.0..=1.0).contains(&model["reward"].as_f64().unwrap()),
+            "{json}"
+        );
+    }
+    folder.write("reward.toml", "[ppo]\nreward = \"regex:(\"\n");
+    assert!(folder.refused(PPO).contains("regex:("));
+    folder.write("reward.toml", "[ppo]\nreward = \"gold:tiny-world\"\n");
+    assert!(
+        folder
+            .refused(PPO)
+            .contains("no question of the Tiny World")
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_is_the_reward_and_its_failures_are_told() {
+    let folder = folder();
+    folder.write(
+        "reward.toml",
+        "[ppo]\nreward = \"command:sh score.sh\"\nreward_timeout = 30.0\n",
+    );
+    // One answer a line, and what was asked kept aside.
+    folder.write(
+        "score.sh",
+        "while read -r line; do echo \"$line\" >> asked.jsonl; echo '{\"score\": 0.5}'; done",
+    );
+    let json: Value =
+        serde_json::from_str(&folder.done(&format!("{PPO} --json --set ppo.missing_eos=none")))
+            .unwrap();
+    assert_eq!(json["evaluation"]["score"], 0.5);
+    let asked = folder.read("asked.jsonl");
+    let first: Value = serde_json::from_str(asked.lines().next().unwrap()).unwrap();
+    assert!(
+        first["prompt"]
+            .as_str()
+            .unwrap()
+            .starts_with("What colour is thing")
+    );
+    assert!(first["response"].is_string());
+
+    for (program, complaint) in [
+        ("exit 3", "exit status: 3"),
+        ("echo 1", "it must print one line for each"),
+        ("while read -r line; do echo nan; done", "answer 1 of"),
+    ] {
+        folder.write("score.sh", program);
+        let said = folder.refused(PPO);
+        assert!(
+            said.contains(complaint) && said.contains("sh score.sh"),
+            "{said}"
+        );
+    }
+}
