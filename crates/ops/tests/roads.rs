@@ -232,6 +232,52 @@ fn half_precision_sums_in_f32() {
     }
 }
 
+/// Closed forms over n equal elements: a mean is one of them, a softmax gives each 1/n, and log 1/n is −log n.
+#[test]
+fn half_precision_normalises_in_f32() {
+    let n = 5000;
+    for dtype in [DType::BF16, DType::F16] {
+        let ones = |shape: &[usize]| Tensor::ones(shape, dtype, &Device::Cpu).unwrap();
+        let all = |of: &str, got: &Tensor, want: f32| {
+            for got in values(got) {
+                assert!(
+                    (got - want).abs() <= 0.004 * want.abs(),
+                    "{of} in {dtype:?}: {got}, expected {want}"
+                );
+            }
+        };
+        let w = ones(&[n]);
+        all(
+            "rms_norm",
+            &rlhf_ops::rms_norm(&ones(&[2, n]), &w, 0.0).unwrap(),
+            1.0,
+        );
+        let hidden = ones(&[1, 1]);
+        let target = Tensor::zeros(1, DType::U32, &Device::Cpu).unwrap();
+        let found = rlhf_ops::token_logprobs(&hidden, &ones(&[n, 1]), &target, 1.0).unwrap();
+        all("logprob", &found.logprobs, -(n as f32).ln());
+        all("entropy", &found.entropy, (n as f32).ln());
+        assert_eq!(found.logprobs.dtype(), DType::F32);
+
+        // A prefix of one token with 600 continuations of one token: each gives half its weight to the prefix.
+        let k = 600;
+        let block = |tokens: std::ops::Range<usize>, prefix| Block { tokens, prefix };
+        let mut blocks = vec![block(0..1, 0..0)];
+        blocks.extend((1..=k).map(|t| block(t..t + 1, 0..1)));
+        let shared = Layout::new(blocks).unwrap();
+        let v = Var::from_tensor(&ones(&[k + 1, 1, 2])).unwrap();
+        let attend = |v: &Tensor, layout: &Layout| {
+            let zeros = v.zeros_like().unwrap();
+            rlhf_ops::attention(&zeros, &zeros, v, layout, 1.0).unwrap()
+        };
+        let grads = attend(&v, &shared).sum_all().unwrap().backward().unwrap();
+        let prefix = grads.get(&v).unwrap().narrow(0, 0, 1).unwrap();
+        all("gradient of a shared value", &prefix, 1.0 + k as f32 / 2.0);
+        let whole = Layout::new(vec![block(0..k + 1, 0..0)]).unwrap();
+        all("attention", &attend(&v, &whole), 1.0);
+    }
+}
+
 #[test]
 fn the_switch_sends_every_operation_down_its_reference_road() {
     let before = rlhf_ops::reference_only();

@@ -38,7 +38,7 @@ pub(crate) struct RunSettings {
     pub(crate) threads: usize,
     /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`; auto takes the best that is compiled in and present.
     pub(crate) device: String,
-    /// What the model computes in: `f32`, `bf16` or `f16`. Master weights and losses stay f32.
+    /// What the model computes in: `f32`, `bf16` or `f16`. Master weights, sums and losses stay f32.
     pub(crate) dtype: String,
     /// Keep one hidden state per block and token for the gradient and compute the rest again: about a third more work for a fraction of
     /// the memory. The gradients are the same; unless `micro_batch` is set, more tokens go into a pass.
