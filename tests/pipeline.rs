@@ -81,7 +81,10 @@ fn a_pipeline_ends_with_every_model_in_one_table_and_skips_what_is_finished() {
 fn a_pipeline_reports_itself() {
     let folder = pipeline();
     folder.done("run all.toml --quiet");
-    folder.done("report runs/all --out page.html");
+    let said: Value =
+        serde_json::from_str(&folder.done("report runs/all --out page.html --json")).unwrap();
+    // The three stages, and the folder that holds them with the result.
+    assert_eq!(said, serde_json::json!({"out": "page.html", "runs": 4}));
     let page = folder.read("page.html");
     for heading in [
         "Result of runs/all",

@@ -399,6 +399,9 @@ pub(crate) struct ReportArgs {
     /// Where the page goes.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub(crate) out: PathBuf,
+    /// Print {"out", "runs"} instead of the page's path.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,9 @@
 //! `rlhf report`.
 
+use serde_json::json;
+
 use crate::flags::ReportArgs;
-use crate::output::print;
+use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let mut runs = Vec::new();
@@ -9,6 +11,9 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
         runs.extend(rlhf_web::Run::read(dir)?);
     }
     fs_err::write(&args.out, rlhf_web::report(&runs))?;
+    if args.json {
+        return print_json(&json!({"out": args.out, "runs": runs.len()}));
+    }
     print(&format!("{}\n", args.out.display()));
     Ok(())
 }
