@@ -8,6 +8,7 @@ mod manual;
 mod pipeline;
 mod portable;
 mod reading;
+mod reads;
 mod recovery;
 mod refusals;
 mod reproducibility;

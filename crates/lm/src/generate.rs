@@ -279,7 +279,7 @@ impl<'a> Batch<'a> {
 
     fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
         let logits = self.model.logits(hidden)?.to_dtype(DType::F32)?;
-        Ok(logits.flatten_all()?.to_vec1()?)
+        Ok(rlhf_ops::read_to_host(&logits)?)
     }
 
     /// Draws the next token of `row` from logits `z`, and says whether the row ends with it.

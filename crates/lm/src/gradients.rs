@@ -1,6 +1,7 @@
 //! Gradients summed over micro-batches, and the guard against silent ones.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
 
@@ -9,10 +10,13 @@ use crate::{Error, Params, Result};
 
 /// By name, the f32 gradient of each parameter, summed over micro-batches.
 ///
-/// The sums hold no graph, so a micro-batch's activations are freed when its loss is dropped.
+/// The sums hold no graph, so a micro-batch's activations are freed when its loss is dropped. They stay on the device; what the host
+/// wants to know of them, it asks with [`Gradients::read`].
 #[derive(Debug, Clone, Default)]
 pub struct Gradients {
     sums: BTreeMap<String, Tensor>,
+    /// `Σ g²` of each sum, in order of name, once they have been read.
+    squares: OnceLock<Vec<f32>>,
 }
 
 impl Gradients {
@@ -27,6 +31,7 @@ impl Gradients {
     /// little. So there the loss is scaled up before it is differentiated, and its gradients, in f32, down again; a scale at which one
     /// of them overflows is given up for a smaller one. Micikevicius et al. 2018, §3.2.
     pub fn accumulate(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
+        self.squares.take();
         // Powers of two change no digit, and no scale outlives the call: a resumed run takes the same ones.
         let scales: &[f64] = match params.dtype() {
             DType::F16 => &[4096.0, 256.0, 16.0, 1.0],
@@ -67,11 +72,30 @@ impl Gradients {
     /// Forgets them all, for the next optimizer step.
     pub fn clear(&mut self) {
         self.sums.clear();
+        self.squares.take();
     }
 
-    /// `‖g‖ = √(Σ_p Σ_i g_{p,i}²)` over all parameters together; the host waits for the device once.
+    /// The elements of `numbers` (f32), read from the device together with what norm, guard and optimizer will ask of `gradients`: an
+    /// optimizer step waits for the device here, and nowhere else but under f16, where every micro-batch looks for overflow.
+    pub fn read(numbers: &Tensor, gradients: &[&Self]) -> Result<Vec<f32>> {
+        let mut parts = vec![numbers.flatten_all()?];
+        for one in gradients {
+            parts.extend(one.squares_on_device()?);
+        }
+        let mut found = rlhf_ops::read_to_host(&Tensor::cat(&parts, 0)?)?;
+        let mut rest = found.split_off(numbers.elem_count());
+        for one in gradients {
+            let after = rest.split_off(one.sums.len());
+            // Set already only if they were read before, and then they are the same.
+            let _ = one.squares.set(std::mem::replace(&mut rest, after));
+        }
+        Ok(found)
+    }
+
+    /// `‖g‖ = √(Σ_p Σ_i g_{p,i}²)` over all parameters together.
     pub fn norm(&self) -> Result<f64> {
-        Ok(self.sums_of_squares()?.iter().sum::<f64>().sqrt())
+        let squares = self.squares()?.iter();
+        Ok(squares.map(|s| f64::from(*s)).sum::<f64>().sqrt())
     }
 
     /// The guard after a first backward: every parameter has a finite, non-zero gradient, or the
@@ -90,10 +114,10 @@ impl Gradients {
     /// [`Gradients::check_all`] for a loss that is known not to depend on the parameters in `exempt`: one of differences
     /// between scores does not on what shifts them all alike.
     pub fn check_all_but(&self, params: &Params, exempt: &[&str]) -> Result<()> {
-        let squares: BTreeMap<_, _> = self.sums.keys().zip(self.sums_of_squares()?).collect();
+        let squares: BTreeMap<_, _> = self.sums.keys().zip(self.squares()?).collect();
         let mut offenders = Vec::new();
         for (name, _) in params.iter().filter(|(name, _)| !exempt.contains(name)) {
-            match squares.get(&name.to_owned()) {
+            match squares.get(&name.to_owned()).map(|s| **s) {
                 None => offenders.push(format!("{name} (none recorded)")),
                 Some(s) if !s.is_finite() => offenders.push(format!("{name} (not finite)")),
                 // Squares of gradients below 1e-23 underflow; look again before calling them zero.
@@ -117,20 +141,28 @@ impl Gradients {
         let Some(grad) = self.sums.get(name) else {
             return Ok(true);
         };
-        Ok(grad.abs()?.max_all()?.to_scalar::<f32>()? == 0.0)
+        Ok(rlhf_ops::read_to_host(&grad.abs()?.max_all()?)? == [0.0])
     }
 
-    fn sums_of_squares(&self) -> Result<Vec<f64>> {
-        if self.sums.is_empty() {
-            return Ok(Vec::new());
+    /// `Σ g²` of each parameter, in order of name: as they were read, or read now.
+    fn squares(&self) -> Result<&[f32]> {
+        if let Some(squares) = self.squares.get() {
+            return Ok(squares);
         }
-        let squares: Vec<_> = self
-            .sums
-            .values()
-            .map(rlhf_ops::sum_of_squares)
-            .collect::<Result<_, _>>()?;
-        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
-        Ok(squares.into_iter().map(f64::from).collect())
+        let squares = match self.squares_on_device()? {
+            Some(squares) => rlhf_ops::read_to_host(&squares)?,
+            None => Vec::new(),
+        };
+        Ok(self.squares.get_or_init(|| squares))
+    }
+
+    fn squares_on_device(&self) -> Result<Option<Tensor>> {
+        if self.sums.is_empty() {
+            return Ok(None);
+        }
+        let squares = self.sums.values().map(rlhf_ops::sum_of_squares);
+        let squares = squares.collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Tensor::stack(&squares, 0)?))
     }
 }
 
@@ -153,7 +185,10 @@ fn scaled(params: &Params, loss: &Tensor, scale: f64) -> Result<Gradients> {
         };
         sums.insert(name.to_owned(), grad);
     }
-    Ok(Gradients { sums })
+    Ok(Gradients {
+        sums,
+        squares: OnceLock::new(),
+    })
 }
 
 #[cfg(test)]
@@ -214,6 +249,26 @@ mod tests {
             gradient(1e6).iter().all(|g| !g.is_finite()),
             "beyond every scale the overflow shows"
         );
+    }
+
+    #[test]
+    fn one_read_serves_norm_and_guard_of_all_gradients_until_they_change() {
+        let params = params(DType::F32);
+        let (mut some, none) = (Gradients::new(), Gradients::new());
+        some.accumulate(&params, &loss(&params)).unwrap();
+        let numbers = Tensor::new(&[[7f32, 8.0]], &Device::Cpu).unwrap();
+        let before = rlhf_ops::host_reads();
+        let found = Gradients::read(&numbers, &[&none, &some, &some]).unwrap();
+        assert_eq!(found, [7.0, 8.0]);
+        // |2·(1, 2)|² = 20.
+        let norms = [&some, &none].map(|grads| grads.norm().unwrap());
+        assert_eq!(norms, [20f64.sqrt(), 0.0]);
+        assert!(some.check_all(&params).is_err());
+        assert_eq!(rlhf_ops::host_reads() - before, 1);
+        some.accumulate(&params, &loss(&params)).unwrap();
+        assert_eq!(some.norm().unwrap(), 80f64.sqrt());
+        some.clear();
+        assert_eq!(some.norm().unwrap(), 0.0);
     }
 
     #[test]

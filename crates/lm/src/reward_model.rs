@@ -194,12 +194,8 @@ impl RewardModel {
                 .model
                 .hidden(&packer.finish(device)?)?
                 .index_select(&Tensor::new(last, device)?, 0)?;
-            let mut scores = self
-                .model
-                .scores(&hidden)?
-                .to_vec1::<f32>()?
-                .into_iter()
-                .map(f64::from);
+            let scores = rlhf_ops::read_to_host(&self.model.scores(&hidden)?)?;
+            let mut scores = scores.into_iter().map(f64::from);
             let (done, rest) = waiting.split_at(taken);
             all.extend(
                 done.iter()

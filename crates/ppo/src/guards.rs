@@ -77,11 +77,12 @@ impl Ppo<'_> {
         Ok(())
     }
 
+    /// Reads from the device by itself: a step waits twice until the guard has passed.
     fn critic_head_has_moved(&self) -> Result<bool> {
         let Some(head) = self.critic.params.get("score.weight") else {
             return Ok(true);
         };
-        Ok(head.abs()?.max_all()?.to_scalar::<f32>()? > 0.0)
+        Ok(rlhf_ops::read_to_host(&head.abs()?.max_all()?)?[0] > 0.0)
     }
 
     /// At the start policy and reference are the same weights, so their log-probabilities must be the same.

@@ -217,7 +217,17 @@ impl Ppo<'_> {
                     if config.entropy_coef > 0.0 {
                         loss = (loss - (now.entropy.sum_all()? * config.entropy_coef)?)?;
                     }
-                    policy_gradients.accumulate(&self.policy.params, &(loss / tokens as f64)?)?;
+                    let loss = (loss / tokens as f64)?;
+                    policy_gradients.accumulate(&self.policy.params, &loss)?;
+                    let policy_sums = update_sums(
+                        &now.logprobs,
+                        &old_logprobs,
+                        &advantages,
+                        &now.entropy,
+                        &losses,
+                    )?;
+                    // The policy's activations go before the critic's come.
+                    drop((now, losses, loss));
 
                     // c_v · L_V: the critic's weights are its own, so its backward is its own.
                     let values = batch.values(&self.critic.model)?;
@@ -226,13 +236,6 @@ impl Ppo<'_> {
                     let loss = (value_losses.sum_all()? * (config.value_coef / tokens as f64))?;
                     critic_gradients.accumulate(&self.critic.params, &loss)?;
 
-                    let policy_sums = update_sums(
-                        &now.logprobs,
-                        &old_logprobs,
-                        &advantages,
-                        &now.entropy,
-                        &losses,
-                    )?;
                     let moved = (values.detach() - &old_values)?
                         .abs()?
                         .gt(config.value_clip)?;
@@ -245,7 +248,7 @@ impl Ppo<'_> {
                     )?;
                     sums = (sums + Tensor::cat(&[policy_sums, critic_sums], 0)?)?;
                 }
-                let sums = sums.to_vec1::<f32>()?;
+                let sums = Gradients::read(&sums, &[&policy_gradients, &critic_gradients])?;
                 let stats = UpdateStats::from_sums(&sums, tokens);
                 self.check_update(
                     (step, done.optimizer_steps),

@@ -161,7 +161,7 @@ pub(crate) fn per_token(
     let mut all = Vec::with_capacity(episodes.len());
     for range in micro_batches(&lengths, micro_tokens) {
         let part: Vec<&Episode> = episodes[range].iter().collect();
-        let flat = forward(&Batch::pack(prompts, &part, device)?)?.to_vec1::<f32>()?;
+        let flat = rlhf_ops::read_to_host(&forward(&Batch::pack(prompts, &part, device)?)?)?;
         let mut rest = flat.as_slice();
         for episode in part {
             let (own, after) = rest.split_at(episode.response.len());

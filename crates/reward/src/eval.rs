@@ -26,11 +26,8 @@ pub fn raw_scores(
         let part: Vec<&Item> = items[micro].iter().collect();
         let batch = Batch::pack(&part, model.device())?;
         let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;
-        let mut scores = model
-            .scores(&hidden)?
-            .to_vec1::<f32>()?
-            .into_iter()
-            .map(f64::from);
+        let scores = rlhf_ops::read_to_host(&model.scores(&hidden)?)?;
+        let mut scores = scores.into_iter().map(f64::from);
         all.extend(part.iter().map(|item| {
             scores
                 .by_ref()

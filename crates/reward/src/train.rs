@@ -155,6 +155,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
             gradients.accumulate(&params, &loss)?;
             total = (total + loss.detach())?;
         }
+        last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
         if step == first {
             // A comparison stays the same when all scores move by one amount, and that is all the bias of GPT-2's last norm does.
             gradients.check_all_but(&params, &["transformer.ln_f.bias"])?;
@@ -162,7 +163,6 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let lr = schedule.lr(config.lr, step);
         let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
         let grad_norm = optimizer.step(&params, &gradients, lr, clip)?;
-        last_loss = f64::from(total.to_scalar::<f32>()?);
         ensure!(
             last_loss.is_finite() && grad_norm.is_finite(),
             "step {}: loss {last_loss} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \

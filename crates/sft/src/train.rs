@@ -174,13 +174,13 @@ pub(crate) fn fit(
             gradients.accumulate(params, &loss)?;
             total = (total + loss.detach())?;
         }
+        outcome.loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
         if step == first {
             gradients.check_all(params)?;
         }
         let lr = schedule.lr(recipe.lr, step);
         let clip = (recipe.max_grad_norm > 0.0).then_some(recipe.max_grad_norm);
         let grad_norm = optimizer.step(params, &gradients, lr, clip)?;
-        outcome.loss = f64::from(total.to_scalar::<f32>()?);
         ensure!(
             outcome.loss.is_finite() && grad_norm.is_finite(),
             "step {}: loss {} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \

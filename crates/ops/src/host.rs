@@ -1,0 +1,38 @@
+//! The one door through which training reads numbers off the device.
+
+use std::cell::Cell;
+
+use candle_core::{Result, Tensor};
+
+thread_local! {
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The elements of an `f32` tensor, row-major, in the host's memory.
+///
+/// The host waits here until the device has computed them, and the device then waits for new work. So an optimizer step calls this once,
+/// with all that it wants to know; [`host_reads`] counts the calls, and a test holds every stage to it.
+pub fn read_to_host(t: &Tensor) -> Result<Vec<f32>> {
+    READS.set(READS.get() + 1);
+    t.flatten_all()?.to_vec1()
+}
+
+/// How often this thread has called [`read_to_host`].
+pub fn host_reads() -> u64 {
+    READS.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn elements_come_row_by_row_and_every_call_counts() {
+        let t = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap();
+        let before = host_reads();
+        assert_eq!(read_to_host(&t.t().unwrap()).unwrap(), [1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(read_to_host(&t.sum_all().unwrap()).unwrap(), [10.0]);
+        assert_eq!(host_reads() - before, 2);
+    }
+}

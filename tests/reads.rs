@@ -1,0 +1,90 @@
+//! How often training waits for the device: once per optimizer step, in every stage. Run in this process, where reads are counted.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session};
+
+use crate::folder::Folder;
+
+/// Reads from the device while `train` runs in a new run directory.
+fn reads(run: &Path, train: impl FnOnce(&mut Session)) -> u64 {
+    let mut session = Session {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        recompute: false,
+        seed: 0,
+        dir: RunDir::open(run, OnExisting::Refuse).unwrap(),
+        progress: ProgressStyle::Quiet,
+        interrupt: Interrupt::new(),
+        resume: false,
+    };
+    let before = rlhf_ops::host_reads();
+    train(&mut session);
+    rlhf_ops::host_reads() - before
+}
+
+/// Evaluations and rollouts read too. They stay the same, so the difference is what the additional optimizer steps read.
+#[test]
+fn an_optimizer_step_reads_from_the_device_once() {
+    let folder = Folder::empty();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    folder.pairs("prefs.jsonl");
+    folder.prompts("prompts.jsonl");
+    let base = folder.path("base").display().to_string();
+
+    let sft = |steps| {
+        let config = rlhf_sft::Config {
+            model: base.clone(),
+            data: vec![folder.path("demos.jsonl")],
+            batch: 4,
+            // Several micro-batches a step.
+            micro_batch: 16,
+            steps,
+            ..Default::default()
+        };
+        reads(&folder.path(&format!("sft-{steps}")), |session| {
+            rlhf_sft::train(&config, session).unwrap();
+        })
+    };
+    assert_eq!(sft(5) - sft(2), 3);
+
+    let reward = |steps| {
+        let config = rlhf_reward::Config {
+            model: base.clone(),
+            prefs: vec![folder.path("prefs.jsonl")],
+            batch: 4,
+            micro_batch: 16,
+            lr: 1e-3,
+            steps,
+            ..Default::default()
+        };
+        reads(&folder.path(&format!("reward-{steps}")), |session| {
+            rlhf_reward::train(&config, session).unwrap();
+        })
+    };
+    assert_eq!(reward(5) - reward(2), 3);
+
+    let ppo = |epochs| {
+        let config = rlhf_ppo::Config {
+            model: base.clone(),
+            reward: folder.path("reward-2/final").display().to_string(),
+            prompts: vec![folder.path("prompts.jsonl")],
+            steps: 1,
+            batch: 4,
+            minibatches: 2,
+            micro_batch: 16,
+            epochs,
+            // No end before two tokens and none after three: of one length, so that sampling reads equally often whatever the policy.
+            response_length: 3,
+            min_response_length: 2,
+            ..Default::default()
+        };
+        reads(&folder.path(&format!("ppo-{epochs}")), |session| {
+            rlhf_ppo::train(&config, session).unwrap();
+        })
+    };
+    // Two minibatches an epoch, one optimizer step each.
+    assert_eq!(ppo(4) - ppo(1), 3 * 2);
+}
