@@ -162,6 +162,11 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// A tiny Llama as llama.cpp stores it, with its tokenizer.
+pub(crate) fn gguf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf/llama.gguf")
+}
+
 pub(crate) fn tiny_gpt2(dir: &Path) {
     let texts = [
         "What colour is thing 1? red. blue. green, you fool.",

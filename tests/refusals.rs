@@ -85,6 +85,22 @@ fn a_model_that_is_none_is_refused_with_a_way_out() {
     fs_err::write(&weights, &content[..content.len() / 2]).unwrap();
     let said = folder.refused("sft --model base --data demos.jsonl");
     assert!(said.contains("model.safetensors"), "{said}");
+
+    let content = fs_err::read(crate::folder::gguf()).unwrap();
+    fs_err::write(folder.path("half.gguf"), &content[..content.len() / 2]).unwrap();
+    for line in [
+        "sft --data demos.jsonl",
+        "score --data demos.jsonl",
+        "generate --prompt x",
+    ] {
+        let said = folder.refused(&format!("{line} --model half.gguf"));
+        assert!(
+            said.contains("half.gguf") && said.contains("tensor"),
+            "{said}"
+        );
+    }
+    let said = folder.refused("sft --model none.gguf --data demos.jsonl");
+    assert!(said.contains("none.gguf does not exist"), "{said}");
     assert!(!folder.path("runs").exists());
 }
 

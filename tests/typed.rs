@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::folder::{Folder, files, stderr, tiny_gpt2};
+use crate::folder::{Folder, files, gguf, stderr, tiny_gpt2};
 use crate::hub_server::{HubFiles, HubServer};
 
 #[test]
@@ -107,4 +107,32 @@ fn a_model_in_the_cache_needs_no_network() {
     let asked = server.requests().len();
     assert_eq!(folder.done(line).as_bytes(), first.stdout);
     assert_eq!(server.requests().len(), asked);
+}
+
+#[test]
+fn a_gguf_file_is_fine_tuned_rewarded_and_scored_like_any_model() {
+    let folder = Folder::quick();
+    folder.demonstrations("demos.jsonl");
+    folder.pairs("prefs.jsonl");
+    folder.prompts("prompts.jsonl");
+    fs_err::create_dir(folder.path("base")).unwrap();
+    fs_err::copy(gguf(), folder.path("base/tiny.gguf")).unwrap();
+    let before = folder.done("score --model base/tiny.gguf --data demos.jsonl --json");
+    // The folder stands for the only model in it.
+    assert_eq!(
+        before,
+        folder.done("score --model base --data demos.jsonl --json")
+    );
+    folder.done("sft --model base/tiny.gguf --data demos.jsonl --quiet");
+    folder.done("reward --model base --prefs prefs.jsonl --quiet");
+    folder.done("ppo --model base/tiny.gguf --prompts prompts.jsonl --steps 1 --quiet");
+    for run in ["sft", "reward", "ppo"] {
+        assert!(
+            folder
+                .path(&format!("runs/{run}/final/model.safetensors"))
+                .is_file()
+        );
+    }
+    let after = folder.done("score --model runs/sft --data demos.jsonl --json");
+    assert_ne!(before, after);
 }

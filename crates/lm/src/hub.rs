@@ -78,17 +78,20 @@ impl HubSettings {
     }
 }
 
-/// The directory of the model that `spec` names: a local directory, or a hub id (`gpt2`,
+/// The directory of the model that `spec` names: a local directory or GGUF file, or a hub id (`gpt2`,
 /// `org/name`, `org/name@revision`), which is downloaded unless the cache has all of it.
 pub fn resolve_model(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
     let local = Path::new(spec);
     if local.is_dir() {
         return Ok(local.to_owned());
     }
+    if let Some(file) = crate::gguf::locate(local)? {
+        return Ok(file);
+    }
     if local.exists() {
         return Err(Error::file(
             local,
-            "is a file; expected the directory of a model, or a hub id",
+            "is a file; expected the directory of a model, a file x.gguf, or a hub id",
         ));
     }
     let Some((id, revision)) = parse_id(spec) else {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CausalLm, Error, ModelConfig, Params, Result, SpecialIds, Tokenizer, check_vocabulary, read_lm,
-    write_lm,
+    CausalLm, Error, ModelConfig, Params, Result, SpecialIds, Tokenizer, check_vocabulary, gguf,
+    read_lm, write_lm,
 };
 
 /// A language model that can be trained and saved again.
@@ -47,16 +47,24 @@ impl From<SaveDtype> for DType {
 }
 
 impl LanguageModel {
-    /// Reads a Hugging Face directory; the model will compute in `dtype` on `device`.
-    pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let (config, tensors) = read_lm(dir)?;
-        let tokenizer = Tokenizer::from_dir(dir)?;
-        check_vocabulary(&config, tokenizer.vocab_size(), dir)?;
-        let params = Params::load(&tensors, device, dtype)?;
-        let generation = read_generation(dir)?;
+    /// Reads a Hugging Face directory, or a GGUF file ([`gguf::locate`]); the model will compute in
+    /// `dtype` on `device`.
+    pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let (config, tensors, tokenizer, generation) = match gguf::locate(path)? {
+            Some(file) => {
+                let read = gguf::read(&file)?;
+                (read.config, read.tensors, read.tokenizer, read.generation)
+            }
+            None => {
+                let (config, tensors) = read_lm(path)?;
+                let tokenizer = Tokenizer::from_dir(path)?;
+                check_vocabulary(&config, tokenizer.vocab_size(), path)?;
+                (config, tensors, tokenizer, read_generation(path)?)
+            }
+        };
         Ok(Self {
             config,
-            params,
+            params: Params::take(tensors, device, dtype)?,
             tokenizer,
             generation,
         })

@@ -9,6 +9,7 @@
 //! - `causal`, `scalar`: the two heads, next-token probabilities and one number per token.
 //! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
 //! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
+//! - `gguf`: the same from llama.cpp's files.
 //! - `text`, `tokenizer`, `template`, `encode`, `train_bpe`: from what people write to token ids.
 //! - `rng`: all chance, as named streams.
 
@@ -18,6 +19,7 @@ mod config;
 mod encode;
 mod error;
 mod generate;
+pub mod gguf;
 mod gpt2;
 mod gradients;
 pub mod hub;

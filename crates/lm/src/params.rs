@@ -46,6 +46,19 @@ impl Params {
         }
     }
 
+    /// A store that holds the values of `tensors`, each given back as soon as it is copied.
+    pub(crate) fn take(
+        tensors: BTreeMap<String, Tensor>,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        let mut params = Self::new(device, dtype);
+        for (name, tensor) in tensors {
+            params.insert(&name, &tensor)?;
+        }
+        Ok(params)
+    }
+
     /// A store that holds copies of `tensors`.
     pub fn load(tensors: &BTreeMap<String, Tensor>, device: &Device, dtype: DType) -> Result<Self> {
         let mut params = Self::new(device, dtype);

@@ -61,7 +61,7 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig> {
 /// more: sizes are rounded up for speed, by at most 3 % in published models (Phi-2: 50 295 to 51 200).
 pub fn check_vocabulary(config: &ModelConfig, tokens: usize, dir: &Path) -> Result<()> {
     let rows = config.vocab_size();
-    if rows >= tokens && rows - tokens < (tokens / 32).max(128) {
+    if vocabulary_fits(rows, tokens) {
         return Ok(());
     }
     Err(Error::file(
@@ -71,6 +71,11 @@ pub fn check_vocabulary(config: &ModelConfig, tokens: usize, dir: &Path) -> Resu
              tokenizer.json belongs to another model"
         ),
     ))
+}
+
+/// Whether an embedding of `rows` rows is that of a tokenizer of `tokens`: see [`check_vocabulary`].
+pub(crate) fn vocabulary_fits(rows: usize, tokens: usize) -> bool {
+    rows >= tokens && rows - tokens < (tokens / 32).max(128)
 }
 
 fn schema(config: &ModelConfig, head: Head) -> Result<crate::Schema> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::language_model::special_ids;
 use crate::{
     Error, ModelConfig, Packer, Params, Result, ScalarModel, Text, Tokenizer, check_vocabulary,
-    read_scalar, write_scalar,
+    gguf, read_scalar, write_scalar,
 };
 
 const CARD: &str = "reward.json";
@@ -74,10 +74,16 @@ const PROBE_TOLERANCE: f64 = 1e-2;
 impl RewardModel {
     /// Reads a directory and checks its probes. A directory without `reward.json` has no calibration.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        if let Some(file) = gguf::locate(dir)? {
+            return Err(Error::file(
+                file,
+                "holds a language model, expected a reward model: make one from it with `rlhf reward`",
+            ));
+        }
         let (config, tensors) = read_scalar(dir)?;
         let tokenizer = Tokenizer::from_dir(dir)?;
         check_vocabulary(&config, tokenizer.vocab_size(), dir)?;
-        let params = Params::load(&tensors, device, dtype)?;
+        let params = Params::take(tensors, device, dtype)?;
         let path = dir.join(CARD);
         let card = match path.is_file() {
             true => serde_json::from_str(&fs_err::read_to_string(&path)?)

@@ -109,7 +109,7 @@ impl Rotary {
 ///
 /// In f32 throughout, as `transformers` does: at position 8192 one unit in the last place of a
 /// frequency turns a head by 5e-4.
-fn frequencies(dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f32> {
+pub(crate) fn frequencies(dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f32> {
     (0..dim)
         .step_by(2)
         .map(|i| {

@@ -103,7 +103,7 @@ impl Tokenizer {
     }
 
     /// `generation` and `model` (`config.json`) may hold `eos_token_id` and `bos_token_id`.
-    fn from_parts(
+    pub(crate) fn from_parts(
         json: Vec<u8>,
         config: Map<String, Value>,
         generation: Map<String, Value>,

@@ -133,7 +133,7 @@ pub(crate) struct PretrainFlags {
 
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct SftFlags {
-    /// A hub id (gpt2, org/name, org/name@revision), a directory, or a run.
+    /// A hub id (gpt2, org/name, org/name@revision), a directory, a GGUF file, or a run.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Demonstrations: {"prompt", "completion"} or {"messages"} a line; files or folders.
@@ -155,7 +155,7 @@ pub(crate) struct SftFlags {
 
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct RewardFlags {
-    /// The language model to start from: a run, a directory or a hub id [default: runs/sft].
+    /// The language model to start from: a run, a directory, a GGUF file or a hub id [default: runs/sft].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Feedback: pairs, rankings, ratings, thumbs; files or folders.
@@ -177,7 +177,7 @@ pub(crate) struct RewardFlags {
 
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct PpoFlags {
-    /// Policy and reference start here: a run, a directory or a hub id [default: runs/sft].
+    /// Policy and reference start here: a run, a directory, a GGUF file or a hub id [default: runs/sft].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// A reward model (a run or a directory), length:N, regex:PATTERN, gold:tiny-world or command:LINE [default: runs/reward].
@@ -226,7 +226,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// A run, a directory or a hub id [default: the bundled model].
+    /// A run, a directory, a GGUF file or a hub id [default: the bundled model].
     #[arg(long, value_name = "MODEL", default_value = "")]
     pub(crate) model: String,
     /// A prompt; may be repeated. \n stands for a line break.
@@ -271,7 +271,7 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// A language model or a reward model: a run, a directory or a hub id.
+    /// A language model or a reward model: a run, a directory, a GGUF file or a hub id.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: String,
     /// Texts, demonstrations or feedback; files or folders.
@@ -292,7 +292,7 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// The language model to measure: a run, a directory or a hub id.
+    /// The language model to measure: a run, a directory, a GGUF file or a hub id.
     #[arg(long, value_name = "MODEL", required_unless_present = "reward")]
     pub(crate) model: Option<String>,
     /// Compare with this model: KL and wins are measured against it.

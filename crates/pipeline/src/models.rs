@@ -8,7 +8,8 @@ use rlhf_lm::hub::HubSettings;
 use crate::exit::usage;
 
 /// The folder of the model that `spec` names: of a run its `final/`, a model directory as it is, otherwise the local
-/// copy of a hub repository, fetched if need be. `maker` is the command that would make what is missing.
+/// copy of a hub repository, fetched if need be. A GGUF file stands for itself. `maker` is the command that would make
+/// what is missing.
 pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
     let path = Path::new(spec);
     let published = path.join("final");
@@ -18,6 +19,9 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
     if path.join("config.json").is_file() {
         return Ok(path.to_owned());
     }
+    if let Some(file) = rlhf_lm::gguf::locate(path)? {
+        return Ok(file);
+    }
     if path.join("config.toml").is_file() {
         return Err(usage!(
             "{spec}: this run has no model yet; finish it with `rlhf {maker} --resume --out {spec}`"
@@ -25,7 +29,7 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
     }
     if path.is_dir() {
         return Err(usage!(
-            "{spec}: no config.json in it, so it is neither a model directory nor a run"
+            "{spec}: neither config.json nor a GGUF file in it, so it is neither a model directory nor a run"
         ));
     }
     if looks_like_a_path(spec) {
@@ -58,6 +62,9 @@ pub(crate) fn is_reward_model(folder: &Path) -> anyhow::Result<bool> {
     if folder.join("reward.json").is_file() {
         return Ok(true);
     }
+    if rlhf_lm::gguf::locate(folder)?.is_some() {
+        return Ok(false);
+    }
     let path = folder.join("config.json");
     let config: serde_json::Value = serde_json::from_str(&fs_err::read_to_string(&path)?)
         .map_err(|error| usage!("{}: {error}", path.display()))?;
@@ -67,9 +74,12 @@ pub(crate) fn is_reward_model(folder: &Path) -> anyhow::Result<bool> {
         .any(|name| name.ends_with("ForSequenceClassification")))
 }
 
-/// What nobody would call a repository on the hub: absolute, dotted, several folders deep, or below `runs/`.
+/// What nobody would call a repository on the hub: absolute, dotted, several folders deep, below `runs/`, or a GGUF file.
 fn looks_like_a_path(spec: &str) -> bool {
-    spec.starts_with(['/', '.', '~']) || spec.starts_with("runs/") || spec.matches('/').count() > 1
+    spec.starts_with(['/', '.', '~'])
+        || spec.starts_with("runs/")
+        || spec.ends_with(".gguf")
+        || spec.matches('/').count() > 1
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub enum MissingEos {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Policy and reference start here, usually the SFT run: a hub id, a directory, or a run.
+    /// Policy and reference start here, usually the SFT run: a hub id, a directory, a GGUF file, or a run.
     pub model: String,
     /// The reward: a model (a directory or a run), `length:N`, `regex:PATTERN`, `gold:tiny-world`, or `command:LINE`, a program
     /// that reads {"prompt", "response"} a line and prints a number or {"score"} for each.

@@ -11,7 +11,7 @@ use crate::loss::Ties;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The language model to start from, usually the SFT run: a hub id, a directory, or a run.
+    /// The language model to start from, usually the SFT run: a hub id, a directory, a GGUF file, or a run.
     pub model: String,
     /// Files of human feedback (pairs, rankings, ratings, thumbs, mixed); empty means the bundled rankings.
     pub prefs: Vec<PathBuf>,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The model to fine-tune: a hub id (`org/name`, `org/name@revision`), a directory, or a run.
+    /// The model to fine-tune: a hub id (`org/name`, `org/name@revision`), a directory, a GGUF file, or a run.
     pub model: String,
     /// Demonstration files; empty means the bundled ones.
     pub data: Vec<PathBuf>,

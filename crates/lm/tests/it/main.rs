@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 mod generate;
+mod gguf;
 mod graph;
 mod hub;
 mod models;
