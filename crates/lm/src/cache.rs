@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::{Error, Result};
 
-/// Keys and values of every token computed so far, one pool `[capacity, Hkv, D]` each per layer.
+/// Keys and values of every token computed so far, one pool `[capacity, Hkv·D]` each per layer.
 ///
 /// A token's place in the pool says nothing about its sequence: rows list the places they see
 /// ([`rlhf_ops::DecodeRows`]), so rows can share a prompt, leave and enter freely. New tokens take the
@@ -67,7 +67,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes the keys and values of new tokens, `[T, Hkv, D]`, into the free places of `layer`. They
+    /// Writes the keys and values of new tokens, `[T, Hkv·D]`, into the free places of `layer`. They
     /// count once [`advance`](Self::advance) is called, after every layer has written.
     pub(crate) fn append(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let (len, layers) = (self.len, self.pools.len());
@@ -103,7 +103,7 @@ impl KvCache {
         self.len += tokens;
     }
 
-    /// The pools of keys and values of `layer`, `[capacity, Hkv, D]` each.
+    /// The pools of keys and values of `layer`, `[capacity, Hkv·D]` each.
     pub(crate) fn pool(&self, layer: usize) -> Result<(&Tensor, &Tensor)> {
         match self.pools.get(layer) {
             Some(Some(pool)) => Ok((&pool.keys, &pool.values)),
@@ -114,8 +114,8 @@ impl KvCache {
 
 /// A fresh pool with room for `capacity` tokens that begins with the first `len` of `old`.
 fn resized(old: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
-    let (_, heads, dim) = old.dims3()?;
-    let pool = Tensor::zeros((capacity, heads, dim), old.dtype(), old.device())?;
+    let (_, width) = old.dims2()?;
+    let pool = Tensor::zeros((capacity, width), old.dtype(), old.device())?;
     if len > 0 {
         pool.slice_set(&old.narrow(0, 0, len)?.contiguous()?, 0, 0)?;
     }
@@ -134,7 +134,7 @@ mod tests {
             .unwrap()
             .to_dtype(DType::F32)
             .unwrap()
-            .reshape(((), 1, 1))
+            .reshape(((), 1))
             .unwrap();
         let values = keys.neg().unwrap();
         (keys, values)

@@ -147,6 +147,21 @@ impl CausalLm {
         )?)
     }
 
+    /// `scale · Σ −log p(target)`, a scalar, for hidden states `[N, H]` and `targets`, u32 `[N]`.
+    pub fn negative_log_likelihood(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        scale: f64,
+    ) -> Result<Tensor> {
+        Ok(rlhf_ops::negative_log_likelihood(
+            hidden,
+            self.vocab_weight(),
+            targets,
+            scale,
+        )?)
+    }
+
     /// Logits `[N, V]` of hidden states `[N, H]`; for the few rows that are about to be sampled from.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let weight = self.vocab_weight();

@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rlhf_ops::DecodeRows;
 
-use crate::rng::stream;
-use crate::{CausalLm, Error, KvCache, Packer, Result, Sampler, SamplingConfig, Tokenizer};
+use crate::rng::{stream, uniform};
+use crate::{CausalLm, Draw, Error, KvCache, Packer, Result, Sampler, SamplingConfig, Tokenizer};
 
 /// A sampled response.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,33 +41,19 @@ pub fn generate(
     config: &SamplingConfig,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Sampled>> {
-    let mut sampler = Sampler::new(config)?;
+    config.check()?;
     let mut batch = Batch::new(model, tokenizer, prompts, samples_per_prompt, config)?;
     let total = batch.waiting.len();
     let mut finished: Vec<Sampled> = Vec::with_capacity(total);
     while finished.len() < total {
         let before = finished.len();
         let starting = batch.admit()?;
-        for mut row in starting {
-            let logits = &batch.prompts[row.prompt].logits;
-            match batch.advance(&mut row, logits, &mut sampler)? {
-                Some(end) => finished.push(row.sampled(end)),
-                None => batch.active.push(row),
-            }
-        }
+        batch.advance(starting, None, &mut finished)?;
         batch.forget_started_prompts();
         if !batch.active.is_empty() {
             let logits = batch.decode()?;
-            let vocabulary = logits.len() / batch.active.len();
-            for (mut row, z) in std::mem::take(&mut batch.active)
-                .into_iter()
-                .zip(logits.chunks_exact(vocabulary))
-            {
-                match batch.advance(&mut row, z, &mut sampler)? {
-                    Some(end) => finished.push(row.sampled(end)),
-                    None => batch.active.push(row),
-                }
-            }
+            let rows = std::mem::take(&mut batch.active);
+            batch.advance(rows, Some(&logits), &mut finished)?;
         }
         batch.compact()?;
         if finished.len() > before {
@@ -282,13 +268,41 @@ impl<'a> Batch<'a> {
         Ok(rlhf_ops::read_to_host(&logits)?)
     }
 
-    /// Draws the next token of `row` from logits `z`, and says whether the row ends with it.
-    fn advance(&self, row: &mut Row, z: &[f32], sampler: &mut Sampler<'_>) -> Result<Option<End>> {
-        let forbidden = match row.response().len() < self.config.min_new_tokens {
-            true => self.tokenizer.end_ids(),
-            false => &[],
-        };
-        let draw = sampler.draw(z, &row.seen, forbidden, &mut row.rng)?;
+    /// Draws the next token of each of `rows`, from `logits` `[R·V]` or from what follows its prompt, and
+    /// puts the row among the `finished` or back among the active ones.
+    fn advance(
+        &mut self,
+        mut rows: Vec<Row>,
+        logits: Option<&[f32]>,
+        finished: &mut Vec<Sampled>,
+    ) -> Result<()> {
+        let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
+        let draws = rlhf_ops::each(rows.len(), |i| {
+            let row = &rows[i];
+            let z = match logits {
+                Some(all) => {
+                    let vocabulary = all.len() / rows.len();
+                    &all[i * vocabulary..][..vocabulary]
+                }
+                None => &self.prompts[row.prompt].logits,
+            };
+            let forbidden = match row.response().len() < self.config.min_new_tokens {
+                true => self.tokenizer.end_ids(),
+                false => &[],
+            };
+            Sampler::new(self.config)?.draw(z, &row.seen, forbidden, chances[i])
+        });
+        for (mut row, draw) in rows.into_iter().zip(draws) {
+            match self.extend(&mut row, draw?)? {
+                Some(end) => finished.push(row.sampled(end)),
+                None => self.active.push(row),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a token to `row`, and says whether the row ends with it.
+    fn extend(&self, row: &mut Row, draw: Draw) -> Result<Option<End>> {
         row.seen.push(draw.token);
         row.logprobs.push(draw.logprob);
         Ok(

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::Result;
 use crate::config::{invalid, refuse};
 use crate::linear::{Linear, normal};
-use crate::trunk::{Attend, Trunk};
+use crate::trunk::{Attend, Projected, Trunk};
 
 /// What GPT-2's code reads of `config.json`, under the names it has there.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -185,19 +185,16 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, layer: usize, attend: &mut Attend<'_>) -> Result<Tensor> {
-        let (t, width) = x.dims2()?;
-        let qkv = self.qkv.forward(&self.attention_norm.forward(x)?)?;
-        let qkv = qkv.reshape((t, 3 * self.heads, self.head_dim))?;
-        let third = |i| qkv.narrow(1, i * self.heads, self.heads);
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let seen = attend.attention(layer, &third(0)?, &third(1)?, &third(2)?, scale)?;
-        let x = (x + self.out.forward(&seen.reshape((t, width))?)?)?;
+        let qkv = &self.qkv.forward(&self.attention_norm.forward(x)?)?;
+        let kv_heads = self.heads;
+        let seen = attend.attention(layer, Projected::Fused { qkv, kv_heads }, self.head_dim)?;
+        let x = self.out.forward_add(x, &seen)?;
         let up = self.up.forward(&self.mlp_norm.forward(&x)?)?;
         let active = match self.gelu {
             Gelu::Tanh => rlhf_ops::gelu_tanh(&up)?,
             Gelu::Erf => rlhf_ops::gelu_erf(&up)?,
         };
-        Ok((x + self.down.forward(&active)?)?)
+        self.down.forward_add(&x, &active)
     }
 }
 

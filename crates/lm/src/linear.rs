@@ -43,6 +43,14 @@ impl Linear {
         let bias = self.bias.as_ref();
         Ok(rlhf_ops::linear(x, &self.weight, self.layout, bias)?)
     }
+
+    /// `residual + x·W (+ b)`.
+    pub(crate) fn forward_add(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        Ok(match self.bias {
+            Some(_) => (residual + self.forward(x)?)?,
+            None => rlhf_ops::linear_add(residual, x, &self.weight, self.layout)?,
+        })
+    }
 }
 
 /// N(0, `std`²).

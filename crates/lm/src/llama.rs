@@ -14,7 +14,7 @@ use crate::Result;
 use crate::config::{invalid, refuse};
 use crate::linear::{Linear, normal};
 use crate::rotary::{RopeScaling, Rotary};
-use crate::trunk::{Attend, Trunk};
+use crate::trunk::{Attend, Projected, Trunk};
 
 /// Which relative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -333,10 +333,11 @@ impl Block {
         attend: &mut Attend<'_>,
     ) -> Result<Tensor> {
         let normed = self.attention_norm.forward(x)?;
-        let x = (x + self.attention.forward(&normed, turns, layer, attend)?)?;
+        let seen = self.attention.forward(&normed, turns, layer, attend)?;
+        let x = self.attention.out.forward_add(x, &seen)?;
         let normed = self.mlp_norm.forward(&x)?;
         let (gate, up) = (self.gate.forward(&normed)?, self.up.forward(&normed)?);
-        Ok((x + self.down.forward(&rlhf_ops::swiglu(&gate, &up)?)?)?)
+        self.down.forward_add(&x, &rlhf_ops::swiglu(&gate, &up)?)
     }
 }
 
@@ -348,8 +349,6 @@ struct Attention {
     out: Linear,
     /// Qwen3's, over each head of the queries and of the keys.
     norms: Option<(RmsNorm, RmsNorm)>,
-    heads: usize,
-    kv_heads: usize,
     head_dim: usize,
 }
 
@@ -375,12 +374,11 @@ impl Attention {
             v: linear(width, kv_heads * dim, qkv_bias, "v_proj")?,
             out: linear(heads * dim, width, config.attention_bias, "o_proj")?,
             norms,
-            heads,
-            kv_heads,
             head_dim: dim,
         })
     }
 
+    /// What each token saw, `[T, Hq·D]`, before the projection out.
     fn forward(
         &self,
         x: &Tensor,
@@ -388,17 +386,13 @@ impl Attention {
         layer: usize,
         attend: &mut Attend<'_>,
     ) -> Result<Tensor> {
-        let (t, dim) = (x.dim(0)?, self.head_dim);
-        let mut q = self.q.forward(x)?.reshape((t, self.heads, dim))?;
-        let mut k = self.k.forward(x)?.reshape((t, self.kv_heads, dim))?;
-        let v = self.v.forward(x)?.reshape((t, self.kv_heads, dim))?;
+        let (mut q, mut k, v) = (self.q.forward(x)?, self.k.forward(x)?, self.v.forward(x)?);
         if let Some((q_norm, k_norm)) = &self.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         let q = rlhf_ops::rope(&q, cos, sin)?;
         let k = rlhf_ops::rope(&k, cos, sin)?;
-        let seen = attend.attention(layer, &q, &k, &v, 1.0 / (dim as f64).sqrt())?;
-        self.out.forward(&seen.reshape((t, self.heads * dim))?)
+        attend.attention(layer, Projected::Apart(&q, &k, &v), self.head_dim)
     }
 }
 

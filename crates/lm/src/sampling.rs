@@ -3,10 +3,9 @@
 //! The order of the operations is that of `transformers`: repetition penalty, forbidden tokens,
 //! temperature, top-k, top-p, then one draw.
 
-use rand::RngCore;
+use rlhf_ops::{argmax, pick, softmax_weights};
 use serde::{Deserialize, Serialize};
 
-use crate::rng::uniform;
 use crate::{Error, Result};
 
 /// How responses are sampled.
@@ -112,7 +111,9 @@ pub struct Sampler<'a> {
     config: &'a SamplingConfig,
     adjusted: Vec<f32>,
     weights: Vec<f32>,
+    unadjusted: Vec<f32>,
     kept: Vec<u32>,
+    few: Vec<f32>,
 }
 
 impl<'a> Sampler<'a> {
@@ -123,20 +124,16 @@ impl<'a> Sampler<'a> {
             config,
             adjusted: Vec::new(),
             weights: Vec::new(),
+            unadjusted: Vec::new(),
             kept: Vec::new(),
+            few: Vec::new(),
         })
     }
 
     /// One token from the logits `z` of one row. `seen` holds the tokens of prompt and response so
-    /// far (for the repetition penalty), `forbidden` the tokens that may not come now. Takes
-    /// exactly one number from `rng` unless greedy.
-    pub fn draw(
-        &mut self,
-        z: &[f32],
-        seen: &[u32],
-        forbidden: &[u32],
-        rng: &mut impl RngCore,
-    ) -> Result<Draw> {
+    /// far (for the repetition penalty), `forbidden` the tokens that may not come now. `u`, uniform
+    /// in [0, 1), decides which; greedy sampling does not look at it.
+    pub fn draw(&mut self, z: &[f32], seen: &[u32], forbidden: &[u32], u: f64) -> Result<Draw> {
         let greedy = self.config.temperature == 0.0;
         let inverse_temperature = if greedy {
             1.0
@@ -145,7 +142,7 @@ impl<'a> Sampler<'a> {
         } as f32;
 
         let penalised = self.config.repetition_penalty != 1.0 && !seen.is_empty();
-        let logits = if penalised || !forbidden.is_empty() {
+        let logits: &[f32] = if penalised || !forbidden.is_empty() {
             self.adjusted.clear();
             self.adjusted.extend_from_slice(z);
             penalise(
@@ -172,8 +169,15 @@ impl<'a> Sampler<'a> {
                 z.len()
             )));
         };
-        let log_normaliser = log_sum_exp(z, inverse_temperature);
-        if !log_normaliser.is_finite() {
+        let total = softmax_weights(logits, peak, inverse_temperature, &mut self.weights);
+        let (full_peak, full_total) = if std::ptr::eq(logits, z) {
+            (peak, total)
+        } else {
+            let peak = argmax(z).map_or(f32::NAN, |i| z[i]);
+            let total = softmax_weights(z, peak, inverse_temperature, &mut self.unadjusted);
+            (peak, total)
+        };
+        if !full_total.is_finite() {
             return Err(Error::Invalid(
                 "cannot sample: the logits hold NaN or +∞".to_owned(),
             ));
@@ -182,32 +186,25 @@ impl<'a> Sampler<'a> {
         let token = if greedy {
             best
         } else {
-            self.weights.clear();
-            self.weights.extend(
-                logits
-                    .iter()
-                    .map(|l| ((l - peak) * inverse_temperature).exp()),
-            );
-            let u = uniform(rng);
-            if self.config.top_k.is_none() && self.config.top_p.is_none_or(|p| p >= 1.0) {
-                pick(self.weights.iter().copied().enumerate(), u).unwrap_or(best)
-            } else {
+            if self.config.top_k.is_some() || self.config.top_p.is_some_and(|p| p < 1.0) {
                 keep(
                     &self.weights,
                     self.config.top_k,
                     self.config.top_p,
                     &mut self.kept,
                 );
-                let pairs = self
-                    .kept
-                    .iter()
-                    .map(|&i| (i as usize, self.weights[i as usize]));
-                pick(pairs, u).unwrap_or(best)
+                self.few.clear();
+                self.few
+                    .extend(self.kept.iter().map(|&i| self.weights[i as usize]));
+                pick(&self.few, u).map_or(best, |i| self.kept[i] as usize)
+            } else {
+                pick(&self.weights, u).unwrap_or(best)
             }
         };
+        let above_peak = f64::from((z[token] - full_peak) * inverse_temperature);
         Ok(Draw {
             token: token as u32,
-            logprob: (f64::from(z[token] * inverse_temperature) - log_normaliser) as f32,
+            logprob: (above_peak - full_total.ln()) as f32,
         })
     }
 }
@@ -224,25 +221,6 @@ fn penalise(out: &mut [f32], z: &[f32], seen: &[u32], penalty: f32) {
             };
         }
     }
-}
-
-/// The first index of the largest value; NaN is never the largest. `None` for an empty slice or one
-/// of NaNs.
-fn argmax(values: &[f32]) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    for (i, value) in values.iter().enumerate() {
-        if !value.is_nan() && best.is_none_or(|b| *value > values[b]) {
-            best = Some(i);
-        }
-    }
-    best
-}
-
-/// `log Σ_i exp(c·z_i)`, shifted by the largest exponent; summed in f64.
-fn log_sum_exp(z: &[f32], c: f32) -> f64 {
-    let peak = z.iter().fold(f32::NEG_INFINITY, |m, l| m.max(l * c));
-    let sum: f64 = z.iter().map(|l| f64::from((l * c - peak).exp())).sum();
-    f64::from(peak) + sum.ln()
 }
 
 /// The support after the filters, into `kept`: the `top_k` largest weights (ties with the last
@@ -276,28 +254,10 @@ fn keep(weights: &[f32], top_k: Option<usize>, top_p: Option<f64>, kept: &mut Ve
     kept.truncate(length);
 }
 
-/// Index i with probability w_i / Σ w, by inverting the cumulative distribution at u ∈ [0, 1).
-/// Indices of weight 0 are never picked.
-fn pick(weights: impl Iterator<Item = (usize, f32)> + Clone, u: f64) -> Option<usize> {
-    let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
-    let mut left = u * total;
-    let mut last = None;
-    for (i, w) in weights {
-        if w > 0.0 {
-            last = Some(i); // rounding may leave a crumb beyond the last weight
-            left -= f64::from(w);
-            if left < 0.0 {
-                break;
-            }
-        }
-    }
-    last
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{normal, stream};
+    use crate::rng::{normal, stream, uniform};
 
     fn random_logits(n: usize, index: u64) -> Vec<f32> {
         let mut rng = stream(1, "logits", index);
@@ -318,7 +278,7 @@ mod tests {
         let mut sampler = Sampler::new(config).unwrap();
         for i in 0..n {
             let mut rng = stream(config.seed, "test", i as u64);
-            counts[sampler.draw(z, &[], &[], &mut rng).unwrap().token as usize] += 1.0;
+            counts[sampler.draw(z, &[], &[], uniform(&mut rng)).unwrap().token as usize] += 1.0;
         }
         counts
     }
@@ -364,7 +324,7 @@ mod tests {
             let mut sampler = Sampler::new(&config).unwrap();
             for i in 0..20 {
                 let draw = sampler
-                    .draw(&z, &[1, 2, 3], &[4], &mut stream(0, "test", i))
+                    .draw(&z, &[1, 2, 3], &[4], uniform(&mut stream(0, "test", i)))
                     .unwrap();
                 let expected = p[draw.token as usize].ln();
                 assert!(
@@ -467,21 +427,21 @@ mod tests {
         let mut rng = stream(0, "test", 0);
         assert_eq!(
             sampler
-                .draw(&[1.0, 3.0, 3.0], &[], &[], &mut rng)
+                .draw(&[1.0, 3.0, 3.0], &[], &[], uniform(&mut rng))
                 .unwrap()
                 .token,
             1
         );
         assert_eq!(
             sampler
-                .draw(&[1.0, 3.0, 3.0], &[1], &[], &mut rng)
+                .draw(&[1.0, 3.0, 3.0], &[1], &[], uniform(&mut rng))
                 .unwrap()
                 .token,
             2
         );
         assert_eq!(
             sampler
-                .draw(&[1.0, 3.0, 3.0], &[], &[1, 2], &mut rng)
+                .draw(&[1.0, 3.0, 3.0], &[], &[1, 2], uniform(&mut rng))
                 .unwrap()
                 .token,
             0
@@ -494,7 +454,12 @@ mod tests {
         let mut sampler = Sampler::new(&config).unwrap();
         for i in 0..200 {
             let draw = sampler
-                .draw(&[0.0, 9.0, 0.0], &[], &[1], &mut stream(0, "test", i))
+                .draw(
+                    &[0.0, 9.0, 0.0],
+                    &[],
+                    &[1],
+                    uniform(&mut stream(0, "test", i)),
+                )
                 .unwrap();
             assert_ne!(draw.token, 1);
         }
@@ -510,9 +475,16 @@ mod tests {
             [f32::INFINITY, 0.0],
             [f32::NEG_INFINITY, f32::NEG_INFINITY],
         ] {
-            assert!(sampler.draw(&z, &[], &[], &mut rng).is_err(), "{z:?}");
+            assert!(
+                sampler.draw(&z, &[], &[], uniform(&mut rng)).is_err(),
+                "{z:?}"
+            );
         }
-        assert!(sampler.draw(&[0.0, 1.0], &[], &[0, 1], &mut rng).is_err());
+        assert!(
+            sampler
+                .draw(&[0.0, 1.0], &[], &[0, 1], uniform(&mut rng))
+                .is_err()
+        );
     }
 
     #[test]

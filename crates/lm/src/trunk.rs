@@ -31,28 +31,57 @@ pub(crate) enum Attend<'a> {
     },
 }
 
+/// The projections that attention reads, in the layout of [`rlhf_ops::attention`].
+pub(crate) enum Projected<'a> {
+    /// Queries, keys and values.
+    Apart(&'a Tensor, &'a Tensor, &'a Tensor),
+    /// The same, side by side in one tensor, with so many heads of keys.
+    Fused { qkv: &'a Tensor, kv_heads: usize },
+}
+
+impl Projected<'_> {
+    fn attention(&self, head_dim: usize, layout: &Layout, scale: f64) -> Result<Tensor> {
+        Ok(match *self {
+            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, head_dim, layout, scale)?,
+            Self::Fused { qkv, kv_heads } => {
+                rlhf_ops::fused_attention(qkv, kv_heads, head_dim, layout, scale)?
+            }
+        })
+    }
+
+    fn parts(&self, head_dim: usize) -> Result<(Tensor, Tensor, Tensor)> {
+        Ok(match *self {
+            Self::Apart(q, k, v) => (q.clone(), k.clone(), v.clone()),
+            Self::Fused { qkv, kv_heads } => rlhf_ops::attention_parts(qkv, kv_heads, head_dim)?,
+        })
+    }
+}
+
 impl Attend<'_> {
-    /// Attention of one layer: `q` `[T, Hq, D]`, `k` and `v` `[T, Hkv, D]`, result `[T, Hq, D]`.
+    /// Attention of one layer over heads of `head_dim`, with scores scaled by 1/√head_dim: `[T, Hq·D]`.
     pub(crate) fn attention(
         &mut self,
         layer: usize,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        scale: f64,
+        projected: Projected<'_>,
+        head_dim: usize,
     ) -> Result<Tensor> {
-        Ok(match self {
-            Self::Packed(layout) => rlhf_ops::attention(q, k, v, layout, scale)?,
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        match self {
+            Self::Packed(layout) => projected.attention(head_dim, layout, scale),
             Self::Prefill { cache, layout } => {
-                cache.append(layer, k, v)?;
-                rlhf_ops::attention(q, k, v, layout, scale)?
+                let (_, k, v) = projected.parts(head_dim)?;
+                cache.append(layer, &k, &v)?;
+                projected.attention(head_dim, layout, scale)
             }
             Self::Cached { cache, rows } => {
-                cache.append(layer, k, v)?;
+                let (q, k, v) = projected.parts(head_dim)?;
+                cache.append(layer, &k, &v)?;
                 let (keys, values) = cache.pool(layer)?;
-                rlhf_ops::decode_attention(q, keys, values, rows, scale)?
+                Ok(rlhf_ops::decode_attention(
+                    &q, keys, values, head_dim, rows, scale,
+                )?)
             }
-        })
+        }
     }
 
     /// One block of the trunk, `x` to `block(x)`. Where `recompute` is on, a packed pass keeps `x` alone for the gradient, which

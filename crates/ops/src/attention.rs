@@ -10,25 +10,74 @@ use candle_nn::ops::softmax;
 use crate::cpu::{fused, wide};
 use crate::layout::{Block, Layout};
 
-pub(crate) use cpu::{Heads, soften};
+pub(crate) use cpu::{HeadShape, Heads, soften};
 
 /// `o_t = Σ_s softmax_s(scale · q_t·k_s) v_s` over the tokens `s` that [`Layout`] lets `t` see.
 ///
-/// `q` is `[T, Hq, D]`, `k` and `v` are `[T, Hkv, D]`, the result is `[T, Hq, D]`; `Hq` is a multiple of `Hkv` and consecutive query
-/// heads share a key head (Ainslie et al. 2023). Vaswani et al. 2017, equation 1.
+/// `q` is `[T, Hq·D]`, `k` and `v` are `[T, Hkv·D]`, the heads of a token side by side, each of `D = head_dim`; the result is
+/// `[T, Hq·D]`. `Hq` is a multiple of `Hkv` and consecutive query heads share a key head (Ainslie et al. 2023).
+/// Vaswani et al. 2017, equation 1.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
+    head_dim: usize,
     layout: &Layout,
     scale: f64,
 ) -> Result<Tensor> {
-    check(q, k, v, layout)?;
+    let shape = check(q, k, v, head_dim, layout)?;
     if fused(&[q, k, v]) {
-        q.apply_op3(k, v, cpu::Attention::new(layout, scale))
+        q.apply_op3(k, v, cpu::Attention::new(layout, shape, scale))
     } else {
-        reference(q, k, v, layout, scale)
+        reference(q, k, v, head_dim, layout, scale)
     }
+}
+
+/// [`attention`] over one projection `[T, (Hq + 2·Hkv)·D]` that holds queries, keys and values side by side, with `Hkv = kv_heads`.
+pub fn fused_attention(
+    qkv: &Tensor,
+    kv_heads: usize,
+    head_dim: usize,
+    layout: &Layout,
+    scale: f64,
+) -> Result<Tensor> {
+    let (q, k, v) = parts(qkv, kv_heads, head_dim)?;
+    if fused(&[qkv]) {
+        let shape = check(&q, &k, &v, head_dim, layout)?;
+        let attention = cpu::Attention::new(layout, shape, scale);
+        qkv.apply_op1(cpu::FusedAttention(attention))
+    } else {
+        attention(&q, &k, &v, head_dim, layout, scale)
+    }
+}
+
+/// [`fused_attention`](crate::fused_attention) as [`attention`](crate::reference::attention) over its three parts.
+pub fn fused_reference(
+    qkv: &Tensor,
+    kv_heads: usize,
+    head_dim: usize,
+    layout: &Layout,
+    scale: f64,
+) -> Result<Tensor> {
+    let (q, k, v) = parts(qkv, kv_heads, head_dim)?;
+    reference(&q, &k, &v, head_dim, layout, scale)
+}
+
+/// Queries, keys and values of a projection that holds them side by side.
+pub fn parts(qkv: &Tensor, kv_heads: usize, head_dim: usize) -> Result<(Tensor, Tensor, Tensor)> {
+    let (_, width) = qkv.dims2()?;
+    let keys = kv_heads * head_dim;
+    if width <= 2 * keys {
+        bail!(
+            "attention: a projection of {width} columns cannot hold queries beside {kv_heads} heads of {head_dim} for keys and values"
+        )
+    }
+    let queries = width - 2 * keys;
+    Ok((
+        qkv.narrow(1, 0, queries)?,
+        qkv.narrow(1, queries, keys)?,
+        qkv.narrow(1, queries + keys, keys)?,
+    ))
 }
 
 /// [`attention`](crate::attention) as batched products over padded blocks, blocks of like size together, computed in `f32` at least.
@@ -36,10 +85,12 @@ pub fn reference(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
+    head_dim: usize,
     layout: &Layout,
     scale: f64,
 ) -> Result<Tensor> {
-    let (tokens, heads, d, kv_heads) = check(q, k, v, layout)?;
+    let shape = check(q, k, v, head_dim, layout)?;
+    let tokens = layout.tokens();
     // Padding at most doubles either side of a block's rectangle.
     let mut groups: BTreeMap<(usize, usize), Vec<&Block>> = BTreeMap::new();
     for block in layout.blocks().iter().filter(|b| !b.tokens.is_empty()) {
@@ -60,7 +111,7 @@ pub fn reference(
     for blocks in groups.values() {
         let padded = Padded::new(blocks, rows, &mut place);
         rows += padded.batch * padded.own;
-        outputs.push(padded.attend(&q, &k, &v, (heads, kv_heads, d), scale)?);
+        outputs.push(padded.attend(&q, &k, &v, shape, scale)?);
     }
     let place = Tensor::from_vec(place, tokens, q.device())?;
     Tensor::cat(&outputs, 0)?
@@ -112,13 +163,13 @@ impl Padded {
         }
     }
 
-    /// The outputs, `[batch · own, Hq, D]`.
+    /// The outputs, `[batch · own, Hq·D]`.
     fn attend(
         self,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        (heads, kv_heads, d): (usize, usize, usize),
+        HeadShape { heads, kv_heads, d }: HeadShape,
         scale: f64,
     ) -> Result<Tensor> {
         let Self {
@@ -154,26 +205,22 @@ impl Padded {
             .reshape((batch, kv_heads, group, own, d))?;
         out.permute((0, 3, 1, 2, 4))?
             .contiguous()?
-            .reshape((batch * own, heads, d))
+            .reshape((batch * own, heads * d))
     }
 }
 
-/// The sizes `T, Hq, D, Hkv`, or what does not fit.
-fn check(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    layout: &Layout,
-) -> Result<(usize, usize, usize, usize)> {
-    let (tokens, heads, d) = q.dims3()?;
-    let (_, kv_heads, _) = k.dims3()?;
-    if k.dims() != [tokens, kv_heads, d]
+/// The heads, or what does not fit.
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, d: usize, layout: &Layout) -> Result<HeadShape> {
+    let ((tokens, queries), (_, keys)) = (q.dims2()?, k.dims2()?);
+    if d == 0
+        || keys == 0
+        || !keys.is_multiple_of(d)
+        || !queries.is_multiple_of(keys)
+        || k.dims() != [tokens, keys]
         || v.dims() != k.dims()
-        || kv_heads == 0
-        || heads % kv_heads != 0
     {
         bail!(
-            "attention: queries {:?} need keys and values [{tokens}, Hkv, {d}] with Hkv dividing {heads}, found {:?} and {:?}",
+            "attention: queries {:?} need keys and values [{tokens}, Hkv·{d}] whose heads divide theirs, found {:?} and {:?}",
             q.dims(),
             k.dims(),
             v.dims()
@@ -185,7 +232,11 @@ fn check(
             layout.tokens()
         )
     }
-    Ok((tokens, heads, d, kv_heads))
+    Ok(HeadShape {
+        heads: queries / d,
+        kv_heads: keys / d,
+        d,
+    })
 }
 
 #[cfg(test)]
@@ -233,15 +284,15 @@ mod tests {
             let layout = layout(&blocks);
             let (t, d) = (layout.tokens(), 16);
             let operands = [
-                chance.tensor(&[t, 4, d]),
-                chance.tensor(&[t, 2, d]),
-                chance.tensor(&[t, 2, d]),
+                chance.tensor(&[t, 4 * d]),
+                chance.tensor(&[t, 2 * d]),
+                chance.tensor(&[t, 2 * d]),
             ];
             hold(
                 &format!("attention {blocks:?}"),
                 &operands,
-                |x| attention(&x[0], &x[1], &x[2], &layout, 0.3),
-                &|x| reference(&x[0], &x[1], &x[2], &layout, 0.3),
+                |x| attention(&x[0], &x[1], &x[2], d, &layout, 0.3),
+                &|x| reference(&x[0], &x[1], &x[2], d, &layout, 0.3),
             );
         }
     }
@@ -268,15 +319,15 @@ mod tests {
             let (t, kv_heads, d) = (layout.tokens(), 1 + chance.below(3), 1 + chance.below(40));
             let heads = kv_heads * (1 + chance.below(3));
             let operands = [
-                chance.tensor(&[t, heads, d]),
-                chance.tensor(&[t, kv_heads, d]),
-                chance.tensor(&[t, kv_heads, d]),
+                chance.tensor(&[t, heads * d]),
+                chance.tensor(&[t, kv_heads * d]),
+                chance.tensor(&[t, kv_heads * d]),
             ];
             hold(
                 &format!("attention {blocks:?} {heads}/{kv_heads} heads of {d}"),
                 &operands,
-                |x| attention(&x[0], &x[1], &x[2], &layout, 0.2),
-                &|x| reference(&x[0], &x[1], &x[2], &layout, 0.2),
+                |x| attention(&x[0], &x[1], &x[2], d, &layout, 0.2),
+                &|x| reference(&x[0], &x[1], &x[2], d, &layout, 0.2),
             );
         }
     }
@@ -295,32 +346,52 @@ mod tests {
             (2, 2, 128),
         ] {
             let operands = [
-                chance.tensor(&[t, heads, d]),
-                chance.tensor(&[t, kv_heads, d]),
-                chance.tensor(&[t, kv_heads, d]),
+                chance.tensor(&[t, heads * d]),
+                chance.tensor(&[t, kv_heads * d]),
+                chance.tensor(&[t, kv_heads * d]),
             ];
             hold(
                 &format!("attention of {heads}/{kv_heads} heads of {d}"),
                 &operands,
-                |x| attention(&x[0], &x[1], &x[2], &layout, 0.5),
-                &|x| reference(&x[0], &x[1], &x[2], &layout, 0.5),
+                |x| attention(&x[0], &x[1], &x[2], d, &layout, 0.5),
+                &|x| reference(&x[0], &x[1], &x[2], d, &layout, 0.5),
             );
         }
     }
 
     #[test]
-    fn reads_the_parts_of_one_projection_in_place() {
+    fn a_fused_projection_gives_what_its_parts_give() {
+        let layout = layout(&[(0, 5), (1, 3), (0, 0), (0, 70)]);
+        let t = layout.tokens();
+        let mut chance = Chance::new(3);
+        for (heads, kv_heads, d) in [(3, 3, 16), (4, 2, 5), (6, 1, 32)] {
+            let operands = [chance.tensor(&[t, (heads + 2 * kv_heads) * d])];
+            hold(
+                &format!("fused attention of {heads}/{kv_heads} heads of {d}"),
+                &operands,
+                |x| fused_attention(&x[0], kv_heads, d, &layout, 0.25),
+                &|x| fused_reference(&x[0], kv_heads, d, &layout, 0.25),
+            );
+        }
+    }
+
+    #[test]
+    fn reads_strided_rows_in_place_and_transposes_through_a_copy() {
         let layout = layout(&[(0, 5), (1, 3)]);
-        let operands = [Chance::new(3).tensor(&[8, 3, 2, 16])];
-        let part = |x: &Tensor, i| x.narrow(1, i, 1)?.squeeze(1);
+        let operands = [
+            Chance::new(3).tensor(&[8, 96]),
+            Chance::new(4).tensor(&[32, 8]),
+        ];
+        let part = |x: &Tensor, i: usize| x.narrow(1, i * 32, 32);
         hold(
-            "attention of a fused projection",
+            "attention of strided operands",
             &operands,
             |x| {
                 attention(
                     &part(&x[0], 0)?,
-                    &part(&x[0], 1)?,
                     &part(&x[0], 2)?,
+                    &x[1].t()?,
+                    16,
                     &layout,
                     0.25,
                 )
@@ -328,8 +399,9 @@ mod tests {
             &|x| {
                 reference(
                     &part(&x[0], 0)?,
-                    &part(&x[0], 1)?,
                     &part(&x[0], 2)?,
+                    &x[1].t()?,
+                    16,
                     &layout,
                     0.25,
                 )
@@ -344,7 +416,7 @@ mod tests {
         for blocks in layouts() {
             let layout = layout(&blocks);
             let (t, heads, kv_heads, d) = (layout.tokens(), 4, 2, 3);
-            let [q, k, v] = [heads, kv_heads, kv_heads].map(|h| chance.tensor(&[t, h, d]));
+            let [q, k, v] = [heads, kv_heads, kv_heads].map(|h| chance.tensor(&[t, h * d]));
             let (qs, ks, vs) = (flat(&q), flat(&k), flat(&v));
             let mut want = Vec::new();
             for block in layout.blocks() {
@@ -370,9 +442,9 @@ mod tests {
                     }
                 }
             }
-            let want = Tensor::from_vec(want, (t, heads, d), q.device()).unwrap();
+            let want = Tensor::from_vec(want, (t, heads * d), q.device()).unwrap();
             assert_close(
-                &reference(&q, &k, &v, &layout, 1.0).unwrap(),
+                &reference(&q, &k, &v, d, &layout, 1.0).unwrap(),
                 &want,
                 1e-5,
                 &format!("{blocks:?}"),
@@ -385,9 +457,9 @@ mod tests {
     fn large_scores_and_foreign_values_do_no_harm() {
         let layout = layout(&[(0, 3), (0, 3)]);
         let mut chance = Chance::new(5);
-        let [q, k, v] = [2, 2, 2].map(|h| chance.tensor(&[6, h, 8]));
+        let [q, k, v] = [16, 16, 16].map(|width| chance.tensor(&[6, width]));
         let q = (q * 1e4).unwrap();
-        let alone = attention(&q, &k, &v, &layout, 1.0)
+        let alone = attention(&q, &k, &v, 8, &layout, 1.0)
             .unwrap()
             .narrow(0, 0, 3)
             .unwrap();
@@ -399,7 +471,7 @@ mod tests {
             0,
         )
         .unwrap();
-        let beside = attention(&q, &k, &poison, &layout, 1.0)
+        let beside = attention(&q, &k, &poison, 8, &layout, 1.0)
             .unwrap()
             .narrow(0, 0, 3)
             .unwrap();
@@ -409,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_layout_of_another_length_is_refused() {
-        let x = Chance::new(6).tensor(&[4, 1, 2]);
-        assert!(attention(&x, &x, &x, &layout(&[(0, 3)]), 1.0).is_err());
+        let x = Chance::new(6).tensor(&[4, 2]);
+        assert!(attention(&x, &x, &x, 2, &layout(&[(0, 3)]), 1.0).is_err());
     }
 }

@@ -12,6 +12,8 @@ use candle_core::{
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::product::Lines;
 use crate::simd::vectorised;
 use crate::switch::reference_only;
 
@@ -127,6 +129,18 @@ pub(crate) fn with_elements_mut(
     tensor.inplace_op1(&InPlace(RefCell::new(Some(f))))
 }
 
+/// A buffer whose every element the caller writes before it is read. Zeroing it first would be work for one thread, and on fresh memory
+/// the slowest part of many a kernel.
+pub(crate) fn unwritten(len: usize) -> Vec<f32> {
+    let mut buffer = Vec::with_capacity(len);
+    #[allow(clippy::uninit_vec)]
+    // SAFETY: it has room for `len`, every bit pattern is an f32, and callers write before they read.
+    unsafe {
+        buffer.set_len(len)
+    };
+    buffer
+}
+
 /// Rows of `width` that make one piece of work.
 pub(crate) fn rows_per_piece(width: usize) -> usize {
     (GRAIN / width.max(1)).max(1)
@@ -134,7 +148,7 @@ pub(crate) fn rows_per_piece(width: usize) -> usize {
 
 /// Fills a new buffer: `f(i, piece)` writes the elements from `i` on. Pieces hold whole rows of `width` and are filled in parallel.
 pub(crate) fn fill(len: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; len];
+    let mut out = unwritten(len);
     let piece = rows_per_piece(width) * width.max(1);
     if len <= piece {
         f(0, &mut out);
@@ -153,7 +167,7 @@ pub(crate) fn fill_and_sum(
     sums: usize,
     f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) -> (Vec<f32>, Vec<f32>) {
-    let mut out = vec![0.0; len];
+    let mut out = unwritten(len);
     let mut total = vec![0.0; sums];
     let piece = rows_per_piece(width) * width.max(1);
     if len <= piece {
@@ -268,6 +282,38 @@ impl<'a> Matrix<'a> {
         self.rows
     }
 
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn elements(&self) -> &'a [f32] {
+        self.data
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn by_row(self) -> Lines<'a> {
+        Lines {
+            data: self.data,
+            lines: self.rows,
+            depth: self.columns,
+            stride: self.row_stride,
+            step: self.column_stride,
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn by_column(self) -> Lines<'a> {
+        self.t().by_row()
+    }
+
+    /// Whether it is columns that lie one after another.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_transposed(&self) -> bool {
+        self.column_stride != 1
+    }
+
     /// The transpose, which costs nothing.
     pub(crate) fn t(self) -> Self {
         Self {
@@ -325,6 +371,12 @@ pub(crate) unsafe fn multiply_into(
         "kernel: {m}×{k}×{n} into {}",
         buffer.len
     );
+    #[cfg(target_arch = "x86_64")]
+    if threads == Threads::All && crate::product::suits(a, b) {
+        // SAFETY: the machine has the instructions; the rest is as below.
+        unsafe { crate::product::multiply_into(target, a, b, scale, accumulate) }
+        return;
+    }
     let parallelism = match threads {
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),

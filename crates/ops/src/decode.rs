@@ -4,7 +4,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 use rayon::prelude::*;
 
-use crate::attention::{Heads, soften};
+use crate::attention::{HeadShape, Heads, soften};
 use crate::cpu::{Operand, fused};
 use crate::simd::{sum2, vectorised};
 
@@ -17,21 +17,27 @@ pub struct DecodeRows {
 
 /// `o_r = Σ_j softmax_j(scale · q_r·k_j) v_j` over the pool's places `j` that row `r` sees.
 ///
-/// `q` is `[R, Hq, D]`, the pools are `[N, Hkv, D]`, the result is `[R, Hq, D]`; `Hq` is a multiple of `Hkv` and consecutive query heads
-/// share a key head. No gradient.
+/// `q` is `[R, Hq·D]`, the pools are `[N, Hkv·D]`, the heads of a token side by side, each of `D = head_dim`; the result is `[R, Hq·D]`.
+/// `Hq` is a multiple of `Hkv` and consecutive query heads share a key head. No gradient.
 pub fn decode_attention(
     q: &Tensor,
     pool_k: &Tensor,
     pool_v: &Tensor,
+    head_dim: usize,
     rows: &DecodeRows,
     scale: f64,
 ) -> Result<Tensor> {
-    let (r, heads, d, kv_heads) = check(q, pool_k, pool_v, rows)?;
+    let HeadShape { heads, kv_heads, d } = check(q, pool_k, pool_v, head_dim, rows)?;
     if !fused(&[q, pool_k, pool_v]) {
-        return reference(q, pool_k, pool_v, rows, scale);
+        return reference(q, pool_k, pool_v, head_dim, rows, scale);
     }
+    let r = rows.rows.len();
     let [queries, keys, values] = &[q, pool_k, pool_v].map(Operand::of);
-    let (queries, keys, values) = (Heads::of(queries)?, Heads::of(keys)?, Heads::of(values)?);
+    let (queries, keys, values) = (
+        Heads::of(queries, d)?,
+        Heads::of(keys, d)?,
+        Heads::of(values, d)?,
+    );
     let mut out = vec![0.0; r * heads * d];
     out.par_chunks_mut(d.max(1))
         .enumerate()
@@ -49,14 +55,17 @@ pub fn decode_attention(
                 out,
             );
         });
-    Tensor::from_vec(out, (r, heads, d), &Device::Cpu)
+    Tensor::from_vec(out, (r, heads * d), &Device::Cpu)
 }
 
 vectorised! {
     /// One query of one head over the places it sees.
     fn attend(q: &[f32], keys: &Heads<'_>, values: &Heads<'_>, kv_head: usize, places: &[u32], scale: f32, weights: &mut Vec<f32>, out: &mut [f32]) {
-        weights.clear();
-        weights.extend(places.iter().map(|&place| scale * sum2(q, keys.row(place as usize, kv_head), |q, k| q * k)));
+        weights.resize(places.len(), 0.0);
+        // A loop, not an iterator's `map`: closures passed on are compiled without this function's vectors.
+        for (weight, &place) in weights.iter_mut().zip(places) {
+            *weight = scale * sum2(q, keys.row(place as usize, kv_head), |q, k| q * k);
+        }
         soften(weights, places.len());
         for (&place, &weight) in places.iter().zip(weights.iter()) {
             for (out, v) in out.iter_mut().zip(values.row(place as usize, kv_head)) {
@@ -71,10 +80,12 @@ pub fn reference(
     q: &Tensor,
     pool_k: &Tensor,
     pool_v: &Tensor,
+    head_dim: usize,
     rows: &DecodeRows,
     scale: f64,
 ) -> Result<Tensor> {
-    let (r, heads, d, kv_heads) = check(q, pool_k, pool_v, rows)?;
+    let HeadShape { heads, kv_heads, d } = check(q, pool_k, pool_v, head_dim, rows)?;
+    let r = rows.rows.len();
     let longest = rows.rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut places = vec![0u32; r * longest];
     let mut mask = vec![f32::MIN; r * longest];
@@ -102,26 +113,27 @@ pub fn reference(
     let weights = softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
     weights
         .matmul(&gather(pool_v)?)?
-        .reshape((r, heads, d))?
+        .reshape((r, heads * d))?
         .to_dtype(q.dtype())
 }
 
-/// The sizes `R, Hq, D, Hkv`, or what does not fit.
+/// The heads, or what does not fit.
 fn check(
     q: &Tensor,
     pool_k: &Tensor,
     pool_v: &Tensor,
+    d: usize,
     rows: &DecodeRows,
-) -> Result<(usize, usize, usize, usize)> {
-    let (r, heads, d) = q.dims3()?;
-    let (n, kv_heads, _) = pool_k.dims3()?;
-    if pool_k.dims() != [n, kv_heads, d]
+) -> Result<HeadShape> {
+    let ((r, queries), (n, keys)) = (q.dims2()?, pool_k.dims2()?);
+    if d == 0
+        || keys == 0
+        || !keys.is_multiple_of(d)
+        || !queries.is_multiple_of(keys)
         || pool_v.dims() != pool_k.dims()
-        || kv_heads == 0
-        || heads % kv_heads != 0
     {
         bail!(
-            "decode_attention: queries {:?} need pools [N, Hkv, {d}] with Hkv dividing {heads}, found {:?} and {:?}",
+            "decode_attention: queries {:?} need pools [N, Hkv·{d}] whose heads divide theirs, found {:?} and {:?}",
             q.dims(),
             pool_k.dims(),
             pool_v.dims()
@@ -138,7 +150,11 @@ fn check(
             )
         }
     }
-    Ok((r, heads, d, kv_heads))
+    Ok(HeadShape {
+        heads: queries / d,
+        kv_heads: keys / d,
+        d,
+    })
 }
 
 #[cfg(test)]
@@ -164,13 +180,13 @@ mod tests {
         for (r, heads, kv_heads, d) in [(1, 1, 1, 1), (3, 4, 2, 16), (9, 6, 1, 33), (5, 8, 8, 64)] {
             let rows = places(&mut chance, r, 50);
             let (q, k, v) = (
-                chance.tensor(&[r, heads, d]),
-                chance.tensor(&[50, kv_heads, d]),
-                chance.tensor(&[50, kv_heads, d]),
+                chance.tensor(&[r, heads * d]),
+                chance.tensor(&[50, kv_heads * d]),
+                chance.tensor(&[50, kv_heads * d]),
             );
             let (got, want) = (
-                decode_attention(&q, &k, &v, &rows, 0.7),
-                reference(&q, &k, &v, &rows, 0.7),
+                decode_attention(&q, &k, &v, d, &rows, 0.7),
+                reference(&q, &k, &v, d, &rows, 0.7),
             );
             assert_close(
                 &got.unwrap(),
@@ -184,7 +200,7 @@ mod tests {
     #[test]
     fn equals_the_last_token_of_packed_attention() {
         let mut chance = Chance::new(2);
-        let [q, k, v] = [4, 2, 2].map(|h| chance.tensor(&[9, h, 8]));
+        let [q, k, v] = [4, 2, 2].map(|h| chance.tensor(&[9, h * 8]));
         let blocks = vec![
             Block {
                 tokens: 0..4,
@@ -199,12 +215,13 @@ mod tests {
                 prefix: 0..4,
             },
         ];
-        let packed = crate::attention(&q, &k, &v, &Layout::new(blocks).unwrap(), 0.5).unwrap();
+        let packed = crate::attention(&q, &k, &v, 8, &Layout::new(blocks).unwrap(), 0.5).unwrap();
         let last = Tensor::new(&[6u32, 8], q.device()).unwrap();
         let rows = DecodeRows {
             rows: vec![vec![0, 1, 2, 3, 4, 5, 6], vec![0, 1, 2, 3, 7, 8]],
         };
-        let got = decode_attention(&q.index_select(&last, 0).unwrap(), &k, &v, &rows, 0.5).unwrap();
+        let got =
+            decode_attention(&q.index_select(&last, 0).unwrap(), &k, &v, 8, &rows, 0.5).unwrap();
         assert_close(
             &got,
             &packed.index_select(&last, 0).unwrap(),
@@ -215,9 +232,9 @@ mod tests {
 
     #[test]
     fn a_place_beyond_the_pool_is_refused() {
-        let x = Chance::new(3).tensor(&[1, 1, 2]);
+        let x = Chance::new(3).tensor(&[1, 2]);
         for row in [vec![], vec![1]] {
-            assert!(decode_attention(&x, &x, &x, &DecodeRows { rows: vec![row] }, 1.0).is_err());
+            assert!(decode_attention(&x, &x, &x, 2, &DecodeRows { rows: vec![row] }, 1.0).is_err());
         }
     }
 }

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use crate::cpu::{Operand, Shared, add, elements, fill, fused, gradient, output, wide};
 
-/// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`.
+/// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`. Also picks, of a batch's hidden states, those that
+/// carry loss.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let (rows, _) = table.dims2()?;
     if ids.rank() != 1 || ids.dtype() != DType::U32 {

@@ -27,16 +27,21 @@
 
 mod adamw;
 mod attention;
+mod categorical;
 mod cpu;
 mod decode;
 pub mod device;
 mod embedding;
+#[cfg(target_arch = "x86_64")]
+mod few_rows;
 mod gelu;
 mod host;
 mod layer_norm;
 mod layout;
 mod linear;
 mod log_sigmoid;
+#[cfg(target_arch = "x86_64")]
+mod product;
 mod recompute;
 mod rms_norm;
 mod rope;
@@ -49,14 +54,15 @@ mod testing;
 mod token_logprobs;
 
 pub use adamw::{AdamWStep, adamw};
-pub use attention::attention;
+pub use attention::{attention, fused_attention, parts as attention_parts};
+pub use categorical::{argmax, each, pick, softmax_weights};
 pub use decode::{DecodeRows, decode_attention};
 pub use embedding::embedding;
 pub use gelu::{gelu_erf, gelu_tanh};
 pub use host::{host_reads, read_to_host};
 pub use layer_norm::layer_norm;
 pub use layout::{Block, Layout};
-pub use linear::{WeightLayout, linear};
+pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
@@ -64,21 +70,23 @@ pub use rope::rope;
 pub use sum_of_squares::sum_of_squares;
 pub use swiglu::swiglu;
 pub use switch::{reference_only, set_reference_only};
-pub use token_logprobs::{TokenLogprobs, token_logprobs};
+pub use token_logprobs::{TokenLogprobs, negative_log_likelihood, token_logprobs};
 
 /// The same operations in plain tensor operations: differentiable, on any device, and what the fused kernels are tested against.
 pub mod reference {
     pub use crate::adamw::reference as adamw;
-    pub use crate::attention::reference as attention;
+    pub use crate::attention::{fused_reference as fused_attention, reference as attention};
     pub use crate::decode::reference as decode_attention;
     pub use crate::embedding::reference as embedding;
     pub use crate::gelu::{reference_erf as gelu_erf, reference_tanh as gelu_tanh};
     pub use crate::layer_norm::reference as layer_norm;
-    pub use crate::linear::reference as linear;
+    pub use crate::linear::{reference as linear, reference_add as linear_add};
     pub use crate::log_sigmoid::reference as log_sigmoid;
     pub use crate::rms_norm::reference as rms_norm;
     pub use crate::rope::reference as rope;
     pub use crate::sum_of_squares::reference as sum_of_squares;
     pub use crate::swiglu::reference as swiglu;
-    pub use crate::token_logprobs::reference as token_logprobs;
+    pub use crate::token_logprobs::{
+        negative_log_likelihood_reference as negative_log_likelihood, reference as token_logprobs,
+    };
 }

@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Te
 use rayon::prelude::*;
 
 use crate::cpu::{
-    Matrix, Operand, elements, fused, gradient, multiply, output, rows_per_piece, sum_rows, wide,
+    Matrix, Operand, elements, fused, gradient, multiply, output, rows_per_piece, sum_rows,
+    unwritten, wide,
 };
 
 /// How a weight matrix lies in memory.
@@ -40,6 +41,45 @@ pub fn linear(
         None if fused(&[x, w]) => x.apply_op2(w, Linear { layout }),
         _ => reference(x, w, layout, bias),
     }
+}
+
+/// `y = residual + x·Wᵀ` (or `x·W`): [`linear`] whose product is added to the residual stream as it is made.
+///
+/// `residual` is `[.., out]`.
+pub fn linear_add(
+    residual: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    layout: WeightLayout,
+) -> Result<Tensor> {
+    let (inputs, outputs) = layout.sizes(w.dims2()?);
+    let rows = x.elem_count() / inputs.max(1);
+    if x.dim(D::Minus1)? != inputs
+        || residual.dim(D::Minus1)? != outputs
+        || residual.elem_count() != rows * outputs
+    {
+        bail!(
+            "linear_add: a weight {:?} ({layout:?}) takes rows of {inputs} and as many of {outputs} to add to, found {:?} and {:?}",
+            w.dims(),
+            x.dims(),
+            residual.dims()
+        )
+    }
+    if fused(&[residual, x, w]) {
+        x.apply_op3(w, residual, LinearAdd(Linear { layout }))
+    } else {
+        reference_add(residual, x, w, layout)
+    }
+}
+
+/// [`linear_add`](crate::linear_add) as [`linear`](crate::reference::linear) and an addition.
+pub fn reference_add(
+    residual: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    layout: WeightLayout,
+) -> Result<Tensor> {
+    residual + reference(x, w, layout, None)?
 }
 
 /// [`linear`](crate::linear) as a matrix product and an addition, the latter in `f32` at least: its gradient is a sum over all rows.
@@ -102,7 +142,7 @@ impl Linear {
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
         let (inputs, outputs) = self.layout.sizes(w_layout.shape().dims2()?);
         let rows = x_layout.shape().elem_count() / inputs.max(1);
-        let mut y = vec![0.0; rows * outputs];
+        let mut y = unwritten(rows * outputs);
         if let Some(bias) = bias.filter(|b| !b.is_empty()) {
             y.par_chunks_mut(rows_per_piece(outputs) * outputs)
                 .for_each(|piece| {
@@ -111,11 +151,8 @@ impl Linear {
                         .for_each(|row| row.copy_from_slice(bias))
                 });
         }
-        let (x, w) = (
-            Matrix::new(&x, rows, inputs),
-            self.layout.matrix(&w, inputs, outputs),
-        );
-        multiply(&mut y, x, w, 1.0, bias.is_some());
+        let w = self.layout.matrix(&w, inputs, outputs);
+        project(&mut y, &x, rows, w, bias.is_some());
         let mut shape = x_layout.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -138,7 +175,7 @@ impl Linear {
         let mut gradients = (None, None);
         if x.track_op() {
             let w = Operand::of(w);
-            let mut dx = vec![0.0; rows * inputs];
+            let mut dx = unwritten(rows * inputs);
             multiply(
                 &mut dx,
                 g,
@@ -152,7 +189,7 @@ impl Linear {
             let x = Operand::of(x);
             let x = x.elements()?;
             let x = Matrix::new(&x, rows, inputs);
-            let mut dw = vec![0.0; inputs * outputs];
+            let mut dw = unwritten(inputs * outputs);
             match self.layout {
                 WeightLayout::OutIn => multiply(&mut dw, g.t(), x, 1.0, false),
                 WeightLayout::InOut => multiply(&mut dw, x.t(), g, 1.0, false),
@@ -224,6 +261,61 @@ impl CustomOp3 for Linear {
     }
 }
 
+/// `y = x·w` (or `+=`) for a contiguous `x`.
+fn project(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, accumulate: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::few_rows::suits(rows, w) {
+        if !accumulate {
+            y.fill(0.0);
+        }
+        return crate::few_rows::multiply(y, x, rows, w);
+    }
+    multiply(y, Matrix::new(x, rows, w.rows()), w, 1.0, accumulate);
+}
+
+struct LinearAdd(Linear);
+
+impl CustomOp3 for LinearAdd {
+    fn name(&self) -> &'static str {
+        "linear_add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
+        let (inputs, outputs) = self.0.layout.sizes(w_layout.shape().dims2()?);
+        let mut y = elements(residual, residual_layout)?.into_owned();
+        let x = Matrix::new(&x, y.len() / outputs.max(1), inputs);
+        multiply(
+            &mut y,
+            x,
+            self.0.layout.matrix(&w, inputs, outputs),
+            1.0,
+            true,
+        );
+        output(y, residual_layout.shape())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        residual: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.0.backward(x, w, g)?;
+        Ok((dx, dw, residual.track_op().then(|| g.clone())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +345,18 @@ mod tests {
                 &operands[..2],
                 |t| fused(&t[0], &t[1], layout, None),
                 &|t| plain(&t[0], &t[1], layout, None),
+            );
+            let residual = [&shape[..shape.len() - 1], &[outputs]].concat();
+            let operands = [
+                chance.tensor(&residual),
+                operands[0].clone(),
+                operands[1].clone(),
+            ];
+            hold(
+                &format!("{what}, added"),
+                &operands,
+                |t| linear_add(&t[0], &t[1], &t[2], layout),
+                &|t| reference_add(&t[0], &t[1], &t[2], layout),
             );
         }
     }

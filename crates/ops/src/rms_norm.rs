@@ -5,13 +5,14 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail}
 use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
 use crate::simd::{sum, sum2, vectorised};
 
-/// `y = x / √(mean(x²) + ε) · w` over the last dimension.
+/// `y = x / √(mean(x²) + ε) · w` over every `D` neighbours.
 ///
-/// `x` is `[.., D]` (`[T, H, D]` for the norm of queries and keys), `weight` is `[D]`. Zhang, Sennrich 2019, equation 4.
+/// `weight` is `[D]`, `x` is `[.., n·D]`: whole rows where n = 1, each head of its own where the rows hold the heads of queries or keys
+/// side by side. Zhang, Sennrich 2019, equation 4.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if x.dim(D::Minus1)? != weight.elem_count() {
+    if !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count().max(1)) {
         bail!(
-            "rms_norm: rows of {:?} need as many weights, found {:?}",
+            "rms_norm: rows of {:?} are no multiple of the weights, {:?}",
             x.dims(),
             weight.dims()
         )
@@ -25,12 +26,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 
 /// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let (dtype, wide) = (x.dtype(), wide(x));
-    let x = x.to_dtype(wide)?;
+    let (dtype, wide, shape) = (x.dtype(), wide(x), x.shape().clone());
+    let x = x.to_dtype(wide)?.reshape(((), weight.elem_count()))?;
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&scale)?
         .broadcast_mul(&weight.to_dtype(wide)?)?
-        .to_dtype(dtype)
+        .to_dtype(dtype)?
+        .reshape(shape)
 }
 
 struct RmsNorm {
@@ -125,18 +127,18 @@ mod tests {
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
         let mut chance = Chance::new(1);
-        for shape in [
-            vec![1, 1],
-            vec![3, 7],
-            vec![5, 4, 16],
-            vec![400, 64],
-            vec![2, 33],
-            vec![0, 8],
+        for (shape, d) in [
+            (vec![1, 1], 1),
+            (vec![3, 7], 7),
+            (vec![5, 4, 16], 16),
+            (vec![5, 64], 16),
+            (vec![400, 64], 64),
+            (vec![2, 33], 33),
+            (vec![0, 8], 8),
         ] {
-            let d = shape[shape.len() - 1];
             let operands = [chance.tensor(&shape), chance.tensor(&[d])];
             hold(
-                &format!("rms_norm {shape:?}"),
+                &format!("rms_norm {shape:?} by {d}"),
                 &operands,
                 |t| rms_norm(&t[0], &t[1], 1e-5),
                 &|t| reference(&t[0], &t[1], 1e-5),

@@ -7,15 +7,16 @@ use crate::simd::vectorised;
 
 /// `y₁ = x₁·cos − x₂·sin`, `y₂ = x₂·cos + x₁·sin`, where `x₁`, `x₂` are the first and second half of a head.
 ///
-/// `x` is `[T, H, D]`; `cos` and `sin` are `f32 [T, D/2]`, already gathered by each token's position, and get no gradient.
-/// Su et al. 2021, in the half-rotated form of Hugging Face's models.
+/// `x` is `[T, H·D]`, the heads of a token side by side; `cos` and `sin` are `f32 [T, D/2]`, already gathered by each token's position,
+/// and get no gradient. Su et al. 2021, in the half-rotated form of Hugging Face's models.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (tokens, _, d) = x.dims3()?;
-    if d % 2 != 0 || cos.dims() != [tokens, d / 2] || sin.dims() != cos.dims() {
+    let (tokens, width) = x.dims2()?;
+    let (angles, half) = cos.dims2()?;
+    if half == 0 || !width.is_multiple_of(2 * half) || angles != tokens || sin.dims() != cos.dims()
+    {
         bail!(
-            "rope: {:?} needs an even head size, and angles [{tokens}, {}], found {:?} and {:?}",
+            "rope: {:?} needs angles [{tokens}, D/2] for heads of D that fill a row, found {:?} and {:?}",
             x.dims(),
-            d / 2,
             cos.dims(),
             sin.dims()
         )
@@ -29,16 +30,20 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 
 /// [`rope`](crate::rope) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = x.dim(D::Minus1)? / 2;
+    let (tokens, width) = x.dims2()?;
+    let half = cos.dim(1)?;
     let (dtype, wide) = (x.dtype(), wide(x));
     let x = x.to_dtype(wide)?;
+    let x = x.reshape((tokens, width / (2 * half), 2 * half))?;
     let cos = cos.detach().to_dtype(wide)?.unsqueeze(1)?;
     let sin = sin.detach().to_dtype(wide)?.unsqueeze(1)?;
     let first = x.narrow(D::Minus1, 0, half)?;
     let second = x.narrow(D::Minus1, half, half)?;
     let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
     let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[rotated_first, rotated_second], D::Minus1)?.to_dtype(dtype)
+    Tensor::cat(&[rotated_first, rotated_second], D::Minus1)?
+        .to_dtype(dtype)?
+        .reshape((tokens, width))
 }
 
 struct Rope;
@@ -62,8 +67,9 @@ impl CustomOp3 for Rope {
             elements(cos, cos_layout)?,
             elements(sin, sin_layout)?,
         );
-        let (_, heads, d) = x_layout.shape().dims3()?;
-        output(turn(&x, &cos, &sin, heads, d, 1.0), x_layout.shape())
+        let (_, width) = x_layout.shape().dims2()?;
+        let half = cos_layout.dims()[1];
+        output(turn(&x, &cos, &sin, width, half, 1.0), x_layout.shape())
     }
 
     /// A rotation's gradient is the rotation back.
@@ -77,31 +83,32 @@ impl CustomOp3 for Rope {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (cos_operand, sin_operand, g_operand) =
             (Operand::of(cos), Operand::of(sin), Operand::of(g));
-        let (cos, sin, g) = (
-            cos_operand.elements()?,
-            sin_operand.elements()?,
+        let (angles, g) = (
+            (cos_operand.elements()?, sin_operand.elements()?),
             g_operand.elements()?,
         );
-        let (_, heads, d) = x.dims3()?;
-        Ok((
-            gradient(turn(&g, &cos, &sin, heads, d, -1.0), x)?,
-            None,
-            None,
-        ))
+        let back = turn(&g, &angles.0, &angles.1, x.dim(1)?, cos.dim(1)?, -1.0);
+        Ok((gradient(back, x)?, None, None))
     }
 }
 
 /// Rotates every head by its token's angle, times `direction`.
-fn turn(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, d: usize, direction: f32) -> Vec<f32> {
-    let width = heads * d;
+fn turn(
+    x: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    width: usize,
+    half: usize,
+    direction: f32,
+) -> Vec<f32> {
     fill(x.len(), width, |at, y| {
-        let first = at / width.max(1) * (d / 2);
+        let first = at / width.max(1) * half;
         rotate(
             &x[at..][..y.len()],
             &cos[first..],
             &sin[first..],
-            heads,
-            d,
+            width,
+            half,
             direction,
             y,
         );
@@ -109,14 +116,13 @@ fn turn(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, d: usize, direction: 
 }
 
 vectorised! {
-    fn rotate(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, d: usize, direction: f32, y: &mut [f32]) {
-        if heads * d == 0 {
+    fn rotate(x: &[f32], cos: &[f32], sin: &[f32], width: usize, half: usize, direction: f32, y: &mut [f32]) {
+        if width == 0 {
             return;
         }
-        let half = d / 2;
-        let tokens = x.chunks_exact(heads * d).zip(y.chunks_exact_mut(heads * d));
+        let tokens = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
         for ((x, y), (cos, sin)) in tokens.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
-            for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
                 let (x1, x2) = x.split_at(half);
                 let (y1, y2) = y.split_at_mut(half);
                 for i in 0..half {
@@ -142,7 +148,7 @@ mod tests {
                 chance.tensor(&[tokens, d / 2]),
                 chance.tensor(&[tokens, d / 2]),
             );
-            let operands = [chance.tensor(&[tokens, heads, d])];
+            let operands = [chance.tensor(&[tokens, heads * d])];
             hold(
                 &format!("rope {tokens} {heads} {d}"),
                 &operands,
@@ -155,12 +161,12 @@ mod tests {
     /// Closed form: a quarter turn sends (1, 2) to (−2, 1).
     #[test]
     fn turns_a_pair_by_the_angle() {
-        let x = Tensor::new(&[[[1f32, 2.0]]], &candle_core::Device::Cpu).unwrap();
+        let x = Tensor::new(&[[1f32, 2.0]], &candle_core::Device::Cpu).unwrap();
         let (cos, sin) = (
-            x.narrow(2, 0, 1).unwrap().zeros_like().unwrap(),
-            x.narrow(2, 0, 1).unwrap().ones_like().unwrap(),
+            x.narrow(1, 0, 1).unwrap().zeros_like().unwrap(),
+            x.narrow(1, 0, 1).unwrap().ones_like().unwrap(),
         );
-        let y = rope(&x, &cos.squeeze(1).unwrap(), &sin.squeeze(1).unwrap()).unwrap();
-        assert_eq!(y.to_vec3::<f32>().unwrap(), [[[-2.0, 1.0]]]);
+        let y = rope(&x, &cos, &sin).unwrap();
+        assert_eq!(y.to_vec2::<f32>().unwrap(), [[-2.0, 1.0]]);
     }
 }

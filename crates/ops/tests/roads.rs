@@ -50,6 +50,12 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
             |t| reference::linear(&t[0], &t[1], WeightLayout::OutIn, Some(&t[2])),
         ),
         (
+            "linear_add",
+            vec![vec![4, 3], vec![4, 5], vec![3, 5]],
+            |t| rlhf_ops::linear_add(&t[0], &t[1], &t[2], WeightLayout::OutIn),
+            |t| reference::linear_add(&t[0], &t[1], &t[2], WeightLayout::OutIn),
+        ),
+        (
             "layer_norm",
             vec![vec![4, 6], vec![6], vec![6]],
             |t| rlhf_ops::layer_norm(&t[0], &t[1], &t[2], 1e-5),
@@ -63,7 +69,7 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         ),
         (
             "rope",
-            vec![vec![6, 2, 4]],
+            vec![vec![6, 8]],
             |t| rlhf_ops::rope(&t[0], &angles().0, &angles().1),
             |t| reference::rope(&t[0], &angles().0, &angles().1),
         ),
@@ -87,9 +93,15 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         ),
         (
             "attention",
-            vec![vec![6, 4, 8], vec![6, 2, 8], vec![6, 2, 8]],
-            |t| rlhf_ops::attention(&t[0], &t[1], &t[2], &layout(), 0.3),
-            |t| reference::attention(&t[0], &t[1], &t[2], &layout(), 0.3),
+            vec![vec![6, 32], vec![6, 16], vec![6, 16]],
+            |t| rlhf_ops::attention(&t[0], &t[1], &t[2], 8, &layout(), 0.3),
+            |t| reference::attention(&t[0], &t[1], &t[2], 8, &layout(), 0.3),
+        ),
+        (
+            "fused_attention",
+            vec![vec![6, 64]],
+            |t| rlhf_ops::fused_attention(&t[0], 2, 8, &layout(), 0.3),
+            |t| reference::fused_attention(&t[0], 2, 8, &layout(), 0.3),
         ),
         (
             "embedding",
@@ -104,6 +116,12 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
             |t| reference::token_logprobs(&t[0], &t[1], &ids(), 0.7).map(|r| r.logprobs),
         ),
         (
+            "negative_log_likelihood",
+            vec![vec![4, 3], vec![5, 3]],
+            |t| rlhf_ops::negative_log_likelihood(&t[0], &t[1], &ids(), 0.7),
+            |t| reference::negative_log_likelihood(&t[0], &t[1], &ids(), 0.7),
+        ),
+        (
             "log_sigmoid",
             vec![vec![7]],
             |t| rlhf_ops::log_sigmoid(&t[0]),
@@ -111,12 +129,13 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         ),
         (
             "decode_attention",
-            vec![vec![2, 4, 8], vec![6, 2, 8], vec![6, 2, 8]],
+            vec![vec![2, 32], vec![6, 16], vec![6, 16]],
             |t| {
                 rlhf_ops::decode_attention(
                     &t[0],
                     &t[1],
                     &t[2],
+                    8,
                     &DecodeRows {
                         rows: vec![vec![0, 2], vec![5]],
                     },
@@ -128,6 +147,7 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
                     &t[0],
                     &t[1],
                     &t[2],
+                    8,
                     &DecodeRows {
                         rows: vec![vec![0, 2], vec![5]],
                     },
@@ -265,10 +285,10 @@ fn half_precision_normalises_in_f32() {
         let mut blocks = vec![block(0..1, 0..0)];
         blocks.extend((1..=k).map(|t| block(t..t + 1, 0..1)));
         let shared = Layout::new(blocks).unwrap();
-        let v = Var::from_tensor(&ones(&[k + 1, 1, 2])).unwrap();
+        let v = Var::from_tensor(&ones(&[k + 1, 2])).unwrap();
         let attend = |v: &Tensor, layout: &Layout| {
             let zeros = v.zeros_like().unwrap();
-            rlhf_ops::attention(&zeros, &zeros, v, layout, 1.0).unwrap()
+            rlhf_ops::attention(&zeros, &zeros, v, 2, layout, 1.0).unwrap()
         };
         let grads = attend(&v, &shared).sum_all().unwrap().backward().unwrap();
         let prefix = grads.get(&v).unwrap().narrow(0, 0, 1).unwrap();

@@ -49,16 +49,16 @@ fn layout(alone: &[usize], continuations: &[usize]) -> Layout {
 fn attention_agrees(layout: &Layout, (heads, kv_heads): (usize, usize), d: usize, what: &str) {
     let (t, mut chance) = (layout.tokens(), Chance::new(d as u64));
     let operands = [
-        chance.tensor(&[t, heads, d]),
-        chance.tensor(&[t, kv_heads, d]),
-        chance.tensor(&[t, kv_heads, d]),
+        chance.tensor(&[t, heads * d]),
+        chance.tensor(&[t, kv_heads * d]),
+        chance.tensor(&[t, kv_heads * d]),
     ];
     let scale = 1.0 / (d as f64).sqrt();
     hold(
         &format!("attention, {what}, {heads}/{kv_heads} heads of {d}"),
         &operands,
-        |x| rlhf_ops::attention(&x[0], &x[1], &x[2], layout, scale),
-        &|x| reference::attention(&x[0], &x[1], &x[2], layout, scale),
+        |x| rlhf_ops::attention(&x[0], &x[1], &x[2], d, layout, scale),
+        &|x| reference::attention(&x[0], &x[1], &x[2], d, layout, scale),
     );
 }
 
@@ -116,10 +116,10 @@ fn decoding_agrees_for_every_head_size_and_ratio_and_for_rows_of_any_length() {
                         .map(|n| (0..*n).map(|_| chance.below(pool) as u32).collect())
                         .collect(),
                 };
-                let q = chance.tensor(&[lengths.len(), heads, d]);
-                let [k, v] = [0, 1].map(|_| chance.tensor(&[pool, kv_heads, d]));
-                let fused = rlhf_ops::decode_attention(&q, &k, &v, &rows, 0.3).unwrap();
-                let plain = reference::decode_attention(&q, &k, &v, &rows, 0.3).unwrap();
+                let q = chance.tensor(&[lengths.len(), heads * d]);
+                let [k, v] = [0, 1].map(|_| chance.tensor(&[pool, kv_heads * d]));
+                let fused = rlhf_ops::decode_attention(&q, &k, &v, d, &rows, 0.3).unwrap();
+                let plain = reference::decode_attention(&q, &k, &v, d, &rows, 0.3).unwrap();
                 assert_close(
                     &fused,
                     &plain,
@@ -137,7 +137,7 @@ fn what_works_head_by_head_agrees_for_every_head_size() {
     let mut chance = Chance::new(3);
     for t in TOKENS {
         for d in HEAD_SIZES {
-            let (x, w) = (chance.tensor(&[t, 3, d]), chance.tensor(&[d]));
+            let (x, w) = (chance.tensor(&[t, 3 * d]), chance.tensor(&[d]));
             hold(
                 &format!("rms_norm of {t} tokens, heads of {d}"),
                 &[x.clone(), w],

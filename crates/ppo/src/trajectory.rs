@@ -116,13 +116,13 @@ impl Batch {
 
     /// log π(y_t) and the entropy at every response token, `[N]` each, at temperature τ.
     pub fn logprobs(&self, model: &CausalLm, temperature: f64) -> Result<TokenLogprobs> {
-        let hidden = model.hidden(&self.packed)?.index_select(&self.rows, 0)?;
+        let hidden = rlhf_ops::embedding(&self.rows, &model.hidden(&self.packed)?)?;
         Ok(model.logprobs(&hidden, &self.targets, temperature)?)
     }
 
     /// V_t at every response token, `[N]`.
     pub fn values(&self, critic: &ScalarModel) -> Result<Tensor> {
-        let hidden = critic.hidden(&self.packed)?.index_select(&self.rows, 0)?;
+        let hidden = rlhf_ops::embedding(&self.rows, &critic.hidden(&self.packed)?)?;
         Ok(critic.scores(&hidden)?)
     }
 }

@@ -17,7 +17,7 @@ pub fn mean_loss(model: &CausalLm, rows: &[Row], micro_tokens: usize) -> Result<
         let part: Vec<&Row> = rows[micro].iter().collect();
         targets += part.iter().map(|row| row.targets()).sum::<usize>();
         let batch = Batch::pack(&part, model.device())?;
-        let loss = negative_log_likelihood(model, &batch)?;
+        let loss = negative_log_likelihood(model, &batch, 1)?;
         total += f64::from(rlhf_ops::read_to_host(&loss)?[0]);
     }
     Ok(total / targets as f64)

@@ -170,7 +170,7 @@ pub(crate) fn fit(
         let lengths: Vec<usize> = batch.iter().map(|row| row.ids.len()).collect();
         for micro in micro_batches(&lengths, micro_tokens) {
             let packed = Batch::pack(&batch[micro], &session.device)?;
-            let loss = (negative_log_likelihood(&model, &packed)? / targets as f64)?;
+            let loss = negative_log_likelihood(&model, &packed, targets)?;
             gradients.accumulate(params, &loss)?;
             total = (total + loss.detach())?;
         }

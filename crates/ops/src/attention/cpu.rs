@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, Layout as Strides, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout as Strides, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::{
-    Matrix, Operand, Shared, Target, Threads, elements, gradient, multiply_into, output,
+    Matrix, Operand, Shared, Target, Threads, elements, gradient, multiply_into, output, unwritten,
 };
 use crate::layout::{Block, Layout};
 use crate::simd::{exp, max, sum, sum2, vectorised};
@@ -17,59 +17,72 @@ use crate::simd::{exp, max, sum, sum2, vectorised};
 /// Queries of a tile. Its scores, 64 by the number of keys, are all that ever exists of the T×T table.
 const TILE: usize = 64;
 
+/// The sizes of an attention: query heads, key heads, and the elements of one head.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadShape {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) d: usize,
+}
+
+impl HeadShape {
+    /// Query heads that share a key head.
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
 pub(super) struct Attention {
     layout: Layout,
+    shape: HeadShape,
     scale: f32,
     /// `log Σ e^score` of each token and head, `[T, Hq]`, left by the forward pass.
     normalisers: OnceLock<Vec<f32>>,
 }
 
-impl Attention {
-    pub(super) fn new(layout: &Layout, scale: f64) -> Self {
-        Self {
-            layout: layout.clone(),
-            scale: scale as f32,
-            normalisers: OnceLock::new(),
-        }
-    }
-}
-
-/// `[T, H, D]` with a head's elements side by side, and any stride between heads and tokens: parts of one fused projection are read in place.
+/// The heads of some tokens: those of a token lie side by side, in rows any stride apart. Parts of one fused projection are read in place.
 pub(crate) struct Heads<'a> {
     data: Cow<'a, [f32]>,
-    token: usize,
-    head: usize,
+    /// Where the first head begins.
+    first: usize,
+    /// Between tokens.
+    stride: usize,
     d: usize,
 }
 
 impl<'a> Heads<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Strides) -> Result<Self> {
-        let (_, heads, d) = layout.shape().dims3()?;
+    /// The heads of `d` in the columns from `first` on of a matrix.
+    fn new(storage: &'a CpuStorage, layout: &Strides, first: usize, d: usize) -> Result<Self> {
+        let (_, width) = layout.shape().dims2()?;
         Ok(match layout.stride() {
-            &[token, head, 1] => Self {
+            &[stride, 1] => Self {
                 data: Cow::Borrowed(&storage.as_slice::<f32>()?[layout.start_offset()..]),
-                token,
-                head,
+                first,
+                stride,
                 d,
             },
             _ => Self {
                 data: elements(storage, layout)?,
-                token: heads * d,
-                head: d,
+                first,
+                stride: width,
                 d,
             },
         })
     }
 
-    pub(crate) fn of(operand: &'a Operand<'_>) -> Result<Self> {
+    pub(crate) fn of(operand: &'a Operand<'_>, d: usize) -> Result<Self> {
+        Self::from(operand, 0, d)
+    }
+
+    fn from(operand: &'a Operand<'_>, first: usize, d: usize) -> Result<Self> {
         let (storage, layout) = operand.stored()?;
-        Self::new(storage, layout)
+        Self::new(storage, layout, first, d)
     }
 
     /// One head of one token.
     #[inline(always)]
     pub(crate) fn row(&self, token: usize, head: usize) -> &[f32] {
-        &self.data[token * self.token + head * self.head..][..self.d]
+        &self.data[token * self.stride + self.first + head * self.d..][..self.d]
     }
 
     /// One head of some tokens, a row each.
@@ -77,17 +90,20 @@ impl<'a> Heads<'a> {
         let start = if tokens.is_empty() {
             0
         } else {
-            tokens.start * self.token + head * self.head
+            tokens.start * self.stride + self.first + head * self.d
         };
-        Matrix::strided(&self.data[start..], tokens.len(), self.d, self.token)
+        Matrix::strided(&self.data[start..], tokens.len(), self.d, self.stride)
     }
 }
 
-/// A contiguous `[T, H, D]` that tasks write, each to its own tokens and heads.
+/// A contiguous matrix in which tasks write heads, each to its own tokens and heads.
 #[derive(Clone, Copy)]
 struct Output {
     buffer: Shared,
-    heads: usize,
+    /// Where the first head begins.
+    first: usize,
+    /// Between tokens.
+    stride: usize,
     d: usize,
 }
 
@@ -95,8 +111,8 @@ impl Output {
     fn rows(self, tokens: &Range<usize>, head: usize) -> Target {
         Target {
             buffer: self.buffer,
-            at: (tokens.start * self.heads + head) * self.d,
-            row_stride: self.heads * self.d,
+            at: tokens.start * self.stride + self.first + head * self.d,
+            row_stride: self.stride,
         }
     }
 }
@@ -241,32 +257,25 @@ fn families(layout: &Layout) -> Vec<Vec<&Block>> {
     families
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+impl Attention {
+    pub(super) fn new(layout: &Layout, shape: HeadShape, scale: f64) -> Self {
+        Self {
+            layout: layout.clone(),
+            shape,
+            scale: scale as f32,
+            normalisers: OnceLock::new(),
+        }
     }
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Strides,
-        k: &CpuStorage,
-        k_layout: &Strides,
-        v: &CpuStorage,
-        v_layout: &Strides,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (tokens, heads, d) = q_layout.shape().dims3()?;
-        let group = heads / k_layout.dims()[1];
-        let (q, k, v) = (
-            Heads::new(q, q_layout)?,
-            Heads::new(k, k_layout)?,
-            Heads::new(v, v_layout)?,
-        );
-        let mut out = vec![0.0; tokens * heads * d];
-        let mut normalisers = vec![0.0; tokens * heads];
+    fn forward(&self, q: &Heads<'_>, k: &Heads<'_>, v: &Heads<'_>) -> Result<(CpuStorage, Shape)> {
+        let HeadShape { heads, d, .. } = self.shape;
+        let (tokens, group) = (self.layout.tokens(), self.shape.group());
+        let mut out = unwritten(tokens * heads * d);
+        let mut normalisers = unwritten(tokens * heads);
         let target = Output {
             buffer: Shared::new(&mut out),
-            heads,
+            first: 0,
+            stride: heads * d,
             d,
         };
         let shared_normalisers = Shared::new(&mut normalisers);
@@ -280,7 +289,7 @@ impl CustomOp3 for Attention {
             .par_iter()
             .for_each_init(Vec::new, |scores, &(block, head)| {
                 for tile in tiles(block, head, head / group) {
-                    tile.scores(&q, &k, self.scale, scores);
+                    tile.scores(q, k, self.scale, scores);
                     for (i, row) in scores.chunks_exact_mut(tile.seen()).enumerate() {
                         let normaliser = soften(row, tile.visible(i));
                         // SAFETY: `normalisers` outlives the loop, and each token and head is one task's.
@@ -290,59 +299,30 @@ impl CustomOp3 for Attention {
                         }
                     }
                     // SAFETY: `out` outlives the loop, and each token and head is one task's.
-                    unsafe { tile.gather(target.rows(&tile.queries, head), scores, &v, 1.0) }
+                    unsafe { tile.gather(target.rows(&tile.queries, head), scores, v, 1.0) }
                 }
             });
         // A second forward pass of one op does not happen; if it did, it would leave the same numbers.
         let _ = self.normalisers.set(normalisers);
-        output(out, q_layout.shape())
+        output(out, (tokens, heads * d))
     }
 
     /// With `p` the probabilities and `δ = g·o`: `dV = pᵀ·g`, `ds = p∘(g·vᵀ − δ)`, `dQ = scale·ds·k`, `dK = scale·dsᵀ·q`.
     ///
     /// A family's sums over its shared prefix run in one task, in order: no races, and one result for any number of threads.
-    fn bwd(
+    fn backward(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        [q, k, v]: [&Heads<'_>; 3],
         out: &Tensor,
         g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (tokens, heads, d) = q.dims3()?;
-        let kv_heads = k.dim(1)?;
-        let group = heads / kv_heads;
-        let [qs, ks, vs, outs, gs] = &[q, k, v, out, g].map(Operand::of);
-        let (qs, ks, vs, outs, gs) = (
-            &Heads::of(qs)?,
-            &Heads::of(ks)?,
-            &Heads::of(vs)?,
-            &Heads::of(outs)?,
-            &Heads::of(gs)?,
-        );
+        [dq, dk, dv]: [Output; 3],
+    ) -> Result<()> {
+        let HeadShape { heads, kv_heads, d } = self.shape;
+        let group = self.shape.group();
+        let (out, g) = (Operand::of(out), Operand::of(g));
+        let (out, g) = (&Heads::of(&out, d)?, &Heads::of(&g, d)?);
         let Some(normalisers) = self.normalisers.get() else {
             candle_core::bail!("attention: the gradient comes before the forward pass")
-        };
-
-        let (mut dq, mut dk, mut dv) = (
-            vec![0.0; tokens * heads * d],
-            vec![0.0; tokens * kv_heads * d],
-            vec![0.0; tokens * kv_heads * d],
-        );
-        let dq_target = Output {
-            buffer: Shared::new(&mut dq),
-            heads,
-            d,
-        };
-        let dk_target = Output {
-            buffer: Shared::new(&mut dk),
-            heads: kv_heads,
-            d,
-        };
-        let dv_target = Output {
-            buffer: Shared::new(&mut dv),
-            heads: kv_heads,
-            d,
         };
         let families = families(&self.layout);
         let tasks: Vec<(&Vec<&Block>, usize)> = families
@@ -359,8 +339,8 @@ impl CustomOp3 for Attention {
                         .flat_map(move |head| tiles(b, head, kv_head))
                 }) {
                     let head = tile.head;
-                    tile.scores(qs, ks, self.scale, weights);
-                    tile.scores(gs, vs, 1.0, slopes);
+                    tile.scores(q, k, self.scale, weights);
+                    tile.scores(g, v, 1.0, slopes);
                     let rows = weights
                         .chunks_exact_mut(tile.seen())
                         .zip(slopes.chunks_exact_mut(tile.seen()));
@@ -371,23 +351,121 @@ impl CustomOp3 for Attention {
                             slopes,
                             tile.visible(i),
                             normalisers[token * heads + head],
-                            gs.row(token, head),
-                            outs.row(token, head),
+                            g.row(token, head),
+                            out.row(token, head),
                         );
                     }
                     // SAFETY: the buffers outlive the loop; this task alone has the family's tokens of this key head and its query heads.
                     unsafe {
-                        tile.gather(dq_target.rows(&tile.queries, head), slopes, ks, self.scale);
-                        tile.scatter(dk_target, slopes, qs.rows(&tile.queries, head), self.scale);
-                        tile.scatter(dv_target, weights, gs.rows(&tile.queries, head), 1.0);
+                        tile.gather(dq.rows(&tile.queries, head), slopes, k, self.scale);
+                        tile.scatter(dk, slopes, q.rows(&tile.queries, head), self.scale);
+                        tile.scatter(dv, weights, g.rows(&tile.queries, head), 1.0);
                     }
                 }
             },
         );
-        let dq = if q.track_op() { gradient(dq, q)? } else { None };
-        let dk = if k.track_op() { gradient(dk, k)? } else { None };
-        let dv = if v.track_op() { gradient(dv, v)? } else { None };
-        Ok((dq, dk, dv))
+        Ok(())
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Strides,
+        k: &CpuStorage,
+        k_layout: &Strides,
+        v: &CpuStorage,
+        v_layout: &Strides,
+    ) -> Result<(CpuStorage, Shape)> {
+        let d = self.shape.d;
+        self.forward(
+            &Heads::new(q, q_layout, 0, d)?,
+            &Heads::new(k, k_layout, 0, d)?,
+            &Heads::new(v, v_layout, 0, d)?,
+        )
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let d = self.shape.d;
+        let [qs, ks, vs] = &[q, k, v].map(Operand::of);
+        let inputs = [&Heads::of(qs, d)?, &Heads::of(ks, d)?, &Heads::of(vs, d)?];
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|t| vec![0.0; t.elem_count()]);
+        let target = |buffer: &mut Vec<f32>, of: &Tensor| -> Result<Output> {
+            Ok(Output {
+                buffer: Shared::new(buffer),
+                first: 0,
+                stride: of.dim(1)?,
+                d,
+            })
+        };
+        let targets = [
+            target(&mut dq, q)?,
+            target(&mut dk, k)?,
+            target(&mut dv, v)?,
+        ];
+        self.backward(inputs, out, g, targets)?;
+        let wanted = |values, of: &Tensor| {
+            if of.track_op() {
+                gradient(values, of)
+            } else {
+                Ok(None)
+            }
+        };
+        Ok((wanted(dq, q)?, wanted(dk, k)?, wanted(dv, v)?))
+    }
+}
+
+/// Attention over one projection that holds queries, keys and values side by side.
+pub(super) struct FusedAttention(pub(super) Attention);
+
+impl FusedAttention {
+    /// The columns at which queries, keys and values begin, and the width of a row.
+    fn columns(&self) -> ([usize; 3], usize) {
+        let HeadShape { heads, kv_heads, d } = self.0.shape;
+        let (keys, values) = (heads * d, (heads + kv_heads) * d);
+        ([0, keys, values], values + kv_heads * d)
+    }
+}
+
+impl CustomOp1 for FusedAttention {
+    fn name(&self) -> &'static str {
+        "fused_attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Strides) -> Result<(CpuStorage, Shape)> {
+        let (columns, _) = self.columns();
+        let heads = |first| Heads::new(qkv, layout, first, self.0.shape.d);
+        let [q, k, v] = columns.map(heads);
+        self.0.forward(&q?, &k?, &v?)
+    }
+
+    fn bwd(&self, qkv: &Tensor, out: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let (columns, width) = self.columns();
+        let d = self.0.shape.d;
+        let operand = Operand::of(qkv);
+        let [q, k, v] = columns.map(|first| Heads::from(&operand, first, d));
+        let mut dqkv = vec![0.0; qkv.elem_count()];
+        let buffer = Shared::new(&mut dqkv);
+        let targets = columns.map(|first| Output {
+            buffer,
+            first,
+            stride: width,
+            d,
+        });
+        self.0.backward([&q?, &k?, &v?], out, g, targets)?;
+        gradient(dqkv, qkv)
     }
 }
 
