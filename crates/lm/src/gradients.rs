@@ -12,7 +12,7 @@ use crate::{Error, Params, Result};
 ///
 /// The sums hold no graph, so a micro-batch's activations are freed when its loss is dropped. They stay on the device; what the host
 /// wants to know of them, it asks with [`Gradients::read`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Gradients {
     sums: BTreeMap<String, Tensor>,
     /// `Σ g²` of each sum, in order of name, once they have been read.
@@ -32,17 +32,18 @@ impl Gradients {
     /// of them overflows is given up for a smaller one. Micikevicius et al. 2018, §3.2.
     pub fn accumulate(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
         self.squares.take();
+        if params.dtype() != DType::F16 {
+            return self.add(params, loss);
+        }
         // Powers of two change no digit, and no scale outlives the call: a resumed run takes the same ones.
-        let scales: &[f64] = match params.dtype() {
-            DType::F16 => &[4096.0, 256.0, 16.0, 1.0],
-            _ => &[1.0],
-        };
-        for &scale in scales {
-            let grads = scaled(params, loss, scale)?;
-            if scale > 1.0 && !grads.norm()?.is_finite() {
+        for scale in [4096.0, 256.0, 16.0, 1.0] {
+            let mut scaled = Self::new();
+            scaled.add(params, &(loss * scale)?)?;
+            if scale > 1.0 && !scaled.norm()?.is_finite() {
                 continue;
             }
-            for (name, grad) in grads.sums {
+            for (name, grad) in scaled.sums {
+                let grad = (grad / scale)?;
                 let sum = match self.sums.remove(&name) {
                     None => grad,
                     Some(sum) => (sum + grad)?,
@@ -50,6 +51,30 @@ impl Gradients {
                 self.sums.insert(name, sum);
             }
             break;
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of one backward pass.
+    fn add(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
+        let mut sums = rlhf_ops::Sums::new();
+        for (name, var) in params.read_vars() {
+            sums.insert(var.id(), self.sums.remove(name));
+        }
+        let mut grads = rlhf_ops::backward_into(loss, &mut sums)?;
+        for (name, var) in params.read_vars() {
+            let sum = sums.remove(&var.id()).flatten();
+            // The gradient of a leaf still holds the graph it was computed from.
+            let grad = match grads.remove(var) {
+                Some(grad) => Some(grad.detach().to_dtype(DType::F32)?.contiguous()?),
+                None => None,
+            };
+            let sum = match (sum, grad) {
+                (Some(sum), Some(grad)) => (sum + grad)?,
+                (Some(one), None) | (None, Some(one)) => one,
+                (None, None) => continue,
+            };
+            self.sums.insert(name.to_owned(), sum);
         }
         Ok(())
     }
@@ -164,31 +189,6 @@ impl Gradients {
         let squares = squares.collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Tensor::stack(&squares, 0)?))
     }
-}
-
-/// ∂loss/∂p in f32, of one backward pass over `scale · loss`.
-fn scaled(params: &Params, loss: &Tensor, scale: f64) -> Result<Gradients> {
-    let mut grads = match scale {
-        1.0 => loss.backward()?,
-        _ => (loss * scale)?.backward()?,
-    };
-    let mut sums = BTreeMap::new();
-    for (name, var) in params.read_vars() {
-        let Some(grad) = grads.remove(var) else {
-            continue;
-        };
-        // The gradient of a leaf still holds the graph it was computed from.
-        let grad = grad.detach().to_dtype(DType::F32)?.contiguous()?;
-        let grad = match scale {
-            1.0 => grad,
-            _ => (grad / scale)?,
-        };
-        sums.insert(name.to_owned(), grad);
-    }
-    Ok(Gradients {
-        sums,
-        squares: OnceLock::new(),
-    })
 }
 
 #[cfg(test)]

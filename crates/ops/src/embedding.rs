@@ -3,7 +3,10 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{Operand, Shared, add, elements, fill, fused, gradient, output, wide};
+use crate::cpu::{
+    GRAIN, Operand, Shared, add, elements, fill, fused, gradient, output, unwritten, wide,
+};
+use crate::sums::give;
 
 /// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`. Also picks, of a batch's hidden states, those that
 /// carry loss.
@@ -62,13 +65,24 @@ impl CustomOp1 for Embedding {
         let by_row: Vec<&[usize]> = readers
             .chunk_by(|&a, &b| self.ids[a] == self.ids[b])
             .collect();
-        let mut dtable = vec![0.0; table.elem_count()];
-        let shared = Shared::new(&mut dtable);
-        by_row.par_iter().for_each(|readers| {
-            // SAFETY: `dtable` outlives the loop, and every row belongs to one task.
-            let row = unsafe { shared.slice(self.ids[readers[0]] as usize * d, d) };
-            readers.iter().for_each(|&t| add(row, &g[t * d..][..d]));
-        });
+        let into = |dtable: &mut [f32], accumulate: bool| {
+            if !accumulate {
+                dtable
+                    .par_chunks_mut(GRAIN)
+                    .for_each(|piece| piece.fill(0.0));
+            }
+            let shared = Shared::new(dtable);
+            by_row.par_iter().for_each(|readers| {
+                // SAFETY: `dtable` outlives the loop, and every row belongs to one task.
+                let row = unsafe { shared.slice(self.ids[readers[0]] as usize * d, d) };
+                readers.iter().for_each(|&t| add(row, &g[t * d..][..d]));
+            });
+        };
+        if give(table, into)? {
+            return Ok(None);
+        }
+        let mut dtable = unwritten(table.elem_count());
+        into(&mut dtable, false);
         gradient(dtable, table)
     }
 }

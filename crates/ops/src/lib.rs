@@ -47,6 +47,7 @@ mod rms_norm;
 mod rope;
 mod simd;
 mod sum_of_squares;
+mod sums;
 mod swiglu;
 mod switch;
 #[cfg(test)]
@@ -68,6 +69,7 @@ pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use sum_of_squares::sum_of_squares;
+pub use sums::{Sums, backward_into};
 pub use swiglu::swiglu;
 pub use switch::{reference_only, set_reference_only};
 pub use token_logprobs::{TokenLogprobs, negative_log_likelihood, token_logprobs};

@@ -7,6 +7,7 @@ use crate::cpu::{
     Matrix, Operand, elements, fused, gradient, multiply, output, rows_per_piece, sum_rows,
     unwritten, wide,
 };
+use crate::sums::give;
 
 /// How a weight matrix lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,12 +190,15 @@ impl Linear {
             let x = Operand::of(x);
             let x = x.elements()?;
             let x = Matrix::new(&x, rows, inputs);
-            let mut dw = unwritten(inputs * outputs);
-            match self.layout {
-                WeightLayout::OutIn => multiply(&mut dw, g.t(), x, 1.0, false),
-                WeightLayout::InOut => multiply(&mut dw, x.t(), g, 1.0, false),
+            let into = |dw: &mut [f32], accumulate| match self.layout {
+                WeightLayout::OutIn => multiply(dw, g.t(), x, 1.0, accumulate),
+                WeightLayout::InOut => multiply(dw, x.t(), g, 1.0, accumulate),
+            };
+            if !give(w, into)? {
+                let mut dw = unwritten(inputs * outputs);
+                into(&mut dw, false);
+                gradients.1 = gradient(dw, w)?;
             }
-            gradients.1 = gradient(dw, w)?;
         }
         Ok(gradients)
     }

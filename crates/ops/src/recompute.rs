@@ -9,6 +9,8 @@ use candle_core::{
     TensorId, Var, bail,
 };
 
+use crate::sums::is_summed;
+
 /// `y = f(x)`, for which the graph keeps `x` and nothing that `f` computes on the way: the gradient computes `f(x)` a second time.
 ///
 /// Value and gradients, of `x` and of every variable that `f` reads, are the same bits as those of `f` itself, so long as `f` gives the
@@ -48,12 +50,12 @@ fn variables(y: &Tensor) -> impl Iterator<Item = &Tensor> {
     y.sorted_nodes().into_iter().filter(|t| t.is_variable())
 }
 
-/// Gradients on their way from the recomputed graph to the links of the chain.
+/// Gradients on their way from the recomputed graph to the links of the chain; `None` for one that is in its sum already.
 #[derive(Clone, Default)]
-struct Left(Arc<Mutex<HashMap<TensorId, Tensor>>>);
+struct Left(Arc<Mutex<HashMap<TensorId, Option<Tensor>>>>);
 
 impl Left {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TensorId, Tensor>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TensorId, Option<Tensor>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,9 +127,15 @@ impl CustomOp2 for Recompute {
         };
         let mut left = self.left.lock();
         for variable in variables(&sum) {
-            if let Some(gradient) = gradients.remove(variable) {
+            match gradients.remove(variable) {
                 // The gradient of a leaf still holds the graph it was computed from.
-                left.insert(variable.id(), gradient.detach());
+                Some(gradient) => {
+                    left.insert(variable.id(), Some(gradient.detach()));
+                }
+                None if is_summed(variable) => {
+                    left.insert(variable.id(), None);
+                }
+                None => {}
             }
         }
         Ok((Some(dx), Some(chain.zeros_like()?)))
@@ -168,7 +176,7 @@ impl CustomOp2 for Link {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         match self.0.lock().remove(&variable.id()) {
-            Some(gradient) => Ok((Some(gradient), Some(g.clone()))),
+            Some(gradient) => Ok((gradient, Some(g.clone()))),
             None => bail!(
                 "recompute: the second pass did not read a variable of shape {:?} that the first one read",
                 variable.dims()

@@ -10,6 +10,7 @@ use crate::cpu::{
     GRAIN, Matrix, Operand, elements, fused, gradient, multiply, output, unwritten, wide,
 };
 use crate::simd::{exp, max, sum_pair, vectorised};
+use crate::sums::{give, give_values};
 
 /// What [`token_logprobs`] returns.
 #[derive(Debug, Clone)]
@@ -269,34 +270,44 @@ impl CustomOp2 for Logprobs {
             operands[3].elements()?,
         );
         let mut dhidden = unwritten(if hidden.track_op() { n * d } else { 0 });
-        let mut dvocab = vec![0.0; if vocab.track_op() { v * d } else { 0 }];
-        chunks(&hs, &vocabs, (v, d), self.scale, |first, logits| {
-            logits.par_chunks_mut(v).enumerate().for_each(|(i, z)| {
-                let row = first + i;
-                slopes(z, normalisers[row], g[row], g[n + row], out[n + row]);
-                z[self.targets[row] as usize] += g[row];
+        let mut into = |dvocab: &mut [f32], accumulate: bool| {
+            if !accumulate {
+                dvocab
+                    .par_chunks_mut(GRAIN)
+                    .for_each(|piece| piece.fill(0.0));
+            }
+            chunks(&hs, &vocabs, (v, d), self.scale, |first, logits| {
+                logits.par_chunks_mut(v).enumerate().for_each(|(i, z)| {
+                    let row = first + i;
+                    slopes(z, normalisers[row], g[row], g[n + row], out[n + row]);
+                    z[self.targets[row] as usize] += g[row];
+                });
+                let operands: (&[f32], &[f32]) = (&hs, &vocabs);
+                project_back(
+                    logits,
+                    first,
+                    operands,
+                    (v, d),
+                    self.scale,
+                    &mut dhidden,
+                    dvocab,
+                );
             });
-            let sizes = (v, d);
-            let operands: (&[f32], &[f32]) = (&hs, &vocabs);
-            project_back(
-                logits,
-                first,
-                operands,
-                sizes,
-                self.scale,
-                &mut dhidden,
-                &mut dvocab,
-            );
-        });
+        };
+        let mut dvocab = Vec::new();
+        if !vocab.track_op() || !give(vocab, &mut into)? {
+            dvocab = unwritten(if vocab.track_op() { v * d } else { 0 });
+            into(&mut dvocab, false);
+        }
         let dhidden = if hidden.track_op() {
             gradient(dhidden, hidden)?
         } else {
             None
         };
-        let dvocab = if vocab.track_op() {
-            gradient(dvocab, vocab)?
-        } else {
+        let dvocab = if dvocab.is_empty() {
             None
+        } else {
+            gradient(dvocab, vocab)?
         };
         Ok((dhidden, dvocab))
     }
@@ -383,6 +394,9 @@ impl CustomOp2 for NegativeLogLikelihood {
                 values
                     .par_chunks_mut(GRAIN)
                     .for_each(|piece| times(piece, g));
+            }
+            if give_values(operand, &mut values)? {
+                return Ok(None);
             }
             gradient(values, operand)
         };
