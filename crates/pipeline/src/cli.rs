@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Sample responses from a model.
     ///
     /// Prompts are given one by one, or as a file of any kind whose rows have one. On a terminal responses are printed for
-    /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}.
+    /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}. The speed is told on stderr.
     #[command(after_help = example("rlhf generate --model runs/ppo --prompt \"Question: what colour is the fox?\nAnswer:\""))]
     Generate(GenerateArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.

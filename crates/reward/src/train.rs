@@ -1,6 +1,7 @@
 //! Training a reward model from human feedback.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
@@ -138,6 +139,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let mut last_loss = f64::NAN;
 
     for step in first..steps {
+        let begun = Instant::now();
         let batch = items_of_step(&items, config, session.seed, step, per_epoch);
         let tokens: usize = batch.iter().map(|item| item.tokens()).sum();
         let share = 1.0 / batch.len() as f32;
@@ -171,12 +173,18 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         );
 
         let done = step + 1;
+        let seconds = begun.elapsed().as_secs_f64();
         let line = Map::from_iter([
             ("loss".to_owned(), json!(last_loss)),
             ("grad_norm".to_owned(), json!(grad_norm)),
             ("lr".to_owned(), json!(lr)),
             ("tokens".to_owned(), json!(tokens)),
             ("epoch".to_owned(), json!(done as f64 / per_epoch as f64)),
+            ("time/step".to_owned(), json!(seconds)),
+            (
+                "tokens_per_second".to_owned(),
+                json!(tokens as f64 / seconds),
+            ),
         ]);
         metrics.log(done, &line)?;
         if done < steps && config.eval_every > 0 && done % config.eval_every == 0 {

@@ -1,6 +1,7 @@
 //! Pretraining: a tokenizer and a small Llama from nothing but text. `[pretrain]` in a configuration file.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use rlhf_dataset::read_texts;
@@ -174,5 +175,12 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         save_every: config.save_every,
         save_dtype: config.save_dtype,
     };
-    fit(&recipe, model, &rows.rows, &held_out.rows, session)
+    fit(
+        &recipe,
+        model,
+        &rows.rows,
+        &held_out.rows,
+        Instant::now(),
+        session,
+    )
 }

@@ -1,6 +1,7 @@
 //! The training loop of pretraining and of supervised fine-tuning: the same loss over different rows.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
@@ -50,8 +51,11 @@ pub(crate) struct Recipe {
 
 /// Fine-tunes `config.model` on demonstrations; the model ends up in the run's `final/`.
 pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
+    let begun = Instant::now();
     let model = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
         .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
+    tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
+    let loaded = Instant::now();
     let load = |paths| -> Result<Rows> {
         let demonstrations = read_demonstrations(paths, config.skip_bad)?;
         for bad in &demonstrations.skipped {
@@ -99,15 +103,16 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         save_every: config.save_every,
         save_dtype: SaveDtype::F32,
     };
-    fit(&recipe, model, &rows.rows, &held_out, session)
+    fit(&recipe, model, &rows.rows, &held_out, loaded, session)
 }
 
-/// Minimises the loss per target token over `rows` with AdamW.
+/// Minimises the loss per target token over `rows` with AdamW. The model was there at `loaded`.
 pub(crate) fn fit(
     recipe: &Recipe,
     language_model: LanguageModel,
     rows: &[Row],
     held_out: &[Row],
+    loaded: Instant,
     session: &mut Session,
 ) -> Result<Outcome> {
     let params = &language_model.params;
@@ -160,7 +165,12 @@ pub(crate) fn fit(
         eval_loss: None,
     };
 
+    tracing::info!(
+        "the first step begins {:.2} s after the model was there",
+        loaded.elapsed().as_secs_f64()
+    );
     for step in first..steps {
+        let begun = Instant::now();
         let batch = rows_of_step(rows, recipe, session.seed, step, per_epoch);
         let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
         let targets: usize = batch.iter().map(|row| row.targets()).sum();
@@ -196,6 +206,9 @@ pub(crate) fn fit(
         line.insert("lr".into(), json!(lr));
         line.insert("tokens".into(), json!(tokens));
         line.insert("epoch".into(), json!(done as f64 / per_epoch as f64));
+        let seconds = begun.elapsed().as_secs_f64();
+        line.insert("time/step".into(), json!(seconds));
+        line.insert("tokens_per_second".into(), json!(tokens as f64 / seconds));
         metrics.log(done, &line)?;
         if !held_out.is_empty()
             && (done == steps || recipe.eval_every > 0 && done % recipe.eval_every == 0)

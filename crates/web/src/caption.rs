@@ -324,6 +324,12 @@ const KNOWN: &[(&str, Group, &str, &str)] = &[
         "Processed so far, or in the step.",
     ),
     (
+        "time/step",
+        Speed,
+        "Seconds a step",
+        "Forward, backward and the optimizer.",
+    ),
+    (
         "time/rollout",
         Speed,
         "Seconds sampling",

@@ -1,6 +1,7 @@
 //! `rlhf generate`.
 
 use std::io::IsTerminal as _;
+use std::time::Instant;
 
 use rlhf_dataset::{Text, read_prompts};
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, generate};
@@ -42,6 +43,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         ProgressStyle::Quiet
     };
     let mut progress = Progress::new(style, "generate", total, "response");
+    let begun = Instant::now();
     let sampled = generate(
         &causal,
         &model.tokenizer,
@@ -53,6 +55,12 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         },
     )?;
     progress.finish();
+    let seconds = begun.elapsed().as_secs_f64();
+    let tokens: usize = sampled.iter().map(|response| response.tokens.len()).sum();
+    machine.progress.say(&format!(
+        "{tokens} tokens in {seconds:.2} s, {:.1} tokens/s",
+        tokens as f64 / seconds
+    ));
 
     let for_reading = std::io::stdout().is_terminal() && !args.json;
     for response in sampled {
