@@ -1,0 +1,201 @@
+"""What is measured against whom, and how it is known that both sides did the same."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+
+from bench import ours, rival
+from bench.home import MODELS, ROWS, RUNS
+
+SMOLLM2, GPT2 = MODELS / "smollm2", MODELS / "gpt2"
+
+
+@dataclasses.dataclass
+class Sizes:
+    """How much of each work is done."""
+
+    dense_steps: int = 6
+    sft_steps: int = 12
+    reward_steps: int = 16
+    new_tokens: int = 64
+    episodes: int = 16
+    response_length: int = 64
+    ppo_steps: int = 2
+    batch: int = 8
+
+
+QUICK = Sizes(dense_steps=2, sft_steps=2, reward_steps=2, new_tokens=8, episodes=2, response_length=8, ppo_steps=2, batch=2)
+
+
+@dataclasses.dataclass
+class Rival:
+    """Someone to be measured against, and what the ratio of rates should be."""
+
+    title: str
+    run: Callable
+    at_least: float | None = None
+    aim: float | None = None
+    # Largest difference of the first loss, where both sides have one that must be the same.
+    tolerance: float | None = None
+
+
+@dataclasses.dataclass
+class Work:
+    name: str
+    title: str
+    unit: str
+    rounds: int
+    ours: Callable
+    rivals: dict[str, Rival]
+    # What is done in one step, to be divided by its seconds; `None` counts tokens.
+    per_step: Callable[[Sizes], float] | None = None
+    # Whether all steps are alike: then the median step counts, otherwise all of them together.
+    alike: bool = True
+    # What else is to be known about the fairness of it.
+    note: str = ""
+
+    def rate(self, measured, sizes):
+        """Work a second, without the first step if there is more than one."""
+        first = min(1, len(measured["seconds"]) - 1)
+        done = [self.per_step(sizes)] * len(measured["seconds"]) if self.per_step else measured["tokens"]
+        steps = list(zip(done, measured["seconds"]))[first:]
+        if self.alike:
+            return statistics.median(amount / seconds for amount, seconds in steps)
+        return sum(amount for amount, _ in steps) / sum(seconds for _, seconds in steps)
+
+    def disagreement(self, name, mine, theirs):
+        """Why the two measurements are not of the same work; `None` if they are."""
+        if mine["tokens"] != theirs["tokens"]:
+            return f"different tokens: {mine['tokens']} and {theirs['tokens']}"
+        if (tolerance := self.rivals[name].tolerance) is not None:
+            a, b = mine["losses"][0], theirs["losses"][0]
+            if abs(a - b) > tolerance:
+                return f"the losses of the first step differ: {a:.5f} and {b:.5f}"
+        return None
+
+
+def agreement(rival, mine, theirs):
+    """How closely the results agree, in words."""
+    if rival.tolerance is not None:
+        apart = [abs(a - b) for a, b in zip(mine["losses"], theirs["losses"])]
+        return f"first loss differs by {apart[0]:.1e}, the worst of {len(apart)} by {max(apart):.1e}"
+    if theirs.get("texts"):
+        same = sum(a == b for a, b in zip(mine["texts"], theirs["texts"]))
+        return f"{same} of {len(theirs['texts'])} responses are the same text"
+    return "the tokens are as many"
+
+
+def gpt2(bf16):
+    return lambda s: rival.run(
+        "gpt2_step.py", "gpt2-bf16" if bf16 else "gpt2-f32",
+        ["--model", GPT2, "--rows", ROWS / "dense-256.ids.jsonl", "--steps", s.dense_steps, "--batch", 4, "--bf16", bf16],
+    )
+
+
+def generation(batch, at_least, aim):
+    return Work(
+        name=f"generate-{batch}",
+        title=f"generation, batch {batch}, 64 new tokens, GPT-2",
+        unit="tokens/s",
+        rounds=3,
+        ours=lambda s: ours.generate(f"generate-{batch}", GPT2, ROWS / "generate.jsonl", batch, s.new_tokens),
+        rivals={
+            "transformers": Rival(
+                "transformers generate, f32",
+                lambda s: rival.run(
+                    "generate.py", f"generate-{batch}-rival",
+                    ["--model", GPT2, "--rows", ROWS / "generate.ids.jsonl", "--batch", batch, "--new", s.new_tokens],
+                ),
+                at_least, aim,
+            )
+        },
+        note="Greedy, the end token forbidden, prompts of 11 to 128 tokens. The rival is warmed up with two tokens, ours is not.",
+    )
+
+
+def ppo_ours(s):
+    model = RUNS / "reward-for-ppo"
+    if not (model / "final/reward.json").exists():
+        ours.reward(model.name, SMOLLM2, ROWS / "pairs.jsonl", ROWS / "pairs.eval.jsonl", 8, 1, 512, keep=True)
+    return ours.ppo(
+        "ppo", SMOLLM2, model, ROWS / "ppo.jsonl", ROWS / "ppo.eval.jsonl", s.episodes, s.response_length, 4, s.ppo_steps
+    )
+
+
+def ppo_theirs(s):
+    return rival.run(
+        "ppo.py", "ppo-rival",
+        ["--model", SMOLLM2, "--reward", RUNS / "reward-for-ppo/final", "--rows", ROWS / "ppo.ids.jsonl", "--epochs", 4]
+        + ["--episodes", s.episodes, "--response-length", s.response_length, "--steps", s.ppo_steps],
+        venv="ppo",
+    )
+
+
+WORKS = [
+    Work(
+        name="gpt2",
+        title="GPT-2 124M training step, 4×256 dense, ours in f32",
+        unit="tokens/s",
+        rounds=3,
+        ours=lambda s: ours.sft("gpt2", GPT2, ROWS / "dense-256.jsonl", 4, s.dense_steps, 256, dense=True),
+        rivals={
+            "f32": Rival("PyTorch eager, f32", gpt2(0), 1.35, 1.6, tolerance=1e-3),
+            "bf16": Rival("PyTorch eager, bf16 autocast", gpt2(1), None, 1.0, tolerance=2e-2),
+        },
+        note="Forward, loss, backward, clipping, AdamW. Dropout is off on both sides.",
+    ),
+    Work(
+        name="sft",
+        title="SFT on ragged real rows (96 rows, batch 8, ≤ 512 tokens), SmolLM2",
+        unit="real tokens/s",
+        rounds=2,
+        alike=False,
+        ours=lambda s: ours.sft("sft", SMOLLM2, ROWS / "sft.jsonl", s.batch, s.sft_steps, 512),
+        rivals={
+            "trl": Rival(
+                "TRL 1.16 SFTTrainer, f32",
+                lambda s: rival.run(
+                    "sft.py", "sft-rival",
+                    ["--model", SMOLLM2, "--rows", ROWS / "sft.ids.jsonl", "--batch", s.batch, "--steps", s.sft_steps],
+                ),
+                4, 5, tolerance=1e-3,
+            )
+        },
+        note="The rival pads a batch to its longest row, in file order, without gradient checkpointing (its default, which is "
+        "slower and leaner). It also computes entropy and accuracy of every batch, as it always does.",
+    ),
+    Work(
+        name="reward",
+        title="reward training on real pairs (128 pairs, batch 8), SmolLM2",
+        unit="pairs/s",
+        rounds=2,
+        alike=False,
+        per_step=lambda s: s.batch,
+        ours=lambda s: ours.reward("reward", SMOLLM2, ROWS / "pairs.jsonl", ROWS / "pairs.eval.jsonl", s.batch, s.reward_steps, 512),
+        rivals={
+            "trl": Rival(
+                "TRL 1.16 RewardTrainer, f32",
+                lambda s: rival.run(
+                    "reward.py", "reward-rival",
+                    ["--model", SMOLLM2, "--rows", ROWS / "pairs.ids.jsonl", "--batch", s.batch, "--steps", s.reward_steps],
+                ),
+                3, 4.5,
+            )
+        },
+        note="Ours computes a prompt once for both answers. The heads start from different random numbers, so the losses are "
+        "alike only in size; that the tokens are the same is checked. The rival again without gradient checkpointing.",
+    ),
+    generation(8, 2.5, 4),
+    generation(32, 3.5, 5),
+    Work(
+        name="ppo",
+        title="PPO step, 16 episodes × 64 tokens, 4 epochs, separate critic, SmolLM2",
+        unit="steps/s",
+        rounds=2,
+        per_step=lambda s: 1,
+        ours=ppo_ours,
+        rivals={"trl": Rival("TRL 0.24 PPOTrainer, f32", ppo_theirs, 1.8, 2.5)},
+        note="Same prompts, same reward model, one minibatch of all episodes, so four optimizer steps; no response ends early. "
+        "The rival does not clip gradients. It was also run without gradient checkpointing.",
+    ),
+]

@@ -1,0 +1,28 @@
+"""PyTorch eager: forward, loss, backward, clipping, AdamW; GPT-2 on dense rows."""
+
+import time
+
+import torch
+from transformers import GPT2LMHeadModel
+
+from common import arguments, read, write
+
+a = arguments(__doc__, batch=4, steps=6, lr=2e-5, bf16=0)
+model = GPT2LMHeadModel.from_pretrained(a.model, dtype=torch.float32).train()
+model.config.use_cache = False
+optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, weight_decay=0.0)
+rows = torch.tensor([row["input_ids"] for row in read(a.rows)])
+batches = rows[: a.steps * a.batch].split(a.batch)
+
+seconds, losses = [], []
+for ids in batches:
+    begun = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(a.bf16)):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+    seconds.append(time.perf_counter() - begun)
+write(a.result, seconds=seconds, losses=losses, tokens=[ids.numel() for ids in batches])
