@@ -104,6 +104,13 @@ fn killed_reward_training_and_ppo_resume_to_the_same_bytes() {
     );
     let ppo = "ppo --model base --reward runs/reward-whole --prompts prompts.jsonl --steps 100";
     survives_a_kill(&folder, ppo, "ppo");
+    folder.demonstrations("demos.jsonl");
+    folder.write(
+        "shared.toml",
+        "[ppo]\nptx_coef = 0.5\nptx_data = [\"demos.jsonl\"]\n",
+    );
+    let shared = format!("{ppo} --config shared.toml --critic shared --reward length:3");
+    survives_a_kill(&folder, &shared, "shared");
 }
 
 #[test]

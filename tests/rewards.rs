@@ -44,6 +44,35 @@ fn a_rule_is_the_reward_and_needs_no_reward_model() {
     );
 }
 
+/// What is saved is a language model and nothing else, and the demonstrations' loss falls where it counts for most.
+#[test]
+fn a_shared_trunk_and_demonstrations_train_together() {
+    let folder = folder();
+    folder.demonstrations("demos.jsonl");
+    folder.write(
+        "reward.toml",
+        "[ppo]\nreward = \"length:3\"\ncritic = \"shared\"\nptx_coef = 10.0\nptx_data = [\"demos.jsonl\"]\nlr = 1e-2\nsteps = 8\n",
+    );
+    folder.done(PPO);
+    let metrics: Vec<Value> = folder
+        .read("runs/ppo/metrics.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &Value| line["lr"].is_number())
+        .collect();
+    let loss = |line: &Value| line["loss/ptx_avg"].as_f64().unwrap();
+    assert!(loss(&metrics[7]) < 0.8 * loss(&metrics[0]), "{metrics:?}");
+    assert!(metrics[0]["grad_norm/critic"].is_null());
+    assert!(metrics[7]["loss/value_avg"].as_f64().unwrap() > 0.0);
+    let weights = fs_err::read(folder.path("runs/ppo/final/model.safetensors")).unwrap();
+    let header = String::from_utf8_lossy(&weights[..4096]);
+    assert!(
+        header.contains("wte") && !header.contains("score.weight"),
+        "{header}"
+    );
+    folder.done("generate --model runs/ppo --prompt red --max-new-tokens 3 --quiet");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_program_is_the_reward_and_its_failures_are_told() {

@@ -183,6 +183,9 @@ pub(crate) struct PpoFlags {
     /// A reward model (a run or a directory), length:N, regex:PATTERN, gold:tiny-world or command:LINE [default: runs/reward].
     #[arg(long, value_name = "REWARD")]
     reward: Option<String>,
+    /// The critic: a separate model, or a value head on the policy's shared trunk [default: separate].
+    #[arg(long, value_name = "separate|shared")]
+    critic: Option<String>,
     /// Prompts: any data file whose rows have one; files or folders.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     prompts: Option<Vec<PathBuf>>,

@@ -138,6 +138,18 @@ impl Stage for rlhf_ppo::Config {
             readable(files, |files| read_prompts(files, self.skip_bad))?;
             inputs.extend(files.iter().cloned());
         }
+        if self.ptx_coef > 0.0 {
+            let (files, none) = (&mut self.ptx_data, &mut Vec::new());
+            data(
+                files,
+                none,
+                bundled::DEMONSTRATIONS,
+                "demonstrations",
+                notes,
+            )?;
+            readable(files, |files| read_demonstrations(files, self.skip_bad))?;
+            inputs.extend(files.iter().cloned());
+        }
         Ok(inputs)
     }
 

@@ -21,6 +21,17 @@ pub enum MissingEos {
     None,
 }
 
+/// Where the values come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CriticKind {
+    /// A model of its own, which starts from the reward model, or without one from the policy with a head of zeros.
+    #[default]
+    Separate,
+    /// A head of zeros on the policy's trunk: one forward, one loss `L_π + c_v L_V`, one optimizer.
+    Shared,
+}
+
 /// Settings of `rlhf ppo`; every field has a default. Defaults are those of Huang et al., "The N+
 /// Implementation Details of RLHF with PPO" (2024), except the learning rate, which is for small models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +44,8 @@ pub struct Config {
     pub reward: String,
     /// Seconds that a reward command may take for one batch of responses.
     pub reward_timeout: f64,
+    /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk.
+    pub critic: CriticKind,
     /// Prompt files; empty means the bundled ones.
     pub prompts: Vec<PathBuf>,
     /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
@@ -93,6 +106,10 @@ pub struct Config {
     pub value_coef: f64,
     /// c_e: weight of the entropy bonus.
     pub entropy_coef: f64,
+    /// c_ptx: weight of the loss on demonstrations (PPO-ptx); each minibatch has as many of them as it has episodes.
+    pub ptx_coef: f64,
+    /// Demonstrations for `ptx_coef`; empty means the bundled ones.
+    pub ptx_data: Vec<PathBuf>,
     /// Whiten advantages over the step.
     pub whiten_advantages: bool,
     /// Variance that whitening divides by.
@@ -125,6 +142,7 @@ impl Default for Config {
             model: "runs/sft".into(),
             reward: "runs/reward".into(),
             reward_timeout: 60.0,
+            critic: CriticKind::Separate,
             prompts: Vec::new(),
             eval_prompts: Vec::new(),
             eval_fraction: 0.1,
@@ -155,6 +173,8 @@ impl Default for Config {
             value_clip: 0.2,
             value_coef: 0.1,
             entropy_coef: 0.0,
+            ptx_coef: 0.0,
+            ptx_data: Vec::new(),
             whiten_advantages: true,
             variance: Variance::Population,
             max_grad_norm: 1.0,
@@ -235,6 +255,7 @@ impl Config {
             ("value_clip", self.value_clip),
             ("value_coef", self.value_coef),
             ("entropy_coef", self.entropy_coef),
+            ("ptx_coef", self.ptx_coef),
             ("max_grad_norm", self.max_grad_norm),
         ] {
             ensure!(

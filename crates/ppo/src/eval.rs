@@ -40,9 +40,10 @@ pub fn response_logprobs(
     micro_tokens: usize,
     device: &Device,
 ) -> Result<Vec<Vec<f32>>> {
-    per_token(prompts, episodes, micro_tokens, device, |batch| {
-        Ok(batch.logprobs(model, temperature)?.logprobs)
-    })
+    let [logprobs] = per_token(prompts, episodes, micro_tokens, device, |batch| {
+        Ok([batch.logprobs(model, temperature)?.logprobs])
+    })?;
+    Ok(logprobs)
 }
 
 /// `Σ_t log π(y_t) − log π_ref(y_t)` per response: a one-sample estimate of the KL of an episode, in nats.

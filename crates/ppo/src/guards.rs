@@ -5,7 +5,7 @@ use candle_core::DType;
 use rlhf_lm::Gradients;
 
 use crate::loss::UpdateStats;
-use crate::train::Ppo;
+use crate::train::{Critic, Ppo};
 use crate::trajectory::Trajectory;
 
 /// Largest approximate KL per token that rounding may cause between two forward passes of the same weights, packed in another way.
@@ -62,24 +62,34 @@ impl Ppo<'_> {
                 (0..trajectory.advantages[i].len()).any(|t| difference(i, t).abs() > SIGNAL)
             })
         };
-        if !self.guarded.policy && told(&|i, t| trajectory.advantages[i][t]) {
+        let critic_errs =
+            told(&|i, t| trajectory.returns[i][t] - f64::from(trajectory.values[i][t]));
+        let shared = matches!(self.critic, Critic::Shared { .. });
+        if !self.guarded.policy
+            && told(&|i, t| trajectory.advantages[i][t])
+            && (critic_errs || !shared)
+        {
             policy.check_all(&self.policy.params).context("policy")?;
             self.guarded.policy = true;
         }
         // Under a head of zeros a trunk has no gradient either, until the head has moved.
-        if !self.guarded.critic
-            && told(&|i, t| trajectory.returns[i][t] - f64::from(trajectory.values[i][t]))
-            && self.critic_head_has_moved()?
-        {
-            critic.check_all(&self.critic.params).context("critic")?;
+        if !self.guarded.critic && critic_errs && self.critic_head_has_moved()? {
+            if let Critic::Separate(own) = &self.critic {
+                critic.check_all(&own.params).context("critic")?;
+            }
             self.guarded.critic = true;
         }
         Ok(())
     }
 
-    /// Reads from the device by itself: a step waits twice until the guard has passed.
+    /// Whether values can depend on more than the head. Reads from the device by itself: a step waits twice until the guard has
+    /// passed.
     fn critic_head_has_moved(&self) -> Result<bool> {
-        let Some(head) = self.critic.params.get("score.weight") else {
+        let params = match &self.critic {
+            Critic::Separate(own) => &own.params,
+            Critic::Shared { .. } => &self.policy.params,
+        };
+        let Some(head) = params.get("score.weight") else {
             return Ok(true);
         };
         Ok(rlhf_ops::read_to_host(&head.abs()?.max_all()?)?[0] > 0.0)

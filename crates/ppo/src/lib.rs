@@ -13,6 +13,7 @@
 mod advantage;
 mod command;
 mod config;
+mod demonstrations;
 pub mod eval;
 mod guards;
 mod kl;
@@ -29,7 +30,7 @@ mod trajectory;
 
 pub use advantage::{Variance, gae, rewards, whiten};
 pub use command::ScoreCommand;
-pub use config::{Config, MissingEos};
+pub use config::{Config, CriticKind, MissingEos};
 pub use kl::{KlController, KlEstimator};
 pub use loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
 pub use reward::{RewardSource, Scorer};

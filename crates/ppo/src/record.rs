@@ -7,7 +7,7 @@ use rlhf_lm::Tokenizer;
 use rlhf_train::statistics;
 use serde_json::{Map, Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, CriticKind};
 use crate::kl::KlEstimator;
 use crate::loss::UpdateStats;
 use crate::trajectory::Trajectory;
@@ -20,6 +20,7 @@ pub(crate) struct Updates {
     pub(crate) value_clip_fraction: f64,
     pub(crate) policy_grad_norm: f64,
     pub(crate) critic_grad_norm: f64,
+    pub(crate) ptx_loss: f64,
     pub(crate) optimizer_steps: usize,
     pub(crate) stopped_early: bool,
 }
@@ -92,6 +93,9 @@ pub(crate) fn record(
     put("policy/entropy_avg", json!(over_epochs(|s| s.entropy)));
     put("loss/policy_avg", json!(over_epochs(|s| s.policy_loss)));
     put("loss/value_avg", json!(updates.value_loss));
+    if config.ptx_coef > 0.0 {
+        put("loss/ptx_avg", json!(updates.ptx_loss));
+    }
     put("val/clipfrac_avg", json!(updates.value_clip_fraction));
     put("val/ratio", json!(ratio));
     put(
@@ -106,7 +110,9 @@ pub(crate) fn record(
     put("lr", json!(lr));
     put("kl_coef", json!(beta));
     put("grad_norm/policy", json!(updates.policy_grad_norm));
-    put("grad_norm/critic", json!(updates.critic_grad_norm));
+    if config.critic == CriticKind::Separate {
+        put("grad_norm/critic", json!(updates.critic_grad_norm));
+    }
     put("optimizer_steps", json!(updates.optimizer_steps));
     put("stopped_early", json!(updates.stopped_early));
     put("response/length", json!(tokens as f64 / episodes));

@@ -1,19 +1,24 @@
 //! Before the first step: the four roles, the prompts, and a word to the user about what will happen.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
 use rlhf_dataset::read_prompts;
-use rlhf_lm::{CausalLm, HeadInit, LanguageModel, Params, ScalarModel, Text, Tokenizer};
+use rlhf_lm::{
+    CausalLm, HeadInit, LanguageModel, ModelConfig, Params, ScalarModel, Text, Tokenizer,
+};
 use rlhf_train::{AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, micro_batch_tokens};
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use crate::config::{Config, CriticKind};
+use crate::demonstrations::Demonstrations;
 use crate::guards::Guarded;
 use crate::kl::KlController;
 use crate::reward::RewardSource;
 use crate::score::PromptRow;
-use crate::train::{Learner, Ppo};
+use crate::train::{Critic, Learner, Ppo};
 
 /// Loads policy, reference, reward model and critic, and refuses what cannot work.
 pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'a>> {
@@ -38,9 +43,10 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
             );
         }
         ensure!(
-            model.tokenizer().hash()? == base.tokenizer.hash()?,
+            config.critic == CriticKind::Shared
+                || model.tokenizer().hash()? == base.tokenizer.hash()?,
             "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
-             train the reward model from the same base",
+             train the reward model from the same base, or put the critic on the policy's trunk with --critic shared",
             config.reward,
             config.model
         );
@@ -53,18 +59,48 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
             ..AdamWConfig::default()
         })
     };
-    // The critic starts as a copy of the reward model, which already knows good from bad; without one, as the policy's
-    // trunk under a head of zeros, which foresees nothing yet.
-    let (critic_config, critic) = match reward.model() {
-        Some(model) => (model.config().clone(), model.params().tensors()),
-        None => {
-            let trunk = base.params.tensors();
-            let head = HeadInit::Zeros;
-            let critic = ScalarModel::with_fresh_head(&base.config, &trunk, head, device)?;
-            (base.config.clone(), critic)
+    let mut policy = base.params.clone();
+    let under_zeros = || {
+        let trunk = base.params.tensors();
+        ScalarModel::with_fresh_head(&base.config, &trunk, HeadInit::Zeros, device)
+    };
+    let separate = |config: &ModelConfig, tensors: &BTreeMap<String, Tensor>| {
+        let params = Params::load(tensors, device, session.dtype)?;
+        anyhow::Ok(Critic::Separate(Learner {
+            model: ScalarModel::new(config, &params)?.recomputing(session.recompute),
+            view: ScalarModel::new(config, &params.frozen())?,
+            params,
+            adam: adam(),
+        }))
+    };
+    // A separate critic starts as a copy of the reward model, which already knows good from bad; without one, as the
+    // policy's trunk under a head of zeros, which foresees nothing yet. A shared one is that head alone.
+    let critic = match (config.critic, reward.model()) {
+        (CriticKind::Separate, Some(model)) => separate(model.config(), &model.params().tensors())?,
+        (CriticKind::Separate, None) => separate(&base.config, &under_zeros()?)?,
+        (CriticKind::Shared, _) => {
+            for (name, tensor) in &under_zeros()? {
+                if policy.get(name).is_none() {
+                    policy.insert(name, tensor)?;
+                }
+            }
+            Critic::Shared {
+                model: ScalarModel::new(&base.config, &policy)?,
+                view: ScalarModel::new(&base.config, &policy.frozen())?,
+            }
         }
     };
-    let critic = Params::load(&critic, device, session.dtype)?;
+    let demonstrations = if config.ptx_coef > 0.0 {
+        Some(Demonstrations::read(
+            &config.ptx_data,
+            config.skip_bad,
+            &base.tokenizer,
+            config.max_prompt_length + config.response_length,
+            session.seed,
+        )?)
+    } else {
+        None
+    };
     let micro_tokens = if config.micro_batch > 0 {
         config.micro_batch
     } else {
@@ -74,20 +110,16 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
         config,
         reference: CausalLm::new(&base.config, &base.params.snapshot()?)?,
         policy: Learner {
-            model: CausalLm::new(&base.config, &base.params)?.recomputing(session.recompute),
-            view: CausalLm::new(&base.config, &base.params.frozen())?,
-            params: base.params.clone(),
+            model: CausalLm::new(&base.config, &policy)?.recomputing(session.recompute),
+            view: CausalLm::new(&base.config, &policy.frozen())?,
+            params: policy,
             adam: adam(),
         },
-        critic: Learner {
-            model: ScalarModel::new(&critic_config, &critic)?.recomputing(session.recompute),
-            view: ScalarModel::new(&critic_config, &critic.frozen())?,
-            params: critic,
-            adam: adam(),
-        },
+        critic,
         guarded: Guarded::default(),
         reward,
         language_model: base,
+        demonstrations,
         prompts,
         held_out,
         reference_answers: None,
@@ -169,16 +201,22 @@ pub fn prompt_rows(
 /// What is about to happen, for the user to read before anything is spent.
 pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
     let config = ppo.config;
-    let (policy, critic) = (
-        ppo.policy.params.num_parameters() as u64,
-        ppo.critic.params.num_parameters() as u64,
-    );
+    let policy = ppo.policy.params.num_parameters() as u64;
+    let (critic, described) = match &ppo.critic {
+        Critic::Separate(critic) => (
+            critic.params.num_parameters() as u64,
+            "with a separate critic",
+        ),
+        Critic::Shared { .. } => (0, "with a value head on its trunk"),
+    };
     let prompt_tokens =
         ppo.prompts.iter().map(|p| p.ids.len()).sum::<usize>() as f64 / ppo.prompts.len() as f64;
     let distinct = config.batch / config.samples_per_prompt;
     let per_step = prompt_tokens * distinct as f64 + (config.batch * config.response_length) as f64;
     let mut memory = MemoryItem::trained("policy", policy).to_vec();
-    memory.extend(MemoryItem::trained("critic", critic));
+    if critic > 0 {
+        memory.extend(MemoryItem::trained("critic", critic));
+    }
     memory.push(MemoryItem::new("reference", 4 * policy));
     if let Some(model) = ppo.reward.model() {
         let reward = model.params().num_parameters() as u64;
@@ -192,15 +230,19 @@ pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
     ));
     Ok(Plan {
         stage: "ppo".into(),
-        model: format!(
-            "{} with a separate critic",
-            ppo.language_model.config.model_type()
-        ),
+        model: format!("{} {described}", ppo.language_model.config.model_type()),
         parameters: policy + critic,
-        data: vec![
+        data: [
             ("prompts".into(), ppo.prompts.len().to_string()),
             ("held out".into(), ppo.held_out.len().to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(
+            ppo.demonstrations
+                .iter()
+                .map(|d| ("demonstrations".into(), d.len().to_string())),
+        )
+        .collect(),
         batch: format!(
             "{} prompts × {} responses = {} episodes a step; {} epochs × {} minibatches of {} episodes = {} optimizer steps a step",
             distinct,

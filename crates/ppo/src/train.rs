@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::advantage::{gae, rewards, whiten};
 use crate::config::Config;
+use crate::demonstrations::Demonstrations;
 use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond, response_logprobs};
 use crate::guards::Guarded;
 use crate::kl::KlController;
@@ -34,16 +35,31 @@ pub(crate) struct Learner<M> {
     pub(crate) adam: AdamW,
 }
 
+/// The critic V.
+pub(crate) enum Critic {
+    /// A model of its own.
+    Separate(Learner<ScalarModel>),
+    /// A head among the policy's parameters, which one optimizer moves together; both models read the policy's trunk.
+    Shared {
+        /// Records a graph.
+        model: ScalarModel,
+        /// Records none.
+        view: ScalarModel,
+    },
+}
+
 /// Everything a PPO step needs.
 pub(crate) struct Ppo<'a> {
     pub(crate) config: &'a Config,
     /// What the policy is and how it reads; its parameters are the policy's.
     pub(crate) language_model: LanguageModel,
     pub(crate) policy: Learner<CausalLm>,
-    pub(crate) critic: Learner<ScalarModel>,
+    pub(crate) critic: Critic,
     pub(crate) reference: CausalLm,
     pub(crate) reward: Scorer,
     pub(crate) guarded: Guarded,
+    /// For PPO-ptx.
+    pub(crate) demonstrations: Option<Demonstrations>,
     pub(crate) prompts: Vec<PromptRow>,
     pub(crate) held_out: Vec<PromptRow>,
     /// The reference's answers to the held-out prompts and their scores, once they are known.
@@ -91,13 +107,19 @@ impl Ppo<'_> {
 
         // 4. Old log-probabilities, reference log-probabilities, values: with the training forward, never the sampler's numbers.
         let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
-        let forward = |f: &dyn Fn(&Batch) -> Result<Tensor>| {
-            per_token(&ids, &episodes, self.micro_tokens, &self.device, f)
-        };
         let tau = config.temperature;
-        let logprobs = forward(&|batch| Ok(batch.logprobs(&self.policy.view, tau)?.logprobs))?;
-        let ref_logprobs = forward(&|batch| Ok(batch.logprobs(&self.reference, tau)?.logprobs))?;
-        let values = forward(&|batch| batch.values(&self.critic.view))?;
+        let (micro_tokens, device) = (self.micro_tokens, &self.device);
+        let [logprobs, values] = per_token(&ids, &episodes, micro_tokens, device, |batch| {
+            let hidden = batch.hidden(&self.policy.view)?;
+            let now = self.policy.view.logprobs(&hidden, &batch.targets, tau)?;
+            let values = match &self.critic {
+                Critic::Separate(critic) => batch.values(&critic.view)?,
+                Critic::Shared { view, .. } => view.scores(&hidden)?,
+            };
+            Ok([now.logprobs, values])
+        })?;
+        let ref_logprobs =
+            response_logprobs(&self.reference, &ids, &episodes, tau, micro_tokens, device)?;
         clock.lap("forward");
 
         // 5. Rewards: r_t = −β k_t + [t = n] S.
@@ -195,7 +217,8 @@ impl Ppo<'_> {
                 &mut order,
             );
             let mut epoch_sums = vec![0f32; UpdateStats::LEN];
-            for minibatch in order.chunks(order.len() / config.minibatches) {
+            let minibatches = order.chunks(order.len() / config.minibatches);
+            for (place, minibatch) in minibatches.enumerate() {
                 let tokens = trajectory.tokens(minibatch);
                 let (mut policy_gradients, mut critic_gradients) =
                     (Gradients::new(), Gradients::new());
@@ -210,15 +233,18 @@ impl Ppo<'_> {
                     let returns = Trajectory::flat(&trajectory.returns, part, &self.device)?;
 
                     // L_π − c_e · entropy, averaged over the response tokens of the minibatch.
-                    let now = batch.logprobs(&self.policy.model, config.temperature)?;
+                    let policy = &self.policy;
+                    let hidden = batch.hidden(&policy.model)?;
+                    let now = policy
+                        .model
+                        .logprobs(&hidden, &batch.targets, config.temperature)?;
                     let losses =
                         policy_loss(&now.logprobs, &old_logprobs, &advantages, config.clip)?;
                     let mut loss = losses.sum_all()?;
                     if config.entropy_coef > 0.0 {
                         loss = (loss - (now.entropy.sum_all()? * config.entropy_coef)?)?;
                     }
-                    let loss = (loss / tokens as f64)?;
-                    policy_gradients.accumulate(&self.policy.params, &loss)?;
+                    let policy_part = (loss / tokens as f64)?;
                     let policy_sums = update_sums(
                         &now.logprobs,
                         &old_logprobs,
@@ -226,15 +252,28 @@ impl Ppo<'_> {
                         &now.entropy,
                         &losses,
                     )?;
-                    // The policy's activations go before the critic's come.
-                    drop((now, losses, loss));
 
-                    // c_v · L_V: the critic's weights are its own, so its backward is its own.
-                    let values = batch.values(&self.critic.model)?;
+                    // c_v · L_V: weights of its own have a backward of their own, a shared trunk has one for the sum.
+                    let (policy_part, values) = match &self.critic {
+                        Critic::Separate(critic) => {
+                            policy_gradients.accumulate(&policy.params, &policy_part)?;
+                            // The policy's activations go before the critic's come.
+                            drop((now, losses, hidden, policy_part));
+                            (None, batch.values(&critic.model)?)
+                        }
+                        Critic::Shared { model, .. } => (Some(policy_part), model.scores(&hidden)?),
+                    };
                     let value_losses =
                         value_loss(&values, &old_values, &returns, config.value_clip)?;
-                    let loss = (value_losses.sum_all()? * (config.value_coef / tokens as f64))?;
-                    critic_gradients.accumulate(&self.critic.params, &loss)?;
+                    let value_part =
+                        (value_losses.sum_all()? * (config.value_coef / tokens as f64))?;
+                    if let Critic::Separate(critic) = &self.critic {
+                        critic_gradients.accumulate(&critic.params, &value_part)?;
+                    }
+                    if let Some(policy_part) = policy_part {
+                        let whole = (policy_part + value_part)?;
+                        policy_gradients.accumulate(&policy.params, &whole)?;
+                    }
 
                     let moved = (values.detach() - &old_values)?
                         .abs()?
@@ -247,6 +286,20 @@ impl Ppo<'_> {
                         0,
                     )?;
                     sums = (sums + Tensor::cat(&[policy_sums, critic_sums], 0)?)?;
+                }
+                // c_ptx · L_SFT, on as many demonstrations as the minibatch has episodes.
+                let update = (step * config.epochs as u64 + epoch as u64)
+                    * config.minibatches as u64
+                    + place as u64;
+                if let Some(demonstrations) = &self.demonstrations {
+                    let loss = demonstrations.accumulate(
+                        (&self.policy.model, &self.policy.params),
+                        &mut policy_gradients,
+                        config.ptx_coef,
+                        (update, minibatch.len()),
+                        self.micro_tokens,
+                    )?;
+                    sums = Tensor::cat(&[sums, loss.unsqueeze(0)?], 0)?;
                 }
                 let sums = Gradients::read(&sums, &[&policy_gradients, &critic_gradients])?;
                 let stats = UpdateStats::from_sums(&sums, tokens);
@@ -268,10 +321,15 @@ impl Ppo<'_> {
                     self.policy
                         .adam
                         .step(&self.policy.params, &policy_gradients, lr, clip)?;
-                done.critic_grad_norm +=
-                    self.critic
-                        .adam
-                        .step(&self.critic.params, &critic_gradients, lr, clip)?;
+                if let Critic::Separate(critic) = &mut self.critic {
+                    done.critic_grad_norm +=
+                        critic
+                            .adam
+                            .step(&critic.params, &critic_gradients, lr, clip)?;
+                }
+                done.ptx_loss += sums
+                    .get(UpdateStats::LEN + 2)
+                    .map_or(0.0, |x| f64::from(*x));
                 done.value_loss += f64::from(sums[UpdateStats::LEN]) / tokens as f64;
                 done.value_clip_fraction += f64::from(sums[UpdateStats::LEN + 1]) / tokens as f64;
                 done.optimizer_steps += 1;
@@ -290,6 +348,7 @@ impl Ppo<'_> {
             &mut done.value_clip_fraction,
             &mut done.policy_grad_norm,
             &mut done.critic_grad_norm,
+            &mut done.ptx_loss,
         ] {
             *total /= steps;
         }
@@ -477,8 +536,10 @@ impl Ppo<'_> {
         };
         checkpoint.insert_group("policy", self.policy.params.tensors());
         checkpoint.insert_group("policy.adam", self.policy.adam.state()?);
-        checkpoint.insert_group("critic", self.critic.params.tensors());
-        checkpoint.insert_group("critic.adam", self.critic.adam.state()?);
+        if let Critic::Separate(critic) = &self.critic {
+            checkpoint.insert_group("critic", critic.params.tensors());
+            checkpoint.insert_group("critic.adam", critic.adam.state()?);
+        }
         Ok(checkpoint)
     }
 
@@ -494,10 +555,12 @@ impl Ppo<'_> {
         self.policy
             .adam
             .load_state(&self.policy.params, &checkpoint.group("policy.adam"))?;
-        self.critic.params.restore(&checkpoint.group("critic"))?;
-        self.critic
-            .adam
-            .load_state(&self.critic.params, &checkpoint.group("critic.adam"))?;
+        if let Critic::Separate(critic) = &mut self.critic {
+            critic.params.restore(&checkpoint.group("critic"))?;
+            critic
+                .adam
+                .load_state(&critic.params, &checkpoint.group("critic.adam"))?;
+        }
         self.kl.coef = checkpoint.state["kl_coef"]
             .as_f64()
             .context("the checkpoint's state.json lacks the number kl_coef")?;

@@ -114,9 +114,17 @@ impl Batch {
         })
     }
 
+    /// The hidden state that predicts each response token, `[N, H]`.
+    pub fn hidden(&self, model: &CausalLm) -> Result<Tensor> {
+        Ok(rlhf_ops::embedding(
+            &self.rows,
+            &model.hidden(&self.packed)?,
+        )?)
+    }
+
     /// log π(y_t) and the entropy at every response token, `[N]` each, at temperature τ.
     pub fn logprobs(&self, model: &CausalLm, temperature: f64) -> Result<TokenLogprobs> {
-        let hidden = rlhf_ops::embedding(&self.rows, &model.hidden(&self.packed)?)?;
+        let hidden = self.hidden(model)?;
         Ok(model.logprobs(&hidden, &self.targets, temperature)?)
     }
 
@@ -146,27 +154,31 @@ pub(crate) fn micro<'a>(
         .collect()
 }
 
-/// Evaluates `forward`, which gives `[N]` per packed batch, over all episodes; the result is ragged, `[B][n_i]`.
-pub(crate) fn per_token(
+/// Evaluates `forward`, which gives K numbers per token of a packed batch, `[N]` each, over all episodes; the results are
+/// ragged, `[B][n_i]`.
+pub(crate) fn per_token<const K: usize>(
     prompts: &[Vec<u32>],
     episodes: &[Episode],
     micro_tokens: usize,
     device: &Device,
-    forward: impl Fn(&Batch) -> Result<Tensor>,
-) -> Result<Vec<Vec<f32>>> {
+    forward: impl Fn(&Batch) -> Result<[Tensor; K]>,
+) -> Result<[Vec<Vec<f32>>; K]> {
     let lengths: Vec<usize> = episodes
         .iter()
         .map(|e| prompts[e.prompt].len() + e.response.len())
         .collect();
-    let mut all = Vec::with_capacity(episodes.len());
+    let mut all = [const { Vec::new() }; K];
     for range in micro_batches(&lengths, micro_tokens) {
         let part: Vec<&Episode> = episodes[range].iter().collect();
-        let flat = rlhf_ops::read_to_host(&forward(&Batch::pack(prompts, &part, device)?)?)?;
-        let mut rest = flat.as_slice();
-        for episode in part {
-            let (own, after) = rest.split_at(episode.response.len());
-            all.push(own.to_vec());
-            rest = after;
+        let results = forward(&Batch::pack(prompts, &part, device)?)?;
+        for (all, result) in all.iter_mut().zip(results) {
+            let flat = rlhf_ops::read_to_host(&result)?;
+            let mut rest = flat.as_slice();
+            for episode in &part {
+                let (own, after) = rest.split_at(episode.response.len());
+                all.push(own.to_vec());
+                rest = after;
+            }
         }
     }
     Ok(all)

@@ -1,0 +1,246 @@
+//! PPO-ptx: demonstrations beside the rollouts, so that the policy keeps what it was taught.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use candle_core::{DType, Tensor};
+use rand::RngCore as _;
+use rlhf_dataset::order::{epoch_order, micro_batches};
+use rlhf_dataset::{Demonstration, read_demonstrations};
+use rlhf_lm::rng::stream;
+use rlhf_lm::{CausalLm, Gradients, Packer, Params, Tokenizer};
+
+/// Demonstrations as tokens.
+pub(crate) struct Demonstrations {
+    rows: Vec<Row>,
+    seed: u64,
+}
+
+/// One demonstration: its tokens, and which of them carry loss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Row {
+    ids: Vec<u32>,
+    target: Vec<bool>,
+}
+
+impl Demonstrations {
+    /// Reads `files`; rows are cut to `max_length` tokens, and those left without an answer are dropped and counted.
+    pub(crate) fn read(
+        files: &[PathBuf],
+        skip_bad: usize,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let loaded = read_demonstrations(files, skip_bad)?;
+        for bad in &loaded.skipped {
+            tracing::warn!("skipped {bad}");
+        }
+        let mut rows = Vec::with_capacity(loaded.rows.len());
+        for demonstration in &loaded.rows {
+            let mut row = Row::new(tokenizer, demonstration)?;
+            row.ids.truncate(max_length);
+            row.target.truncate(max_length);
+            if row.target.contains(&true) {
+                rows.push(row);
+            }
+        }
+        let lost = loaded.rows.len() - rows.len();
+        ensure!(
+            !rows.is_empty(),
+            "none of the {lost} demonstrations of ppo.ptx_data has an answer within {max_length} tokens: raise \
+             ppo.max_prompt_length"
+        );
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} demonstrations were dropped: no answer within {max_length} tokens (ppo.max_prompt_length)"
+            );
+        }
+        Ok(Self {
+            rows,
+            seed: stream(seed, "ptx", 0).next_u64(),
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Adds `c · ∂L_SFT/∂θ` to `gradients` and gives L_SFT, a scalar without a graph.
+    ///
+    /// `L_SFT = −Σ_{i ∈ targets} log π(x_i | x_<i) / |targets|` over the `count` demonstrations of optimizer step `step`,
+    /// at temperature 1. Source: Ouyang et al. (2022), eq. 2.
+    pub(crate) fn accumulate(
+        &self,
+        (model, params): (&CausalLm, &Params),
+        gradients: &mut Gradients,
+        coef: f64,
+        (step, count): (u64, usize),
+        micro_tokens: usize,
+    ) -> Result<Tensor> {
+        let rows = self.rows_of(step, count);
+        let targets: usize = rows.iter().map(|row| row.targets()).sum();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        let mut total = Tensor::zeros((), DType::F32, params.device())?;
+        for range in micro_batches(&lengths, micro_tokens) {
+            let loss = (negative_log_likelihood(model, &rows[range])? / targets as f64)?;
+            gradients.accumulate(params, &(&loss * coef)?)?;
+            total = (total + loss.detach())?;
+        }
+        Ok(total)
+    }
+
+    /// A function of seed and step alone, so that a resumed run sees what it would have seen.
+    fn rows_of(&self, step: u64, count: usize) -> Vec<&Row> {
+        let n = self.rows.len();
+        let first = step as usize * count;
+        let mut order = (usize::MAX, Vec::new());
+        (first..first + count)
+            .map(|i| {
+                if order.0 != i / n {
+                    order = (i / n, epoch_order(self.seed, (i / n) as u64, n));
+                }
+                &self.rows[order.1[i % n]]
+            })
+            .collect()
+    }
+}
+
+impl Row {
+    /// Answers and their end tokens carry loss, prompts do not.
+    fn new(tokenizer: &Tokenizer, demonstration: &Demonstration) -> Result<Self> {
+        let (mut ids, mut target) = (Vec::new(), Vec::new());
+        let mut push = |part: Vec<u32>, carries: bool| {
+            target.resize(target.len() + part.len(), carries);
+            ids.extend(part);
+        };
+        if let Some(messages) = demonstration.messages() {
+            for segment in tokenizer.encode_chat(&messages)? {
+                push(segment.ids, segment.target);
+            }
+        } else {
+            let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
+            let encoded = tokenizer.encode_demonstration(prompt, completion)?;
+            push(encoded.prompt, false);
+            push(encoded.completion, true);
+        }
+        // Nothing predicts the first token.
+        if let Some(first) = target.first_mut() {
+            *first = false;
+        }
+        Ok(Self { ids, target })
+    }
+
+    fn targets(&self) -> usize {
+        self.target.iter().filter(|carries| **carries).count()
+    }
+}
+
+/// `−Σ_{i ∈ targets} log π(x_i | x_<i)` of a micro-batch, a scalar in nats.
+fn negative_log_likelihood(model: &CausalLm, rows: &[&Row]) -> Result<Tensor> {
+    let mut packer = Packer::new();
+    let (mut predicting, mut targets) = (Vec::new(), Vec::new());
+    for row in rows {
+        let place = packer.sequence(&row.ids);
+        for i in (0..row.ids.len()).filter(|&i| row.target[i]) {
+            predicting.push((place.start + i - 1) as u32);
+            targets.push(row.ids[i]);
+        }
+    }
+    let device = model.device();
+    let hidden = model.hidden(&packer.finish(device)?)?;
+    let hidden = rlhf_ops::embedding(&Tensor::new(predicting, device)?, &hidden)?;
+    let all = model.logprobs(&hidden, &Tensor::new(targets, device)?, 1.0)?;
+    Ok(all.logprobs.sum_all()?.neg()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use candle_core::{D, Device};
+    use rlhf_lm::ModelConfig;
+    use serde_json::json;
+
+    fn model() -> (CausalLm, Params) {
+        let config = ModelConfig::from_json(json!({
+            "model_type": "gpt2", "vocab_size": 11, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2
+        }))
+        .unwrap();
+        let fresh = CausalLm::init(&config, 3, &Device::Cpu).unwrap();
+        let params = Params::load(&fresh, &Device::Cpu, DType::F32).unwrap();
+        (CausalLm::new(&config, &params).unwrap(), params)
+    }
+
+    fn demonstrations() -> Demonstrations {
+        let row = |ids: &[u32], prompt: usize| Row {
+            ids: ids.to_vec(),
+            target: (0..ids.len()).map(|i| i >= prompt).collect(),
+        };
+        Demonstrations {
+            rows: vec![
+                row(&[1, 2, 3, 0], 2),
+                row(&[4, 5, 0], 1),
+                row(&[6, 7, 8, 9, 0], 3),
+            ],
+            seed: 5,
+        }
+    }
+
+    /// The oracle is the plain log-softmax of each row's logits by itself, prompts left out; the mean is over all targets
+    /// (2 + 2 + 2), so that no micro-batch counts for more.
+    #[test]
+    fn the_gradient_is_that_of_the_mean_over_answer_tokens_however_it_is_cut() {
+        let (model, params) = model();
+        let demonstrations = demonstrations();
+        let mut plain = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
+        for row in &demonstrations.rows {
+            let mut packer = Packer::new();
+            packer.sequence(&row.ids);
+            let hidden = model.hidden(&packer.finish(&Device::Cpu).unwrap()).unwrap();
+            let logits = model.logits(&hidden).unwrap();
+            let all = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
+            for i in (0..row.ids.len()).filter(|&i| row.target[i]) {
+                let logprob = all.get(i - 1).unwrap().get(row.ids[i] as usize).unwrap();
+                plain = (plain - logprob).unwrap();
+            }
+        }
+        let mut expected = Gradients::new();
+        expected
+            .accumulate(&params, &(&plain * (0.5 / 6.0)).unwrap())
+            .unwrap();
+        for micro_tokens in [1, 8, 100] {
+            let mut found = Gradients::new();
+            let loss = demonstrations
+                .accumulate((&model, &params), &mut found, 0.5, (4, 3), micro_tokens)
+                .unwrap();
+            let loss = loss.to_scalar::<f32>().unwrap();
+            assert!((loss - plain.to_scalar::<f32>().unwrap() / 6.0).abs() < 1e-5);
+            for (name, want) in expected.iter() {
+                let gap = (found.get(name).unwrap() - want).unwrap().abs().unwrap();
+                let gap = gap
+                    .flatten_all()
+                    .unwrap()
+                    .max(0)
+                    .unwrap()
+                    .to_scalar::<f32>()
+                    .unwrap();
+                // Sums in another order, in f32, of numbers below 1.
+                assert!(gap < 1e-5, "{name}: {gap} at {micro_tokens} tokens");
+            }
+        }
+    }
+
+    #[test]
+    fn every_demonstration_is_seen_once_before_any_is_seen_again() {
+        let demonstrations = demonstrations();
+        for epoch in 0..4 {
+            let mut seen: Vec<&Row> = (0..3)
+                .flat_map(|i| demonstrations.rows_of(epoch * 3 + i, 1))
+                .collect();
+            seen.sort_by_key(|row| row.ids[0]);
+            assert_eq!(seen, demonstrations.rows.iter().collect::<Vec<_>>());
+        }
+    }
+}
