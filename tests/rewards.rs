@@ -44,6 +44,41 @@ fn a_rule_is_the_reward_and_needs_no_reward_model() {
     );
 }
 
+/// A response that ends early has its score in a slot of its own, and the rollout that is kept tells so.
+#[test]
+fn under_compat_trl_the_score_stands_after_the_last_token() {
+    let folder = folder();
+    folder.write(
+        "reward.toml",
+        "[ppo]\nreward = \"length:3\"\ncompat = \"trl\"\nstop = [\"e\"]\nresponse_length = 40\nlog_samples = 4\n",
+    );
+    folder.done(PPO);
+    let mut early = 0;
+    for episode in 0..4 {
+        let line = format!("explain runs/ppo --step 1 --episode {episode}");
+        let json: Value = serde_json::from_str(&folder.done(&format!("{line} --json"))).unwrap();
+        let tokens = json["tokens"].as_array().unwrap();
+        // Policy and reference are the same at step 1: no penalty, so the score is all there is.
+        let score = json["score"].as_f64().unwrap();
+        if tokens.len() < 40 {
+            early += 1;
+            assert!(
+                (json["after"]["reward"].as_f64().unwrap() - score).abs() < 1e-3,
+                "{json}"
+            );
+            assert!(folder.done(&line).contains("(after the last)"));
+        } else {
+            assert!(json["after"].is_null());
+        }
+    }
+    assert!(early > 0, "no response ended early");
+    folder.write(
+        "reward.toml",
+        "[ppo]\nreward = \"length:3\"\ncompat = \"trl\"\ncritic = \"shared\"\n",
+    );
+    assert!(folder.refused(PPO).contains("--critic separate"));
+}
+
 /// What is saved is a language model and nothing else, and the demonstrations' loss falls where it counts for most.
 #[test]
 fn a_shared_trunk_and_demonstrations_train_together() {

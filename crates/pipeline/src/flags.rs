@@ -183,6 +183,9 @@ pub(crate) struct PpoFlags {
     /// A reward model (a run or a directory), length:N, regex:PATTERN, gold:tiny-world or command:LINE [default: runs/reward].
     #[arg(long, value_name = "REWARD")]
     reward: Option<String>,
+    /// Whiten, place the score and treat a missing end as openai or trl do.
+    #[arg(long, value_name = "openai|trl")]
+    compat: Option<String>,
     /// The critic: a separate model, or a value head on the policy's shared trunk [default: separate].
     #[arg(long, value_name = "separate|shared")]
     critic: Option<String>,

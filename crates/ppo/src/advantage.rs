@@ -19,11 +19,50 @@ pub fn rewards(
     beta: f64,
     estimator: KlEstimator,
 ) -> Vec<f64> {
-    let n = logprobs.len();
-    let penalty = |t: usize| -beta * estimator.estimate(logprobs[t], ref_logprobs[t]);
-    (0..n)
-        .map(|t| penalty(t) + if t + 1 == n { score } else { 0.0 })
+    rewards_over(
+        logprobs.len(),
+        logprobs,
+        ref_logprobs,
+        score,
+        beta,
+        estimator,
+    )
+}
+
+/// [`rewards`] with the score in the last of `slots`: n of them, or one more, which has no token and so no penalty.
+pub fn rewards_over(
+    slots: usize,
+    logprobs: &[f32],
+    ref_logprobs: &[f32],
+    score: f64,
+    beta: f64,
+    estimator: KlEstimator,
+) -> Vec<f64> {
+    let penalty = |t: usize| match (logprobs.get(t), ref_logprobs.get(t)) {
+        (Some(p), Some(r)) => -beta * estimator.estimate(*p, *r),
+        _ => 0.0,
+    };
+    (0..slots)
+        .map(|t| penalty(t) + if t + 1 == slots { score } else { 0.0 })
         .collect()
+}
+
+/// Where a response's score stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoreSlot {
+    /// On its last token: OpenAI's, and ours.
+    #[default]
+    Last,
+    /// One slot later, where a response is shorter than the longest, and a value is learnt there too: TRL's.
+    After,
+}
+
+impl ScoreSlot {
+    /// How many rewards and values a response of `tokens` tokens has, where the longest may have `longest`.
+    pub fn slots(self, tokens: usize, longest: usize) -> usize {
+        tokens + usize::from(self == Self::After && tokens < longest)
+    }
 }
 
 /// Advantages and returns of one response.
@@ -64,15 +103,30 @@ pub enum Variance {
 
 /// Whitens in place over all response tokens of a step: `A ← (A − mean) / sqrt(var + 1e-8)`.
 pub fn whiten(advantages: &mut [f64], variance: Variance) {
-    let n = advantages.len() as f64;
-    let mean = advantages.iter().sum::<f64>() / n;
+    let (mean, scale) = standard(advantages, variance);
+    advantages.iter_mut().for_each(|a| *a = (*a - mean) * scale);
+}
+
+/// Scales in place to variance 1 and leaves the mean: `r ← (r − mean) / sqrt(var + 1e-8) + mean`.
+///
+/// What OpenAI and TRL do to rewards on request, where a shift would change what is rewarded.
+pub fn whiten_keeping_mean(rewards: &mut [f64], variance: Variance) {
+    let (mean, scale) = standard(rewards, variance);
+    rewards
+        .iter_mut()
+        .for_each(|r| *r = (*r - mean) * scale + mean);
+}
+
+/// The mean, and `1 / sqrt(var + 1e-8)`.
+fn standard(values: &[f64], variance: Variance) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
     let degrees = match variance {
         Variance::Population => n,
         Variance::Unbiased => (n - 1.0).max(1.0),
     };
-    let var = advantages.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / degrees;
-    let scale = 1.0 / (var + 1e-8).sqrt();
-    advantages.iter_mut().for_each(|a| *a = (*a - mean) * scale);
+    let var = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / degrees;
+    (mean, 1.0 / (var + 1e-8).sqrt())
 }
 
 #[cfg(test)]
@@ -143,6 +197,25 @@ mod tests {
             .map(|t| r[t..].iter().sum::<f64>() - f64::from(v[t]))
             .collect();
         assert_close(&advantages, &brute, 1e-7);
+    }
+
+    /// By hand: a response of 2 tokens where 3 are the most: the score moves to a third slot, which has no penalty.
+    #[test]
+    fn a_score_after_the_end_has_a_slot_of_its_own_where_there_is_room() {
+        assert_eq!(ScoreSlot::After.slots(2, 3), 3);
+        assert_eq!(ScoreSlot::After.slots(3, 3), 3);
+        assert_eq!(ScoreSlot::Last.slots(2, 3), 2);
+        let (p, r) = ([-1.0, -1.0], [-2.0, -1.5]);
+        let got = rewards_over(3, &p, &r, 4.0, 0.5, KlEstimator::K1);
+        assert_close(&got, &[-0.5, -0.25, 4.0], 1e-12);
+    }
+
+    /// By hand: 1 and 3 have mean 2 and population deviation 1.
+    #[test]
+    fn whitening_rewards_keeps_their_mean() {
+        let mut rewards = [0.0, 4.0];
+        whiten_keeping_mean(&mut rewards, Variance::Population);
+        assert_close(&rewards, &[1.0, 3.0], 1e-7);
     }
 
     /// Closed form: two values a distance 1 apart have population deviation ½ and unbiased √½.

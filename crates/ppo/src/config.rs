@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rlhf_train::ScheduleKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{KlEstimator, RewardSource, Variance};
+use crate::{KlEstimator, RewardSource, ScoreSlot, Variance};
 
 /// What happens to the score of a response that did not end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,45 @@ pub enum MissingEos {
     Subtract(f64),
     /// The score stands.
     None,
+}
+
+/// Whose conventions to follow where implementations differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compat {
+    /// OpenAI's lm-human-preferences and summarize-from-feedback.
+    Openai,
+    /// Hugging Face's TRL, as of 0.24.
+    Trl,
+}
+
+/// Where implementations of PPO differ without saying so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conventions {
+    /// What whitening divides by.
+    pub variance: Variance,
+    /// Where the score stands.
+    pub score_slot: ScoreSlot,
+    /// What a response without end token gets.
+    pub missing_eos: MissingEos,
+}
+
+impl Compat {
+    /// Theirs.
+    pub fn conventions(self) -> Conventions {
+        match self {
+            Self::Openai => Conventions {
+                variance: Variance::Population,
+                score_slot: ScoreSlot::Last,
+                missing_eos: MissingEos::Replace(-1.0),
+            },
+            Self::Trl => Conventions {
+                variance: Variance::Unbiased,
+                score_slot: ScoreSlot::After,
+                missing_eos: MissingEos::Subtract(1.0),
+            },
+        }
+    }
 }
 
 /// Where the values come from.
@@ -112,8 +151,14 @@ pub struct Config {
     pub ptx_data: Vec<PathBuf>,
     /// Whiten advantages over the step.
     pub whiten_advantages: bool,
+    /// Scale the rewards of a step, score and penalty together, to variance 1 before the advantages; their mean stays.
+    pub whiten_rewards: bool,
     /// Variance that whitening divides by.
     pub variance: Variance,
+    /// Where the score stands: on the `last` token, or in a slot of its own `after` it.
+    pub score_slot: ScoreSlot,
+    /// `openai` or `trl`: sets `variance`, `score_slot` and `missing_eos` as they do; absent leaves the three to themselves.
+    pub compat: Option<Compat>,
     /// Gradients of policy and of critic are each scaled down to this norm; 0 turns clipping off.
     pub max_grad_norm: f64,
     /// Stop a step's epochs once the approximate KL(π_old ‖ π) per token exceeds this; absent never.
@@ -176,7 +221,10 @@ impl Default for Config {
             ptx_coef: 0.0,
             ptx_data: Vec::new(),
             whiten_advantages: true,
+            whiten_rewards: false,
             variance: Variance::Population,
+            score_slot: ScoreSlot::Last,
+            compat: None,
             max_grad_norm: 1.0,
             target_kl: None,
             max_kl: None,
@@ -197,9 +245,53 @@ impl Config {
         Duration::from_secs_f64(self.reward_timeout)
     }
 
+    /// The conventions in force: those of `compat`, or the settings themselves.
+    pub fn conventions(&self) -> Conventions {
+        let own = Conventions {
+            variance: self.variance,
+            score_slot: self.score_slot,
+            missing_eos: self.missing_eos,
+        };
+        self.compat.map_or(own, Compat::conventions)
+    }
+
+    /// Refuses a setting that `compat` would silently overrule.
+    fn validate_compat(&self) -> Result<()> {
+        if let Some(compat) = self.compat {
+            let (theirs, defaults) = (compat.conventions(), Self::default());
+            for (name, free) in [
+                (
+                    "variance",
+                    self.variance == defaults.variance || self.variance == theirs.variance,
+                ),
+                (
+                    "score_slot",
+                    self.score_slot == defaults.score_slot || self.score_slot == theirs.score_slot,
+                ),
+                (
+                    "missing_eos",
+                    self.missing_eos == defaults.missing_eos
+                        || self.missing_eos == theirs.missing_eos,
+                ),
+            ] {
+                ensure!(
+                    free,
+                    "ppo.compat sets ppo.{name}, which is set to something else: leave out one of the two"
+                );
+            }
+        }
+        ensure!(
+            self.critic == CriticKind::Separate || self.conventions().score_slot == ScoreSlot::Last,
+            "the score stands after the last token (ppo.score_slot, or ppo.compat = \"trl\"), where a shared critic has no value: \
+             take --critic separate"
+        );
+        Ok(())
+    }
+
     /// Refuses arithmetic that does not divide and values outside their range, naming the setting.
     pub fn validate(&self) -> Result<()> {
         self.reward.parse::<RewardSource>()?;
+        self.validate_compat()?;
         ensure!(
             self.reward_timeout > 0.0 && self.reward_timeout <= 1e9,
             "ppo.reward_timeout is {}: it must be above 0 seconds",
@@ -277,5 +369,38 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compat_decides_all_three_conventions_and_overrules_none_silently() {
+        let config = |compat| Config {
+            compat,
+            ..Config::default()
+        };
+        let trl = config(Some(Compat::Trl));
+        trl.validate().unwrap();
+        assert_eq!(trl.conventions().variance, Variance::Unbiased);
+        assert_eq!(trl.conventions().score_slot, ScoreSlot::After);
+        assert_eq!(
+            config(Some(Compat::Openai)).conventions(),
+            config(None).conventions()
+        );
+        let torn = Config {
+            missing_eos: MissingEos::None,
+            ..trl.clone()
+        };
+        let said = torn.validate().unwrap_err().to_string();
+        assert!(said.contains("missing_eos"), "{said}");
+        let shared = Config {
+            critic: CriticKind::Shared,
+            ..trl
+        };
+        let said = shared.validate().unwrap_err().to_string();
+        assert!(said.contains("--critic separate"), "{said}");
     }
 }

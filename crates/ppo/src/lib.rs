@@ -28,9 +28,9 @@ mod setup;
 mod train;
 mod trajectory;
 
-pub use advantage::{Variance, gae, rewards, whiten};
+pub use advantage::{ScoreSlot, Variance, gae, rewards, rewards_over, whiten, whiten_keeping_mean};
 pub use command::ScoreCommand;
-pub use config::{Config, CriticKind, MissingEos};
+pub use config::{Compat, Config, Conventions, CriticKind, MissingEos};
 pub use kl::{KlController, KlEstimator};
 pub use loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
 pub use reward::{RewardSource, Scorer};

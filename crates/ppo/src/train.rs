@@ -14,7 +14,7 @@ use rlhf_lm::{CausalLm, Gradients, LanguageModel, Params, SamplingConfig, SaveDt
 use rlhf_train::{AdamW, Checkpoint, Interrupted, Progress, Schedule, Session, statistics};
 use serde_json::{Map, Value, json};
 
-use crate::advantage::{gae, rewards, whiten};
+use crate::advantage::{ScoreSlot, gae, rewards_over, whiten, whiten_keeping_mean};
 use crate::config::Config;
 use crate::demonstrations::Demonstrations;
 use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond, response_logprobs};
@@ -75,6 +75,7 @@ impl Ppo<'_> {
     /// One PPO step: a rollout and the updates it pays for.
     fn step(&mut self, step: u64) -> Result<(Trajectory, Map<String, Value>)> {
         let config = self.config;
+        let conventions = config.conventions();
         let mut clock = Clock::start();
 
         // 1. Prompts: the next B / n, each to be answered n times.
@@ -99,7 +100,7 @@ impl Ppo<'_> {
                 score,
                 episode.finished,
                 config.score_clip,
-                config.missing_eos,
+                conventions.missing_eos,
             )
         };
         let scores: Vec<f64> = episodes.iter().zip(given).map(shaped).collect();
@@ -109,23 +110,17 @@ impl Ppo<'_> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
         let tau = config.temperature;
         let (micro_tokens, device) = (self.micro_tokens, &self.device);
-        let [logprobs, values] = per_token(&ids, &episodes, micro_tokens, device, |batch| {
-            let hidden = batch.hidden(&self.policy.view)?;
-            let now = self.policy.view.logprobs(&hidden, &batch.targets, tau)?;
-            let values = match &self.critic {
-                Critic::Separate(critic) => batch.values(&critic.view)?,
-                Critic::Shared { view, .. } => view.scores(&hidden)?,
-            };
-            Ok([now.logprobs, values])
-        })?;
+        let valued = self.valued(&episodes)?;
+        let [logprobs, values] = self.old_policy(&ids, &episodes, &valued)?;
         let ref_logprobs =
             response_logprobs(&self.reference, &ids, &episodes, tau, micro_tokens, device)?;
         clock.lap("forward");
 
         // 5. Rewards: r_t = −β k_t + [t = n] S.
-        let rewards: Vec<Vec<f64>> = (0..episodes.len())
+        let mut rewards: Vec<Vec<f64>> = (0..episodes.len())
             .map(|i| {
-                rewards(
+                rewards_over(
+                    valued[i].response.len(),
                     &logprobs[i],
                     &ref_logprobs[i],
                     scores[i],
@@ -135,18 +130,28 @@ impl Ppo<'_> {
             })
             .collect();
 
+        if config.whiten_rewards {
+            over_all(&mut rewards, |all| {
+                whiten_keeping_mean(all, conventions.variance);
+            });
+        }
+
         // 6. Advantages and returns, then whitening over all response tokens of the step.
         let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards
             .iter()
             .zip(&values)
             .map(|(r, v)| gae(r, v, config.gamma, config.lambda))
             .unzip();
+        for (advantages, episode) in advantages.iter_mut().zip(&episodes) {
+            advantages.truncate(episode.response.len());
+        }
         if config.whiten_advantages {
-            whiten_all(&mut advantages, config);
+            over_all(&mut advantages, |all| whiten(all, conventions.variance));
         }
         let trajectory = Trajectory {
             prompts: ids,
             episodes,
+            valued,
             scores,
             logprobs,
             ref_logprobs,
@@ -202,6 +207,46 @@ impl Ppo<'_> {
             .collect()
     }
 
+    /// What the critic reads: a slot after the last token is read where that token stands, so any token can hold its place.
+    fn valued(&self, episodes: &[Episode]) -> Result<Vec<Episode>> {
+        let config = self.config;
+        let end = self.language_model.tokenizer.eos_id()?;
+        let slot = config.conventions().score_slot;
+        let mut valued = episodes.to_vec();
+        for Episode { response, .. } in &mut valued {
+            response.resize(slot.slots(response.len(), config.response_length), end);
+        }
+        Ok(valued)
+    }
+
+    /// log π_old and V, in one forward pass where policy and critic share the trunk.
+    fn old_policy(
+        &self,
+        ids: &[Vec<u32>],
+        episodes: &[Episode],
+        valued: &[Episode],
+    ) -> Result<[Vec<Vec<f32>>; 2]> {
+        let (tau, micro_tokens, device) =
+            (self.config.temperature, self.micro_tokens, &self.device);
+        let policy = &self.policy.view;
+        match &self.critic {
+            Critic::Separate(critic) => {
+                let [values] = per_token(ids, valued, micro_tokens, device, |batch| {
+                    Ok([batch.values(&critic.view)?])
+                })?;
+                let logprobs = response_logprobs(policy, ids, episodes, tau, micro_tokens, device)?;
+                Ok([logprobs, values])
+            }
+            Critic::Shared { view, .. } => {
+                per_token(ids, episodes, micro_tokens, device, |batch| {
+                    let hidden = batch.hidden(policy)?;
+                    let now = policy.logprobs(&hidden, &batch.targets, tau)?;
+                    Ok([now.logprobs, view.scores(&hidden)?])
+                })
+            }
+        }
+    }
+
     /// E passes over the rollout in shuffled minibatches, one optimizer step of policy and critic each.
     fn update(&mut self, trajectory: &Trajectory, step: u64, lr: f64) -> Result<Updates> {
         let config = self.config;
@@ -219,7 +264,7 @@ impl Ppo<'_> {
             let mut epoch_sums = vec![0f32; UpdateStats::LEN];
             let minibatches = order.chunks(order.len() / config.minibatches);
             for (place, minibatch) in minibatches.enumerate() {
-                let tokens = trajectory.tokens(minibatch);
+                let (tokens, slots) = (trajectory.tokens(minibatch), trajectory.slots(minibatch));
                 let (mut policy_gradients, mut critic_gradients) =
                     (Gradients::new(), Gradients::new());
                 let mut sums = Tensor::zeros(UpdateStats::LEN + 2, DType::F32, &self.device)?;
@@ -259,14 +304,22 @@ impl Ppo<'_> {
                             policy_gradients.accumulate(&policy.params, &policy_part)?;
                             // The policy's activations go before the critic's come.
                             drop((now, losses, hidden, policy_part));
-                            (None, batch.values(&critic.model)?)
+                            let values = if config.conventions().score_slot == ScoreSlot::Last {
+                                batch.values(&critic.model)?
+                            } else {
+                                let valued: Vec<&Episode> =
+                                    part.iter().map(|&i| &trajectory.valued[i]).collect();
+                                Batch::pack(&trajectory.prompts, &valued, &self.device)?
+                                    .values(&critic.model)?
+                            };
+                            (None, values)
                         }
                         Critic::Shared { model, .. } => (Some(policy_part), model.scores(&hidden)?),
                     };
                     let value_losses =
                         value_loss(&values, &old_values, &returns, config.value_clip)?;
                     let value_part =
-                        (value_losses.sum_all()? * (config.value_coef / tokens as f64))?;
+                        (value_losses.sum_all()? * (config.value_coef / slots as f64))?;
                     if let Critic::Separate(critic) = &self.critic {
                         critic_gradients.accumulate(&critic.params, &value_part)?;
                     }
@@ -330,8 +383,8 @@ impl Ppo<'_> {
                 done.ptx_loss += sums
                     .get(UpdateStats::LEN + 2)
                     .map_or(0.0, |x| f64::from(*x));
-                done.value_loss += f64::from(sums[UpdateStats::LEN]) / tokens as f64;
-                done.value_clip_fraction += f64::from(sums[UpdateStats::LEN + 1]) / tokens as f64;
+                done.value_loss += f64::from(sums[UpdateStats::LEN]) / slots as f64;
+                done.value_clip_fraction += f64::from(sums[UpdateStats::LEN + 1]) / slots as f64;
                 done.optimizer_steps += 1;
                 epoch_sums
                     .iter_mut()
@@ -368,15 +421,14 @@ fn sampling(config: &Config, seed: u64) -> SamplingConfig {
     }
 }
 
-fn whiten_all(advantages: &mut [Vec<f64>], config: &Config) {
-    let mut flat: Vec<f64> = advantages.iter().flatten().copied().collect();
-    whiten(&mut flat, config.variance);
-    let mut whitened = flat.into_iter();
-    advantages
-        .iter_mut()
+/// `whiten` over all responses of a step as one list.
+fn over_all(rows: &mut [Vec<f64>], whiten: impl Fn(&mut [f64])) {
+    let mut flat: Vec<f64> = rows.iter().flatten().copied().collect();
+    whiten(&mut flat);
+    rows.iter_mut()
         .flatten()
-        .zip(&mut whitened)
-        .for_each(|(a, w)| *a = w);
+        .zip(flat)
+        .for_each(|(x, whitened)| *x = whitened);
 }
 
 /// What a finished run has to say for itself.

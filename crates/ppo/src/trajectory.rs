@@ -27,19 +27,22 @@ pub struct Trajectory {
     pub prompts: Vec<Vec<u32>>,
     /// `[B]` responses.
     pub episodes: Vec<Episode>,
+    /// `[B]` what the critic reads: the responses, each one token longer where its score has a slot after the last. m_i is
+    /// their length, n_i otherwise.
+    pub valued: Vec<Episode>,
     /// `[B]` S(x, y): the reward model's score, normalised, clipped, with the end-token rule applied.
     pub scores: Vec<f64>,
     /// `[B][n_i]` log π_old(y_t) at temperature τ, nats, from the training forward.
     pub logprobs: Vec<Vec<f32>>,
     /// `[B][n_i]` log π_ref(y_t) at temperature τ, nats.
     pub ref_logprobs: Vec<Vec<f32>>,
-    /// `[B][n_i]` V_t, read where y_t is predicted.
+    /// `[B][m_i]` V_t, read where y_t is predicted.
     pub values: Vec<Vec<f32>>,
-    /// `[B][n_i]` r_t: KL penalty, plus the score on the last token.
+    /// `[B][m_i]` r_t: KL penalty, plus the score in the last slot.
     pub rewards: Vec<Vec<f64>>,
     /// `[B][n_i]` A_t, whitened if asked for.
     pub advantages: Vec<Vec<f64>>,
-    /// `[B][n_i]` R_t = A_t + V_t, before whitening.
+    /// `[B][m_i]` R_t = A_t + V_t, before whitening.
     pub returns: Vec<Vec<f64>>,
 }
 
@@ -50,6 +53,11 @@ impl Trajectory {
             .iter()
             .map(|&i| self.episodes[i].response.len())
             .sum()
+    }
+
+    /// Values of the chosen episodes.
+    pub fn slots(&self, episodes: &[usize]) -> usize {
+        episodes.iter().map(|&i| self.values[i].len()).sum()
     }
 
     /// A per-token field of the chosen episodes, end to end, as `[N]` f32.

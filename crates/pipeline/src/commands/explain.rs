@@ -47,19 +47,21 @@ struct Rollout {
 }
 
 impl Rollout {
-    /// Whether every list has one entry a token.
+    /// Whether every list has one entry a token; value, reward and return may have one more, after the last token.
     fn is_whole(&self) -> bool {
         let n = self.tokens.len();
         let lists = [
             &self.logprobs,
             &self.ref_logprobs,
-            &self.values,
-            &self.rewards,
             &self.advantages,
-            &self.returns,
             &self.ratios,
         ];
-        lists.iter().all(|list| list.len() == n) && self.texts.len() == n && self.clipped.len() == n
+        let slots = [&self.rewards, &self.returns];
+        lists.iter().all(|list| list.len() == n)
+            && (self.values.len() == n || self.values.len() == n + 1)
+            && slots.iter().all(|list| list.len() == self.values.len())
+            && self.texts.len() == n
+            && self.clipped.len() == n
     }
 }
 
@@ -142,6 +144,9 @@ struct Explained<'a> {
     /// β of the step.
     kl_coef: f64,
     tokens: Vec<TokenRow<'a>>,
+    /// Where the score has a slot of its own (ppo.score_slot).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<After>,
     totals: Totals,
 }
 
@@ -160,6 +165,15 @@ struct TokenRow<'a> {
     returned: f64,
     ratio: f64,
     clipped: bool,
+}
+
+/// The slot after the last token.
+#[derive(Debug, Serialize)]
+struct After {
+    value: f64,
+    reward: f64,
+    #[serde(rename = "return")]
+    returned: f64,
 }
 
 /// Sums over the tokens.
@@ -192,7 +206,7 @@ impl<'a> Explained<'a> {
             })
             .collect();
         let sum = |pick: fn(&TokenRow<'_>) -> f64| rows.iter().map(pick).sum::<f64>();
-        let reward = sum(|row| row.reward);
+        let reward = rollout.rewards.iter().sum();
         let totals = Totals {
             logprob: sum(|row| row.logprob),
             ref_logprob: sum(|row| row.ref_logprob),
@@ -208,6 +222,11 @@ impl<'a> Explained<'a> {
             finished: rollout.finished,
             score: rollout.score,
             kl_coef: rollout.kl_coef,
+            after: (rollout.values.len() > rows.len()).then(|| After {
+                value: rollout.values[rows.len()],
+                reward: rollout.rewards[rows.len()],
+                returned: rollout.returns[rows.len()],
+            }),
             tokens: rows,
             totals,
         }
@@ -242,7 +261,7 @@ impl<'a> Explained<'a> {
             .map(|t| format!("{:?}", t.text))
             .collect();
         let width = texts.iter().map(|t| t.chars().count()).max().unwrap_or(0);
-        let width = width.max("token".len());
+        let width = width.max("(after the last)".len());
         let head = format!(
             "{:>4}  {:<width$}  {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>8} {:>7}",
             "",
@@ -283,6 +302,13 @@ impl<'a> Explained<'a> {
                 } else {
                     String::new()
                 },
+            );
+        }
+        if let Some(after) = &self.after {
+            let _ = writeln!(
+                out,
+                "{:>4}  {:<width$}  {:>8} {:>9} {:>8} {:>8.3} {:>8.3} {:>9} {:>8.3}",
+                "", "(after the last)", "", "", "", after.value, after.reward, "", after.returned
             );
         }
         let totals = &self.totals;
