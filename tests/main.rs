@@ -4,6 +4,7 @@
 mod dtype;
 mod folder;
 mod hub_server;
+mod known_faults;
 mod manual;
 mod pipeline;
 mod portable;

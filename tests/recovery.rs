@@ -107,9 +107,9 @@ fn killed_reward_training_and_ppo_resume_to_the_same_bytes() {
     folder.demonstrations("demos.jsonl");
     folder.write(
         "shared.toml",
-        "[ppo]\nptx_coef = 0.5\nptx_data = [\"demos.jsonl\"]\n",
+        "[ppo]\nptx_coef = 0.5\nptx_data = [\"demos.jsonl\"]\nmax_kl = 1e3\n",
     );
-    let shared = format!("{ppo} --config shared.toml --critic shared --reward length:3");
+    let shared = format!("{ppo} --config shared.toml --critic shared");
     survives_a_kill(&folder, &shared, "shared");
 }
 

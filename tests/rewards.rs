@@ -148,3 +148,74 @@ fn a_program_is_the_reward_and_its_failures_are_told() {
         );
     }
 }
+
+/// A score that no f32 holds makes the returns infinite: that step is left out, and the next one is made.
+#[cfg(unix)]
+#[test]
+fn an_update_that_is_not_finite_is_skipped_and_the_third_in_a_row_stops_the_run() {
+    let folder = folder();
+    folder.write(
+        "reward.toml",
+        "[ppo]\nreward = \"command:sh score.sh\"\nmissing_eos = \"none\"\nsteps = 4\nsave_every = 1\n",
+    );
+    let answer = "score=1e300; [ -e begun ] && score=0.5; touch begun; while read -r line; do echo $score; done";
+    folder.write("score.sh", answer);
+    folder.done(PPO);
+    let skipped =
+        |line: &str| serde_json::from_str::<Value>(line).unwrap()["skipped_updates"].clone();
+    let metrics = folder.read("runs/ppo/metrics.jsonl");
+    let counts: Vec<Value> = metrics
+        .lines()
+        .map(skipped)
+        .filter(|x| !x.is_null())
+        .collect();
+    assert_eq!(counts, [1, 0, 0, 0]);
+    let kept = folder.read("runs/ppo/skipped/step-000001.jsonl");
+    assert_eq!(kept.lines().count(), 4);
+    assert!(kept.contains("1e+300") || kept.contains("1e300"), "{kept}");
+
+    folder.write("score.sh", "while read -r line; do echo 1e300; done");
+    let output = folder.command(PPO).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("3 updates in a row") && said.contains("--resume"),
+        "{said}"
+    );
+    assert!(folder.path("runs/ppo/checkpoints/step-000002").is_dir());
+}
+
+/// A budget that any movement exceeds leaves the start; the best of several is the best of the curve.
+#[test]
+fn under_a_kl_budget_the_best_evaluated_policy_within_it_is_published() {
+    let folder = folder();
+    let settings = "[ppo]\nreward = \"length:2\"\nmissing_eos = \"none\"\nlr = 1e-2\nsteps = 12\neval_every = 2\n";
+    for budget in [1e-9, 0.5, 100.0] {
+        folder.write("reward.toml", &format!("{settings}max_kl = {budget:?}\n"));
+        let outcome: Value = serde_json::from_str(&folder.done(&format!("{PPO} --json"))).unwrap();
+        let metrics = folder.read("runs/ppo/metrics.jsonl");
+        let evaluations: Vec<Value> = metrics
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|line: &Value| line["eval/score"].is_number())
+            .collect();
+        let best = evaluations
+            .iter()
+            .filter(|e| e["eval/kl"].as_f64().unwrap() <= budget)
+            .map(|e| e["eval/score"].as_f64().unwrap())
+            .fold(
+                evaluations[0]["eval/reference_score"].as_f64().unwrap(),
+                f64::max,
+            );
+        assert_eq!(
+            outcome["evaluation"]["score"].as_f64().unwrap(),
+            best,
+            "{outcome}"
+        );
+        assert!(
+            outcome["evaluation"]["kl"].as_f64().unwrap() <= budget,
+            "{outcome}"
+        );
+        assert!(budget > 1e-6 || outcome["published"] == 0, "{outcome}");
+    }
+}

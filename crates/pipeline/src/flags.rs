@@ -210,7 +210,7 @@ pub(crate) struct PpoFlags {
     /// Steer β towards this KL an episode.
     #[arg(long, value_name = "NATS")]
     kl_target: Option<f64>,
-    /// Stop once the KL an episode exceeds this.
+    /// Stop once the KL an episode exceeds this, and publish the best policy within it.
     #[arg(long, value_name = "NATS")]
     max_kl: Option<f64>,
     /// Take a reward model's scores as they are when it has no calibration.

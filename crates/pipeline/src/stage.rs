@@ -160,11 +160,12 @@ impl Stage for rlhf_ppo::Config {
     fn summary(outcome: &Self::Outcome) -> String {
         let Self::Outcome {
             steps,
+            published,
             stopped_by_kl,
             evaluation,
         } = outcome;
         let mut out = format!(
-            "steps {steps}{}\n",
+            "steps {steps}{}, model of step {published}\n",
             if *stopped_by_kl {
                 ", stopped by the KL budget"
             } else {

@@ -163,7 +163,8 @@ pub struct Config {
     pub max_grad_norm: f64,
     /// Stop a step's epochs once the approximate KL(π_old ‖ π) per token exceeds this; absent never.
     pub target_kl: Option<f64>,
-    /// Stop the run once the KL per episode to the reference exceeds this; absent never.
+    /// The KL budget per episode: the run stops beyond it, and the evaluated policy with the highest score within it is published;
+    /// absent neither.
     pub max_kl: Option<f64>,
     /// The normalised score is clipped to ± this; absent leaves it.
     pub score_clip: Option<f64>,
@@ -171,7 +172,7 @@ pub struct Config {
     pub missing_eos: MissingEos,
     /// Take the reward model's score as it is when it has no calibration.
     pub uncalibrated: bool,
-    /// Evaluate on held-out prompts every so many steps (and at the end); 0 only at the end.
+    /// Evaluate on held-out prompts every so many steps (and at the end); 0 only at the end, with `max_kl` ten times.
     pub eval_every: u64,
     /// Save a checkpoint every so many steps; 0 only when interrupted.
     pub save_every: u64,

@@ -1,5 +1,7 @@
 //! Refusals: where the numbers would mean nothing, training stops and names the cause.
 
+use std::collections::VecDeque;
+
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
 use rlhf_lm::Gradients;
@@ -31,8 +33,36 @@ pub(crate) struct Guarded {
     critic: bool,
 }
 
+/// So many updates in a row may be skipped, and the next stops the run.
+const PATIENCE: usize = 3;
+
 impl Ppo<'_> {
-    /// Stops where training would go on with numbers that mean nothing, and says why.
+    /// Writes the episodes of an update that cannot be made, because a number is not finite; the third in a row stops the run.
+    pub(crate) fn skip(&mut self, step: u64, t: &Trajectory, episodes: &[usize]) -> Result<()> {
+        fs_err::create_dir_all(&self.skipped)?;
+        let path = self.skipped.join(format!("step-{:06}.jsonl", step + 1));
+        let mut lines = String::new();
+        for &i in episodes {
+            lines.push_str(&self.sample(step + 1, t, i)?.to_string());
+            lines.push('\n');
+        }
+        fs_err::write(&path, lines)?;
+        self.skipped_in_a_row += 1;
+        tracing::warn!(
+            "PPO step {}: an update was skipped, for a loss, a gradient or a log-probability is not finite; its episodes are in {}",
+            step + 1,
+            path.display()
+        );
+        ensure!(
+            self.skipped_in_a_row < PATIENCE,
+            "PPO step {}: {PATIENCE} updates in a row were not finite, so training has diverged. Their episodes are in {}; the last \
+             checkpoint is from before and sound: lower --lr or look at the reward, then continue with --resume",
+            step + 1,
+            self.skipped.display()
+        );
+        Ok(())
+    }
+    /// Stops where finite numbers would mean nothing all the same, and says why.
     pub(crate) fn check_update(
         &mut self,
         (step, done): (u64, usize),
@@ -40,13 +70,6 @@ impl Ppo<'_> {
         (trajectory, minibatch): (&Trajectory, &[usize]),
         (policy, critic): (&Gradients, &Gradients),
     ) -> Result<()> {
-        ensure!(
-            stats.policy_loss.is_finite() && stats.ratio.is_finite(),
-            "PPO step {}: the policy loss is {} and the ratio {}: training has diverged; lower --lr. The last checkpoint is untouched",
-            step + 1,
-            stats.policy_loss,
-            stats.ratio
-        );
         // Before the first optimizer step of a rollout π is still π_old, so every ratio is 1 up to rounding.
         ensure!(
             done > 0 || stats.approx_kl < ratio_tolerance(self.policy.params.dtype()),
@@ -109,5 +132,75 @@ impl Ppo<'_> {
              the KL penalty would be wrong from the first step"
         );
         Ok(())
+    }
+}
+
+/// Watches for collapse: responses that shrink, or no longer end.
+#[derive(Default)]
+pub(crate) struct Health {
+    first: Vec<[f64; 2]>,
+    latest: VecDeque<[f64; 2]>,
+    warned: [bool; 2],
+}
+
+impl Health {
+    /// Steps that are averaged, at the start of the run and now.
+    const WINDOW: usize = 10;
+
+    /// What there is to warn about after a step, once each: a mean over the latest steps below half of that over the first.
+    pub(crate) fn watch(&mut self, length: f64, eos_fraction: f64) -> Vec<String> {
+        let step = [length, eos_fraction];
+        if self.first.len() < Self::WINDOW {
+            self.first.push(step);
+            return Vec::new();
+        }
+        self.latest.push_back(step);
+        if self.latest.len() > Self::WINDOW {
+            self.latest.pop_front();
+        }
+        let mut warnings = Vec::new();
+        if self.latest.len() == Self::WINDOW {
+            for (i, what) in [
+                "the mean response length",
+                "the share of responses that end",
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let mean = |steps: &mut dyn Iterator<Item = &[f64; 2]>| {
+                    steps.map(|s| s[i]).sum::<f64>() / Self::WINDOW as f64
+                };
+                let (was, is) = (mean(&mut self.first.iter()), mean(&mut self.latest.iter()));
+                if !self.warned[i] && is < 0.5 * was {
+                    self.warned[i] = true;
+                    warnings.push(format!(
+                        "{what} has fallen from {was:.2} to {is:.2}: the policy may be exploiting the reward; look at samples.jsonl, \
+                         raise ppo.kl_coef, or see ppo.missing_eos"
+                    ));
+                }
+            }
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fall_to_less_than_half_is_told_once_and_noise_is_not() {
+        let mut health = Health::default();
+        let mut told = Vec::new();
+        for step in 0..60 {
+            let noise = f64::from(step % 3);
+            let length = if step < 30 { 20.0 } else { 8.0 } + noise;
+            told.extend(health.watch(length, 0.9 - 0.01 * noise));
+        }
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains("length") && told[0].contains("from 20.9"),
+            "{told:?}"
+        );
     }
 }

@@ -23,6 +23,7 @@ pub(crate) struct Updates {
     pub(crate) ptx_loss: f64,
     pub(crate) optimizer_steps: usize,
     pub(crate) stopped_early: bool,
+    pub(crate) skipped: usize,
 }
 
 /// The numbers of one step, under the names people know from TRL and its ancestors, over response tokens only.
@@ -114,6 +115,7 @@ pub(crate) fn record(
         put("grad_norm/critic", json!(updates.critic_grad_norm));
     }
     put("optimizer_steps", json!(updates.optimizer_steps));
+    put("skipped_updates", json!(updates.skipped));
     put("stopped_early", json!(updates.stopped_early));
     put("response/length", json!(tokens as f64 / episodes));
     put(

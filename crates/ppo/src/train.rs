@@ -5,6 +5,9 @@
 //! *reference* π_ref, the model it started from, frozen; the *reward*, a frozen model as a rule; and the *critic* V, which
 //! learns to foresee the reward.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::RngCore;
@@ -18,7 +21,7 @@ use crate::advantage::{ScoreSlot, gae, rewards_over, whiten, whiten_keeping_mean
 use crate::config::Config;
 use crate::demonstrations::Demonstrations;
 use crate::eval::{Evaluation, Yardstick, kl_per_episode, respond, response_logprobs};
-use crate::guards::Guarded;
+use crate::guards::{Guarded, Health};
 use crate::kl::KlController;
 use crate::loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
 use crate::record::{Clock, Updates, record};
@@ -48,6 +51,13 @@ pub(crate) enum Critic {
     },
 }
 
+/// A point on the frontier of score against KL.
+pub(crate) struct Best {
+    step: u64,
+    score: f64,
+    params: BTreeMap<String, Tensor>,
+}
+
 /// Everything a PPO step needs.
 pub(crate) struct Ppo<'a> {
     pub(crate) config: &'a Config,
@@ -58,6 +68,11 @@ pub(crate) struct Ppo<'a> {
     pub(crate) reference: CausalLm,
     pub(crate) reward: Scorer,
     pub(crate) guarded: Guarded,
+    /// Where the episodes of skipped updates go.
+    pub(crate) skipped: PathBuf,
+    pub(crate) skipped_in_a_row: usize,
+    /// Under a KL budget: the best policy within it so far.
+    pub(crate) best: Option<Best>,
     /// For PPO-ptx.
     pub(crate) demonstrations: Option<Demonstrations>,
     pub(crate) prompts: Vec<PromptRow>,
@@ -166,7 +181,16 @@ impl Ppo<'_> {
 
         // 7. Update: E epochs over shuffled minibatches.
         let lr = self.schedule.lr(config.lr, step);
-        let updates = self.update(&trajectory, step, lr)?;
+        let updates = if trajectory.is_finite() {
+            self.update(&trajectory, step, lr)?
+        } else {
+            let all: Vec<usize> = (0..trajectory.episodes.len()).collect();
+            self.skip(step, &trajectory, &all)?;
+            Updates {
+                skipped: 1,
+                ..Updates::default()
+            }
+        };
         clock.lap("update");
 
         // 8. Control: β follows the KL of the rollout if it has a target.
@@ -175,7 +199,9 @@ impl Ppo<'_> {
             &trajectory.ref_logprobs,
         ));
         let beta = self.kl.coef;
-        self.kl.update(kl, trajectory.episodes.len());
+        if kl.is_finite() {
+            self.kl.update(kl, trajectory.episodes.len());
+        }
 
         // 9. Record.
         let record = record(
@@ -261,7 +287,7 @@ impl Ppo<'_> {
                 ),
                 &mut order,
             );
-            let mut epoch_sums = vec![0f32; UpdateStats::LEN];
+            let (mut epoch_sums, mut epoch_tokens) = (vec![0f32; UpdateStats::LEN], 0);
             let minibatches = order.chunks(order.len() / config.minibatches);
             for (place, minibatch) in minibatches.enumerate() {
                 let (tokens, slots) = (trajectory.tokens(minibatch), trajectory.slots(minibatch));
@@ -356,6 +382,11 @@ impl Ppo<'_> {
                 }
                 let sums = Gradients::read(&sums, &[&policy_gradients, &critic_gradients])?;
                 let stats = UpdateStats::from_sums(&sums, tokens);
+                if sums.iter().any(|sum| !sum.is_finite()) {
+                    self.skip(step, trajectory, minibatch)?;
+                    done.skipped += 1;
+                    continue;
+                }
                 self.check_update(
                     (step, done.optimizer_steps),
                     &stats,
@@ -369,17 +400,16 @@ impl Ppo<'_> {
                     done.stopped_early = true;
                     break 'epochs;
                 }
-                let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-                done.policy_grad_norm +=
-                    self.policy
-                        .adam
-                        .step(&self.policy.params, &policy_gradients, lr, clip)?;
-                if let Critic::Separate(critic) = &mut self.critic {
-                    done.critic_grad_norm +=
-                        critic
-                            .adam
-                            .step(&critic.params, &critic_gradients, lr, clip)?;
-                }
+                let gradients = (&policy_gradients, &critic_gradients);
+                let Some((policy_norm, critic_norm)) = self.optimize(gradients, lr)? else {
+                    self.skip(step, trajectory, minibatch)?;
+                    done.skipped += 1;
+                    continue;
+                };
+                self.skipped_in_a_row = 0;
+                done.policy_grad_norm += policy_norm;
+                done.critic_grad_norm += critic_norm;
+                epoch_tokens += tokens;
                 done.ptx_loss += sums
                     .get(UpdateStats::LEN + 2)
                     .map_or(0.0, |x| f64::from(*x));
@@ -391,9 +421,10 @@ impl Ppo<'_> {
                     .zip(&sums)
                     .for_each(|(total, sum)| *total += sum);
             }
-            let tokens = trajectory.tokens(&order);
-            done.per_epoch
-                .push(UpdateStats::from_sums(&epoch_sums, tokens));
+            if epoch_tokens > 0 {
+                done.per_epoch
+                    .push(UpdateStats::from_sums(&epoch_sums, epoch_tokens));
+            }
         }
         let steps = done.optimizer_steps.max(1) as f64;
         for total in [
@@ -421,6 +452,28 @@ fn sampling(config: &Config, seed: u64) -> SamplingConfig {
     }
 }
 
+impl Ppo<'_> {
+    /// One optimizer step of policy and critic; the gradients' norms, or nothing where one is not finite.
+    fn optimize(
+        &mut self,
+        (policy, critic): (&Gradients, &Gradients),
+        lr: f64,
+    ) -> Result<Option<(f64, f64)>> {
+        if !(policy.norm()?.is_finite() && critic.norm()?.is_finite()) {
+            return Ok(None);
+        }
+        let config = self.config;
+        let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
+        let own = &mut self.policy;
+        let policy_norm = own.adam.step(&own.params, policy, lr, clip)?;
+        let critic_norm = match &mut self.critic {
+            Critic::Separate(own) => own.adam.step(&own.params, critic, lr, clip)?,
+            Critic::Shared { .. } => 0.0,
+        };
+        Ok(Some((policy_norm, critic_norm)))
+    }
+}
+
 /// `whiten` over all responses of a step as one list.
 fn over_all(rows: &mut [Vec<f64>], whiten: impl Fn(&mut [f64])) {
     let mut flat: Vec<f64> = rows.iter().flatten().copied().collect();
@@ -436,6 +489,8 @@ fn over_all(rows: &mut [Vec<f64>], whiten: impl Fn(&mut [f64])) {
 pub struct Outcome {
     /// PPO steps made.
     pub steps: u64,
+    /// The step whose policy was published: the last, or under `max_kl` the best within the budget.
+    pub published: u64,
     /// Whether the KL budget ended the run before its last step.
     pub stopped_by_kl: bool,
     /// On held-out prompts, at the end.
@@ -451,6 +506,15 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
     let mut done = first;
     let mut stopped_by_kl = false;
+    let mut health = Health::default();
+    // A budget needs points to choose from.
+    let eval_every = match (config.eval_every, config.max_kl) {
+        (0, Some(_)) => (config.steps / 10).max(1),
+        (every, _) => every,
+    };
+    if config.max_kl.is_some() && ppo.best.is_none() {
+        ppo.start_frontier()?;
+    }
 
     while done < config.steps && !stopped_by_kl {
         let (trajectory, record) = ppo.step(done)?;
@@ -468,6 +532,10 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         ];
         progress.tick(done, &shown, number(&record, "tokens") as u64);
 
+        let length = number(&record, "response/length");
+        for warning in health.watch(length, number(&record, "response/eos_fraction")) {
+            tracing::warn!("step {done}: {warning}");
+        }
         if let Some(budget) = config.max_kl.filter(|budget| kl > *budget) {
             tracing::warn!(
                 "step {done}: the KL to the reference is {kl:.2}, above the budget ppo.max_kl = {budget}: stopping here"
@@ -477,8 +545,9 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         if stopped_by_kl || done == config.steps {
             continue;
         }
-        if config.eval_every > 0 && done.is_multiple_of(config.eval_every) {
+        if eval_every > 0 && done.is_multiple_of(eval_every) {
             let evaluation = ppo.evaluate()?;
+            ppo.keep_if_best(done, &evaluation)?;
             metrics.log(done, &evaluation.metrics())?;
         }
         let stop = session.interrupt.requested();
@@ -491,18 +560,29 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     }
     progress.finish();
 
-    let evaluation = ppo.evaluate()?;
+    let mut evaluation = ppo.evaluate()?;
     metrics.log(done, &evaluation.metrics())?;
+    ppo.keep_if_best(done, &evaluation)?;
+    let mut published = done;
+    if let Some(best) = ppo.best.take().filter(|best| best.step != done) {
+        ppo.policy.params.restore(&best.params)?;
+        published = best.step;
+        evaluation = ppo.evaluate()?;
+        session.progress.say(&format!(
+            "publishing the policy of step {published}, whose score on held-out prompts is the highest within ppo.max_kl"
+        ));
+    }
     for sample in evaluation.samples.iter().take(config.log_samples) {
         session
             .dir
-            .append_sample(&json!({ "step": done, "kind": "eval", "sample": sample }))?;
+            .append_sample(&json!({ "step": published, "kind": "eval", "sample": sample }))?;
     }
     session
         .dir
         .publish(|folder| -> Result<()> { Ok(ppo.language_model.save(folder, SaveDtype::F32)?) })?;
     Ok(Outcome {
         steps: done,
+        published,
         stopped_by_kl,
         evaluation,
     })
@@ -528,13 +608,41 @@ impl Ppo<'_> {
         Ok(evaluation)
     }
 
+    /// The policy as it starts: no KL, and the score that others must beat.
+    fn start_frontier(&mut self) -> Result<()> {
+        let evaluation = self.evaluate()?;
+        self.keep_if_best(0, &evaluation)
+    }
+
+    /// Keeps the policy if it has the highest score so far within the KL budget, if there is one.
+    fn keep_if_best(&mut self, step: u64, evaluation: &Evaluation) -> Result<()> {
+        let within = self
+            .config
+            .max_kl
+            .is_some_and(|budget| evaluation.kl <= budget);
+        let better = self
+            .best
+            .as_ref()
+            .is_none_or(|best| evaluation.score > best.score);
+        if within && better {
+            let copies = self.policy.params.tensors().into_iter();
+            self.best = Some(Best {
+                step,
+                score: evaluation.score,
+                params: copies
+                    .map(|(name, tensor)| Ok((name, tensor.copy()?)))
+                    .collect::<Result<_>>()?,
+            });
+        }
+        Ok(())
+    }
+
     /// The first few episodes of a step, whole, for `samples.jsonl`.
     ///
     /// `ratios` compare the policy that the step's updates left with the one that sampled; `clipped` tokens are those the
     /// clip has stopped moving.
     fn log_samples(&self, step: u64, t: &Trajectory, beta: f64, session: &Session) -> Result<()> {
         let config = self.config;
-        let tokenizer = &self.language_model.tokenizer;
         let shown = &t.episodes[..config.log_samples.min(t.episodes.len())];
         let updated = response_logprobs(
             &self.policy.view,
@@ -544,7 +652,7 @@ impl Ppo<'_> {
             self.micro_tokens,
             &self.device,
         )?;
-        for (i, episode) in shown.iter().enumerate() {
+        for i in 0..shown.len() {
             let ratios: Vec<f64> = updated[i]
                 .iter()
                 .zip(&t.logprobs[i])
@@ -555,28 +663,36 @@ impl Ppo<'_> {
                 .zip(&t.advantages[i])
                 .map(|(ratio, advantage)| is_clipped(*ratio, *advantage, config.clip))
                 .collect();
-            let texts = episode.response.iter();
-            session.dir.append_sample(&json!({
-                "step": step,
-                "kind": "rollout",
-                "prompt": tokenizer.decode(&t.prompts[episode.prompt])?,
-                "response": tokenizer.decode(&episode.response)?,
-                "finished": episode.finished,
-                "score": t.scores[i],
-                "kl_coef": beta,
-                "tokens": episode.response,
-                "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
-                "logprobs": t.logprobs[i],
-                "ref_logprobs": t.ref_logprobs[i],
-                "values": t.values[i],
-                "rewards": t.rewards[i],
-                "advantages": t.advantages[i],
-                "returns": t.returns[i],
-                "ratios": ratios,
-                "clipped": clipped,
-            }))?;
+            let mut sample = self.sample(step, t, i)?;
+            sample["kl_coef"] = json!(beta);
+            sample["ratios"] = json!(ratios);
+            sample["clipped"] = json!(clipped);
+            session.dir.append_sample(&sample)?;
         }
         Ok(())
+    }
+
+    /// One episode of a rollout, whole.
+    pub(crate) fn sample(&self, step: u64, t: &Trajectory, i: usize) -> Result<Value> {
+        let tokenizer = &self.language_model.tokenizer;
+        let episode = &t.episodes[i];
+        let texts = episode.response.iter();
+        Ok(json!({
+            "step": step,
+            "kind": "rollout",
+            "prompt": tokenizer.decode(&t.prompts[episode.prompt])?,
+            "response": tokenizer.decode(&episode.response)?,
+            "finished": episode.finished,
+            "score": t.scores[i],
+            "tokens": episode.response,
+            "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
+            "logprobs": t.logprobs[i],
+            "ref_logprobs": t.ref_logprobs[i],
+            "values": t.values[i],
+            "rewards": t.rewards[i],
+            "advantages": t.advantages[i],
+            "returns": t.returns[i],
+        }))
     }
 
     /// Everything that a step changes. Prompts, rollouts and minibatches follow from seed and step.
@@ -586,6 +702,10 @@ impl Ppo<'_> {
             tensors: Default::default(),
             state: json!({ "kl_coef": self.kl.coef }),
         };
+        if let Some(best) = &self.best {
+            checkpoint.state["best"] = json!({ "step": best.step, "score": best.score });
+            checkpoint.insert_group("best", best.params.clone());
+        }
         checkpoint.insert_group("policy", self.policy.params.tensors());
         checkpoint.insert_group("policy.adam", self.policy.adam.state()?);
         if let Critic::Separate(critic) = &self.critic {
@@ -616,6 +736,14 @@ impl Ppo<'_> {
         self.kl.coef = checkpoint.state["kl_coef"]
             .as_f64()
             .context("the checkpoint's state.json lacks the number kl_coef")?;
+        let best = &checkpoint.state["best"];
+        if let (Some(step), Some(score)) = (best["step"].as_u64(), best["score"].as_f64()) {
+            self.best = Some(Best {
+                step,
+                score,
+                params: checkpoint.group("best"),
+            });
+        }
         tracing::info!("resuming after step {}", checkpoint.step);
         Ok(checkpoint.step)
     }

@@ -55,6 +55,17 @@ impl Trajectory {
             .sum()
     }
 
+    /// Whether every number that an update reads is finite, also in f32.
+    pub fn is_finite(&self) -> bool {
+        let narrow = [&self.advantages, &self.returns];
+        let finite = |x: &f64| (*x as f32).is_finite();
+        let read = [&self.logprobs, &self.ref_logprobs, &self.values];
+        narrow.iter().all(|rows| rows.iter().flatten().all(finite))
+            && read
+                .iter()
+                .all(|rows| rows.iter().flatten().all(|x| x.is_finite()))
+    }
+
     /// Values of the chosen episodes.
     pub fn slots(&self, episodes: &[usize]) -> usize {
         episodes.iter().map(|&i| self.values[i].len()).sum()
@@ -195,6 +206,43 @@ pub(crate) fn per_token<const K: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use candle_core::DType;
+    use rlhf_lm::{ModelConfig, Params};
+
+    /// The oracle is the plain log-softmax of the logits divided by τ, token by token.
+    #[test]
+    fn log_probabilities_are_those_of_the_sampling_temperature() {
+        let config = ModelConfig::from_json(serde_json::json!({
+            "model_type": "gpt2", "vocab_size": 11, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2,
+            "initializer_range": 0.5
+        }))
+        .unwrap();
+        let fresh = CausalLm::init(&config, 3, &Device::Cpu).unwrap();
+        let params = Params::load(&fresh, &Device::Cpu, DType::F32).unwrap();
+        let model = CausalLm::new(&config, &params).unwrap();
+        let episode = Episode {
+            prompt: 0,
+            response: vec![4, 5, 0],
+            finished: true,
+        };
+        let batch = Batch::pack(&[vec![1, 2]], &[&episode], &Device::Cpu).unwrap();
+        let logits = model.logits(&batch.hidden(&model).unwrap()).unwrap();
+        for tau in [0.7, 1.0, 1.5] {
+            let found = batch.logprobs(&model, tau).unwrap().logprobs;
+            let found = found.to_vec1::<f32>().unwrap();
+            let all = candle_nn::ops::log_softmax(&(&logits / tau).unwrap(), 1).unwrap();
+            let all = all.to_vec2::<f32>().unwrap();
+            for (t, &token) in episode.response.iter().enumerate() {
+                let want = all[t][token as usize];
+                assert!(
+                    (found[t] - want).abs() < 1e-5,
+                    "τ {tau}: {} and {want}",
+                    found[t]
+                );
+            }
+        }
+    }
 
     /// By hand: prompt 0 = [1 2] at rows 0..2 with responses at 2..4 and 4..5; prompt 1 = [3] at row 5, response at 6..7.
     #[test]

@@ -123,7 +123,7 @@ fn check(case: &Value, conventions: &Conventions) {
         .collect();
     assert_rows(
         "scores",
-        &[scores.clone()],
+        std::slice::from_ref(&scores),
         &serde_json::json!([outputs["scores"]]),
     );
 

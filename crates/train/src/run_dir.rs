@@ -14,16 +14,18 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const CONFIG: &str = "config.toml";
 const FINAL: &str = "final";
 const FINISHED: &str = "finished";
+const SKIPPED: &str = "skipped";
 const LOCK: &str = "run.lock";
 
 /// Everything a run writes, in the order in which `--overwrite` removes it: the mark that says "finished" goes first.
-const CONTENT: [&str; 7] = [
+const CONTENT: [&str; 8] = [
     FINISHED,
     FINAL,
     CHECKPOINTS,
     METRICS,
     TIMINGS,
     SAMPLES,
+    SKIPPED,
     CONFIG,
 ];
 
@@ -44,6 +46,7 @@ pub enum OnExisting {
 /// config.toml     the settings, resolved         checkpoints/step-000123/   see `Checkpoint`
 /// metrics.jsonl   see `Metrics`                  final/                     the trained model
 /// samples.jsonl   what the model said            finished                   the fingerprint of what was run
+/// skipped/        batches that no step was made of, because a number was not finite
 /// ```
 #[derive(Debug)]
 pub struct RunDir {
@@ -106,6 +109,11 @@ impl RunDir {
     /// Appends one object to `samples.jsonl`.
     pub fn append_sample(&self, sample: &impl Serialize) -> Result<()> {
         JsonLines::append_to(&self.path.join(SAMPLES))?.append(sample)
+    }
+
+    /// Where batches are kept that no step was made of.
+    pub fn skipped_dir(&self) -> PathBuf {
+        self.path.join(SKIPPED)
     }
 
     /// Writes `final/`: `save` fills a folder aside, which is then synced and renamed. Whatever happens, `final/` is the old model or the new one.
