@@ -42,6 +42,12 @@ pub(crate) fn multiply(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>) {
         suits(rows, w) && x.len() == rows * inputs && y.len() == rows * outputs,
         "kernel: {rows}×{inputs}×{outputs}"
     );
+    multiply_in(y, x, rows, w, simd::avx512());
+}
+
+/// [`multiply`] in vectors of AVX-512, or of AVX2.
+fn multiply_in(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: bool) {
+    let (inputs, outputs) = (w.rows(), w.columns());
     let target = Shared::new(y);
     let share = if w.is_transposed() {
         TASK
@@ -66,7 +72,7 @@ pub(crate) fn multiply(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>) {
             };
             // SAFETY: the machine has these instructions; `y` outlives the loop, and each output of every row is one task's.
             unsafe {
-                match (simd::avx512(), w.is_transposed()) {
+                match (wide, w.is_transposed()) {
                     (true, true) => task.dots_avx512(),
                     (true, false) => task.columns_avx512(),
                     (false, true) => task.dots_avx2(),
@@ -183,7 +189,7 @@ macro_rules! in_tiles {
     ($at:ident in $from:expr, $to:expr, [$($size:literal),*], $n:ident => $body:expr) => {
         let mut $at = $from;
         $(
-            while $at + $size <= $to {
+            while $to - $at >= $size {
                 const $n: usize = $size;
                 $body;
                 $at += $size;
@@ -359,7 +365,7 @@ mod tests {
             (3, 20, 33),
             (7, 64, 97),
             (15, 100, 131),
-            (48, 33, 230),
+            (FEW, 33, 230),
         ] {
             let mut values = |n| chance.tensor(&[n]).to_vec1::<f32>().unwrap();
             let (x, w) = (values(rows * inputs), values(inputs * outputs));
@@ -370,11 +376,17 @@ mod tests {
                 } else {
                     Matrix::new(&w, inputs, outputs)
                 };
-                let mut y = start.clone();
                 if !suits(rows, matrix) {
                     return; // an old machine
                 }
+                let mut y = start.clone();
                 multiply(&mut y, &x, rows, matrix);
+                let mut narrow = start.clone();
+                multiply_in(&mut narrow, &x, rows, matrix, false);
+                assert_eq!(
+                    y, narrow,
+                    "{rows}×{inputs}×{outputs}: the width of vectors shows"
+                );
                 for (i, (got, start)) in y.iter().zip(&start).enumerate() {
                     let (row, output) = (i / outputs, i % outputs);
                     let weight = |k| {

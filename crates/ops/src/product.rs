@@ -179,7 +179,15 @@ fn pack<const W: usize>(
 ) {
     let panel = W * depth.len();
     out.resize(lines.len().div_ceil(W) * panel, 0.0);
-    for (i, out) in out.chunks_exact_mut(panel).enumerate() {
+    let whole = if of.stride == 1 { lines.len() / W } else { 0 };
+    // Neighbours in memory are read in one go, whatever panels they belong to.
+    for (i, k) in depth.clone().enumerate() {
+        let from = &of.data[lines.start + k * of.step..][..whole * W];
+        for (j, from) in from.chunks_exact(W).enumerate() {
+            out[j * panel + i * W..][..W].copy_from_slice(from);
+        }
+    }
+    for (i, out) in out.chunks_exact_mut(panel).enumerate().skip(whole) {
         pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
     }
 }
