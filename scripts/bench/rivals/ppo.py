@@ -10,7 +10,7 @@ from trl import PPOConfig, PPOTrainer
 
 from common import arguments, read, tokenizer, write
 
-a = arguments(__doc__, reward="", episodes=16, response_length=64, epochs=4, steps=2)
+a = arguments(__doc__, reward="", episodes=16, response_length=64, epochs=4, steps=2, micro_batch=4)
 
 
 class Clock(TrainerCallback):
@@ -43,8 +43,8 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = PPOTrainer(
         args=PPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=a.episodes,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=a.micro_batch,
+            gradient_accumulation_steps=a.episodes // a.micro_batch,
             num_mini_batches=1,
             num_ppo_epochs=a.epochs,
             total_episodes=a.steps * a.episodes,
