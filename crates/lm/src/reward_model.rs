@@ -112,8 +112,15 @@ impl RewardModel {
     ) -> Result<()> {
         write_scalar(dir, config, params, special_ids(tokenizer), DType::F32)?;
         tokenizer.save(dir)?;
+        Self::save_card(dir, card)
+    }
+
+    /// Writes `reward.json` alone, replacing one that is there: a model is calibrated anew.
+    pub fn save_card(dir: &Path, card: &RewardCard) -> Result<()> {
         let text = serde_json::to_string_pretty(card).map_err(|e| Error::Invalid(e.to_string()))?;
-        Ok(fs_err::write(dir.join(CARD), text + "\n")?)
+        let aside = dir.join(CARD).with_extension("json.new");
+        fs_err::write(&aside, text + "\n")?;
+        Ok(fs_err::rename(&aside, dir.join(CARD))?)
     }
 
     fn check_card(&self, dtype: DType) -> Result<()> {

@@ -75,7 +75,8 @@ pub(crate) enum Command {
     /// Measure a model: held-out loss, agreement with human feedback, or one model against another.
     ///
     /// With --model and --data: loss per token and perplexity on texts or demonstrations. With --reward and --data: the
-    /// report on a reward model (accuracy with interval, by source and length, calibration, correlations). With --model,
+    /// report on a reward model (accuracy with interval, by source and length, calibration, correlations); --calibrate
+    /// also keeps the scale of its scores, which a model from elsewhere lacks. With --model,
     /// --against and --reward: both models answer prompts; reward, KL and win rate, and the truth where it is known.
     #[command(after_help = example("rlhf eval --reward runs/reward --data prefs.heldout.jsonl"), after_long_help = manual("rlhf eval --reward runs/reward --data prefs.heldout.jsonl", "eval"))]
     Eval(EvalArgs),

@@ -310,6 +310,10 @@ pub(crate) struct EvalArgs {
     /// Rows to measure on: texts or demonstrations for a language model, feedback for a reward model.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "against")]
     pub(crate) data: Vec<PathBuf>,
+    /// Measure the scale of the reward model's scores on the rows, and write it into the model's reward.json: PPO needs
+    /// it of a model that was not trained here. Take rows that the model was not trained on.
+    #[arg(long, requires = "reward", conflicts_with_all = ["model", "against"])]
+    pub(crate) calibrate: bool,
     /// Prompts of a comparison [default: the bundled held-out ones].
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) prompts: Vec<PathBuf>,

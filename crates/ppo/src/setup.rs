@@ -37,8 +37,8 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
     if let Some(model) = reward.model() {
         if model.card().calibration.is_none() && !config.uncalibrated {
             bail!(
-                "{}: there is no calibration in reward.json, so its scores have no known scale; train it with `rlhf reward`, \
-                 or take its scores as they are with --set ppo.uncalibrated=true",
+                "{0}: there is no calibration in reward.json, so its scores have no known scale; measure it on rows it was not \
+                 trained on with `rlhf eval --reward {0} --data FILE --calibrate`, or take its scores as they are with --uncalibrated",
                 config.reward
             );
         }

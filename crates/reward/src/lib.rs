@@ -6,8 +6,10 @@
 //! 1. [`loss`](comparison_loss): one formula per kind of feedback,
 //! 2. `items`: how K responses share one prompt in a packed batch,
 //! 3. [`train()`]: the loop,
-//! 4. [`evaluate`]: what the model got right, beside what length alone would have.
+//! 4. [`evaluate`]: what the model got right, beside what length alone would have,
+//! 5. [`calibrate()`]: the scale of its scores.
 
+mod calibrate;
 mod config;
 mod eval;
 mod items;
@@ -17,6 +19,7 @@ mod loss;
 mod portable;
 mod train;
 
+pub use calibrate::calibrate;
 pub use config::Config;
 pub use eval::{CalibrationBin, Report, Share, evaluate, raw_scores, report};
 pub use items::{Batch, Item, Items, Judgement, split_by_prompt};

@@ -8,8 +8,8 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{epoch_order, file_order, micro_batches};
 use rlhf_dataset::read_feedback;
 use rlhf_lm::{
-    Calibration, Gradients, HeadInit, LanguageModel, ModelConfig, Params, Probe, RewardCard,
-    RewardModel, ScalarModel, Tokenizer,
+    Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardCard, RewardModel, ScalarModel,
+    Tokenizer,
 };
 use rlhf_train::{
     AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule, Session,
@@ -17,8 +17,9 @@ use rlhf_train::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::calibrate::calibrate;
 use crate::config::Config;
-use crate::eval::{Report, evaluate, raw_scores};
+use crate::eval::{Report, evaluate};
 use crate::items::{Batch, Item, Items, Judgement, split_by_prompt};
 use crate::loss::{centring_loss, comparison_loss, ranking_comparisons, rating_loss, thumbs_loss};
 
@@ -315,38 +316,7 @@ fn card(
     micro_tokens: usize,
     report: &Report,
 ) -> Result<RewardCard> {
-    let scores: Vec<f64> = raw_scores(model, held_out, micro_tokens)?
-        .into_iter()
-        .flatten()
-        .collect();
-    let mean = statistics::mean(&scores);
-    let std = (scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt();
-    ensure!(
-        std > 0.0,
-        "every held-out response gets the same score ({mean}): the reward model has learned nothing; raise --lr or --epochs"
-    );
-    // A loader tokenises the probes' texts, so texts that were cut cannot serve.
-    let whole: Vec<Item> = held_out
-        .iter()
-        .filter(|item| item.whole)
-        .take(4)
-        .cloned()
-        .collect();
-    let probes = raw_scores(model, &whole, micro_tokens)?
-        .iter()
-        .zip(&whole)
-        .flat_map(|(scores, item)| {
-            item.texts
-                .1
-                .iter()
-                .zip(scores)
-                .map(|(response, score)| Probe {
-                    prompt: item.texts.0.clone(),
-                    response: response.clone(),
-                    score: *score,
-                })
-        })
-        .collect();
+    let (calibration, probes) = calibrate(model, held_out, micro_tokens)?;
     // Names, not paths: the folder may be published, and where its maker keeps files is nobody's business.
     let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
         let names = paths.iter().filter_map(|path| path.file_name());
@@ -355,11 +325,7 @@ fn card(
             .collect()
     };
     Ok(RewardCard {
-        calibration: Some(Calibration {
-            mean,
-            std,
-            responses: scores.len(),
-        }),
+        calibration: Some(calibration),
         trained: json!({ "from": config.model, "prefs": names(&config.prefs), "report": report }),
         probes,
     })

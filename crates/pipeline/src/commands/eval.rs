@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
+use candle_core::DType;
 use rlhf_dataset::{Row, read_feedback, read_rows};
-use rlhf_lm::{CausalLm, LanguageModel, RewardModel, ScalarModel};
+use rlhf_lm::{Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel};
 use rlhf_reward::Items;
 use rlhf_sft::{Rows, mean_loss};
 use rlhf_train::micro_batch_tokens;
@@ -107,6 +109,9 @@ fn report(
     machine: &Machine,
 ) -> anyhow::Result<()> {
     required(args)?;
+    if args.calibrate && machine.dtype != DType::F32 {
+        return Err(usage!("--calibrate measures in f32: leave out --dtype"));
+    }
     let feedback = read_feedback(&args.data, args.skip_bad)?;
     for bad in &feedback.skipped {
         eprintln!("skipped: {bad}");
@@ -128,17 +133,49 @@ fn report(
         }
     }
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
-    let report = rlhf_reward::evaluate(
-        &scalar,
-        &items.items,
-        micro_batch_tokens(model.config(), false),
-        run.seed,
-    )?;
+    let micro_tokens = micro_batch_tokens(model.config(), false);
+    let report = rlhf_reward::evaluate(&scalar, &items.items, micro_tokens, run.seed)?;
+    let scale = match args.calibrate {
+        true => Some(calibrate(folder, &model, &scalar, &items, micro_tokens)?),
+        false => None,
+    };
     if args.json {
-        return print_json(&report);
+        let mut result = serde_json::to_value(&report)?;
+        if let Some(scale) = scale {
+            result["scale"] = serde_json::to_value(scale)?;
+        }
+        return print_json(&result);
     }
     print(&report.to_string());
+    if let Some(scale) = scale {
+        print(&format!(
+            "scores of {} responses: mean {:.4}, standard deviation {:.4}, now in {}\n",
+            scale.responses,
+            scale.mean,
+            scale.std,
+            folder.join("reward.json").display()
+        ));
+    }
     Ok(())
+}
+
+/// Measures the scale of the model's scores and keeps it with the model.
+fn calibrate(
+    folder: &Path,
+    model: &RewardModel,
+    scalar: &ScalarModel,
+    items: &Items,
+    micro_tokens: usize,
+) -> anyhow::Result<Calibration> {
+    let (scale, probes) = rlhf_reward::calibrate(scalar, &items.items, micro_tokens)?;
+    let card = RewardCard {
+        calibration: Some(scale),
+        probes,
+        ..model.card().clone()
+    };
+    RewardModel::save_card(folder, &card)
+        .with_context(|| format!("keeping the scale in {}", folder.display()))?;
+    Ok(scale)
 }
 
 fn compare(
