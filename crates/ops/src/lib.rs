@@ -40,6 +40,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod log_sigmoid;
+mod negative_log_likelihood;
 #[cfg(target_arch = "x86_64")]
 mod product;
 mod recompute;
@@ -53,6 +54,7 @@ mod switch;
 #[cfg(test)]
 mod testing;
 mod token_logprobs;
+mod vocabulary;
 
 pub use adamw::{AdamWStep, adamw};
 pub use attention::{attention, fused_attention, parts as attention_parts};
@@ -65,6 +67,7 @@ pub use layer_norm::layer_norm;
 pub use layout::{Block, Layout};
 pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
+pub use negative_log_likelihood::negative_log_likelihood;
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
@@ -72,7 +75,7 @@ pub use sum_of_squares::sum_of_squares;
 pub use sums::{Sums, backward_into};
 pub use swiglu::swiglu;
 pub use switch::{reference_only, set_reference_only};
-pub use token_logprobs::{TokenLogprobs, negative_log_likelihood, token_logprobs};
+pub use token_logprobs::{TokenLogprobs, token_logprobs};
 
 /// The same operations in plain tensor operations: differentiable, on any device, and what the fused kernels are tested against.
 pub mod reference {
@@ -84,11 +87,10 @@ pub mod reference {
     pub use crate::layer_norm::reference as layer_norm;
     pub use crate::linear::{reference as linear, reference_add as linear_add};
     pub use crate::log_sigmoid::reference as log_sigmoid;
+    pub use crate::negative_log_likelihood::reference as negative_log_likelihood;
     pub use crate::rms_norm::reference as rms_norm;
     pub use crate::rope::reference as rope;
     pub use crate::sum_of_squares::reference as sum_of_squares;
     pub use crate::swiglu::reference as swiglu;
-    pub use crate::token_logprobs::{
-        negative_log_likelihood_reference as negative_log_likelihood, reference as token_logprobs,
-    };
+    pub use crate::token_logprobs::reference as token_logprobs;
 }

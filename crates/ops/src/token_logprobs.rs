@@ -1,16 +1,14 @@
 //! Log-probabilities of given tokens, without the table of all of them.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use crate::cpu::{
-    GRAIN, Matrix, Operand, elements, fused, gradient, multiply, output, unwritten, wide,
-};
-use crate::simd::{exp, max, sum_pair, vectorised};
-use crate::sums::{give, give_values};
+use crate::cpu::{GRAIN, Operand, fused, gradient, output, unwritten, wide};
+use crate::sums::give;
+use crate::vocabulary::{Projection, check, checked_targets, chunk_rows, slopes, summarise};
 
 /// What [`token_logprobs`] returns.
 #[derive(Debug, Clone)]
@@ -49,42 +47,6 @@ pub fn token_logprobs(
     })
 }
 
-/// `scale · Σ_i −log p(target_i)`, a scalar in `f32`, with `p = softmax(hidden·vocabᵀ)`.
-///
-/// Operands as in [`token_logprobs`], whose sum this is. Of a sum the gradient is known up to one factor before anything comes back, so
-/// it is taken chunk by chunk along with the value, and the logits are computed once instead of twice (Hsu et al. 2024, "Liger Kernel").
-pub fn negative_log_likelihood(
-    hidden: &Tensor,
-    vocab: &Tensor,
-    targets: &Tensor,
-    scale: f64,
-) -> Result<Tensor> {
-    let (_, v, _) = check(hidden, vocab, targets, 1.0)?;
-    if !fused(&[hidden, vocab]) {
-        return negative_log_likelihood_reference(hidden, vocab, targets, scale);
-    }
-    let targets = checked_targets(targets, v)?;
-    hidden.apply_op2(
-        vocab,
-        NegativeLogLikelihood {
-            targets,
-            scale: scale as f32,
-            wanted: [hidden.track_op(), vocab.track_op()],
-            gradients: Mutex::new([None, None]),
-        },
-    )
-}
-
-/// [`negative_log_likelihood`](crate::negative_log_likelihood) as the sum of [`token_logprobs`](crate::reference::token_logprobs).
-pub fn negative_log_likelihood_reference(
-    hidden: &Tensor,
-    vocab: &Tensor,
-    targets: &Tensor,
-    scale: f64,
-) -> Result<Tensor> {
-    reference(hidden, vocab, targets, 1.0)?.logprobs.sum_all()? * -scale
-}
-
 /// [`token_logprobs`](crate::token_logprobs) in tensor operations, computed in `f32` at least: a logit of 20 in `bf16` is off by up to 0.06.
 /// The chunks bound the forward pass only: the graph keeps each one's table.
 pub fn reference(
@@ -119,92 +81,6 @@ pub fn reference(
     })
 }
 
-/// Rows worked off at once: a table of 64 MiB, large enough for efficient products, small beside the model.
-fn chunk_rows(vocab: usize) -> usize {
-    ((16 << 20) / vocab.max(1)).clamp(16, 1024)
-}
-
-/// The targets, all within the vocabulary.
-fn checked_targets(targets: &Tensor, v: usize) -> Result<Vec<u32>> {
-    let targets = targets.to_vec1::<u32>()?;
-    match targets.iter().enumerate().find(|&(_, &t)| t as usize >= v) {
-        Some((row, target)) => {
-            bail!("token_logprobs: target {target} of row {row} is beyond the vocabulary of {v}")
-        }
-        None => Ok(targets),
-    }
-}
-
-/// Calls `f(first row, logits)` for one chunk of rows after another, with `logits = scale · hidden·vocabᵀ`.
-fn chunks(
-    hidden: &[f32],
-    vocab: &[f32],
-    (v, d): (usize, usize),
-    scale: f32,
-    mut f: impl FnMut(usize, &mut [f32]),
-) {
-    let n = hidden.len() / d.max(1);
-    let chunk = chunk_rows(v);
-    let mut logits = unwritten(chunk.min(n) * v);
-    for first in (0..n).step_by(chunk) {
-        let rows = chunk.min(n - first);
-        let logits = &mut logits[..rows * v];
-        multiply(
-            logits,
-            Matrix::new(&hidden[first * d..], rows, d),
-            Matrix::new(vocab, v, d).t(),
-            scale,
-            false,
-        );
-        f(first, logits);
-    }
-}
-
-/// `dhidden = scale · dz·vocab` and `dvocab += scale · dzᵀ·hidden` for the chunk of rows from `first` on; an empty buffer is passed over.
-fn project_back(
-    dz: &[f32],
-    first: usize,
-    (hidden, vocab): (&[f32], &[f32]),
-    (v, d): (usize, usize),
-    scale: f32,
-    dhidden: &mut [f32],
-    dvocab: &mut [f32],
-) {
-    let dz = Matrix::new(dz, dz.len() / v, v);
-    if !dhidden.is_empty() {
-        let vocab = Matrix::new(vocab, v, d);
-        multiply(&mut dhidden[first * d..], dz, vocab, scale, false);
-    }
-    if !dvocab.is_empty() {
-        let hidden = Matrix::new(&hidden[first * d..], dz.rows(), d);
-        multiply(dvocab, dz.t(), hidden, scale, true);
-    }
-}
-
-/// The sizes `N, V, D`, or what does not fit.
-fn check(
-    hidden: &Tensor,
-    vocab: &Tensor,
-    targets: &Tensor,
-    temperature: f64,
-) -> Result<(usize, usize, usize)> {
-    let (n, d) = hidden.dims2()?;
-    let (v, _) = vocab.dims2()?;
-    if vocab.dims() != [v, d] || targets.dims() != [n] || targets.dtype() != DType::U32 {
-        bail!(
-            "token_logprobs: hidden {:?} needs a vocabulary [V, {d}] and u32 targets [{n}], found {:?} and {:?} {:?}",
-            hidden.dims(),
-            vocab.dims(),
-            targets.dtype(),
-            targets.dims()
-        )
-    }
-    if !(temperature > 0.0 && temperature.is_finite()) {
-        bail!("token_logprobs: expected a temperature above 0, found {temperature}")
-    }
-    Ok((n, v, d))
-}
-
 /// Log-probabilities in the first row of the result `[2, N]`, entropies in the second.
 struct Logprobs {
     targets: Vec<u32>,
@@ -226,15 +102,14 @@ impl CustomOp2 for Logprobs {
         vocab: &CpuStorage,
         vocab_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (n, d) = h_layout.shape().dims2()?;
-        let (v, _) = vocab_layout.shape().dims2()?;
-        let (h, vocab) = (elements(h, h_layout)?, elements(vocab, vocab_layout)?);
+        let projection = Projection::of((h, h_layout), (vocab, vocab_layout))?;
+        let n = self.targets.len();
         let mut out = vec![0.0; 2 * n];
         let mut normalisers = vec![0.0; n];
         let (logprobs, entropies) = out.split_at_mut(n);
-        chunks(&h, &vocab, (v, d), self.scale, |first, logits| {
+        projection.chunks(self.scale, |first, logits| {
             let rows = logits
-                .par_chunks(v)
+                .par_chunks(projection.v)
                 .zip(&self.targets[first..])
                 .zip(&mut normalisers[first..]);
             rows.zip(&mut logprobs[first..])
@@ -257,46 +132,42 @@ impl CustomOp2 for Logprobs {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (n, d) = hidden.dims2()?;
-        let (v, _) = vocab.dims2()?;
+        let n = self.targets.len();
         let Some(normalisers) = self.normalisers.get() else {
             bail!("token_logprobs: the gradient comes before the forward pass")
         };
         let operands = [hidden, vocab, out, g].map(Operand::of);
-        let (hs, vocabs, out, g) = (
-            operands[0].elements()?,
-            operands[1].elements()?,
-            operands[2].elements()?,
-            operands[3].elements()?,
-        );
-        let mut dhidden = unwritten(if hidden.track_op() { n * d } else { 0 });
+        let projection = Projection::of(operands[0].stored()?, operands[1].stored()?)?;
+        let (out, g) = (operands[2].elements()?, operands[3].elements()?);
+        let room = |operand: &Tensor| {
+            if operand.track_op() {
+                operand.elem_count()
+            } else {
+                0
+            }
+        };
+        let mut dhidden = unwritten(room(hidden));
         let mut into = |dvocab: &mut [f32], accumulate: bool| {
             if !accumulate {
                 dvocab
                     .par_chunks_mut(GRAIN)
                     .for_each(|piece| piece.fill(0.0));
             }
-            chunks(&hs, &vocabs, (v, d), self.scale, |first, logits| {
-                logits.par_chunks_mut(v).enumerate().for_each(|(i, z)| {
-                    let row = first + i;
-                    slopes(z, normalisers[row], g[row], g[n + row], out[n + row]);
-                    z[self.targets[row] as usize] += g[row];
-                });
-                let operands: (&[f32], &[f32]) = (&hs, &vocabs);
-                project_back(
-                    logits,
-                    first,
-                    operands,
-                    (v, d),
-                    self.scale,
-                    &mut dhidden,
-                    dvocab,
-                );
+            projection.chunks(self.scale, |first, logits| {
+                logits
+                    .par_chunks_mut(projection.v)
+                    .enumerate()
+                    .for_each(|(i, z)| {
+                        let row = first + i;
+                        slopes(z, normalisers[row], g[row], g[n + row], out[n + row]);
+                        z[self.targets[row] as usize] += g[row];
+                    });
+                projection.chunk_back(self.scale, first, logits, &mut dhidden, dvocab);
             });
         };
         let mut dvocab = Vec::new();
         if !vocab.track_op() || !give(vocab, &mut into)? {
-            dvocab = unwritten(if vocab.track_op() { v * d } else { 0 });
+            dvocab = unwritten(room(vocab));
             into(&mut dvocab, false);
         }
         let dhidden = if hidden.track_op() {
@@ -310,126 +181,6 @@ impl CustomOp2 for Logprobs {
             gradient(dvocab, vocab)?
         };
         Ok((dhidden, dvocab))
-    }
-}
-
-struct NegativeLogLikelihood {
-    targets: Vec<u32>,
-    scale: f32,
-    /// Which operands want a gradient.
-    wanted: [bool; 2],
-    /// For hidden states and vocabulary, left by the forward pass.
-    gradients: Mutex<[Option<Vec<f32>>; 2]>,
-}
-
-impl CustomOp2 for NegativeLogLikelihood {
-    fn name(&self) -> &'static str {
-        "negative_log_likelihood"
-    }
-
-    fn cpu_fwd(
-        &self,
-        h: &CpuStorage,
-        h_layout: &Layout,
-        vocab: &CpuStorage,
-        vocab_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (n, d) = h_layout.shape().dims2()?;
-        let (v, _) = vocab_layout.shape().dims2()?;
-        let (h, vocab) = (elements(h, h_layout)?, elements(vocab, vocab_layout)?);
-        let mut losses = vec![0.0; n];
-        let room = |wanted: bool, len: usize| if wanted { len } else { 0 };
-        let mut dhidden = unwritten(room(self.wanted[0], n * d));
-        let mut dvocab = vec![0.0; room(self.wanted[1], v * d)];
-        chunks(&h, &vocab, (v, d), 1.0, |first, logits| {
-            logits
-                .par_chunks_mut(v)
-                .zip(&self.targets[first..])
-                .zip(&mut losses[first..])
-                .for_each(|((z, &target), loss)| {
-                    let (normaliser, _) = summarise(z);
-                    *loss = normaliser - z[target as usize];
-                    if self.wanted != [false, false] {
-                        slopes(z, normaliser, -1.0, 0.0, 0.0);
-                        z[target as usize] -= 1.0;
-                    }
-                });
-            let operands: (&[f32], &[f32]) = (&h, &vocab);
-            project_back(
-                logits,
-                first,
-                operands,
-                (v, d),
-                self.scale,
-                &mut dhidden,
-                &mut dvocab,
-            );
-        });
-        if let Ok(mut gradients) = self.gradients.lock() {
-            *gradients = [dhidden, dvocab].map(Some);
-        }
-        let total: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
-        output(vec![(total * f64::from(self.scale)) as f32], ())
-    }
-
-    fn bwd(
-        &self,
-        hidden: &Tensor,
-        vocab: &Tensor,
-        _loss: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = g.to_scalar::<f32>()?;
-        let Ok(mut gradients) = self.gradients.lock() else {
-            bail!("negative_log_likelihood: the forward pass died")
-        };
-        let mut of = |i: usize, operand: &Tensor| {
-            if !self.wanted[i] {
-                return Ok(None);
-            }
-            let Some(mut values) = gradients[i].take() else {
-                bail!("negative_log_likelihood: its gradient can be taken once")
-            };
-            if g != 1.0 {
-                values
-                    .par_chunks_mut(GRAIN)
-                    .for_each(|piece| times(piece, g));
-            }
-            if give_values(operand, &mut values)? {
-                return Ok(None);
-            }
-            gradient(values, operand)
-        };
-        Ok((of(0, hidden)?, of(1, vocab)?))
-    }
-}
-
-vectorised! {
-    /// `a ← a·c`.
-    fn times(a: &mut [f32], c: f32) {
-        a.iter_mut().for_each(|a| *a *= c);
-    }
-}
-
-vectorised! {
-    /// `log Σ e^z`, and the entropy of the distribution: `log Σ e^(z−m) − Σ e^(z−m)(z−m) / Σ e^(z−m)`.
-    fn summarise(z: &[f32]) -> (f32, f32) {
-        let top = max(z);
-        let (total, along) = sum_pair(z, |z| {
-            let weight = exp(z - top);
-            (weight, weight * (z - top))
-        });
-        (top + total.ln(), total.ln() - along / total)
-    }
-}
-
-vectorised! {
-    /// `z_j ← −p_j·(a + b·(log p_j + entropy))`.
-    fn slopes(z: &mut [f32], normaliser: f32, a: f32, b: f32, entropy: f32) {
-        for z in z {
-            let logp = *z - normaliser;
-            *z = -exp(logp) * (a + b * (logp + entropy));
-        }
     }
 }
 
@@ -464,24 +215,6 @@ mod tests {
                 &operands,
                 |t| both(|| token_logprobs(&t[0], &t[1], &targets, temperature)),
                 &|t| both(|| reference(&t[0], &t[1], &targets, temperature)),
-            );
-        }
-    }
-
-    #[test]
-    fn the_likelihood_is_the_sum_and_agrees_with_finite_differences() {
-        let mut chance = Chance::new(5);
-        for (n, d, v) in [(1, 1, 1), (5, 7, 33), (40, 16, 300), (0, 4, 9)] {
-            let targets = chance.ids(n, v);
-            let operands = [
-                (chance.tensor(&[n, d]) * 2.0).unwrap(),
-                chance.tensor(&[v, d]),
-            ];
-            hold(
-                &format!("negative_log_likelihood {n}×{d} over {v}"),
-                &operands,
-                |t| negative_log_likelihood(&t[0], &t[1], &targets, 0.3),
-                &|t| negative_log_likelihood_reference(&t[0], &t[1], &targets, 0.3),
             );
         }
     }
