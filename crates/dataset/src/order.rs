@@ -16,6 +16,18 @@ pub fn file_order(n: usize) -> Vec<usize> {
     (0..n).collect()
 }
 
+/// The rows at `places` of one epoch after another, each in its own [`epoch_order`]: no row comes again before all others have come.
+pub fn across_epochs(seed: u64, n: usize, places: Range<usize>) -> Vec<usize> {
+    let mut order = (usize::MAX, Vec::new());
+    let row = |place: usize| {
+        if order.0 != place / n {
+            order = (place / n, epoch_order(seed, (place / n) as u64, n));
+        }
+        order.1[place % n]
+    };
+    places.map(row).collect()
+}
+
 /// Cuts the rows of a minibatch, of the given lengths in tokens, into micro-batches of at most
 /// `max_tokens` each. Rows stay in order, so the cut never changes which rows a step sees; a row that
 /// is longer than the budget stands alone.
@@ -54,6 +66,13 @@ mod tests {
             assert_eq!(sorted, file_order(100));
         }
         assert!(epoch_order(1, 0, 0).is_empty());
+    }
+
+    #[test]
+    fn a_walk_across_epochs_is_their_orders_end_to_end() {
+        let whole = [0, 1, 2].map(|epoch| epoch_order(7, epoch, 5)).concat();
+        assert_eq!(across_epochs(7, 5, 0..15), whole);
+        assert_eq!(across_epochs(7, 5, 3..11), whole[3..11]);
     }
 
     #[test]

@@ -101,31 +101,32 @@ pub enum Variance {
     Unbiased,
 }
 
-/// Whitens in place over all response tokens of a step: `A ← (A − mean) / sqrt(var + 1e-8)`.
-pub fn whiten(advantages: &mut [f64], variance: Variance) {
+/// Whitens in place over all response tokens of a step, `[B][n_i]`: `A ← (A − mean) / sqrt(var + 1e-8)`.
+pub fn whiten(advantages: &mut [Vec<f64>], variance: Variance) {
     let (mean, scale) = standard(advantages, variance);
-    advantages.iter_mut().for_each(|a| *a = (*a - mean) * scale);
+    let all = advantages.iter_mut().flatten();
+    all.for_each(|a| *a = (*a - mean) * scale);
 }
 
 /// Scales in place to variance 1 and leaves the mean: `r ← (r − mean) / sqrt(var + 1e-8) + mean`.
 ///
 /// What OpenAI and TRL do to rewards on request, where a shift would change what is rewarded.
-pub fn whiten_keeping_mean(rewards: &mut [f64], variance: Variance) {
+pub fn whiten_keeping_mean(rewards: &mut [Vec<f64>], variance: Variance) {
     let (mean, scale) = standard(rewards, variance);
-    rewards
-        .iter_mut()
-        .for_each(|r| *r = (*r - mean) * scale + mean);
+    let all = rewards.iter_mut().flatten();
+    all.for_each(|r| *r = (*r - mean) * scale + mean);
 }
 
-/// The mean, and `1 / sqrt(var + 1e-8)`.
-fn standard(values: &[f64], variance: Variance) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
+/// The mean over all rows as one list, and `1 / sqrt(var + 1e-8)`.
+fn standard(rows: &[Vec<f64>], variance: Variance) -> (f64, f64) {
+    let all = || rows.iter().flatten();
+    let n = all().count() as f64;
+    let mean = all().sum::<f64>() / n;
     let degrees = match variance {
         Variance::Population => n,
         Variance::Unbiased => (n - 1.0).max(1.0),
     };
-    let var = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / degrees;
+    let var = all().map(|x| (x - mean).powi(2)).sum::<f64>() / degrees;
     (mean, 1.0 / (var + 1e-8).sqrt())
 }
 
@@ -213,19 +214,19 @@ mod tests {
     /// By hand: 1 and 3 have mean 2 and population deviation 1.
     #[test]
     fn whitening_rewards_keeps_their_mean() {
-        let mut rewards = [0.0, 4.0];
+        let mut rewards = [vec![0.0], vec![4.0]];
         whiten_keeping_mean(&mut rewards, Variance::Population);
-        assert_close(&rewards, &[1.0, 3.0], 1e-7);
+        assert_close(&rewards.concat(), &[1.0, 3.0], 1e-7);
     }
 
     /// Closed form: two values a distance 1 apart have population deviation ½ and unbiased √½.
     #[test]
     fn whitening_centres_and_scales_by_the_chosen_variance() {
-        let mut population = [2.0, 3.0];
+        let mut population = [vec![2.0], vec![3.0]];
         whiten(&mut population, Variance::Population);
-        assert_close(&population, &[-1.0, 1.0], 1e-7);
-        let mut unbiased = [2.0, 3.0];
+        assert_close(&population.concat(), &[-1.0, 1.0], 1e-7);
+        let mut unbiased = [vec![2.0, 3.0]];
         whiten(&mut unbiased, Variance::Unbiased);
-        assert_close(&unbiased, &[-0.5f64.sqrt(), 0.5f64.sqrt()], 1e-7);
+        assert_close(&unbiased.concat(), &[-0.5f64.sqrt(), 0.5f64.sqrt()], 1e-7);
     }
 }

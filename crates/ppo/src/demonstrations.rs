@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 use rand::RngCore as _;
-use rlhf_dataset::order::{epoch_order, micro_batches};
+use rlhf_dataset::order::{across_epochs, micro_batches};
 use rlhf_dataset::{Demonstration, read_demonstrations};
 use rlhf_lm::rng::stream;
 use rlhf_lm::{CausalLm, Gradients, Packer, Params, Tokenizer};
@@ -93,16 +93,10 @@ impl Demonstrations {
 
     /// A function of seed and step alone, so that a resumed run sees what it would have seen.
     fn rows_of(&self, step: u64, count: usize) -> Vec<&Row> {
-        let n = self.rows.len();
         let first = step as usize * count;
-        let mut order = (usize::MAX, Vec::new());
-        (first..first + count)
-            .map(|i| {
-                if order.0 != i / n {
-                    order = (i / n, epoch_order(self.seed, (i / n) as u64, n));
-                }
-                &self.rows[order.1[i % n]]
-            })
+        across_epochs(self.seed, self.rows.len(), first..first + count)
+            .into_iter()
+            .map(|i| &self.rows[i])
             .collect()
     }
 }

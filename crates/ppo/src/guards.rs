@@ -7,7 +7,8 @@ use candle_core::DType;
 use rlhf_lm::Gradients;
 
 use crate::loss::UpdateStats;
-use crate::train::{Critic, Ppo};
+use crate::roles::Critic;
+use crate::train::Ppo;
 use crate::trajectory::Trajectory;
 
 /// Largest approximate KL per token that rounding may cause between two forward passes of the same weights, packed in another way.

@@ -102,6 +102,22 @@ pub fn update_sums(
     )
 }
 
+/// Number of sums that [`value_sums`] returns.
+pub(crate) const VALUE_SUMS: usize = 2;
+
+/// Over the values of a micro-batch, the sum of their losses, and how many have moved beyond the clip: `[2]` f32, on the device,
+/// without a graph.
+pub(crate) fn value_sums(
+    values: &Tensor,
+    old_values: &Tensor,
+    losses: &Tensor,
+    clip: f64,
+) -> Result<Tensor> {
+    let moved = (values.detach() - old_values)?.abs()?.gt(clip)?;
+    let moved = moved.to_dtype(candle_core::DType::F32)?.sum_all()?;
+    Tensor::stack(&[losses.detach().sum_all()?, moved], 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +170,14 @@ mod tests {
     fn value_loss_takes_the_worse_of_free_and_clipped() {
         let got = value_loss(&tensor(&[1.5]), &tensor(&[1.0]), &tensor(&[2.0]), 0.2).unwrap();
         assert!((got.to_vec1::<f32>().unwrap()[0] - 0.32).abs() < 1e-6);
+    }
+
+    /// By hand: of moves by .5, −.3 and .1, two are beyond .2; the losses are 1, 2 and 4.
+    #[test]
+    fn values_beyond_the_clip_are_counted() {
+        let values = tensor(&[1.5, 0.7, 1.1]);
+        let got = value_sums(&values, &tensor(&[1.0; 3]), &tensor(&[1.0, 2.0, 4.0]), 0.2).unwrap();
+        assert_eq!(got.to_vec1::<f32>().unwrap(), [7.0, 2.0]);
     }
 
     /// Finite differences of the scalar formulas in f64, at points away from the kinks and at ρ = 1.

@@ -11,20 +11,7 @@ use crate::config::{Config, CriticKind};
 use crate::kl::KlEstimator;
 use crate::loss::UpdateStats;
 use crate::trajectory::Trajectory;
-
-/// What the updates of one step did: per epoch, and the gradient norms averaged over all of them.
-#[derive(Default)]
-pub(crate) struct Updates {
-    pub(crate) per_epoch: Vec<UpdateStats>,
-    pub(crate) value_loss: f64,
-    pub(crate) value_clip_fraction: f64,
-    pub(crate) policy_grad_norm: f64,
-    pub(crate) critic_grad_norm: f64,
-    pub(crate) ptx_loss: f64,
-    pub(crate) optimizer_steps: usize,
-    pub(crate) stopped_early: bool,
-    pub(crate) skipped: usize,
-}
+use crate::updates::Updates;
 
 /// The numbers of one step, under the names people know from TRL and its ancestors, over response tokens only.
 pub(crate) fn record(

@@ -17,8 +17,9 @@ use crate::demonstrations::Demonstrations;
 use crate::guards::Guarded;
 use crate::kl::KlController;
 use crate::reward::RewardSource;
+use crate::roles::{Critic, Learner};
 use crate::score::PromptRow;
-use crate::train::{Critic, Learner, Ppo};
+use crate::train::Ppo;
 
 /// Loads policy, reference, reward model and critic, and refuses what cannot work.
 pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'a>> {

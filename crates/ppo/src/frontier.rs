@@ -1,0 +1,47 @@
+//! The frontier of score against KL, of which a run under a budget publishes the best point.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use candle_core::Tensor;
+
+use crate::eval::Evaluation;
+use crate::train::Ppo;
+
+/// A point on the frontier of score against KL.
+pub(crate) struct Best {
+    pub(crate) step: u64,
+    pub(crate) score: f64,
+    pub(crate) params: BTreeMap<String, Tensor>,
+}
+
+impl Ppo<'_> {
+    /// The policy as it starts: no KL, and the score that others must beat.
+    pub(crate) fn start_frontier(&mut self) -> Result<()> {
+        let evaluation = self.evaluate()?;
+        self.keep_if_best(0, &evaluation)
+    }
+
+    /// Keeps the policy if it has the highest score so far within the KL budget, if there is one.
+    pub(crate) fn keep_if_best(&mut self, step: u64, evaluation: &Evaluation) -> Result<()> {
+        let within = self
+            .config
+            .max_kl
+            .is_some_and(|budget| evaluation.kl <= budget);
+        let better = self
+            .best
+            .as_ref()
+            .is_none_or(|best| evaluation.score > best.score);
+        if within && better {
+            let copies = self.policy.params.tensors().into_iter();
+            self.best = Some(Best {
+                step,
+                score: evaluation.score,
+                params: copies
+                    .map(|(name, tensor)| Ok((name, tensor.copy()?)))
+                    .collect::<Result<_>>()?,
+            });
+        }
+        Ok(())
+    }
+}

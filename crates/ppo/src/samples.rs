@@ -1,0 +1,68 @@
+//! Rollouts as people read them: `samples.jsonl`, and the episodes of skipped updates.
+
+use anyhow::Result;
+use rlhf_train::Session;
+use serde_json::{Value, json};
+
+use crate::loss::is_clipped;
+use crate::train::Ppo;
+use crate::trajectory::Trajectory;
+
+impl Ppo<'_> {
+    /// The first few episodes of a step, whole, for `samples.jsonl`.
+    ///
+    /// `ratios` compare the policy that the step's updates left with the one that sampled; `clipped` tokens are those the
+    /// clip has stopped moving.
+    pub(crate) fn log_samples(
+        &self,
+        step: u64,
+        t: &Trajectory,
+        beta: f64,
+        session: &Session,
+    ) -> Result<()> {
+        let config = self.config;
+        let shown = &t.episodes[..config.log_samples.min(t.episodes.len())];
+        let updated = self.logprobs(&self.policy.view, &t.prompts, shown)?;
+        for i in 0..shown.len() {
+            let ratios: Vec<f64> = updated[i]
+                .iter()
+                .zip(&t.logprobs[i])
+                .map(|(new, old)| (f64::from(*new) - f64::from(*old)).exp())
+                .collect();
+            let clipped: Vec<bool> = ratios
+                .iter()
+                .zip(&t.advantages[i])
+                .map(|(ratio, advantage)| is_clipped(*ratio, *advantage, config.clip))
+                .collect();
+            let mut sample = self.sample(step, t, i)?;
+            sample["kl_coef"] = json!(beta);
+            sample["ratios"] = json!(ratios);
+            sample["clipped"] = json!(clipped);
+            session.dir.append_sample(&sample)?;
+        }
+        Ok(())
+    }
+
+    /// One episode of a rollout, whole.
+    pub(crate) fn sample(&self, step: u64, t: &Trajectory, i: usize) -> Result<Value> {
+        let tokenizer = &self.language_model.tokenizer;
+        let episode = &t.episodes[i];
+        let texts = episode.response.iter();
+        Ok(json!({
+            "step": step,
+            "kind": "rollout",
+            "prompt": tokenizer.decode(&t.prompts[episode.prompt])?,
+            "response": tokenizer.decode(&episode.response)?,
+            "finished": episode.finished,
+            "score": t.scores[i],
+            "tokens": episode.response,
+            "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
+            "logprobs": t.logprobs[i],
+            "ref_logprobs": t.ref_logprobs[i],
+            "values": t.values[i],
+            "rewards": t.rewards[i],
+            "advantages": t.advantages[i],
+            "returns": t.returns[i],
+        }))
+    }
+}
