@@ -1,6 +1,8 @@
 //! End-to-end tests: the binary, run as a person would run it.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
+mod chat;
+mod doctor;
 mod dtype;
 mod folder;
 mod hub_server;

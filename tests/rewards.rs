@@ -219,3 +219,68 @@ fn under_a_kl_budget_the_best_evaluated_policy_within_it_is_published() {
         assert!(budget > 1e-6 || outcome["published"] == 0, "{outcome}");
     }
 }
+
+/// A reward model from elsewhere has weights and a tokenizer, and no `reward.json`.
+#[test]
+fn a_reward_model_from_elsewhere_is_calibrated_once_and_then_serves() {
+    let folder = folder();
+    folder.pairs("prefs.jsonl");
+    folder.done("reward --model base --prefs prefs.jsonl --out trained --quiet");
+    let card = folder.path("trained/final/reward.json");
+    let known: Value = serde_json::from_str(&fs_err::read_to_string(&card).unwrap()).unwrap();
+    fs_err::remove_file(&card).unwrap();
+
+    let ppo = "ppo --model base --reward trained/final --prompts prompts.jsonl --quiet";
+    let said = folder.refused(ppo);
+    assert!(
+        said.contains("--calibrate") && said.contains("--uncalibrated"),
+        "{said}"
+    );
+    assert!(
+        folder
+            .refused("eval --reward trained/final --calibrate")
+            .contains("--data")
+    );
+    let line = "eval --reward trained/final --data prefs.jsonl --calibrate --quiet";
+    assert!(
+        folder
+            .refused(&format!("{line} --dtype bf16"))
+            .contains("f32")
+    );
+    let report: Value = serde_json::from_str(&folder.done(&format!("{line} --json"))).unwrap();
+    let card: Value = serde_json::from_str(&folder.read("trained/final/reward.json")).unwrap();
+    assert_eq!(report["scale"], card["calibration"]);
+    assert!(card["calibration"]["std"].as_f64().unwrap() > 0.0);
+    assert!(!card["probes"].as_array().unwrap().is_empty());
+    folder.done(ppo);
+
+    // On the responses it was calibrated with in training, the same scale.
+    let held_out: Vec<String> = known["probes"]
+        .as_array()
+        .unwrap()
+        .chunks(2)
+        .map(|pair| {
+            let row = serde_json::json!({
+                "prompt": pair[0]["prompt"], "chosen": pair[0]["response"], "rejected": pair[1]["response"]
+            });
+            row.to_string()
+        })
+        .collect();
+    folder.write("held_out.jsonl", &held_out.join("\n"));
+    let line = "eval --reward trained/final --data held_out.jsonl --calibrate --quiet --json";
+    let report: Value = serde_json::from_str(&folder.done(line)).unwrap();
+    let (mean, scores): (f64, Vec<f64>) = {
+        let scores: Vec<f64> = known["probes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["score"].as_f64().unwrap())
+            .collect();
+        (scores.iter().sum::<f64>() / scores.len() as f64, scores)
+    };
+    assert_eq!(report["scale"]["responses"], scores.len());
+    assert!(
+        (report["scale"]["mean"].as_f64().unwrap() - mean).abs() < 1e-6,
+        "{report}"
+    );
+}

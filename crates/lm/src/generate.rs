@@ -47,21 +47,48 @@ pub fn generate(
     let mut finished: Vec<Sampled> = Vec::with_capacity(total);
     while finished.len() < total {
         let before = finished.len();
-        let starting = batch.admit()?;
-        batch.advance(starting, None, &mut finished)?;
-        batch.forget_started_prompts();
-        if !batch.active.is_empty() {
-            let logits = batch.decode()?;
-            let rows = std::mem::take(&mut batch.active);
-            batch.advance(rows, Some(&logits), &mut finished)?;
-        }
-        batch.compact()?;
+        batch.round(&mut finished)?;
         if finished.len() > before {
             progress(finished.len());
         }
     }
     finished.sort_by_key(|s| (s.prompt, s.sample));
     Ok(finished)
+}
+
+/// Samples one response as [`generate`] does, and hands each token to `heard` as soon as it is drawn. When `heard` returns
+/// `false` the response ends, unfinished.
+pub fn stream_response(
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    config: &SamplingConfig,
+    heard: &mut dyn FnMut(u32) -> Result<bool>,
+) -> Result<Sampled> {
+    config.check()?;
+    let prompts = [prompt.to_vec()];
+    let mut batch = Batch::new(model, tokenizer, &prompts, 1, config)?;
+    let mut finished = Vec::with_capacity(1);
+    let mut told = 0;
+    loop {
+        batch.round(&mut finished)?;
+        let spoken = match (finished.first(), batch.active.first()) {
+            (Some(response), _) => &response.tokens,
+            (None, Some(row)) => row.response(),
+            (None, None) => continue,
+        };
+        let mut goes_on = true;
+        for &token in &spoken[told..] {
+            goes_on &= heard(token)?;
+        }
+        told = spoken.len();
+        if let Some(response) = finished.pop() {
+            return Ok(response);
+        }
+        if !goes_on && let Some(row) = batch.active.pop() {
+            return Ok(row.sampled(End::Limit));
+        }
+    }
 }
 
 /// Why a row ended.
@@ -179,6 +206,19 @@ impl<'a> Batch<'a> {
                 .max()
                 .map_or(0, |n| n + 4),
         })
+    }
+
+    /// Lets waiting rows start and draws the next token of every row; those that end with it are `finished`.
+    fn round(&mut self, finished: &mut Vec<Sampled>) -> Result<()> {
+        let starting = self.admit()?;
+        self.advance(starting, None, finished)?;
+        self.forget_started_prompts();
+        if !self.active.is_empty() {
+            let logits = self.decode()?;
+            let rows = std::mem::take(&mut self.active);
+            self.advance(rows, Some(&logits), finished)?;
+        }
+        self.compact()
     }
 
     /// Takes rows from the queue while there is room, and computes the prompts they are the first

@@ -50,7 +50,7 @@ pub use causal::CausalLm;
 pub use config::{Family, Head, MODEL_TYPES, ModelConfig, SpecialIds};
 pub use encode::{Encoded, Segment};
 pub use error::{Error, Result};
-pub use generate::{Sampled, generate};
+pub use generate::{Sampled, generate, stream_response};
 pub use gpt2::{Gelu, Gpt2Config};
 pub use gradients::Gradients;
 pub use language_model::{LanguageModel, SaveDtype};

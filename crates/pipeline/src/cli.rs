@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::flags::{
-    DataArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, PpoFlags, PretrainFlags, ReportArgs,
-    RewardFlags, RunArgs, ScoreArgs, SftFlags, StageArgs,
+    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, PpoFlags,
+    PretrainFlags, ReportArgs, RewardFlags, RunArgs, ScoreArgs, SftFlags, StageArgs,
 };
 use crate::manual::settings_help;
 
@@ -65,6 +65,14 @@ pub(crate) enum Command {
     /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}. The speed is told on stderr.
     #[command(after_help = example("rlhf generate --model runs/ppo --prompt \"Question: what colour is the fox?\nAnswer:\""))]
     Generate(GenerateArgs),
+    /// Talk to a model in the terminal, or to two side by side, and keep which answer was better.
+    ///
+    /// A model with a chat template remembers the conversation; without one every line is a prompt of its own, which
+    /// --format completes. With --save two answers are shown without saying whose they are, and each verdict becomes a row of
+    /// feedback: preferences of your own for `rlhf reward`. Lines can also come from a pipe; without a terminal the answers
+    /// are JSON Lines.
+    #[command(after_help = example("rlhf chat --model runs/ppo --against runs/sft --save prefs.jsonl"))]
+    Chat(ChatArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///
     /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy", "perplexity"}: natural
@@ -94,6 +102,13 @@ pub(crate) enum Command {
     /// plain .txt, each also with .gz, one file, several, or a folder. A bad row is named by file and line.
     #[command(after_help = example("rlhf data prefs.jsonl --show 3"))]
     Data(DataArgs),
+    /// Check everything that can be checked before anything is spent: machine, settings, models, data, memory, disk.
+    ///
+    /// The machine computes a training step of the bundled model and compares it with the reference forms. With CONFIG every
+    /// stage's settings, files and model are read as the stage will read them, rows are tokenised and counted, the reward
+    /// scores an answer on trial, and memory and disk are estimated. Nothing is trained and nothing kept. Exits with 2 if a check fails.
+    #[command(after_help = example("rlhf doctor configs/demo.toml"))]
+    Doctor(DoctorArgs),
     /// Write one self-contained HTML page about runs: curves, reward against KL, samples, settings.
     ///
     /// A RUN is a run directory such as runs/ppo, or the folder of a whole pipeline. Several runs of one stage are drawn
@@ -122,7 +137,9 @@ impl Command {
             Self::Reward(args) => args.common.quiet,
             Self::Ppo(args) => args.common.quiet,
             Self::Generate(args) => args.common.quiet,
+            Self::Chat(args) => args.common.quiet,
             Self::Score(args) => args.common.quiet,
+            Self::Doctor(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,
             Self::Data(_) | Self::Explain(_) | Self::Report(_) | Self::Mdp(_) | Self::Manual => {
                 false

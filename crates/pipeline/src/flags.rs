@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use rlhf_lm::SamplingConfig;
 use serde::Serialize;
 
 use crate::settings::RunSettings;
@@ -231,6 +232,15 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// A pipeline's file, as for `rlhf run` [default: the machine alone].
+    #[arg(value_name = "CONFIG")]
+    pub(crate) pipeline: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// A run, a directory, a GGUF file or a hub id [default: the bundled model].
     #[arg(long, value_name = "MODEL", default_value = "")]
@@ -244,6 +254,22 @@ pub(crate) struct GenerateArgs {
     /// Responses per prompt.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) samples: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Responses decoded side by side; memory depends on it, the result does not.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) batch: usize,
+    #[command(flatten)]
+    pub(crate) common: ComputeArgs,
+    /// JSON Lines also on a terminal.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+// How the next token is chosen.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
     /// Sampling temperature; 0 takes the most likely token.
     #[arg(long, value_name = "T", default_value_t = 0.7)]
     pub(crate) temperature: f64,
@@ -265,12 +291,51 @@ pub(crate) struct GenerateArgs {
     /// A text that ends a response; may be repeated.
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Responses decoded side by side; memory depends on it, the result does not.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub(crate) batch: usize,
+}
+
+impl SamplingArgs {
+    /// The same for the sampler.
+    pub(crate) fn config(&self, seed: u64) -> SamplingConfig {
+        SamplingConfig {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+            stop: self.stop.clone(),
+            seed,
+            ..SamplingConfig::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Who answers: a run, a directory, a GGUF file or a hub id [default: the bundled model].
+    #[arg(long, value_name = "MODEL", default_value = "")]
+    pub(crate) model: String,
+    /// A second model that answers too.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<String>,
+    /// Show what this reward gives to each answer: a reward model, or a rule as in `rlhf ppo --reward`.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) reward: Option<String>,
+    /// Ask which of two answers is better, without saying whose they are, and add each verdict to this file as a row that
+    /// `rlhf reward --prefs` reads. Without --against both answers are the model's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// What a conversation begins with; for models with a chat template.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// For models without a chat template: the prompt, with {} where the typed line goes. \n stands for a line break.
+    #[arg(long, value_name = "TEXT", default_value = "{}")]
+    pub(crate) format: String,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) common: ComputeArgs,
-    /// JSON Lines also on a terminal.
+    /// One JSON line an answer: {"prompt", "model", "response", "finished", "tokens"}, and "score" with --reward.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -5,8 +5,9 @@
 //! 1. `cli` and `flags`: the commands and their flags, as typed.
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
 //! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
-//! 4. `commands`: one file a command.
-//! 5. `exit`: what the exit code says.
+//! 4. `wiring`: what the file of a pipeline says.
+//! 5. `commands`: one file a command.
+//! 6. `exit`: what the exit code says.
 //!
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
@@ -24,6 +25,7 @@ mod output;
 mod settings;
 mod stage;
 mod table;
+mod wiring;
 
 use clap::Parser as _;
 use std::process::ExitCode;

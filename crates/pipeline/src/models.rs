@@ -49,7 +49,7 @@ pub(crate) fn file(spec: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The hub as the environment describes it (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`).
-fn hub() -> HubSettings {
+pub(crate) fn hub() -> HubSettings {
     let settings = HubSettings::from_variables(|name| std::env::var(name).ok());
     HubSettings {
         progress: std::io::stderr().is_terminal(),

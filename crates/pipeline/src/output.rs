@@ -1,6 +1,6 @@
 //! stdout: results and nothing else.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
@@ -14,4 +14,11 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string(value)? + "\n"));
     Ok(())
+}
+
+/// Whether stdout is a terminal that shows colours, and nobody asked for none.
+pub(crate) fn colours() -> bool {
+    std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
 }

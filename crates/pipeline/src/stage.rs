@@ -302,6 +302,20 @@ impl<S: Stage> Job<S> {
         })
     }
 
+    /// What `out` holds of this stage.
+    pub(crate) fn standing(&self, out: &Path) -> Standing {
+        let before = rlhf_train::finished(out);
+        if before.as_deref() == Some(self.fingerprint.as_str()) {
+            return Standing::Finished;
+        }
+        // The first line of config.toml carries the fingerprint of an unfinished run.
+        match fs_err::read_to_string(out.join("config.toml")) {
+            Ok(begun) if begun == self.config && before.is_none() => Standing::Interrupted,
+            Ok(begun) if !begun.is_empty() => Standing::Changed,
+            _ => Standing::New,
+        }
+    }
+
     /// Runs the stage in `out`.
     ///
     /// Whatever fails before the first step is bad input and leaves nothing behind.
@@ -346,6 +360,19 @@ impl<S: Stage> Job<S> {
             }
         }
     }
+}
+
+/// What a run directory holds of a stage that is about to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing.
+    New,
+    /// This very run, complete.
+    Finished,
+    /// The beginning of this very run.
+    Interrupted,
+    /// A run with other settings or inputs.
+    Changed,
 }
 
 /// The folders that creating `path` will make, `path` itself first.

@@ -98,6 +98,25 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The model that is trained, over a vocabulary of `vocab_size` tokens.
+    pub fn model(&self, vocab_size: usize) -> Result<ModelConfig> {
+        Ok(ModelConfig::from_json(json!({
+            "model_type": "llama",
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": self.context,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": true,
+        }))?)
+    }
+}
+
 /// The token that ends a text.
 const END_TOKEN: &str = "<|endoftext|>";
 /// Never seen in training; programs that pad batches need a token for it that is not the end token.
@@ -114,19 +133,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         config.vocab_size,
         &[END_TOKEN, PAD_TOKEN],
     )?;
-    let model_config = ModelConfig::from_json(json!({
-        "model_type": "llama",
-        "vocab_size": tokenizer.vocab_size(),
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
-        "tie_word_embeddings": true,
-    }))?;
+    let model_config = config.model(tokenizer.vocab_size())?;
     let model = LanguageModel::fresh(
         model_config,
         tokenizer,

@@ -1,7 +1,9 @@
 //! What sampling many rows side by side must not change.
 
 use candle_core::{DType, Device, Tensor};
-use rlhf_lm::{CausalLm, ModelConfig, Packer, Sampled, SamplingConfig, Tokenizer, generate};
+use rlhf_lm::{
+    CausalLm, ModelConfig, Packer, Sampled, SamplingConfig, Tokenizer, generate, stream_response,
+};
 use serde_json::json;
 
 use crate::models::{self, params};
@@ -239,6 +241,38 @@ fn progress_grows_to_the_number_of_responses() {
     .unwrap();
     assert!(seen.windows(2).all(|w| w[0] < w[1]));
     assert_eq!(seen.last(), Some(&10));
+}
+
+#[test]
+fn a_streamed_response_is_the_sampled_one_token_by_token_and_ends_when_told_to() {
+    let (model, tokenizer) = setup();
+    let config = SamplingConfig {
+        max_new_tokens: 12,
+        ..SamplingConfig::default()
+    };
+    for prompt in prompts() {
+        let whole = generate(
+            &model,
+            &tokenizer,
+            &[prompt.clone()],
+            1,
+            &config,
+            &mut |_| {},
+        )
+        .unwrap();
+        let mut heard = Vec::new();
+        let streamed = stream_response(&model, &tokenizer, &prompt, &config, &mut |token| {
+            heard.push(token);
+            Ok(true)
+        })
+        .unwrap();
+        assert_eq!(streamed, whole[0]);
+        assert_eq!(heard, streamed.tokens);
+
+        let cut =
+            stream_response(&model, &tokenizer, &prompt, &config, &mut |_| Ok(false)).unwrap();
+        assert!(cut.tokens.len() <= 2 && whole[0].tokens.starts_with(&cut.tokens));
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! `rlhf explain`: one saved rollout, token by token.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,7 @@ use serde_json::Value;
 
 use crate::exit::usage;
 use crate::flags::ExplainArgs;
-use crate::output::{print, print_json};
+use crate::output::{colours, print, print_json};
 
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let path = samples_file(&args.run)?;
@@ -18,10 +17,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     if args.json {
         return print_json(&explained);
     }
-    let colour = std::io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|value| value != "dumb");
-    print(&explained.render(colour));
+    print(&explained.render(colours()));
     Ok(())
 }
 

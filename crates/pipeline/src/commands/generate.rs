@@ -25,15 +25,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         .map(|prompt| model.tokenizer.encode_prompt(prompt))
         .collect::<Result<Vec<_>, _>>()?;
     let sampling = SamplingConfig {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        repetition_penalty: args.repetition_penalty,
-        max_new_tokens: args.max_new_tokens,
-        min_new_tokens: args.min_new_tokens,
-        stop: args.stop.clone(),
-        seed: args.common.seed,
         max_rows: args.batch,
+        ..args.sampling.config(args.common.seed)
     };
     let total = (prompts.len() * args.samples) as u64;
     // A handful of responses is there before a bar would be.

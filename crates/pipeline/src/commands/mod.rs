@@ -1,6 +1,8 @@
 //! One file a command.
 
+mod chat;
 mod data;
+mod doctor;
 mod eval;
 mod explain;
 mod generate;
@@ -8,7 +10,7 @@ mod mdp;
 mod report;
 mod run;
 mod score;
-mod stage;
+pub(crate) mod stage;
 
 use crate::cli::{Cli, Command};
 use crate::manual::{commands_table, settings_table};
@@ -23,10 +25,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reward(args) => stage::run::<rlhf_reward::Config, _>(&args),
         Command::Ppo(args) => stage::run::<rlhf_ppo::Config, _>(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
         Command::Manual => {

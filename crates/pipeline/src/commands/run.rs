@@ -1,57 +1,37 @@
 //! `rlhf run`: stage after stage, then the table.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use rlhf_ppo::RewardSource;
 use rlhf_train::OnExisting;
 use serde::{Deserialize, Serialize};
 
-use crate::bundled;
-use crate::commands::stage::layers;
 use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
-use crate::exit::usage;
 use crate::fingerprint::fingerprint;
 use crate::flags::RunArgs;
 use crate::machine::Machine;
-use crate::models;
 use crate::output::{print, print_json};
-use crate::settings::{Layers, RunSettings, resolved};
-use crate::stage::{Job, Stage, model_folder, reward_source};
+use crate::settings::resolved;
+use crate::stage::{Job, Stage, Standing, model_folder, reward_source};
 use crate::table::Evaluation;
+use crate::wiring::Wiring;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let started = Instant::now();
-    let layers = layers(Some(&args.pipeline), &args.common)?;
-    let run: RunSettings = layers.get()?;
-    let stem = args.pipeline.file_stem().unwrap_or_default();
-    let out = run
-        .out
-        .clone()
-        .unwrap_or_else(|| Path::new("runs").join(stem));
+    let wiring = Wiring::read(&args.pipeline, &args.common)?;
     let pipeline = Pipeline {
-        machine: Machine::new(&run, args.common.quiet)?,
-        layers,
-        run,
-        out,
+        machine: Machine::new(&wiring.run, args.common.quiet)?,
+        wiring,
         args,
     };
 
     pipeline.machine.catch_interrupts()?;
-    let any = ["pretrain", "sft", "reward", "ppo"]
-        .into_iter()
-        .any(|stage| pipeline.layers.names(stage));
-    if !any {
-        return Err(usage!(
-            "{}: no stage in it; add any of [pretrain], [sft], [reward], [ppo]",
-            args.pipeline.display()
-        ));
-    }
     // Before anything is spent: what the models will be asked at the end.
-    let questions = pipeline.questions()?;
+    let questions = pipeline.wiring.questions()?;
     pipeline.stages()?;
     let Some(questions) = questions else {
-        print(&format!("done: {}\n", pipeline.out.display()));
+        print(&format!("done: {}\n", pipeline.wiring.out.display()));
         return Ok(());
     };
     let lineup = pipeline.lineup()?;
@@ -64,16 +44,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     print(&format!(
         "\n{:.0} s, everything in {}\n",
         evaluation.seconds,
-        pipeline.out.display()
+        pipeline.wiring.out.display()
     ));
     Ok(())
 }
 
 struct Pipeline<'a> {
-    layers: Layers,
-    run: RunSettings,
+    wiring: Wiring,
     machine: Machine,
-    out: PathBuf,
     args: &'a RunArgs,
 }
 
@@ -88,45 +66,20 @@ struct Kept {
 impl Pipeline<'_> {
     /// Every stage of the file, each from the one before unless the file names another model.
     fn stages(&self) -> anyhow::Result<()> {
-        if self.layers.names("pretrain") {
-            self.stage(&self.layers.get::<rlhf_sft::pretrain::Config>()?)?;
+        let wiring = &self.wiring;
+        if wiring.names("pretrain") {
+            self.stage(&wiring.pretrain()?)?;
         }
-        if self.layers.names("sft") {
-            self.stage(&self.sft()?)?;
+        if wiring.names("sft") {
+            self.stage(&wiring.sft()?)?;
         }
-        if self.layers.names("reward") {
-            let mut reward: rlhf_reward::Config = self.layers.get()?;
-            self.predecessor("reward", "model", "sft", &mut reward.model);
-            self.stage(&reward)?;
+        if wiring.names("reward") {
+            self.stage(&wiring.reward()?)?;
         }
-        if self.layers.names("ppo") {
-            self.stage(&self.ppo()?)?;
+        if wiring.names("ppo") {
+            self.stage(&wiring.ppo()?)?;
         }
         Ok(())
-    }
-
-    fn sft(&self) -> anyhow::Result<rlhf_sft::Config> {
-        let mut sft: rlhf_sft::Config = self.layers.get()?;
-        self.predecessor("sft", "model", "pretrain", &mut sft.model);
-        Ok(sft)
-    }
-
-    fn ppo(&self) -> anyhow::Result<rlhf_ppo::Config> {
-        let mut ppo: rlhf_ppo::Config = self.layers.get()?;
-        self.predecessor("ppo", "model", "sft", &mut ppo.model);
-        self.predecessor("ppo", "reward", "reward", &mut ppo.reward);
-        Ok(ppo)
-    }
-
-    /// Lets `setting` name the run of `stage` in this pipeline, where there is one and nobody named another.
-    fn predecessor(&self, section: &str, key: &str, stage: &str, setting: &mut String) {
-        if self.layers.names(stage) && !self.layers.sets(section, key) {
-            *setting = self.folder(stage).display().to_string();
-        }
-    }
-
-    fn folder(&self, stage: &str) -> PathBuf {
-        self.out.join(stage)
     }
 
     fn say(&self, what: &str) {
@@ -137,28 +90,27 @@ impl Pipeline<'_> {
 
     /// Runs one stage, or says why it need not run.
     fn stage<S: Stage>(&self, settings: &S) -> anyhow::Result<()> {
-        let (name, out) = (S::SECTION, self.folder(S::SECTION));
-        let job = Job::prepare(settings, &self.run, self.args.common.quiet)?;
-        let before = rlhf_train::finished(&out);
-        let same = before.as_deref() == Some(job.fingerprint.as_str());
-        if same && !self.args.overwrite {
-            self.say(&format!(
-                "{name}: skipped, finished with these very settings and inputs in {}",
-                out.display()
-            ));
-            return Ok(());
-        }
-        // The first line of config.toml carries the fingerprint of an unfinished run.
-        let begun = fs_err::read_to_string(out.join("config.toml")).unwrap_or_default();
-        let existing = if begun == job.config && before.is_none() && !self.args.overwrite {
-            self.say(&format!(
-                "{name}: continuing the interrupted run in {}",
-                out.display()
-            ));
-            OnExisting::Resume
-        } else {
-            if !begun.is_empty() {
-                let why = if self.args.overwrite {
+        let (name, out) = (S::SECTION, self.wiring.folder(S::SECTION));
+        let job = Job::prepare(settings, &self.wiring.run, self.args.common.quiet)?;
+        let standing = job.standing(&out);
+        let existing = match (standing, self.args.overwrite) {
+            (Standing::Finished, false) => {
+                self.say(&format!(
+                    "{name}: skipped, finished with these very settings and inputs in {}",
+                    out.display()
+                ));
+                return Ok(());
+            }
+            (Standing::Interrupted, false) => {
+                self.say(&format!(
+                    "{name}: continuing the interrupted run in {}",
+                    out.display()
+                ));
+                OnExisting::Resume
+            }
+            (Standing::New, _) => OnExisting::Overwrite,
+            (_, overwrite) => {
+                let why = if overwrite {
                     "--overwrite"
                 } else {
                     "its settings or inputs have changed"
@@ -167,8 +119,8 @@ impl Pipeline<'_> {
                     "{name}: running again in {}: {why}",
                     out.display()
                 ));
+                OnExisting::Overwrite
             }
-            OnExisting::Overwrite
         };
         let outcome = job.run(&self.machine, &out, existing)?;
         for line in S::summary(&outcome).lines() {
@@ -177,52 +129,29 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// What the models are asked; nothing where no stage makes a model that answers.
-    fn questions(&self) -> anyhow::Result<Option<Questions>> {
-        if !self.layers.names("sft") && !self.layers.names("ppo") {
-            return Ok(None);
-        }
-        let ppo: rlhf_ppo::Config = self.layers.get()?;
-        let settings: EvalSettings = self.layers.get()?;
-        let mut questions = Questions::new(&settings, &ppo, self.run.seed);
-        for file in &mut questions.files {
-            *file = models::file(file)?;
-        }
-        if questions.files.is_empty() {
-            if !ppo.prompts.is_empty() {
-                return Err(usage!(
-                    "{}: ppo.prompts are your own, so models can only be compared on prompts of yours: name ppo.eval_prompts or eval.prompts",
-                    self.args.pipeline.display()
-                ));
-            }
-            questions
-                .files
-                .push(bundled::path(bundled::HELD_OUT_PROMPTS)?);
-        }
-        Ok(Some(questions))
-    }
-
     /// Which models answer.
     fn lineup(&self) -> anyhow::Result<Lineup> {
-        let (has_sft, has_ppo) = (self.layers.names("sft"), self.layers.names("ppo"));
-        let ppo = self.ppo()?;
+        let (has_sft, has_ppo) = (self.wiring.names("sft"), self.wiring.names("ppo"));
+        let ppo = self.wiring.ppo()?;
         let mut before = Vec::new();
         let reference = if has_sft {
             before.push((
                 "base".to_owned(),
-                model_folder(&self.sft()?.model, "pretrain")?,
+                model_folder(&self.wiring.sft()?.model, "pretrain")?,
             ));
-            self.folder("sft").join("final")
+            self.wiring.folder("sft").join("final")
         } else {
             model_folder(&ppo.model, "sft")?
         };
-        let reward = match (has_ppo, self.layers.names("reward")) {
+        let reward = match (has_ppo, self.wiring.names("reward")) {
             (true, _) => Some(reward_source(&ppo.reward)?),
-            (false, true) => Some(RewardSource::Model(self.folder("reward").join("final"))),
+            (false, true) => Some(RewardSource::Model(
+                self.wiring.folder("reward").join("final"),
+            )),
             (false, false) => None,
         };
         let after = if has_ppo {
-            vec![("ppo".to_owned(), self.folder("ppo").join("final"))]
+            vec![("ppo".to_owned(), self.wiring.folder("ppo").join("final"))]
         } else {
             Vec::new()
         };
@@ -236,7 +165,7 @@ impl Pipeline<'_> {
 
     /// The kept evaluation if nothing it depends on has changed, else a new one.
     fn evaluation(&self, lineup: &Lineup, questions: &Questions) -> anyhow::Result<Evaluation> {
-        let settings: EvalSettings = self.layers.get()?;
+        let settings: EvalSettings = self.wiring.layers.get()?;
         let described = format!(
             "{}{:?}{:?}",
             resolved(&settings)?,
@@ -256,7 +185,7 @@ impl Pipeline<'_> {
             .collect();
         let fingerprint = fingerprint(&described, &inputs)?;
 
-        let path = self.out.join("evaluation.json");
+        let path = self.wiring.out.join("evaluation.json");
         let kept = fs_err::read(&path)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
@@ -267,7 +196,7 @@ impl Pipeline<'_> {
             return Ok(kept.evaluation);
         }
         let mut evaluation = evaluate(lineup, questions, &self.machine)?;
-        evaluation.out = self.out.clone();
+        evaluation.out = self.wiring.out.clone();
         let kept = Kept {
             fingerprint,
             evaluation,

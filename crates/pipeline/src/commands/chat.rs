@@ -1,0 +1,441 @@
+//! `rlhf chat`: talk to a model or to two, and keep which answer was better.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use rlhf_lm::rng::{stream, uniform};
+use rlhf_lm::{CausalLm, LanguageModel, Message, Sampled, Text, TextStream, stream_response};
+use rlhf_ppo::{Episode, PromptRow, Scorer};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use serde_json::{Value, json};
+
+use crate::exit::{self, usage};
+use crate::flags::ChatArgs;
+use crate::machine::Machine;
+use crate::output::{colours, print, print_json};
+use crate::settings::Layers;
+use crate::stage::{model_folder, reward_source};
+
+const HELP: &str = "/new           forget the conversation
+/again         answer the last line once more
+/system TEXT   begin a conversation with these instructions
+/temperature T sample at another temperature; 0 takes the most likely token
+/quit          end, as Ctrl-D does; Ctrl-C cuts an answer short
+";
+
+pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
+    args.sampling.config(0).check()?;
+    if !args.format.contains("{}") {
+        return Err(usage!(
+            "--format \"{}\" has no {{}}: it says where the typed line goes",
+            args.format
+        ));
+    }
+    let machine = Machine::new(&args.common.run(), args.common.quiet)?;
+    let load = |name: &str| -> anyhow::Result<Speaker> {
+        let folder = model_folder(name, "sft")?;
+        let model = LanguageModel::load(&folder, machine.dtype, &machine.device)?;
+        Ok(Speaker {
+            name: if name.is_empty() { "bundled" } else { name }.to_owned(),
+            causal: CausalLm::new(&model.config, &model.params.frozen())?,
+            model,
+            turns: Vec::new(),
+        })
+    };
+    let mut speakers = vec![load(&args.model)?];
+    if let Some(against) = &args.against {
+        speakers.push(load(against)?);
+    }
+    check_templates(args, &speakers)?;
+    let reward = match &args.reward {
+        Some(spec) => {
+            let timeout = Layers::default().get::<rlhf_ppo::Config>()?.timeout();
+            Some(reward_source(spec)?.open(machine.dtype, &machine.device, timeout)?)
+        }
+        None => None,
+    };
+    let hush = Arc::new(AtomicBool::new(false));
+    let handler = hush.clone();
+    ctrlc::set_handler(move || {
+        if handler.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(exit::INTERRUPTED));
+        }
+    })
+    .context("cannot catch Ctrl-C")?;
+    let mut chat = Chat {
+        args,
+        speakers,
+        reward,
+        hush,
+        system: args.system.clone(),
+        temperature: args.sampling.temperature,
+        answers: 0,
+        input: Input::new()?,
+        for_reading: std::io::stdout().is_terminal() && !args.json,
+    };
+    if chat.for_reading && !args.common.quiet {
+        eprintln!("/help lists what can be typed besides words");
+    }
+    chat.talk()
+}
+
+/// Refuses flags that none of the models could heed, and a choice between answers to different prompts.
+fn check_templates(args: &ChatArgs, speakers: &[Speaker]) -> anyhow::Result<()> {
+    let templates: Vec<bool> = speakers.iter().map(Speaker::converses).collect();
+    if args.system.is_some() && !templates.contains(&true) {
+        return Err(usage!(
+            "--system opens a conversation, and {} has no chat template; put the words into --format",
+            speakers[0].name
+        ));
+    }
+    if args.format != "{}" && !templates.contains(&false) {
+        return Err(usage!(
+            "--format is for models without a chat template, and {} has one",
+            speakers[0].name
+        ));
+    }
+    if args.save.is_some() && templates.contains(&true) && templates.contains(&false) {
+        return Err(usage!(
+            "--save needs two answers to the same prompt, but only one of {} and {} has a chat template",
+            speakers[0].name,
+            speakers[1].name
+        ));
+    }
+    Ok(())
+}
+
+/// A model in a conversation.
+struct Speaker {
+    name: String,
+    model: LanguageModel,
+    causal: CausalLm,
+    /// What was said so far, without instructions; always empty for a model without a chat template.
+    turns: Vec<Message>,
+}
+
+impl Speaker {
+    fn converses(&self) -> bool {
+        self.model.tokenizer.has_chat_template()
+    }
+
+    /// What the model is given for `line`. Where the conversation leaves no room for `answer` tokens its beginning is forgotten; a
+    /// single line too long is an error.
+    fn prompt(
+        &mut self,
+        line: &str,
+        system: Option<&str>,
+        format: &str,
+        answer: usize,
+    ) -> anyhow::Result<PromptRow> {
+        let longest = self.model.config.max_length();
+        loop {
+            let text = if self.converses() {
+                let system = system.map(|text| Message::new("system", text));
+                let turns = system.into_iter().chain(self.turns.iter().cloned());
+                Text::Chat(turns.chain([Message::new("user", line)]).collect())
+            } else {
+                Text::Plain(format.replace("{}", line).replace("\\n", "\n"))
+            };
+            let ids = self.model.tokenizer.encode_prompt(&text)?;
+            if ids.len() + answer <= longest || self.turns.is_empty() && ids.len() < longest {
+                return Ok(PromptRow { text, ids });
+            }
+            if self.turns.is_empty() {
+                return Err(usage!(
+                    "these are {} tokens, and {} reads at most {longest} with its answer",
+                    ids.len(),
+                    self.name
+                ));
+            }
+            self.turns.drain(..2);
+        }
+    }
+
+    fn remember(&mut self, line: &str, answer: &str) {
+        if self.converses() {
+            self.turns.push(Message::new("user", line));
+            self.turns.push(Message::new("assistant", answer));
+        }
+    }
+
+    /// Takes back the last exchange.
+    fn unsay(&mut self) {
+        self.turns.truncate(self.turns.len().saturating_sub(2));
+    }
+}
+
+/// One answer.
+struct Answer {
+    speaker: usize,
+    prompt: PromptRow,
+    sampled: Sampled,
+    text: String,
+}
+
+struct Chat<'a> {
+    args: &'a ChatArgs,
+    speakers: Vec<Speaker>,
+    reward: Option<Scorer>,
+    /// Set by Ctrl-C: the answer in the making ends.
+    hush: Arc<AtomicBool>,
+    system: Option<String>,
+    temperature: f64,
+    /// Answers given: the n-th is sampled with seed + n.
+    answers: u64,
+    input: Input,
+    for_reading: bool,
+}
+
+impl Chat<'_> {
+    fn talk(&mut self) -> anyhow::Result<()> {
+        let mut last = None;
+        while let Some(line) = self.input.ask("> ")? {
+            let (command, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            match command {
+                "" => {}
+                "/quit" => break,
+                "/help" => eprint!("{HELP}"),
+                "/new" => self.speakers.iter_mut().for_each(|s| s.turns.clear()),
+                "/system" if !rest.is_empty() && self.speakers.iter().any(Speaker::converses) => {
+                    self.system = Some(rest.to_owned());
+                    self.speakers.iter_mut().for_each(|s| s.turns.clear());
+                }
+                "/system" => eprintln!("/system TEXT, for models with a chat template"),
+                "/temperature" => match rest.trim().parse::<f64>() {
+                    Ok(t) if t.is_finite() && t >= 0.0 => self.temperature = t,
+                    _ => eprintln!("/temperature T, a number of at least 0"),
+                },
+                "/again" => match last.take() {
+                    Some(line) => {
+                        self.speakers.iter_mut().for_each(Speaker::unsay);
+                        last = self.exchange(line)?;
+                    }
+                    None => eprintln!("nothing was asked yet"),
+                },
+                _ if command.starts_with('/') => {
+                    eprintln!("{command} is none of these:\n{HELP}");
+                }
+                _ => last = self.exchange(line)?.or(last),
+            }
+        }
+        Ok(())
+    }
+
+    /// `line`, what is answered to it, and with `--save` the verdict. Gives the line back unless nobody could read it.
+    fn exchange(&mut self, line: String) -> anyhow::Result<Option<String>> {
+        let choosing = self.args.save.is_some();
+        let mut order: Vec<usize> = match (choosing, self.speakers.len()) {
+            (true, 1) => vec![0, 0],
+            (_, n) => (0..n).collect(),
+        };
+        if choosing && uniform(&mut stream(self.args.common.seed, "blind", self.answers)) < 0.5 {
+            order.reverse();
+        }
+        let mut answers = Vec::new();
+        for (place, &speaker) in order.iter().enumerate() {
+            let label = match (choosing, order.len()) {
+                (true, _) => (place + 1).to_string(),
+                (false, 1) => String::new(),
+                (false, _) => self.speakers[speaker].name.clone(),
+            };
+            match self.answer(speaker, &line, &label) {
+                Ok(answer) => answers.push(answer),
+                Err(error) if error.is::<exit::Usage>() => {
+                    eprintln!("{error}");
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let better = match &self.args.save {
+            Some(file) => self.verdict(file, &answers)?,
+            None => None,
+        };
+        self.tell(&answers)?;
+        // After a choice the conversation goes on from one answer, so that the next two have the same prompt.
+        let one = choosing.then(|| answers[better.unwrap_or(0)].text.clone());
+        for (i, speaker) in self.speakers.iter_mut().enumerate() {
+            let own = answers.iter().find(|answer| answer.speaker == i);
+            if let Some(text) = one.as_ref().or(own.map(|answer| &answer.text)) {
+                speaker.remember(&line, text);
+            }
+        }
+        Ok(Some(line))
+    }
+
+    /// One answer, shown while it is made.
+    fn answer(&mut self, speaker: usize, line: &str, label: &str) -> anyhow::Result<Answer> {
+        let sampling = rlhf_lm::SamplingConfig {
+            temperature: self.temperature,
+            ..self
+                .args
+                .sampling
+                .config(self.args.common.seed.wrapping_add(self.answers))
+        };
+        self.answers += 1;
+        let who = &mut self.speakers[speaker];
+        let prompt = who.prompt(
+            line,
+            self.system.as_deref(),
+            &self.args.format,
+            sampling.max_new_tokens,
+        )?;
+        let show = |text: &str| {
+            if self.for_reading {
+                print(text);
+            }
+        };
+        if !label.is_empty() {
+            show(&match colours() {
+                true => format!("\x1b[1m{label}\x1b[0m  "),
+                false => format!("{label}  "),
+            });
+        }
+        self.hush.store(false, Ordering::SeqCst);
+        let tokenizer = &who.model.tokenizer;
+        let mut spoken = TextStream::new(tokenizer);
+        let hear = &mut |token| {
+            show(&spoken.push(token)?);
+            Ok(!self.hush.load(Ordering::SeqCst))
+        };
+        let sampled = stream_response(&who.causal, tokenizer, &prompt.ids, &sampling, hear)?;
+        let cut = if sampled.finished { "" } else { " […]" };
+        show(&format!("{}{cut}\n", spoken.waiting()?));
+        Ok(Answer {
+            speaker,
+            prompt,
+            text: tokenizer.decode(&sampled.tokens)?,
+            sampled,
+        })
+    }
+
+    /// Asks which of two answers is better and keeps what is said. Which one it was; `None` without a preference.
+    fn verdict(&mut self, file: &Path, answers: &[Answer]) -> anyhow::Result<Option<usize>> {
+        let [first, second] = answers else {
+            return Ok(None);
+        };
+        if first.text == second.text {
+            eprintln!("the two answers are the same: there is nothing to choose");
+            return Ok(None);
+        }
+        loop {
+            let said = self
+                .input
+                .ask("better: 1, 2, = (equally good), or Enter for no verdict? ")?;
+            let better = match said.as_deref().map(str::trim) {
+                Some("1") => Some(0),
+                Some("2") => Some(1),
+                Some("=") => None,
+                Some("") | None => return Ok(None),
+                Some(_) => continue,
+            };
+            let prompt = &first.prompt.text;
+            let responses = [&first.text, &second.text];
+            append(
+                file,
+                &match better {
+                    Some(i) => json!({
+                        "prompt": prompt, "chosen": responses[i], "rejected": responses[1 - i], "source": "chat",
+                    }),
+                    None => {
+                        json!({"prompt": prompt, "responses": responses, "ranks": [1, 1], "source": "chat"})
+                    }
+                },
+            )?;
+            return Ok(better);
+        }
+    }
+
+    /// What is known of the answers once they are given: scores, and after a choice whose they were.
+    fn tell(&self, answers: &[Answer]) -> anyhow::Result<()> {
+        for (place, answer) in answers.iter().enumerate() {
+            let speaker = &self.speakers[answer.speaker];
+            let score = match &self.reward {
+                Some(reward) => {
+                    let episode = Episode {
+                        prompt: 0,
+                        response: answer.sampled.tokens.clone(),
+                        finished: answer.sampled.finished,
+                    };
+                    let prompts = std::slice::from_ref(&answer.prompt);
+                    let scores = reward.scores(&speaker.model.tokenizer, prompts, &[episode])?;
+                    scores.first().copied()
+                }
+                None => None,
+            };
+            if !self.for_reading {
+                let mut line = json!({
+                    "prompt": answer.prompt.text,
+                    "model": speaker.name,
+                    "response": answer.text,
+                    "finished": answer.sampled.finished,
+                    "tokens": answer.sampled.tokens.len(),
+                });
+                if let Some(score) = score {
+                    line["score"] = json!(score);
+                }
+                print_json(&line)?;
+                continue;
+            }
+            let mut known = Vec::new();
+            if answers.len() > 1 && self.args.save.is_some() && self.speakers.len() > 1 {
+                known.push(format!("{} was {}", place + 1, speaker.name));
+            } else if answers.len() > 1 && score.is_some() {
+                known.push(format!("{}, {}", place + 1, speaker.name));
+            }
+            known.extend(score.map(|score| format!("score {score:.3}")));
+            if !known.is_empty() {
+                eprintln!("   {}", known.join(": "));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds a row to a file of feedback.
+fn append(file: &Path, row: &Value) -> anyhow::Result<()> {
+    let mut out = fs_err::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)?;
+    Ok(out.write_all(format!("{row}\n").as_bytes())?)
+}
+
+/// Where lines come from: an editor with a history, or a pipe.
+enum Input {
+    Terminal(Box<DefaultEditor>),
+    Pipe,
+}
+
+impl Input {
+    fn new() -> anyhow::Result<Self> {
+        Ok(if std::io::stdin().is_terminal() {
+            Self::Terminal(Box::new(DefaultEditor::new()?))
+        } else {
+            Self::Pipe
+        })
+    }
+
+    /// The next line, without its end; `None` when there are no more.
+    fn ask(&mut self, question: &str) -> anyhow::Result<Option<String>> {
+        match self {
+            Self::Terminal(editor) => match editor.readline(question) {
+                Ok(line) => {
+                    editor.add_history_entry(&line)?;
+                    Ok(Some(line))
+                }
+                Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+            Self::Pipe => {
+                let mut line = String::new();
+                let read = std::io::stdin().lock().read_line(&mut line)?;
+                Ok((read > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
+            }
+        }
+    }
+}

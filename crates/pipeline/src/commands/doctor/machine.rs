@@ -1,0 +1,184 @@
+//! The machine by itself: does it compute right, is there room.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use candle_core::{DType, Device};
+use rlhf_dataset::TextRow;
+use rlhf_lm::{CausalLm, Gradients, LanguageModel};
+use rlhf_sft::{Batch, Row, Rows, negative_log_likelihood};
+use sysinfo::{Disks, System};
+
+use super::{Found, Report, gib};
+use crate::bundled;
+use crate::machine::Machine;
+
+/// What the bundled model is asked, so that every kernel of a training step is used.
+const TEXTS: [&str; 2] = [
+    "Question: which colour is the fox?\nAnswer: the fox is red.",
+    "the ant is tiny. the moth eats wool.",
+];
+
+pub(crate) fn check(machine: &Machine, out: &Path, report: &mut Report) {
+    report.part("machine");
+    report.check("device", || {
+        let device = rlhf_ops::device::describe(&machine.device);
+        Ok((
+            (),
+            Found::Ok(format!("{device}, {}", machine.dtype.as_str())),
+        ))
+    });
+    report.check("arithmetic", || Ok(((), arithmetic(machine)?)));
+    report.check("memory", || {
+        let (free, total) = memory();
+        Ok((
+            (),
+            Found::Ok(format!("{} of {} free", gib(free), gib(total))),
+        ))
+    });
+    report.check("disk", || Ok(((), disk(out, 0)?)));
+    report.check("folder", || Ok(((), writable(out)?)));
+    report.check("hub", || {
+        let hub = crate::models::hub();
+        let cache = hub.cache.display();
+        let found = match hub.offline {
+            true => format!("offline: only models in {cache}"),
+            false => format!("{}, models kept in {cache}", hub.endpoint),
+        };
+        Ok(((), Found::Ok(found)))
+    });
+}
+
+/// Loss and gradient of the bundled model, here and by the reference forms on the CPU in f32.
+fn arithmetic(machine: &Machine) -> anyhow::Result<Found> {
+    let here = loss_and_gradient(machine.dtype, &machine.device)?;
+    let before = rlhf_ops::reference_only();
+    rlhf_ops::set_reference_only(true);
+    let reference = loss_and_gradient(DType::F32, &Device::Cpu);
+    rlhf_ops::set_reference_only(before);
+    let (loss, gradient) = reference?;
+    let loss_off = (here.0 - loss).abs();
+    let norm = |g: &BTreeMap<String, Vec<f32>>| {
+        let squares = g.values().flatten().map(|x| f64::from(*x).powi(2));
+        squares.sum::<f64>().sqrt()
+    };
+    let difference: BTreeMap<String, Vec<f32>> = gradient
+        .iter()
+        .map(|(name, values)| {
+            let here = here.1.get(name).into_iter().flatten();
+            (
+                name.clone(),
+                values.iter().zip(here).map(|(a, b)| a - b).collect(),
+            )
+        })
+        .collect();
+    let gradient_off = norm(&difference) / norm(&gradient);
+    let bound = if machine.dtype == DType::F32 {
+        1e-4
+    } else {
+        5e-2
+    };
+    // Written so that a NaN fails too.
+    ensure!(
+        loss_off < bound && gradient_off < bound,
+        "the bundled model's loss is off by {loss_off:.1e} and its gradient by {gradient_off:.1e} of its length against the reference \
+         forms on the CPU; no more than {bound:.0e} is rounding. Do not train here: try --device cpu, or RLHF_REFERENCE=1, and report it"
+    );
+    Ok(Found::Ok(format!(
+        "a training step of the bundled model agrees with the reference forms: loss to {loss_off:.0e}, gradient to {gradient_off:.0e}"
+    )))
+}
+
+/// Loss per token in nats over [`TEXTS`], and the gradient of every parameter.
+fn loss_and_gradient(
+    dtype: DType,
+    device: &Device,
+) -> anyhow::Result<(f64, BTreeMap<String, Vec<f32>>)> {
+    let model = LanguageModel::load(&bundled::path(bundled::MODEL)?, dtype, device)?;
+    let causal = CausalLm::new(&model.config, &model.params)?;
+    let texts = TEXTS.map(|text| TextRow {
+        text: text.to_owned(),
+        source: None,
+        id: None,
+    });
+    let rows = Rows::from_texts(&model.tokenizer, &texts, 256)?.rows;
+    let targets = rows.iter().map(Row::targets).sum();
+    let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), device)?;
+    let loss = negative_log_likelihood(&causal, &batch, targets)?;
+    let mut gradients = Gradients::new();
+    gradients.accumulate(&model.params, &loss)?;
+    let loss = Gradients::read(&loss.detach(), &[&gradients])?[0];
+    let gradients = gradients
+        .iter()
+        .map(|(name, gradient)| Ok((name.to_owned(), rlhf_ops::read_to_host(gradient)?)))
+        .collect::<anyhow::Result<_>>()?;
+    Ok((f64::from(loss), gradients))
+}
+
+/// Bytes of memory that are free, and that there are.
+pub(super) fn memory() -> (u64, u64) {
+    let mut system = System::new();
+    system.refresh_memory();
+    (system.available_memory(), system.total_memory())
+}
+
+/// Whether the disk that `out` will be on has room for `needed` bytes.
+pub(super) fn disk(out: &Path, needed: u64) -> anyhow::Result<Found> {
+    let place = existing(out)?;
+    let disks = Disks::new_with_refreshed_list();
+    let holding = disks
+        .iter()
+        .filter(|disk| place.starts_with(disk.mount_point()))
+        .max_by_key(|disk| disk.mount_point().components().count());
+    let Some(disk) = holding else {
+        return Ok(Found::Warn(format!(
+            "how much room {} has is not known",
+            place.display()
+        )));
+    };
+    let free = disk.available_space();
+    ensure!(
+        free > needed,
+        "{} needs {} for checkpoints and models, and {} are free: free some space, or choose another --out",
+        out.display(),
+        gib(needed),
+        gib(free)
+    );
+    let wanted = match needed {
+        0 => String::new(),
+        some => format!("checkpoints and models take about {}, ", gib(some)),
+    };
+    Ok(Found::Ok(format!(
+        "{wanted}{} free for {}",
+        gib(free),
+        out.display()
+    )))
+}
+
+/// Whether something can be written where `out` will be.
+fn writable(out: &Path) -> anyhow::Result<Found> {
+    let place = existing(out)?;
+    ensure!(
+        place.is_dir(),
+        "{} is a file, and runs need a folder there: choose another --out",
+        place.display()
+    );
+    let probe = place.join(format!(".rlhf-doctor-{}", std::process::id()));
+    fs_err::write(&probe, "written by rlhf doctor")
+        .and_then(|()| fs_err::remove_file(&probe))
+        .with_context(|| {
+            format!(
+                "{} cannot be written to: choose another --out",
+                place.display()
+            )
+        })?;
+    Ok(Found::Ok(format!("{} can be written to", place.display())))
+}
+
+/// The nearest folder above `path` that is there, or `path` itself.
+fn existing(path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let found = absolute.ancestors().find(|place| place.exists());
+    Ok(found.unwrap_or(&absolute).to_owned())
+}
