@@ -243,7 +243,12 @@ pub(crate) struct DoctorArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// A run, a directory, a GGUF file or a hub id [default: the bundled model].
-    #[arg(long, value_name = "MODEL", default_value = "")]
+    #[arg(
+        long,
+        value_name = "MODEL",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) model: String,
     /// A prompt; may be repeated. \n stands for a line break.
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
@@ -313,7 +318,12 @@ impl SamplingArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     /// Who answers: a run, a directory, a GGUF file or a hub id [default: the bundled model].
-    #[arg(long, value_name = "MODEL", default_value = "")]
+    #[arg(
+        long,
+        value_name = "MODEL",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) model: String,
     /// A second model that answers too.
     #[arg(long, value_name = "MODEL")]
@@ -403,6 +413,7 @@ pub(crate) struct EvalArgs {
 
 // Flags of commands that compute but keep no run.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
 pub(crate) struct ComputeArgs {
     /// Seed.
     #[arg(long, default_value_t = 0)]

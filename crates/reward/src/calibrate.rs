@@ -16,7 +16,7 @@ const PROBED: usize = 4;
 /// `model` should record no graph, and compute in f32: a loader in f32 checks the probes.
 ///
 /// # Errors
-/// When there is nothing to measure, or every response gets the same score.
+/// When there are fewer than two responses, or every response gets the same score.
 pub fn calibrate(
     model: &ScalarModel,
     held_out: &[Item],
@@ -25,8 +25,9 @@ pub fn calibrate(
     let by_item = raw_scores(model, held_out, micro_tokens)?;
     let scores = by_item.concat();
     ensure!(
-        !scores.is_empty(),
-        "there are no responses to measure the scale of scores on"
+        scores.len() > 1,
+        "the scale of scores is measured on held-out responses, and there are {}: hold out more with reward.eval_fraction, or give more rows",
+        scores.len()
     );
     let mean = statistics::mean(&scores);
     let std = (scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / scores.len() as f64).sqrt();

@@ -1,6 +1,6 @@
 //! How well a reward model predicts held-out feedback, beside how well length alone would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Display};
 
 use anyhow::Result;
@@ -62,9 +62,43 @@ pub struct CalibrationBin {
     pub n: usize,
 }
 
+/// What the comparisons below were made on, and what was left out or may flatter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Counts {
+    /// Held-out prompts that were scored.
+    pub prompts: usize,
+    /// Among them those that were cut to fit.
+    pub cut: usize,
+    /// Prompts left out because all their responses are the same.
+    pub identical: usize,
+    /// Prompts that were trained on too, where the training data is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trained_on: Option<usize>,
+}
+
+impl Counts {
+    /// Of held-out items; `identical` as [`Items`](crate::Items) counted them, `trained` the items of the training set if they are known.
+    pub fn of(held_out: &[Item], identical: usize, trained: Option<&[Item]>) -> Self {
+        let known = |trained: &[Item]| {
+            let subjects: HashSet<_> = trained.iter().map(Item::subject).collect();
+            let shared = |item: &&Item| subjects.contains(&item.subject());
+            held_out.iter().filter(shared).count()
+        };
+        Self {
+            prompts: held_out.len(),
+            cut: held_out.iter().filter(|item| !item.whole).count(),
+            identical,
+            trained_on: trained.map(known),
+        }
+    }
+}
+
 /// The report on a reward model; fields that the data has nothing to say about are absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// What was measured on.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Share of preferred responses that score higher; equal scores count half.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<Share>,
@@ -105,17 +139,18 @@ struct Seen {
 pub fn evaluate(
     model: &ScalarModel,
     items: &[Item],
+    counts: Counts,
     micro_tokens: usize,
     seed: u64,
 ) -> Result<Report> {
-    Ok(report(
-        items,
-        &raw_scores(model, items, micro_tokens)?,
-        seed,
-    ))
+    let scores = raw_scores(model, items, micro_tokens)?;
+    Ok(Report {
+        counts,
+        ..report(items, &scores, seed)
+    })
 }
 
-/// The report from scores: pure.
+/// The report from scores: pure, and without the counts.
 pub fn report(items: &[Item], scores: &[Vec<f64>], seed: u64) -> Report {
     let mut seen = Vec::new();
     let (mut taus, mut rated, mut thumbs) = (Vec::new(), Vec::new(), Vec::new());
@@ -171,6 +206,7 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], seed: u64) -> Report {
         }
     }
     Report {
+        counts: Counts::default(),
         accuracy: share(&|_| true, won),
         longer_wins: share(&|_| true, longer),
         by_source,
@@ -277,6 +313,22 @@ impl Display for Report {
                 s.n
             )
         };
+        for (what, count) in [
+            ("held-out prompts", Some(self.counts.prompts)),
+            ("  cut to fit", Some(self.counts.cut).filter(|n| *n > 0)),
+            (
+                "  left out, all responses the same",
+                Some(self.counts.identical).filter(|n| *n > 0),
+            ),
+            (
+                "  trained on too, which flatters",
+                self.counts.trained_on.filter(|n| *n > 0),
+            ),
+        ] {
+            if let Some(count) = count {
+                writeln!(f, "{what:<34} {count:>6}")?;
+            }
+        }
         if let Some(s) = &self.accuracy {
             row(f, "accuracy", s)?;
         }
@@ -360,6 +412,35 @@ mod tests {
         );
         assert_eq!(report.by_length_gap["same length"].value, 1.5 / 2.0);
         assert_eq!(report.calibration.iter().map(|b| b.n).sum::<usize>(), 5);
+    }
+
+    #[test]
+    fn prompts_that_were_trained_on_cut_or_left_out_are_counted() {
+        let of = |prompt: u32, whole: bool| Item {
+            prompt: vec![prompt],
+            whole,
+            texts: (Text::from("a prompt"), Vec::new()),
+            ..item(ranks(&[1.0, 2.0]), &[1, 1], "a")
+        };
+        let held_out = [of(1, true), of(2, false), of(2, true)];
+        let counts = Counts::of(&held_out, 5, Some(&[of(2, true), of(3, true)]));
+        let expected = Counts {
+            prompts: 3,
+            cut: 1,
+            identical: 5,
+            trained_on: Some(2),
+        };
+        assert_eq!(counts, expected);
+        let report = Report {
+            counts,
+            ..Report::default()
+        };
+        assert!(report.to_string().contains("trained on too"));
+        let json = serde_json::to_value(report).unwrap();
+        assert_eq!(
+            (&json["identical"], &json["trained_on"]),
+            (&json!(5), &json!(2))
+        );
     }
 
     #[test]

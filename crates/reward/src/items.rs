@@ -1,5 +1,7 @@
 //! From human feedback to token sequences with something to learn from.
 
+use std::collections::HashMap;
+
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use rlhf_dataset::Feedback;
@@ -43,6 +45,14 @@ impl Item {
     /// Tokens it costs to compute.
     pub fn tokens(&self) -> usize {
         self.prompt.len() + self.responses.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// What must not be both trained and measured on: the prompt, or where there is none the responses themselves.
+    pub(crate) fn subject(&self) -> (&[u32], &[Vec<u32>]) {
+        match self.texts.0.is_empty() {
+            true => (&self.prompt, &self.responses),
+            false => (&self.prompt, &[]),
+        }
     }
 }
 
@@ -135,19 +145,26 @@ fn cut(prompt: &mut Vec<u32>, responses: &mut [Vec<u32>], max_length: usize) -> 
 }
 
 /// Splits by prompt, so that no prompt is on both sides: the share `fraction` of the distinct prompts, every
-/// so many-th in order of first appearance, goes to the second half.
+/// so many-th in order of first appearance, goes to the second half. Texts that were rated without a prompt are split by text.
 pub fn split_by_prompt(items: Vec<Item>, fraction: f64) -> Result<(Vec<Item>, Vec<Item>)> {
     ensure!(
         (0.0..1.0).contains(&fraction),
         "eval_fraction is {fraction}: it must be at least 0 and below 1"
     );
-    let mut seen = std::collections::HashMap::new();
-    Ok(items.into_iter().partition(|item| {
-        let next = seen.len();
-        let n: usize = *seen.entry(item.prompt.clone()).or_insert(next);
-        // Bresenham's rule: prompt n is held out when n·fraction crosses a whole number.
-        ((n + 1) as f64 * fraction).floor() == (n as f64 * fraction).floor()
-    }))
+    let mut seen = HashMap::new();
+    let is_trained_on: Vec<bool> = items
+        .iter()
+        .map(|item| {
+            let next = seen.len();
+            let n: usize = *seen.entry(item.subject()).or_insert(next);
+            // Bresenham's rule: prompt n is held out when n·fraction crosses a whole number.
+            ((n + 1) as f64 * fraction).floor() == (n as f64 * fraction).floor()
+        })
+        .collect();
+    let mut sides = is_trained_on.into_iter();
+    Ok(items
+        .into_iter()
+        .partition(|_| sides.next().unwrap_or(true)))
 }
 
 /// A micro-batch: prompts once, responses after them, and the row of each response's last token.
@@ -208,7 +225,7 @@ mod tests {
             judgement: Judgement::Thumbs(true),
             source: None,
             whole: true,
-            texts: (Text::Plain(String::new()), Vec::new()),
+            texts: (Text::from("asked"), Vec::new()),
         };
         let (train, held) = split_by_prompt((0..40).map(item).collect(), 0.3).unwrap();
         assert_eq!((train.len(), held.len()), (28, 12));
@@ -217,5 +234,21 @@ mod tests {
                 .iter()
                 .all(|t| held.iter().all(|h| h.prompt != t.prompt))
         );
+    }
+
+    #[test]
+    fn ratings_without_a_prompt_are_split_by_what_is_rated() {
+        let item = |n: u32| Item {
+            prompt: vec![0],
+            responses: vec![vec![n % 20, 9]],
+            judgement: Judgement::Rating(1.0),
+            source: None,
+            whole: true,
+            texts: (Text::from(""), Vec::new()),
+        };
+        let (train, held) = split_by_prompt((0..40).map(item).collect(), 0.25).unwrap();
+        assert_eq!((train.len(), held.len()), (30, 10));
+        let apart = |t: &Item| held.iter().all(|h| h.responses != t.responses);
+        assert!(train.iter().all(apart));
     }
 }

@@ -21,7 +21,7 @@ mod train;
 
 pub use calibrate::calibrate;
 pub use config::Config;
-pub use eval::{CalibrationBin, Report, Share, evaluate, raw_scores, report};
+pub use eval::{CalibrationBin, Counts, Report, Share, evaluate, raw_scores, report};
 pub use items::{Batch, Item, Items, Judgement, split_by_prompt};
 pub use loss::{
     Comparison, Ties, best_of_loss, centring_loss, comparison_loss, ranking_comparisons,

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
-use crate::eval::{Report, evaluate};
+use crate::eval::{Counts, Report, evaluate};
 use crate::items::{Batch, Item, Items, Judgement, split_by_prompt};
 use crate::loss::{centring_loss, comparison_loss, ranking_comparisons, rating_loss, thumbs_loss};
 
@@ -66,10 +66,13 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         }
         Ok(items)
     };
-    let (mut items, mut held_out) = if config.eval_prefs.is_empty() {
-        split_by_prompt(load(&config.prefs)?.items, config.eval_fraction)?
+    let all = load(&config.prefs)?;
+    let (mut items, mut held_out, identical) = if config.eval_prefs.is_empty() {
+        let (items, held_out) = split_by_prompt(all.items, config.eval_fraction)?;
+        (items, held_out, all.identical)
     } else {
-        (load(&config.prefs)?.items, load(&config.eval_prefs)?.items)
+        let held_out = load(&config.eval_prefs)?;
+        (all.items, held_out.items, held_out.identical)
     };
     ensure!(
         !items.is_empty(),
@@ -80,6 +83,13 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         "no feedback is held out, and the reward model's scale is measured on held-out responses: \
          raise --eval-fraction or give --eval-prefs"
     );
+    let counts = Counts::of(&held_out, identical, Some(&items));
+    if let Some(shared @ 1..) = counts.trained_on {
+        tracing::warn!(
+            "{shared} of {} held-out prompts are trained on too: the report will flatter the model",
+            held_out.len()
+        );
+    }
     standardise_ratings(&mut items, &mut held_out);
 
     // The head replaces the vocabulary projection; the trunk goes on learning.
@@ -189,7 +199,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         ]);
         metrics.log(done, &line)?;
         if done < steps && config.eval_every > 0 && done % config.eval_every == 0 {
-            let report = evaluate(&evaluated, &held_out, micro_tokens, session.seed)?;
+            let report = evaluate(&evaluated, &held_out, counts, micro_tokens, session.seed)?;
             metrics.log(done, &report.metrics())?;
         }
         progress.tick(done, &[("loss", last_loss)], tokens as u64);
@@ -204,7 +214,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     }
     progress.finish();
 
-    let report = evaluate(&evaluated, &held_out, micro_tokens, session.seed)?;
+    let report = evaluate(&evaluated, &held_out, counts, micro_tokens, session.seed)?;
     metrics.log(steps, &report.metrics())?;
     let card = card(config, &evaluated, &held_out, micro_tokens, &report)?;
     session.dir.publish(|folder| -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use candle_core::DType;
 use rlhf_dataset::{Row, read_feedback, read_rows};
 use rlhf_lm::{Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel};
-use rlhf_reward::Items;
+use rlhf_reward::{Counts, Items};
 use rlhf_sft::{Rows, mean_loss};
 use rlhf_train::micro_batch_tokens;
 use serde_json::json;
@@ -134,7 +134,8 @@ fn report(
     }
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
     let micro_tokens = micro_batch_tokens(model.config(), false);
-    let report = rlhf_reward::evaluate(&scalar, &items.items, micro_tokens, run.seed)?;
+    let counts = Counts::of(&items.items, items.identical, None);
+    let report = rlhf_reward::evaluate(&scalar, &items.items, counts, micro_tokens, run.seed)?;
     let scale = match args.calibrate {
         true => Some(calibrate(folder, &model, &scalar, &items, micro_tokens)?),
         false => None,

@@ -3,7 +3,6 @@
 //! A stage may start from a model that an earlier one has yet to make. What that one starts from stands in for it: it has the same
 //! shape and the same tokenizer.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -11,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use rlhf_dataset::{read_demonstrations, read_feedback, read_prompts, read_texts};
 use rlhf_lm::{CausalLm, LanguageModel, ModelConfig, RewardModel, Text};
 use rlhf_ppo::{CriticKind, Episode, PromptRow, RewardSource, prompt_rows};
-use rlhf_reward::{Item, Items, split_by_prompt};
+use rlhf_reward::{Counts, Item, Items, split_by_prompt};
 use rlhf_sft::{Row, Rows, mean_loss};
 use rlhf_train::{MemoryItem, micro_batch_tokens};
 
@@ -208,9 +207,8 @@ impl Rounds<'_> {
                     !others.is_empty(),
                     "no feedback is held out, and the scale of scores is measured there: raise reward.eval_fraction"
                 );
-                let prompts: BTreeSet<&Vec<u32>> = all.items.iter().map(|i| &i.prompt).collect();
-                let shared = others.iter().filter(|i| prompts.contains(&i.prompt)).count();
-                let shared = if held_out.is_empty() { 0 } else { shared };
+                let trained = (!held_out.is_empty()).then_some(all.items.as_slice());
+                let shared = Counts::of(&others, 0, trained).trained_on.unwrap_or(0);
                 let tokens: usize = all.items.iter().map(Item::tokens).sum();
                 let mut found = format!("{tokens} over {} prompts", all.items.len());
                 let counts = [
