@@ -135,23 +135,8 @@ struct Seen {
     longer_by: i64,
 }
 
-/// Scores held-out items and compares with what the humans said. `seed` drives the bootstrap.
-pub fn evaluate(
-    model: &ScalarModel,
-    items: &[Item],
-    counts: Counts,
-    micro_tokens: usize,
-    seed: u64,
-) -> Result<Report> {
-    let scores = raw_scores(model, items, micro_tokens)?;
-    Ok(Report {
-        counts,
-        ..report(items, &scores, seed)
-    })
-}
-
-/// The report from scores: pure, and without the counts.
-pub fn report(items: &[Item], scores: &[Vec<f64>], seed: u64) -> Report {
+/// What the [`raw_scores`] of `items` say of the model; `seed` drives the bootstrap.
+pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) -> Report {
     let mut seen = Vec::new();
     let (mut taus, mut rated, mut thumbs) = (Vec::new(), Vec::new(), Vec::new());
     for (n, (item, scores)) in items.iter().zip(scores).enumerate() {
@@ -206,7 +191,7 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], seed: u64) -> Report {
         }
     }
     Report {
-        counts: Counts::default(),
+        counts,
         accuracy: share(&|_| true, won),
         longer_wins: share(&|_| true, longer),
         by_source,
@@ -399,7 +384,7 @@ mod tests {
             vec![3.0, 1.0, 2.0],
             vec![0.5, 0.5],
         ];
-        let report = report(&items, &scores, 1);
+        let report = report(&items, &scores, Counts::default(), 1);
         let accuracy = report.accuracy.unwrap();
         assert_eq!((accuracy.value, accuracy.n), (3.5 / 5.0, 5));
         assert!(accuracy.low <= accuracy.value && accuracy.value <= accuracy.high);
@@ -453,7 +438,7 @@ mod tests {
             item(Judgement::Thumbs(false), &[1], "t"),
         ];
         let scores = vec![vec![0.1], vec![0.2], vec![0.9], vec![1.0], vec![-1.0]];
-        let report = report(&items, &scores, 1);
+        let report = report(&items, &scores, Counts::default(), 1);
         assert_eq!(report.accuracy, None);
         assert_eq!((report.spearman, report.auc), (Some(1.0), Some(1.0)));
     }

@@ -6,7 +6,7 @@
 //! 1. [`loss`](comparison_loss): one formula per kind of feedback,
 //! 2. `items`: how K responses share one prompt in a packed batch,
 //! 3. [`train()`]: the loop,
-//! 4. [`evaluate`]: what the model got right, beside what length alone would have,
+//! 4. [`report`]: what the model got right, beside what length alone would have,
 //! 5. [`calibrate()`]: the scale of its scores.
 
 mod calibrate;
@@ -21,7 +21,7 @@ mod train;
 
 pub use calibrate::calibrate;
 pub use config::Config;
-pub use eval::{CalibrationBin, Counts, Report, Share, evaluate, raw_scores, report};
+pub use eval::{CalibrationBin, Counts, Report, Share, raw_scores, report};
 pub use items::{Batch, Item, Items, Judgement, split_by_prompt};
 pub use loss::{
     Comparison, Ties, best_of_loss, centring_loss, comparison_loss, ranking_comparisons,

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
-use crate::eval::{Counts, Report, evaluate};
+use crate::eval::{Counts, Report, raw_scores, report};
 use crate::items::{Batch, Item, Items, Judgement, split_by_prompt};
 use crate::loss::{centring_loss, comparison_loss, ranking_comparisons, rating_loss, thumbs_loss};
 
@@ -199,7 +199,8 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         ]);
         metrics.log(done, &line)?;
         if done < steps && config.eval_every > 0 && done % config.eval_every == 0 {
-            let report = evaluate(&evaluated, &held_out, counts, micro_tokens, session.seed)?;
+            let scores = raw_scores(&evaluated, &held_out, micro_tokens)?;
+            let report = report(&held_out, &scores, counts, session.seed);
             metrics.log(done, &report.metrics())?;
         }
         progress.tick(done, &[("loss", last_loss)], tokens as u64);
@@ -214,9 +215,10 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     }
     progress.finish();
 
-    let report = evaluate(&evaluated, &held_out, counts, micro_tokens, session.seed)?;
+    let scores = raw_scores(&evaluated, &held_out, micro_tokens)?;
+    let report = report(&held_out, &scores, counts, session.seed);
     metrics.log(steps, &report.metrics())?;
-    let card = card(config, &evaluated, &held_out, micro_tokens, &report)?;
+    let card = card(config, &held_out, &scores, &report)?;
     session.dir.publish(|folder| -> Result<()> {
         Ok(RewardModel::save(
             folder,
@@ -321,12 +323,11 @@ fn items_of_step<'a>(
 /// What `reward.json` will say: the scale of held-out scores, and a few texts whose scores a loader can check.
 fn card(
     config: &Config,
-    model: &ScalarModel,
     held_out: &[Item],
-    micro_tokens: usize,
+    scores: &[Vec<f64>],
     report: &Report,
 ) -> Result<RewardCard> {
-    let (calibration, probes) = calibrate(model, held_out, micro_tokens)?;
+    let (calibration, probes) = calibrate(held_out, scores)?;
     // Names, not paths: the folder may be published, and where its maker keeps files is nobody's business.
     let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
         let names = paths.iter().filter_map(|path| path.file_name());

@@ -135,9 +135,10 @@ fn report(
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
     let micro_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical, None);
-    let report = rlhf_reward::evaluate(&scalar, &items.items, counts, micro_tokens, run.seed)?;
+    let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_tokens)?;
+    let report = rlhf_reward::report(&items.items, &scores, counts, run.seed);
     let scale = match args.calibrate {
-        true => Some(calibrate(folder, &model, &scalar, &items, micro_tokens)?),
+        true => Some(calibrate(folder, &model, &items, &scores)?),
         false => None,
     };
     if args.json {
@@ -164,11 +165,10 @@ fn report(
 fn calibrate(
     folder: &Path,
     model: &RewardModel,
-    scalar: &ScalarModel,
     items: &Items,
-    micro_tokens: usize,
+    scores: &[Vec<f64>],
 ) -> anyhow::Result<Calibration> {
-    let (scale, probes) = rlhf_reward::calibrate(scalar, &items.items, micro_tokens)?;
+    let (scale, probes) = rlhf_reward::calibrate(&items.items, scores)?;
     let card = RewardCard {
         calibration: Some(scale),
         probes,
