@@ -180,3 +180,35 @@ fn mdp_prints_the_values_of_the_textbook() {
         assert!((found - expected).abs() < 1e-9, "{values:?}");
     }
 }
+
+#[test]
+fn with_a_model_rows_are_shown_in_its_tokens() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    let text = folder.done("data demos.jsonl --model base");
+    assert!(
+        text.contains("tokens, answer") && text.contains("<|endoftext|>"),
+        "{text}"
+    );
+    assert!(!folder.done("data demos.jsonl").contains("<|endoftext|>"));
+    let json: Value =
+        serde_json::from_str(&folder.done("data demos.jsonl --model base --json")).unwrap();
+    // A scorer's line has one log-probability for every token but the first of prompt and completion together.
+    let scored = folder.done("score --model base --data demos.jsonl --quiet");
+    let lengths = scored.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["logprobs"].as_array().unwrap().len() + 1
+    });
+    let lengths: Vec<usize> = lengths.collect();
+    let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+    let tokens = &json["tokens"];
+    let told =
+        tokens["prompt"]["mean"].as_f64().unwrap() + tokens["answer"]["mean"].as_f64().unwrap();
+    assert!((told - mean).abs() < 1e-9, "{told} and {mean}");
+    assert!(
+        folder
+            .refused("data demos.jsonl --model runs/nowhere")
+            .contains("runs/nowhere")
+    );
+}

@@ -466,6 +466,9 @@ pub(crate) struct DataArgs {
     /// Files or folders.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Show rows and lengths in the tokens of this model: a run, a directory, a GGUF file or a hub id.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
     /// How many rows to show.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) show: usize,
