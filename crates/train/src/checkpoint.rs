@@ -167,12 +167,16 @@ impl RunDir {
         steps.sort_unstable();
         steps.dedup();
         // A folder lacks a file only if its removal was cut short.
-        steps.retain(|&step| {
-            [TENSORS, STATE]
-                .iter()
-                .all(|file| self.checkpoint_path(step).join(file).exists())
-        });
-        Ok(steps)
+        let mut whole = Vec::new();
+        for step in steps {
+            let path = self.checkpoint_path(step);
+            if [TENSORS, STATE].iter().all(|file| path.join(file).exists()) {
+                whole.push(step);
+            } else {
+                durable::remove(&path)?;
+            }
+        }
+        Ok(whole)
     }
 }
 
@@ -349,7 +353,7 @@ mod tests {
         fs_err::create_dir(&pruned).unwrap();
         fs_err::write(pruned.join(TENSORS), [0u8; 100]).unwrap();
         assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 1);
-        assert!(!half.exists());
+        assert!(!half.exists() && !pruned.exists());
         dir.checkpoint_save(&at_step(2), 2).unwrap();
         assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 2);
     }
