@@ -313,6 +313,220 @@ fn a_killed_pipeline_continues_where_it_was() {
     assert_same_run(&folder.path("whole/sft"), &folder.path("cut/sft"));
 }
 
+/// Runs `line` where no file may become longer than 51 kB: a write beyond that is cut short and fails, as on a full disk.
+#[cfg(unix)]
+fn where_space_ends(folder: &Folder, line: &str) -> String {
+    let prepared = folder.command(line);
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\""])
+        .arg(prepared.get_program())
+        .args(prepared.get_args())
+        .current_dir(folder.path(""))
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_costs_no_checkpoint_and_the_run_goes_on_to_the_same_bytes() {
+    let folder = folder();
+    // The last lines of the metrics, and of TensorBoard's events, are beyond the limit.
+    let line = "sft --model base --data demos.jsonl --steps 1000 --quiet";
+    folder.done(&format!("{line} --out runs/whole"));
+    let line = format!("{line} --out runs/cut");
+
+    // Nothing is there yet but the metrics, which tell how far the run came.
+    let said = where_space_ends(&folder, &format!("{line} --save-every 1"));
+    assert!(
+        said.contains("checkpoint of step 1")
+            && said.contains("step-000001.aside/tensors.safetensors")
+            && said.contains("no earlier one exists")
+            && told_what_to_do(&said),
+        "{said}"
+    );
+    let names = |run: &str| -> Vec<String> {
+        let all = files(&folder.path(run)).into_iter().map(|file| file.0);
+        all.filter(|name| !name.starts_with("events.") && name != "run.lock")
+            .collect()
+    };
+    assert_eq!(
+        names("runs/cut"),
+        ["config.toml", "metrics.jsonl", "timings.jsonl"]
+    );
+
+    let cut = Run {
+        folder: &folder,
+        line: format!("{line} --save-every 1 --resume"),
+        out: "runs/cut".into(),
+    };
+    kill(cut.started());
+    let said = where_space_ends(&folder, &cut.line);
+    let newest = cut.newest();
+    assert!(
+        said.contains(&format!("checkpoint of step {}", newest + 1))
+            && said.contains(&format!("the one of step {newest} is kept")),
+        "{said}"
+    );
+    assert!(!cut.saving(), "{:?}", cut.checkpoints());
+
+    let resumed = format!("{line} --save-every 0 --resume");
+    let said = where_space_ends(&folder, &resumed);
+    assert!(
+        said.contains("failed to write to file `runs/cut/") && told_what_to_do(&said),
+        "{said}"
+    );
+    assert_eq!(cut.newest(), newest);
+    folder.done(&resumed);
+    assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
+}
+
+fn told_what_to_do(said: &str) -> bool {
+    said.contains("Free some space") && said.contains("--resume")
+}
+
+#[test]
+#[cfg(unix)]
+fn a_model_that_does_not_fit_on_the_disk_is_published_once_there_is_space() {
+    let folder = folder();
+    let line = "sft --model base --data demos.jsonl --steps 30 --quiet";
+    folder.done(&format!("{line} --out runs/whole"));
+    let line = format!("{line} --out runs/cut");
+    let said = where_space_ends(&folder, &line);
+    assert!(
+        said.contains("final.aside/model.safetensors") && told_what_to_do(&said),
+        "{said}"
+    );
+    assert!(!folder.path("runs/cut/final").exists());
+    assert!(!folder.path("runs/cut/final.aside").exists());
+    folder.done(&format!("{line} --resume"));
+    assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
+}
+
+/// `/dev/full` answers every write as a full disk does.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_space_for_samples_stops_ppo_and_it_goes_on_to_the_same_bytes() {
+    let folder = folder();
+    folder.prompts("prompts.jsonl");
+    let line = "ppo --model base --reward length:4 --prompts prompts.jsonl --steps 40 --quiet";
+    folder.done(&format!("{line} --out runs/whole"));
+    let line = format!("{line} --out runs/cut");
+    let cut = Run {
+        folder: &folder,
+        line: format!("{line} --save-every 1"),
+        out: "runs/cut".into(),
+    };
+    kill(cut.started());
+    let samples = folder.path("runs/cut/samples.jsonl");
+    let kept = folder.path("kept");
+    fs_err::rename(&samples, &kept).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &samples).unwrap();
+    let resumed = format!("{line} --resume");
+    let output = folder.command(&resumed).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("runs/cut/samples.jsonl")
+            && said.contains("No space left on device")
+            && told_what_to_do(&said),
+        "{said}"
+    );
+    fs_err::rename(&kept, &samples).unwrap();
+    folder.done(&resumed);
+    assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    folder.write("file", "mine");
+    folder.write("closed/note.txt", "mine");
+    let closed = fs_err::metadata(folder.path("closed"))
+        .unwrap()
+        .permissions();
+    fs_err::set_permissions(folder.path("closed"), PermissionsExt::from_mode(0o555)).unwrap();
+    let mut places = vec!["file", "file/run"];
+    // Modes do not stop root; that nobody makes folders in /sys stops everyone.
+    if cfg!(target_os = "linux") {
+        places.push("/sys/rlhf-run");
+    }
+    if fs_err::write(folder.path("closed/try"), "").is_err() {
+        places.extend(["closed", "closed/run"]);
+    }
+    for out in places {
+        let output = folder
+            .command(&format!("sft --model base --data demos.jsonl --out {out}"))
+            .output()
+            .unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("error: {out} cannot hold a run"))
+                && said.contains("choose another --out")
+                && !said.contains("step"),
+            "{said}"
+        );
+    }
+    fs_err::set_permissions(folder.path("closed"), closed).unwrap();
+    assert_eq!(folder.read("file"), "mine");
+    assert_eq!(folder.read("closed/note.txt"), "mine");
+}
+
+#[test]
+#[cfg(unix)]
+fn two_runs_never_write_into_one_folder_and_a_dead_one_is_not_in_the_way() {
+    let folder = folder();
+    let line = "sft --model base --data demos.jsonl --steps 3000 --quiet --out runs/one";
+    let first = Run {
+        folder: &folder,
+        line: format!("{line} --save-every 1"),
+        out: "runs/one".into(),
+    };
+    let mut child = first.started();
+    for how in ["", "--resume", "--overwrite"] {
+        let output = folder.command(&format!("{line} {how}")).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{how}: {said}");
+        let complaint = format!("runs/one is in use by process {}", child.id());
+        assert!(
+            said.contains(&complaint) && said.contains("--out"),
+            "{how}: {said}"
+        );
+    }
+    let then = first.newest();
+    first.wait(&mut child, || first.newest() > then);
+    kill(child);
+    assert!(first.has("run.lock"));
+    folder.done("sft --model base --data demos.jsonl --steps 9 --quiet --overwrite --out runs/one");
+}
+
+/// Whoever comes first writes; the others are told so, either way.
+#[test]
+#[cfg(unix)]
+fn of_several_runs_that_start_at_once_one_has_the_folder() {
+    let folder = folder();
+    let line = "sft --model base --data demos.jsonl --steps 40 --quiet";
+    folder.done(&format!("{line} --out runs/alone"));
+    let run = Run {
+        folder: &folder,
+        line: format!("{line} --out runs/together"),
+        out: "runs/together".into(),
+    };
+    let children: Vec<Child> = (0..4).map(|_| run.start()).collect();
+    let codes: Vec<Option<i32>> = children
+        .into_iter()
+        .map(|mut child| child.wait().unwrap().code())
+        .collect();
+    let done = codes.iter().filter(|code| **code == Some(0)).count();
+    assert!(done == 1 && codes.iter().all(Option::is_some), "{codes:?}");
+    assert_same_run(&folder.path("runs/alone"), &folder.path("runs/together"));
+}
+
 #[test]
 fn resuming_what_is_finished_does_nothing_and_starting_over_it_is_refused() {
     let folder = Folder::quick();

@@ -1,11 +1,12 @@
 //! Tensors in safetensors files: read in one piece or in shards, written in one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use fs_err::File;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
@@ -150,8 +151,13 @@ pub(crate) fn write(dir: &Path, tensors: &BTreeMap<String, Tensor>, dtype: DType
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     // `safetensors` makes files that their owner alone may read; this one is to be like any other.
     let usual = fs_err::File::create(&path)?.metadata()?.permissions();
-    safetensors::serialize_to_file(converted, Some(metadata), &path)
-        .map_err(|e| Error::file(&path, format!("could not be written: {e}")))?;
+    safetensors::serialize_to_file(converted, Some(metadata), &path).map_err(|e| match e {
+        SafeTensorError::IoError(e) => Error::Io(io::Error::new(
+            e.kind(),
+            format!("failed to write to file `{}`: {e}", path.display()),
+        )),
+        other => Error::file(&path, format!("could not be written: {other}")),
+    })?;
     Ok(fs_err::set_permissions(&path, usual)?)
 }
 

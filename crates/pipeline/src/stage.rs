@@ -1,5 +1,6 @@
 //! One stage from its settings to its finished run directory.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -327,7 +328,6 @@ impl<S: Stage> Job<S> {
     ) -> anyhow::Result<S::Outcome> {
         let missing = missing(out);
         let dir = RunDir::open(out, existing)?;
-        dir.write_config(&self.config)?;
         let mut session = Session {
             device: machine.device.clone(),
             dtype: machine.dtype,
@@ -338,28 +338,69 @@ impl<S: Stage> Job<S> {
             interrupt: machine.interrupt.clone(),
             resume: existing == OnExisting::Resume,
         };
-        match self.located.train(&mut session) {
-            Ok(outcome) => {
-                session.dir.mark_finished(&self.fingerprint)?;
-                Ok(outcome)
-            }
-            Err(error) => {
-                let begun = out
-                    .join("metrics.jsonl")
-                    .metadata()
-                    .is_ok_and(|file| file.len() > 0);
-                drop(session);
-                if !begun && !missing.is_empty() {
-                    fs_err::remove_dir_all(out)?;
-                    // The folders above it were made for this run, but others may have moved in: only empty ones go.
-                    for parent in &missing[1..] {
-                        let _ = fs_err::remove_dir(parent);
-                    }
-                }
-                Err(if begun { error } else { blame_input(error) })
+        let error = match self.carry_out(&mut session) {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        let begun = out
+            .join("metrics.jsonl")
+            .metadata()
+            .is_ok_and(|file| file.len() > 0);
+        drop(session);
+        if !begun && !missing.is_empty() {
+            // The first error is the one to report.
+            let _ = fs_err::remove_dir_all(out);
+            // The folders above it were made for this run, but others may have moved in: only empty ones go.
+            for parent in &missing[1..] {
+                let _ = fs_err::remove_dir(parent);
             }
         }
+        let error = if begun { error } else { blame_input(error) };
+        Err(if is_of_the_disk(&error, begun) {
+            DiskError { error }.into()
+        } else {
+            error
+        })
     }
+
+    fn carry_out(&self, session: &mut Session) -> anyhow::Result<S::Outcome> {
+        session.dir.write_config(&self.config)?;
+        let outcome = self.located.train(session)?;
+        session.dir.mark_finished(&self.fingerprint)?;
+        Ok(outcome)
+    }
+}
+
+/// A run that could not be written: everything up to its last checkpoint is.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{error:#}. Free some space or make the folder writable, then run the command again with --resume: it goes on from the last \
+     checkpoint, or where there is none from the start"
+)]
+struct DiskError {
+    error: anyhow::Error,
+}
+
+/// Whether the disk is full, or read-only where writing had begun, and the error does not yet say what to do.
+fn is_of_the_disk(error: &anyhow::Error, begun: bool) -> bool {
+    let told = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(
+            cause.downcast_ref(),
+            Some(rlhf_train::Error::CheckpointNotSaved { .. })
+        )
+    };
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        let io = match (cause.downcast_ref(), cause.downcast_ref()) {
+            (Some(rlhf_train::Error::Io(io)), _) | (_, Some(rlhf_lm::Error::Io(io))) => Some(io),
+            _ => cause.downcast_ref::<std::io::Error>(),
+        };
+        io.is_some_and(|io| match io.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => true,
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => begun,
+            _ => false,
+        })
+    };
+    !error.chain().any(told) && error.chain().any(kind)
 }
 
 /// What a run directory holds of a stage that is about to run.
@@ -389,7 +430,7 @@ fn blame_input(error: anyhow::Error) -> anyhow::Error {
         cause.is::<Interrupted>()
             || cause
                 .downcast_ref::<std::io::Error>()
-                .is_some_and(|io| io.kind() != std::io::ErrorKind::NotFound)
+                .is_some_and(|io| io.kind() != ErrorKind::NotFound)
     };
     if error.chain().any(other) {
         error

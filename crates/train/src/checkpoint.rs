@@ -1,4 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::iter::successors;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -63,9 +65,9 @@ impl RunDir {
     /// Saves a checkpoint and removes all but the newest `keep` (at least one). If it cannot be written, those before it stay.
     pub fn checkpoint_save(&self, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
         self.try_checkpoint_save(checkpoint)
-            .map_err(|source| Error::CheckpointNotSaved {
+            .map_err(|cause| Error::CheckpointNotSaved {
                 step: checkpoint.step,
-                source: Box::new(source),
+                cause: Box::new(cause),
                 kept: match self.checkpoints() {
                     Ok(steps) if steps.is_empty() => "no earlier one exists".into(),
                     Ok(steps) => format!("the one of step {} is kept", steps[steps.len() - 1]),
@@ -185,7 +187,16 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
         .iter()
         .map(|(k, t)| (k.as_str(), t.clone()))
         .collect();
-    candle_core::safetensors::save(&tensors, path).map_err(|e| damaged(path, e))
+    candle_core::safetensors::save(&tensors, path).map_err(|e| {
+        let mut causes = successors(Some(&e as &dyn std::error::Error), |cause| cause.source());
+        match causes.find_map(|cause| cause.downcast_ref::<io::Error>()) {
+            Some(io) => Error::Io(io::Error::new(
+                io.kind(),
+                format!("failed to write to file `{}`: {io}", path.display()),
+            )),
+            None => damaged(path, e),
+        }
+    })
 }
 
 fn load(dir: &Path) -> Result<(Checkpoint, BTreeMap<String, u64>)> {

@@ -23,15 +23,23 @@ pub enum Error {
         /// The process that holds the lock, as far as it is known.
         holder: String,
     },
+    /// The run directory could not be made, or nothing can be written into it.
+    #[error("{} cannot hold a run: {cause}; make it writable, free some space, or choose another --out", path.display())]
+    RunNotWritable {
+        /// The run directory.
+        path: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
     /// A checkpoint could not be written; everything saved before is untouched.
     #[error(
-        "cannot save the checkpoint of step {step}: {source}; {kept}. Free some space or make the folder writable, then continue with --resume"
+        "cannot save the checkpoint of step {step}: {cause}; {kept}. Free some space or make the folder writable, then continue with --resume"
     )]
     CheckpointNotSaved {
         /// The step whose checkpoint failed.
         step: u64,
         /// Why.
-        source: Box<Error>,
+        cause: Box<Error>,
         /// What a resumed run will start from.
         kept: String,
     },

@@ -60,8 +60,15 @@ impl RunDir {
     /// Creates or enters `path` and locks it; the lock lasts until the value is dropped.
     pub fn open(path: impl Into<PathBuf>, existing: OnExisting) -> Result<Self> {
         let path = path.into();
-        fs_err::create_dir_all(&path)?;
-        let lock = lock(&path)?;
+        let not_writable = |cause| Error::RunNotWritable {
+            path: path.clone(),
+            cause,
+        };
+        fs_err::create_dir_all(&path).map_err(not_writable)?;
+        let lock = lock(&path).map_err(|error| match error {
+            Error::Io(cause) => not_writable(cause),
+            other => other,
+        })?;
         let holds_a_run = CONTENT.iter().any(|name| path.join(name).exists());
         match existing {
             OnExisting::Refuse if holds_a_run => return Err(Error::RunExists(path)),
