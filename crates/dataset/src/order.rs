@@ -16,6 +16,21 @@ pub fn file_order(n: usize) -> Vec<usize> {
     (0..n).collect()
 }
 
+/// The rows of step `step`, `batch` at a time; the last step of an epoch takes what is left. A function of its arguments alone, so that
+/// a resumed run sees what it would have seen.
+pub fn step_rows(seed: u64, n: usize, batch: usize, shuffle: bool, step: u64) -> Vec<usize> {
+    let per_epoch = n.div_ceil(batch) as u64;
+    let mut order = if shuffle {
+        epoch_order(seed, step / per_epoch, n)
+    } else {
+        file_order(n)
+    };
+    let first = (step % per_epoch) as usize * batch;
+    order.drain(..first);
+    order.truncate(batch);
+    order
+}
+
 /// The rows at `places` of one epoch after another, each in its own [`epoch_order`]: no row comes again before all others have come.
 pub fn across_epochs(seed: u64, n: usize, places: Range<usize>) -> Vec<usize> {
     let mut order = (usize::MAX, Vec::new());
@@ -66,6 +81,14 @@ mod tests {
             assert_eq!(sorted, file_order(100));
         }
         assert!(epoch_order(1, 0, 0).is_empty());
+    }
+
+    #[test]
+    fn the_steps_of_an_epoch_are_its_order_cut_into_batches() {
+        for (shuffle, order) in [(true, epoch_order(3, 1, 7)), (false, file_order(7))] {
+            let steps: Vec<_> = (3..6).map(|i| step_rows(3, 7, 3, shuffle, i)).collect();
+            assert_eq!(steps, [&order[..3], &order[3..6], &order[6..]]);
+        }
     }
 
     #[test]

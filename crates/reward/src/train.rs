@@ -5,17 +5,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
-use rlhf_dataset::order::{epoch_order, file_order, micro_batches};
+use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_dataset::read_feedback;
 use rlhf_lm::{
     Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardCard, RewardModel, ScalarModel,
     Tokenizer,
 };
 use rlhf_train::{
-    AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule, Session,
-    micro_batch_tokens, statistics,
+    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, recipe, statistics,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
@@ -99,38 +98,21 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let params = Params::load(&tensors, &session.device, session.dtype)?;
     let model = ScalarModel::new(&model_config, &params)?.recomputing(session.recompute);
     let evaluated = ScalarModel::new(&model_config, &params.frozen())?;
-    let mut optimizer = AdamW::new(AdamWConfig {
-        weight_decay: config.weight_decay,
-        ..AdamWConfig::default()
-    });
-
-    ensure!(
-        config.batch > 0,
-        "reward.batch is 0: a step needs at least one prompt"
-    );
-    let per_epoch = items.len().div_ceil(config.batch) as u64;
-    let steps = if config.steps > 0 {
-        config.steps
-    } else {
-        per_epoch * config.epochs as u64
-    };
-    let schedule = Schedule {
-        kind: config.schedule,
-        warmup_steps: config.warmup,
-        total_steps: steps,
-    };
-    let micro_tokens = if config.micro_batch > 0 {
-        config.micro_batch
-    } else {
-        micro_batch_tokens(&model_config, session.recompute)
-    };
+    let recipe = recipe!("reward", "prompt", config);
+    let mut optimizer = recipe.optimizer();
+    let course = recipe.course(items.len(), &model_config, session.recompute)?;
+    let Course {
+        per_epoch,
+        steps,
+        schedule,
+        micro_tokens,
+    } = course;
     let plan = plan(
         config,
         &params,
         &model_config,
         &items,
-        steps,
-        micro_tokens,
+        &course,
         &tokenizer,
         session,
     )?;
@@ -140,8 +122,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     if session.resume
         && let Some(checkpoint) = session.dir.checkpoint_latest()?
     {
-        params.restore(&checkpoint.group("model"))?;
-        optimizer.load_state(&params, &checkpoint.group("adam"))?;
+        checkpoint.restore(&params, &mut optimizer)?;
         first = checkpoint.step;
         tracing::info!("resuming after step {first}");
     }
@@ -151,7 +132,14 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
 
     for step in first..steps {
         let begun = Instant::now();
-        let batch = items_of_step(&items, config, session.seed, step, per_epoch);
+        let order = step_rows(
+            session.seed,
+            items.len(),
+            recipe.batch,
+            recipe.shuffle,
+            step,
+        );
+        let batch: Vec<&Item> = order.iter().map(|&i| &items[i]).collect();
         let tokens: usize = batch.iter().map(|item| item.tokens()).sum();
         let share = 1.0 / batch.len() as f32;
 
@@ -173,9 +161,8 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
             // A comparison stays the same when all scores move by one amount, and that is all the bias of GPT-2's last norm does.
             gradients.check_all_but(&params, &["transformer.ln_f.bias"])?;
         }
-        let lr = schedule.lr(config.lr, step);
-        let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-        let grad_norm = optimizer.step(&params, &gradients, lr, clip)?;
+        let lr = schedule.lr(recipe.lr, step);
+        let grad_norm = optimizer.step(&params, &gradients, lr, recipe.clip())?;
         ensure!(
             last_loss.is_finite() && grad_norm.is_finite(),
             "step {}: loss {last_loss} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \
@@ -198,7 +185,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
             ),
         ]);
         metrics.log(done, &line)?;
-        if done < steps && config.eval_every > 0 && done % config.eval_every == 0 {
+        if done < steps && recipe.eval_every > 0 && done % recipe.eval_every == 0 {
             let scores = raw_scores(&evaluated, &held_out, micro_tokens)?;
             let report = report(&held_out, &scores, counts, session.seed);
             metrics.log(done, &report.metrics())?;
@@ -206,8 +193,9 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         progress.tick(done, &[("loss", last_loss)], tokens as u64);
 
         let stop = session.interrupt.requested() && done < steps;
-        if stop || config.save_every > 0 && done % config.save_every == 0 && done < steps {
-            save_checkpoint(done, &params, &optimizer, session)?;
+        if stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps {
+            let checkpoint = Checkpoint::of(done, &params, &optimizer)?;
+            session.dir.checkpoint_save(&checkpoint, 2)?;
         }
         if stop {
             return Err(Interrupted { step: done }.into());
@@ -298,28 +286,6 @@ fn standardise_ratings(items: &mut [Item], held_out: &mut [Item]) {
     }
 }
 
-/// The items of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
-fn items_of_step<'a>(
-    items: &'a [Item],
-    config: &Config,
-    seed: u64,
-    step: u64,
-    per_epoch: u64,
-) -> Vec<&'a Item> {
-    let order = if config.shuffle {
-        epoch_order(seed, step / per_epoch, items.len())
-    } else {
-        file_order(items.len())
-    };
-    let start = (step % per_epoch) as usize * config.batch;
-    order
-        .iter()
-        .skip(start)
-        .take(config.batch)
-        .map(|&i| &items[i])
-        .collect()
-}
-
 /// What `reward.json` will say: the scale of held-out scores, and a few texts whose scores a loader can check.
 fn card(
     config: &Config,
@@ -348,8 +314,7 @@ fn plan(
     params: &Params,
     model: &ModelConfig,
     items: &[Item],
-    steps: u64,
-    micro_tokens: usize,
+    course: &Course,
     tokenizer: &Tokenizer,
     session: &Session,
 ) -> Result<Plan> {
@@ -358,6 +323,7 @@ fn plan(
     let parameters = params.num_parameters() as u64;
     let per_step = tokens as f64 * config.batch as f64 / items.len() as f64;
     let mut memory = MemoryItem::trained("model", parameters).to_vec();
+    let micro_tokens = course.micro_tokens;
     let held = (per_step as u64).min(micro_tokens as u64);
     memory.push(MemoryItem::activations(held, model, session.recompute));
     let example = &items[0];
@@ -379,8 +345,8 @@ fn plan(
             "{} prompts a step, about {per_step:.0} tokens, in micro-batches of at most {micro_tokens} tokens",
             config.batch
         ),
-        steps,
-        tokens: (per_step * steps as f64) as u64,
+        steps: course.steps,
+        tokens: (per_step * course.steps as f64) as u64,
         memory,
         device: session.describe_device(),
         example: vec![
@@ -391,16 +357,4 @@ fn plan(
             (tokenizer.decode_with_special(&[*last])?, true),
         ],
     })
-}
-
-fn save_checkpoint(step: u64, params: &Params, optimizer: &AdamW, session: &Session) -> Result<()> {
-    let mut checkpoint = Checkpoint {
-        step,
-        tensors: Default::default(),
-        state: Value::Null,
-    };
-    checkpoint.insert_group("model", params.tensors());
-    checkpoint.insert_group("adam", optimizer.state()?);
-    session.dir.checkpoint_save(&checkpoint, 2)?;
-    Ok(())
 }

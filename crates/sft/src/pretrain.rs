@@ -6,12 +6,12 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use rlhf_dataset::read_texts;
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
-use rlhf_train::{ScheduleKind, Session};
+use rlhf_train::{ScheduleKind, Session, recipe};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::rows::Rows;
-use crate::train::{Outcome, Recipe, fit};
+use crate::train::{Outcome, fit, publish};
 
 /// Settings of `rlhf pretrain`; every field has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,28 +166,9 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         "no text is left to train on: all was kept back for evaluation"
     );
 
-    let recipe = Recipe {
-        stage: "pretrain",
-        epochs: config.epochs,
-        steps: config.steps,
-        batch: config.batch,
-        micro_batch: config.micro_batch,
-        lr: config.lr,
-        schedule: config.schedule,
-        warmup: config.warmup,
-        weight_decay: config.weight_decay,
-        max_grad_norm: config.max_grad_norm,
-        shuffle: config.shuffle,
-        eval_every: config.eval_every,
-        save_every: config.save_every,
-        save_dtype: config.save_dtype,
-    };
-    fit(
-        &recipe,
-        model,
-        &rows.rows,
-        &held_out.rows,
-        Instant::now(),
-        session,
-    )
+    let recipe = recipe!("pretrain", "row", config);
+    let begun = Instant::now();
+    let outcome = fit(&recipe, &model, &rows.rows, &held_out.rows, begun, session)?;
+    publish(&model, config.save_dtype, session)?;
+    Ok(outcome)
 }

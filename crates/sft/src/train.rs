@@ -5,14 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
-use rlhf_dataset::order::{epoch_order, file_order, micro_batches};
+use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_dataset::read_demonstrations;
-use rlhf_lm::{CausalLm, Gradients, LanguageModel, Params, SaveDtype, Tokenizer};
+use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype, Tokenizer};
 use rlhf_train::{
-    AdamW, AdamWConfig, Checkpoint, Interrupted, MemoryItem, Plan, Progress, Schedule,
-    ScheduleKind, Session, micro_batch_tokens,
+    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Recipe, Session, recipe,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::config::Config;
 use crate::eval::mean_loss;
@@ -28,25 +27,6 @@ pub struct Outcome {
     pub loss: f64,
     /// Loss per target token on held-out rows, in nats, if there were any.
     pub eval_loss: Option<f64>,
-}
-
-/// How to walk over the rows and how far to move; the settings that pretraining and fine-tuning share.
-#[derive(Clone, Debug)]
-pub(crate) struct Recipe {
-    pub(crate) stage: &'static str,
-    pub(crate) epochs: usize,
-    pub(crate) steps: u64,
-    pub(crate) batch: usize,
-    pub(crate) micro_batch: usize,
-    pub(crate) lr: f64,
-    pub(crate) schedule: ScheduleKind,
-    pub(crate) warmup: u64,
-    pub(crate) weight_decay: f64,
-    pub(crate) max_grad_norm: f64,
-    pub(crate) shuffle: bool,
-    pub(crate) eval_every: u64,
-    pub(crate) save_every: u64,
-    pub(crate) save_dtype: SaveDtype,
 }
 
 /// Fine-tunes `config.model` on demonstrations; the model ends up in the run's `final/`.
@@ -87,29 +67,16 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         !rows.rows.is_empty(),
         "no rows are left to train on: all were kept back for evaluation"
     );
-    let recipe = Recipe {
-        stage: "sft",
-        epochs: config.epochs,
-        steps: config.steps,
-        batch: config.batch,
-        micro_batch: config.micro_batch,
-        lr: config.lr,
-        schedule: config.schedule,
-        warmup: config.warmup,
-        weight_decay: config.weight_decay,
-        max_grad_norm: config.max_grad_norm,
-        shuffle: config.shuffle,
-        eval_every: config.eval_every,
-        save_every: config.save_every,
-        save_dtype: SaveDtype::F32,
-    };
-    fit(&recipe, model, &rows.rows, &held_out, loaded, session)
+    let recipe = recipe!("sft", "row", config);
+    let outcome = fit(&recipe, &model, &rows.rows, &held_out, loaded, session)?;
+    publish(&model, SaveDtype::F32, session)?;
+    Ok(outcome)
 }
 
 /// Minimises the loss per target token over `rows` with AdamW. The model was there at `loaded`.
 pub(crate) fn fit(
     recipe: &Recipe,
-    language_model: LanguageModel,
+    language_model: &LanguageModel,
     rows: &[Row],
     held_out: &[Row],
     loaded: Instant,
@@ -118,42 +85,23 @@ pub(crate) fn fit(
     let params = &language_model.params;
     let model = CausalLm::new(&language_model.config, params)?.recomputing(session.recompute);
     let evaluated = CausalLm::new(&language_model.config, &params.frozen())?;
-    let mut optimizer = AdamW::new(AdamWConfig {
-        weight_decay: recipe.weight_decay,
-        ..AdamWConfig::default()
-    });
-
-    ensure!(
-        recipe.batch > 0,
-        "{}.batch is 0: a step needs at least one row",
-        recipe.stage
-    );
-    let per_epoch = rows.len().div_ceil(recipe.batch) as u64;
-    let steps = if recipe.steps > 0 {
-        recipe.steps
-    } else {
-        per_epoch * recipe.epochs as u64
-    };
-    let schedule = Schedule {
-        kind: recipe.schedule,
-        warmup_steps: recipe.warmup,
-        total_steps: steps,
-    };
-    let micro_tokens = if recipe.micro_batch > 0 {
-        recipe.micro_batch
-    } else {
-        micro_batch_tokens(&language_model.config, session.recompute)
-    };
+    let mut optimizer = recipe.optimizer();
+    let course = recipe.course(rows.len(), &language_model.config, session.recompute)?;
+    let Course {
+        per_epoch,
+        steps,
+        schedule,
+        micro_tokens,
+    } = course;
     session
         .progress
-        .say(&plan(recipe, &language_model, rows, steps, micro_tokens, session)?.to_string());
+        .say(&plan(recipe, language_model, rows, &course, session)?.to_string());
 
     let mut first = 0;
     if session.resume
         && let Some(checkpoint) = session.dir.checkpoint_latest()?
     {
-        params.restore(&checkpoint.group("model"))?;
-        optimizer.load_state(params, &checkpoint.group("adam"))?;
+        checkpoint.restore(params, &mut optimizer)?;
         first = checkpoint.step;
         tracing::info!("resuming after step {first}");
     }
@@ -171,7 +119,8 @@ pub(crate) fn fit(
     );
     for step in first..steps {
         let begun = Instant::now();
-        let batch = rows_of_step(rows, recipe, session.seed, step, per_epoch);
+        let order = step_rows(session.seed, rows.len(), recipe.batch, recipe.shuffle, step);
+        let batch: Vec<&Row> = order.iter().map(|&i| &rows[i]).collect();
         let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
         let targets: usize = batch.iter().map(|row| row.targets()).sum();
 
@@ -189,8 +138,7 @@ pub(crate) fn fit(
             gradients.check_all(params)?;
         }
         let lr = schedule.lr(recipe.lr, step);
-        let clip = (recipe.max_grad_norm > 0.0).then_some(recipe.max_grad_norm);
-        let grad_norm = optimizer.step(params, &gradients, lr, clip)?;
+        let grad_norm = optimizer.step(params, &gradients, lr, recipe.clip())?;
         ensure!(
             outcome.loss.is_finite() && grad_norm.is_finite(),
             "step {}: loss {} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \
@@ -225,18 +173,20 @@ pub(crate) fn fit(
 
         let stop = session.interrupt.requested() && done < steps;
         if stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps {
-            save_checkpoint(done, params, &optimizer, session)?;
+            let checkpoint = Checkpoint::of(done, params, &optimizer)?;
+            session.dir.checkpoint_save(&checkpoint, 2)?;
         }
         if stop {
             return Err(Interrupted { step: done }.into());
         }
     }
     progress.finish();
-
-    session
-        .dir
-        .publish(|folder| -> Result<()> { Ok(language_model.save(folder, recipe.save_dtype)?) })?;
     Ok(outcome)
+}
+
+/// Writes the run's `final/`.
+pub(crate) fn publish(model: &LanguageModel, dtype: SaveDtype, session: &Session) -> Result<()> {
+    session.dir.publish(|folder| Ok(model.save(folder, dtype)?))
 }
 
 /// What is about to happen, for the user to read before anything is spent.
@@ -244,8 +194,7 @@ fn plan(
     recipe: &Recipe,
     model: &LanguageModel,
     rows: &[Row],
-    steps: u64,
-    micro_tokens: usize,
+    course: &Course,
     session: &Session,
 ) -> Result<Plan> {
     let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
@@ -253,6 +202,7 @@ fn plan(
     let parameters = model.params.num_parameters() as u64;
     let per_step = tokens as f64 * recipe.batch as f64 / rows.len() as f64;
     let mut memory = MemoryItem::trained("model", parameters).to_vec();
+    let micro_tokens = course.micro_tokens;
     let held = (per_step as u64).min(micro_tokens as u64);
     memory.push(MemoryItem::activations(
         held,
@@ -274,8 +224,8 @@ fn plan(
             "{} rows a step, about {per_step:.0} tokens, in micro-batches of at most {micro_tokens} tokens",
             recipe.batch
         ),
-        steps,
-        tokens: (per_step * steps as f64) as u64,
+        steps: course.steps,
+        tokens: (per_step * course.steps as f64) as u64,
         memory,
         device: session.describe_device(),
         example: marked(&model.tokenizer, &rows[0])?,
@@ -296,39 +246,4 @@ fn marked(tokenizer: &Tokenizer, row: &Row) -> Result<Vec<(String, bool)>> {
         }
     }
     Ok(pieces)
-}
-
-/// The rows of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
-fn rows_of_step<'a>(
-    rows: &'a [Row],
-    recipe: &Recipe,
-    seed: u64,
-    step: u64,
-    per_epoch: u64,
-) -> Vec<&'a Row> {
-    let epoch = step / per_epoch;
-    let order = if recipe.shuffle {
-        epoch_order(seed, epoch, rows.len())
-    } else {
-        file_order(rows.len())
-    };
-    let start = (step % per_epoch) as usize * recipe.batch;
-    order
-        .iter()
-        .skip(start)
-        .take(recipe.batch)
-        .map(|&i| &rows[i])
-        .collect()
-}
-
-fn save_checkpoint(step: u64, params: &Params, optimizer: &AdamW, session: &Session) -> Result<()> {
-    let mut checkpoint = Checkpoint {
-        step,
-        tensors: Default::default(),
-        state: Value::Null,
-    };
-    checkpoint.insert_group("model", params.tensors());
-    checkpoint.insert_group("adam", optimizer.state()?);
-    session.dir.checkpoint_save(&checkpoint, 2)?;
-    Ok(())
 }

@@ -4,11 +4,12 @@ use std::iter::successors;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use rlhf_lm::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::run_dir::{CHECKPOINTS, METRICS, SAMPLES, TIMINGS};
-use crate::{Error, Result, RunDir, durable};
+use crate::{AdamW, Error, Result, RunDir, durable};
 
 const TENSORS: &str = "tensors.safetensors";
 const STATE: &str = "state.json";
@@ -32,6 +33,24 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Where one model and its optimizer stand after `step` steps.
+    pub fn of(step: u64, params: &Params, optimizer: &AdamW) -> Result<Self> {
+        let mut checkpoint = Self {
+            step,
+            tensors: BTreeMap::new(),
+            state: Value::Null,
+        };
+        checkpoint.insert_group("model", params.tensors());
+        checkpoint.insert_group("adam", optimizer.state()?);
+        Ok(checkpoint)
+    }
+
+    /// Puts model and optimizer back to where [`Checkpoint::of`] found them.
+    pub fn restore(&self, params: &Params, optimizer: &mut AdamW) -> Result<()> {
+        params.restore(&self.group("model"))?;
+        optimizer.load_state(params, &self.group("adam"))
+    }
+
     /// The tensors under `group/`, with that prefix taken off.
     pub fn group(&self, group: &str) -> BTreeMap<String, Tensor> {
         let prefix = format!("{group}/");

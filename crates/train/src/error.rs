@@ -61,6 +61,14 @@ pub enum Error {
         /// The metric.
         key: String,
     },
+    /// A batch of nothing was asked for.
+    #[error("{stage}.batch is 0: a step needs at least one {unit}")]
+    EmptyBatch {
+        /// The stage.
+        stage: &'static str,
+        /// What it takes.
+        unit: &'static str,
+    },
     /// The model or its gradients could not be used.
     #[error(transparent)]
     Model(#[from] rlhf_lm::Error),

@@ -1,6 +1,6 @@
 //! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
 //!
-//! - [`AdamW`], [`Schedule`]: how weights move;
+//! - [`AdamW`], [`Schedule`], [`Recipe`]: how weights move, and which settings say so;
 //! - [`RunDir`], [`Checkpoint`], [`DataCursor`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
 //! - [`statistics`]: the numbers in reports.
@@ -21,6 +21,7 @@ mod plan;
 #[path = "../../../tests/portable.rs"]
 mod portable;
 mod progress;
+mod recipe;
 mod run_dir;
 mod schedule;
 mod session;
@@ -34,6 +35,7 @@ pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use plan::{MemoryItem, Plan, activation_bytes, micro_batch_tokens};
 pub use progress::{Progress, ProgressStyle};
+pub use recipe::{Course, Recipe};
 pub use run_dir::{OnExisting, RunDir, finished};
 pub use schedule::{Schedule, ScheduleKind};
 pub use session::Session;
