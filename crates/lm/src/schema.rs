@@ -53,29 +53,43 @@ impl Schema {
         strict: bool,
     ) -> Option<String> {
         let found: BTreeMap<_, _> = found.collect();
-        let mut missing = Vec::new();
-        let mut misshaped = Vec::new();
+        let mut misfits = Misfits::default();
         for (name, shape) in self.iter() {
-            match found.get(name) {
-                None => missing.push(name.to_owned()),
-                Some(other) if *other != shape => misshaped.push(format!(
-                    "{name} (expected {:?}, found {:?})",
-                    shape.dims(),
-                    other.dims()
-                )),
-                Some(_) => {}
-            }
+            misfits.compare(name, shape.dims(), found.get(name).map(|s| s.dims()));
         }
         let asked = |name: &&str| self.0.contains_key(*name);
-        let unexpected: Vec<_> = found
-            .keys()
-            .filter(|name| strict && !asked(name))
-            .map(|name| (*name).to_owned())
-            .collect();
+        let unexpected = found.keys().filter(|name| strict && !asked(name));
+        misfits.unexpected = unexpected.map(|name| (*name).to_owned()).collect();
+        misfits.listed()
+    }
+}
+
+/// The names of tensors that are not what a model asks for.
+#[derive(Default)]
+pub(crate) struct Misfits {
+    missing: Vec<String>,
+    misshaped: Vec<String>,
+    pub(crate) unexpected: Vec<String>,
+}
+
+impl Misfits {
+    /// Notes the tensor `name` if it is not `found` or has another shape.
+    pub(crate) fn compare(&mut self, name: &str, expected: &[usize], found: Option<&[usize]>) {
+        match found {
+            None => self.missing.push(name.to_owned()),
+            Some(found) if found != expected => self
+                .misshaped
+                .push(format!("{name} (expected {expected:?}, found {found:?})")),
+            Some(_) => {}
+        }
+    }
+
+    /// All of them on one line, if there are any.
+    pub(crate) fn listed(&self) -> Option<String> {
         let parts: Vec<_> = [
-            ("missing", missing),
-            ("wrong shape", misshaped),
-            ("unexpected", unexpected),
+            ("missing", &self.missing),
+            ("wrong shape", &self.misshaped),
+            ("unexpected", &self.unexpected),
         ]
         .iter()
         .filter(|(_, names)| !names.is_empty())

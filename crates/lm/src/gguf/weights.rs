@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::config::{DIVISORS, architecture};
 use super::file::GgufFile;
 use crate::config::Family;
-use crate::schema::first_few;
+use crate::schema::Misfits;
 use crate::{CausalLm, ModelConfig, Result};
 
 /// Modules of Hugging Face, and what llama.cpp calls them.
@@ -109,7 +109,7 @@ pub(super) fn read(file: &mut GgufFile, config: &ModelConfig) -> Result<BTreeMap
     let architecture = architecture(file)?.to_owned();
     let mut plan = Vec::new();
     let mut asked = BTreeSet::new();
-    let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
+    let mut misfits = Misfits::default();
     for (name, shape) in CausalLm::schema(config)?.iter() {
         let stored = gguf_name(name)
             .ok_or_else(|| file.error(format!("has no name for parameter {name}")))?;
@@ -118,36 +118,18 @@ pub(super) fn read(file: &mut GgufFile, config: &ModelConfig) -> Result<BTreeMap
         if matches!(change, Change::Transposed) {
             expected.reverse();
         }
-        match file.shape(&stored) {
-            None => missing.push(stored.clone()),
-            Some(found) if found != expected => {
-                misshaped.push(format!("{stored} (expected {expected:?}, found {found:?})"));
-            }
-            Some(_) => {}
-        }
+        misfits.compare(&stored, &expected, file.shape(&stored));
         asked.insert(stored.clone());
         plan.push((name.to_owned(), stored, change));
     }
-    let unexpected: Vec<_> = file
+    misfits.unexpected = file
         .names()
         .filter(|name| !asked.contains(*name) && !is_constant(name, config.tied()))
         .map(str::to_owned)
         .collect();
-    let wrong: Vec<_> = [
-        ("missing", missing),
-        ("wrong shape", misshaped),
-        ("unexpected", unexpected),
-    ]
-    .iter()
-    .filter(|(_, names)| !names.is_empty())
-    .map(|(what, names)| format!("{what}: {}", first_few(names)))
-    .collect();
-    if !wrong.is_empty() {
+    if let Some(misfits) = misfits.listed() {
         let kind = config.model_type();
-        return Err(file.error(format!(
-            "does not hold a {kind} language model: {}",
-            wrong.join("; ")
-        )));
+        return Err(file.error(format!("does not hold a {kind} language model: {misfits}")));
     }
     let mut tensors = BTreeMap::new();
     for (name, stored, change) in plan {
