@@ -18,6 +18,7 @@ mod causal;
 mod config;
 mod encode;
 mod error;
+mod filters;
 mod generate;
 pub mod gguf;
 mod gpt2;

@@ -6,6 +6,7 @@
 
 mod config;
 mod file;
+mod header;
 mod rope;
 mod tokenizer;
 mod weights;

@@ -10,7 +10,8 @@ use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value, json};
 
-use super::file::{self, GgufFile};
+use super::file::GgufFile;
+use super::header;
 use crate::{Result, Tokenizer};
 
 /// `tokenizer.ggml.token_type`.
@@ -117,12 +118,12 @@ struct Vocabulary<'a> {
 
 impl<'a> Vocabulary<'a> {
     fn read(file: &'a GgufFile) -> Result<Self> {
-        let text = |value: &'a file::Value| match value {
-            file::Value::Text(text) => Some(&**text),
+        let text = |value: &'a header::Value| match value {
+            header::Value::Text(text) => Some(&**text),
             _ => None,
         };
-        let integer = |value: &file::Value| match value {
-            file::Value::Integer(integer) => Some(*integer),
+        let integer = |value: &header::Value| match value {
+            header::Value::Integer(integer) => Some(*integer),
             _ => None,
         };
         let tokens = file
@@ -218,8 +219,8 @@ fn same_length(file: &GgufFile, key: &str, found: usize, tokens: usize) -> Resul
 /// `tokenizer.json` of a byte-level BPE, and whether such tokenizers begin a text with the begin
 /// token when the file does not say.
 fn byte_level<'a>(file: &'a GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)> {
-    let pair = |value: &'a file::Value| match value {
-        file::Value::Text(text) => text.split_once(' '),
+    let pair = |value: &'a header::Value| match value {
+        header::Value::Text(text) => text.split_once(' '),
         _ => None,
     };
     let merges = file
@@ -271,8 +272,8 @@ fn byte_level<'a>(file: &'a GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Va
 
 /// `tokenizer.json` of SentencePiece's BPE: the spelling of Llama 2.
 fn sentence_piece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value> {
-    let score = |value: &file::Value| match value {
-        file::Value::Float(score) if score.is_finite() => Some(*score),
+    let score = |value: &header::Value| match value {
+        header::Value::Float(score) if score.is_finite() => Some(*score),
         _ => None,
     };
     let scores = file
