@@ -1,6 +1,8 @@
 //! Causal attention over a packed stream.
 
 mod cpu;
+mod heads;
+mod tile;
 
 use std::collections::BTreeMap;
 
@@ -10,7 +12,8 @@ use candle_nn::ops::softmax;
 use crate::cpu::{fused, wide};
 use crate::layout::{Block, Layout};
 
-pub(crate) use cpu::{HeadShape, Heads, soften};
+pub(crate) use heads::{HeadShape, Heads};
+pub(crate) use tile::soften;
 
 /// `o_t = Σ_s softmax_s(scale · q_t·k_s) v_s` over the tokens `s` that [`Layout`] lets `t` see.
 ///

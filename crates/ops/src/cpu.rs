@@ -98,8 +98,11 @@ pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuSt
     Ok((CpuStorage::F32(values), shape.into()))
 }
 
-/// A gradient, in the shape of what it belongs to.
+/// A gradient, in the shape of what it belongs to; none where that records no graph.
 pub(crate) fn gradient(values: Vec<f32>, of: &Tensor) -> Result<Option<Tensor>> {
+    if !of.track_op() {
+        return Ok(None);
+    }
     Tensor::from_vec(values, of.shape(), &Device::Cpu).map(Some)
 }
 
@@ -139,6 +142,13 @@ pub(crate) fn unwritten(len: usize) -> Vec<f32> {
         buffer.set_len(len)
     };
     buffer
+}
+
+/// Fills a buffer with zeros, in parallel.
+pub(crate) fn clear(buffer: &mut [f32]) {
+    buffer
+        .par_chunks_mut(GRAIN)
+        .for_each(|piece| piece.fill(0.0));
 }
 
 /// Rows of `width` that make one piece of work.

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, b
 use rayon::prelude::*;
 
 use crate::cpu::{
-    GRAIN, Operand, Shared, add, elements, fill, fused, gradient, output, unwritten, wide,
+    Operand, Shared, add, clear, elements, fill, fused, gradient, output, unwritten, wide,
 };
 use crate::sums::give;
 
@@ -67,9 +67,7 @@ impl CustomOp1 for Embedding {
             .collect();
         let into = |dtable: &mut [f32], accumulate: bool| {
             if !accumulate {
-                dtable
-                    .par_chunks_mut(GRAIN)
-                    .for_each(|piece| piece.fill(0.0));
+                clear(dtable);
             }
             let shared = Shared::new(dtable);
             by_row.par_iter().for_each(|readers| {

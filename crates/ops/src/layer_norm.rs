@@ -101,18 +101,12 @@ impl CustomOp3 for LayerNorm {
                 db,
             );
         });
-        let dx = if x.track_op() { gradient(dx, x)? } else { None };
-        let dw = if w.track_op() {
-            gradient(sums[..d].to_vec(), w)?
-        } else {
-            None
-        };
-        let db = if b.track_op() {
-            gradient(sums[d..].to_vec(), b)?
-        } else {
-            None
-        };
-        Ok((dx, dw, db))
+        let (dw, db) = sums.split_at(sums.len() / 2);
+        Ok((
+            gradient(dx, x)?,
+            gradient(dw.to_vec(), w)?,
+            gradient(db.to_vec(), b)?,
+        ))
     }
 }
 

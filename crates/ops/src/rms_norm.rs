@@ -82,9 +82,7 @@ impl CustomOp2 for RmsNorm {
                 dw,
             );
         });
-        let dx = if x.track_op() { gradient(dx, x)? } else { None };
-        let dw = if w.track_op() { gradient(dw, w)? } else { None };
-        Ok((dx, dw))
+        Ok((gradient(dx, x)?, gradient(dw, w)?))
     }
 }
 

@@ -67,17 +67,7 @@ impl CustomOp2 for SwiGlu {
             let dup = unsafe { shared.slice(at, dgate.len()) };
             backward(&gates[at..], &ups[at..], &g[at..], dgate, dup);
         });
-        let dgate = if gate.track_op() {
-            gradient(dgate, gate)?
-        } else {
-            None
-        };
-        let dup = if up.track_op() {
-            gradient(dup, up)?
-        } else {
-            None
-        };
-        Ok((dgate, dup))
+        Ok((gradient(dgate, gate)?, gradient(dup, up)?))
     }
 }
 

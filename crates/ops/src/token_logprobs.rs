@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail}
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use crate::cpu::{GRAIN, Operand, fused, gradient, output, unwritten, wide};
+use crate::cpu::{Operand, clear, fused, gradient, output, unwritten, wide};
 use crate::sums::give;
 use crate::vocabulary::{Projection, check, checked_targets, chunk_rows, slopes, summarise};
 
@@ -149,9 +149,7 @@ impl CustomOp2 for Logprobs {
         let mut dhidden = unwritten(room(hidden));
         let mut into = |dvocab: &mut [f32], accumulate: bool| {
             if !accumulate {
-                dvocab
-                    .par_chunks_mut(GRAIN)
-                    .for_each(|piece| piece.fill(0.0));
+                clear(dvocab);
             }
             projection.chunks(self.scale, |first, logits| {
                 logits
@@ -165,22 +163,13 @@ impl CustomOp2 for Logprobs {
                 projection.chunk_back(self.scale, first, logits, &mut dhidden, dvocab);
             });
         };
-        let mut dvocab = Vec::new();
-        if !vocab.track_op() || !give(vocab, &mut into)? {
-            dvocab = unwritten(room(vocab));
-            into(&mut dvocab, false);
+        let mut dvocab = None;
+        if !(vocab.track_op() && give(vocab, &mut into)?) {
+            let mut own = unwritten(room(vocab));
+            into(&mut own, false);
+            dvocab = gradient(own, vocab)?;
         }
-        let dhidden = if hidden.track_op() {
-            gradient(dhidden, hidden)?
-        } else {
-            None
-        };
-        let dvocab = if dvocab.is_empty() {
-            None
-        } else {
-            gradient(dvocab, vocab)?
-        };
-        Ok((dhidden, dvocab))
+        Ok((gradient(dhidden, hidden)?, dvocab))
     }
 }
 

@@ -1,36 +1,15 @@
 //! Attention on the CPU: tiles of queries against all their keys, probabilities recomputed for the gradient.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout as Strides, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{
-    Matrix, Operand, Shared, Target, Threads, elements, gradient, multiply_into, output, unwritten,
-};
+use super::heads::{HeadShape, Heads, Output};
+use super::tile::{recall, soften, tiles};
+use crate::cpu::{Operand, Shared, gradient, output, unwritten};
 use crate::layout::{Block, Layout};
-use crate::simd::{exp, max, sum, sum2, vectorised};
-
-/// Queries of a tile. Its scores, 64 by the number of keys, are all that ever exists of the T×T table.
-const TILE: usize = 64;
-
-/// The sizes of an attention: query heads, key heads, and the elements of one head.
-#[derive(Clone, Copy)]
-pub(crate) struct HeadShape {
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) d: usize,
-}
-
-impl HeadShape {
-    /// Query heads that share a key head.
-    fn group(self) -> usize {
-        self.heads / self.kv_heads
-    }
-}
 
 pub(super) struct Attention {
     layout: Layout,
@@ -38,208 +17,6 @@ pub(super) struct Attention {
     scale: f32,
     /// `log Σ e^score` of each token and head, `[T, Hq]`, left by the forward pass.
     normalisers: OnceLock<Vec<f32>>,
-}
-
-/// The heads of some tokens: those of a token lie side by side, in rows any stride apart. Parts of one fused projection are read in place.
-pub(crate) struct Heads<'a> {
-    data: Cow<'a, [f32]>,
-    /// Where the first head begins.
-    first: usize,
-    /// Between tokens.
-    stride: usize,
-    d: usize,
-}
-
-impl<'a> Heads<'a> {
-    /// The heads of `d` in the columns from `first` on of a matrix.
-    fn new(storage: &'a CpuStorage, layout: &Strides, first: usize, d: usize) -> Result<Self> {
-        let (_, width) = layout.shape().dims2()?;
-        Ok(match layout.stride() {
-            &[stride, 1] => Self {
-                data: Cow::Borrowed(&storage.as_slice::<f32>()?[layout.start_offset()..]),
-                first,
-                stride,
-                d,
-            },
-            _ => Self {
-                data: elements(storage, layout)?,
-                first,
-                stride: width,
-                d,
-            },
-        })
-    }
-
-    pub(crate) fn of(operand: &'a Operand<'_>, d: usize) -> Result<Self> {
-        Self::from(operand, 0, d)
-    }
-
-    fn from(operand: &'a Operand<'_>, first: usize, d: usize) -> Result<Self> {
-        let (storage, layout) = operand.stored()?;
-        Self::new(storage, layout, first, d)
-    }
-
-    /// One head of one token.
-    #[inline(always)]
-    pub(crate) fn row(&self, token: usize, head: usize) -> &[f32] {
-        &self.data[token * self.stride + self.first + head * self.d..][..self.d]
-    }
-
-    /// One head of some tokens, a row each.
-    fn rows(&self, tokens: &Range<usize>, head: usize) -> Matrix<'_> {
-        let start = if tokens.is_empty() {
-            0
-        } else {
-            tokens.start * self.stride + self.first + head * self.d
-        };
-        Matrix::strided(&self.data[start..], tokens.len(), self.d, self.stride)
-    }
-}
-
-/// A contiguous matrix in which tasks write heads, each to its own tokens and heads.
-#[derive(Clone, Copy)]
-struct Output {
-    buffer: Shared,
-    /// Where the first head begins.
-    first: usize,
-    /// Between tokens.
-    stride: usize,
-    d: usize,
-}
-
-impl Output {
-    fn rows(self, tokens: &Range<usize>, head: usize) -> Target {
-        Target {
-            buffer: self.buffer,
-            at: tokens.start * self.stride + self.first + head * self.d,
-            row_stride: self.stride,
-        }
-    }
-}
-
-/// Some queries of one block and head, with the keys they see.
-struct Tile<'a> {
-    queries: Range<usize>,
-    prefix: &'a Range<usize>,
-    /// Up to the last query's own; earlier queries see fewer.
-    own: Range<usize>,
-    head: usize,
-    kv_head: usize,
-}
-
-/// The tiles of one block and head, in order.
-fn tiles(block: &Block, head: usize, kv_head: usize) -> impl Iterator<Item = Tile<'_>> {
-    let Block { tokens, prefix } = block;
-    tokens.clone().step_by(TILE).map(move |first| {
-        let queries = first..tokens.end.min(first + TILE);
-        Tile {
-            own: tokens.start..queries.end,
-            queries,
-            prefix,
-            head,
-            kv_head,
-        }
-    })
-}
-
-impl Tile<'_> {
-    fn seen(&self) -> usize {
-        self.prefix.len() + self.own.len()
-    }
-
-    /// Keys that the `i`th query sees.
-    fn visible(&self, i: usize) -> usize {
-        self.seen() - self.queries.len() + i + 1
-    }
-
-    /// `scores = scale · queries·keysᵀ`, `[queries, seen]`; entries after a query's own token are left for the caller to clear.
-    fn scores(&self, queries: &Heads<'_>, keys: &Heads<'_>, scale: f32, scores: &mut Vec<f32>) {
-        scores.resize(self.queries.len() * self.seen(), 0.0);
-        let (buffer, row_stride) = (Shared::new(scores), self.seen());
-        let rows = queries.rows(&self.queries, self.head);
-        for (at, tokens) in [(0, self.prefix), (self.prefix.len(), &self.own)] {
-            if !tokens.is_empty() {
-                let target = Target {
-                    buffer,
-                    at,
-                    row_stride,
-                };
-                // SAFETY: `scores` is this task's own.
-                unsafe {
-                    multiply_into(
-                        target,
-                        rows,
-                        keys.rows(tokens, self.kv_head).t(),
-                        scale,
-                        false,
-                        Threads::One,
-                    )
-                }
-            }
-        }
-    }
-
-    /// `target (+)= scale · weights·values` over the prefix and the tile's own keys, with `weights` as [`scores`](Self::scores) lays them out.
-    ///
-    /// # Safety
-    /// No other task touches the target's rows.
-    unsafe fn gather(&self, target: Target, weights: &[f32], values: &Heads<'_>, scale: f32) {
-        let (rows, seen) = (self.queries.len(), self.seen());
-        if !self.prefix.is_empty() {
-            let weights = Matrix::strided(weights, rows, self.prefix.len(), seen);
-            // SAFETY: the caller's promise.
-            unsafe {
-                multiply_into(
-                    target,
-                    weights,
-                    values.rows(self.prefix, self.kv_head),
-                    scale,
-                    false,
-                    Threads::One,
-                )
-            }
-        }
-        let weights = Matrix::strided(&weights[self.prefix.len()..], rows, self.own.len(), seen);
-        // SAFETY: the caller's promise.
-        unsafe {
-            multiply_into(
-                target,
-                weights,
-                values.rows(&self.own, self.kv_head),
-                scale,
-                !self.prefix.is_empty(),
-                Threads::One,
-            )
-        }
-    }
-
-    /// `target += scale · weightsᵀ·rows`: what the tile's queries add to the prefix and its own keys.
-    ///
-    /// # Safety
-    /// No other task touches these tokens of this key head.
-    unsafe fn scatter(&self, target: Output, weights: &[f32], rows: Matrix<'_>, scale: f32) {
-        for (at, tokens) in [(0, self.prefix), (self.prefix.len(), &self.own)] {
-            if !tokens.is_empty() {
-                let weights = Matrix::strided(
-                    &weights[at..],
-                    self.queries.len(),
-                    tokens.len(),
-                    self.seen(),
-                );
-                // SAFETY: the caller's promise.
-                unsafe {
-                    multiply_into(
-                        target.rows(tokens, self.kv_head),
-                        weights.t(),
-                        rows,
-                        scale,
-                        true,
-                        Threads::One,
-                    )
-                }
-            }
-        }
-    }
 }
 
 /// Blocks that share keys: a prefix and its continuations, or one block alone.
@@ -416,14 +193,7 @@ impl CustomOp3 for Attention {
             target(&mut dv, v)?,
         ];
         self.backward(inputs, out, g, targets)?;
-        let wanted = |values, of: &Tensor| {
-            if of.track_op() {
-                gradient(values, of)
-            } else {
-                Ok(None)
-            }
-        };
-        Ok((wanted(dq, q)?, wanted(dk, k)?, wanted(dv, v)?))
+        Ok((gradient(dq, q)?, gradient(dk, k)?, gradient(dv, v)?))
     }
 }
 
@@ -466,36 +236,5 @@ impl CustomOp1 for FusedAttention {
         });
         self.0.backward([&q?, &k?, &v?], out, g, targets)?;
         gradient(dqkv, qkv)
-    }
-}
-
-vectorised! {
-    /// Turns the first `visible` scores into probabilities and the others into zeros; returns `log Σ e^score`.
-    pub(crate) fn soften(row: &mut [f32], visible: usize) -> f32 {
-        let (seen, unseen) = row.split_at_mut(visible);
-        unseen.fill(0.0);
-        let top = max(seen);
-        for x in seen.iter_mut() {
-            *x = exp(*x - top);
-        }
-        let total = sum(seen, |x| x);
-        let share = 1.0 / total;
-        for x in seen.iter_mut() {
-            *x *= share;
-        }
-        top + total.ln()
-    }
-}
-
-vectorised! {
-    /// Scores back to probabilities `p = e^(score − normaliser)`, and `g·vᵀ` to `p∘(g·vᵀ − g·o)`.
-    fn recall(weights: &mut [f32], slopes: &mut [f32], visible: usize, normaliser: f32, g: &[f32], o: &[f32]) {
-        let delta = sum2(g, o, |g, o| g * o);
-        weights[visible..].fill(0.0);
-        slopes[visible..].fill(0.0);
-        for (weight, slope) in weights[..visible].iter_mut().zip(&mut slopes[..visible]) {
-            *weight = exp(*weight - normaliser);
-            *slope = *weight * (*slope - delta);
-        }
     }
 }

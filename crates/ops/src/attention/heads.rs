@@ -1,0 +1,105 @@
+//! Where the heads of queries, keys and values lie, and where those of results are written.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use candle_core::{CpuStorage, Layout as Strides, Result};
+
+use crate::cpu::{Matrix, Operand, Shared, Target, elements};
+
+/// The sizes of an attention: query heads, key heads, and the elements of one head.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadShape {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) d: usize,
+}
+
+impl HeadShape {
+    /// Query heads that share a key head.
+    pub(super) fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// The heads of some tokens: those of a token lie side by side, in rows any stride apart. Parts of one fused projection are read in place.
+pub(crate) struct Heads<'a> {
+    data: Cow<'a, [f32]>,
+    /// Where the first head begins.
+    first: usize,
+    /// Between tokens.
+    stride: usize,
+    d: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// The heads of `d` in the columns from `first` on of a matrix.
+    pub(super) fn new(
+        storage: &'a CpuStorage,
+        layout: &Strides,
+        first: usize,
+        d: usize,
+    ) -> Result<Self> {
+        let (_, width) = layout.shape().dims2()?;
+        Ok(match layout.stride() {
+            &[stride, 1] => Self {
+                data: Cow::Borrowed(&storage.as_slice::<f32>()?[layout.start_offset()..]),
+                first,
+                stride,
+                d,
+            },
+            _ => Self {
+                data: elements(storage, layout)?,
+                first,
+                stride: width,
+                d,
+            },
+        })
+    }
+
+    pub(crate) fn of(operand: &'a Operand<'_>, d: usize) -> Result<Self> {
+        Self::from(operand, 0, d)
+    }
+
+    pub(super) fn from(operand: &'a Operand<'_>, first: usize, d: usize) -> Result<Self> {
+        let (storage, layout) = operand.stored()?;
+        Self::new(storage, layout, first, d)
+    }
+
+    /// One head of one token.
+    #[inline(always)]
+    pub(crate) fn row(&self, token: usize, head: usize) -> &[f32] {
+        &self.data[token * self.stride + self.first + head * self.d..][..self.d]
+    }
+
+    /// One head of some tokens, a row each.
+    pub(super) fn rows(&self, tokens: &Range<usize>, head: usize) -> Matrix<'_> {
+        let start = if tokens.is_empty() {
+            0
+        } else {
+            tokens.start * self.stride + self.first + head * self.d
+        };
+        Matrix::strided(&self.data[start..], tokens.len(), self.d, self.stride)
+    }
+}
+
+/// A contiguous matrix in which tasks write heads, each to its own tokens and heads.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) buffer: Shared,
+    /// Where the first head begins.
+    pub(super) first: usize,
+    /// Between tokens.
+    pub(super) stride: usize,
+    pub(super) d: usize,
+}
+
+impl Output {
+    pub(super) fn rows(self, tokens: &Range<usize>, head: usize) -> Target {
+        Target {
+            buffer: self.buffer,
+            at: tokens.start * self.stride + self.first + head * self.d,
+            row_stride: self.stride,
+        }
+    }
+}
