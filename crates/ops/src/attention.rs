@@ -280,23 +280,29 @@ mod tests {
         all
     }
 
+    /// Holds attention over `heads` query heads of `d` that share `kv_heads` key heads to its reference.
+    fn agrees(
+        chance: &mut Chance,
+        blocks: &[(usize, usize)],
+        (heads, kv_heads, d): (usize, usize, usize),
+        scale: f64,
+    ) {
+        let layout = layout(blocks);
+        let t = layout.tokens();
+        let operands = [heads, kv_heads, kv_heads].map(|h| chance.tensor(&[t, h * d]));
+        hold(
+            &format!("attention {blocks:?} of {heads}/{kv_heads} heads of {d}"),
+            &operands,
+            |x| attention(&x[0], &x[1], &x[2], d, &layout, scale),
+            &|x| reference(&x[0], &x[1], &x[2], d, &layout, scale),
+        );
+    }
+
     #[test]
     fn agrees_with_the_reference_and_finite_differences_on_every_kind_of_layout() {
         let mut chance = Chance::new(1);
         for blocks in layouts() {
-            let layout = layout(&blocks);
-            let (t, d) = (layout.tokens(), 16);
-            let operands = [
-                chance.tensor(&[t, 4 * d]),
-                chance.tensor(&[t, 2 * d]),
-                chance.tensor(&[t, 2 * d]),
-            ];
-            hold(
-                &format!("attention {blocks:?}"),
-                &operands,
-                |x| attention(&x[0], &x[1], &x[2], d, &layout, 0.3),
-                &|x| reference(&x[0], &x[1], &x[2], d, &layout, 0.3),
-            );
+            agrees(&mut chance, &blocks, (4, 2, 16), 0.3);
         }
     }
 
@@ -318,29 +324,16 @@ mod tests {
                 }
                 blocks.push((of, len));
             }
-            let layout = layout(&blocks);
-            let (t, kv_heads, d) = (layout.tokens(), 1 + chance.below(3), 1 + chance.below(40));
+            let (kv_heads, d) = (1 + chance.below(3), 1 + chance.below(40));
             let heads = kv_heads * (1 + chance.below(3));
-            let operands = [
-                chance.tensor(&[t, heads * d]),
-                chance.tensor(&[t, kv_heads * d]),
-                chance.tensor(&[t, kv_heads * d]),
-            ];
-            hold(
-                &format!("attention {blocks:?} {heads}/{kv_heads} heads of {d}"),
-                &operands,
-                |x| attention(&x[0], &x[1], &x[2], d, &layout, 0.2),
-                &|x| reference(&x[0], &x[1], &x[2], d, &layout, 0.2),
-            );
+            agrees(&mut chance, &blocks, (heads, kv_heads, d), 0.2);
         }
     }
 
     #[test]
     fn agrees_for_every_head_size_and_ratio_of_heads() {
-        let layout = layout(&[(0, 5), (1, 3), (1, 4), (0, 2)]);
-        let t = layout.tokens();
         let mut chance = Chance::new(2);
-        for (heads, kv_heads, d) in [
+        for sizes in [
             (1, 1, 1),
             (3, 3, 16),
             (6, 2, 20),
@@ -348,17 +341,7 @@ mod tests {
             (8, 2, 64),
             (2, 2, 128),
         ] {
-            let operands = [
-                chance.tensor(&[t, heads * d]),
-                chance.tensor(&[t, kv_heads * d]),
-                chance.tensor(&[t, kv_heads * d]),
-            ];
-            hold(
-                &format!("attention of {heads}/{kv_heads} heads of {d}"),
-                &operands,
-                |x| attention(&x[0], &x[1], &x[2], d, &layout, 0.5),
-                &|x| reference(&x[0], &x[1], &x[2], d, &layout, 0.5),
-            );
+            agrees(&mut chance, &[(0, 5), (1, 3), (1, 4), (0, 2)], sizes, 0.5);
         }
     }
 
