@@ -2,6 +2,7 @@
 
 mod machine;
 mod stages;
+mod start;
 
 use serde::Serialize;
 

@@ -15,6 +15,7 @@ use rlhf_sft::{Row, Rows, mean_loss};
 use rlhf_train::{MemoryItem, micro_batch_tokens};
 
 use super::machine::{disk, memory};
+use super::start::{Start, start};
 use super::{Found, Report, gib};
 use crate::machine::Machine;
 use crate::stage::{Job, Stage, Standing, model_folder, reward_source};
@@ -59,38 +60,6 @@ pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
         ))
     });
     report.check("disk", || Ok(((), disk(&wiring.out, written)?)));
-}
-
-/// Where a stage's first weights come from.
-#[derive(Clone, Debug, PartialEq)]
-enum Start {
-    /// They are there.
-    There(PathBuf),
-    /// `stage` will make them from these.
-    Made { stage: &'static str, from: PathBuf },
-    /// Pretraining will make them, from nothing.
-    Nothing,
-}
-
-impl Start {
-    /// The model that is there, or stands in.
-    fn folder(&self) -> Option<&Path> {
-        match self {
-            Self::There(folder) | Self::Made { from: folder, .. } => Some(folder),
-            Self::Nothing => None,
-        }
-    }
-
-    /// What errors and findings call it.
-    fn describe(&self) -> String {
-        match self {
-            Self::There(folder) => folder.display().to_string(),
-            Self::Made { stage, from } => {
-                format!("what [{stage}] will make of {}", from.display())
-            }
-            Self::Nothing => "what [pretrain] will make".to_owned(),
-        }
-    }
 }
 
 struct Rounds<'a> {
@@ -518,22 +487,4 @@ fn check_judge(
         "its tokenizer is not the policy's, and a separate critic starts from it: set ppo.critic to \"shared\""
     );
     Ok(())
-}
-
-/// Where the model that `spec` names comes from.
-fn start(wiring: &Wiring, spec: &str) -> anyhow::Result<Start> {
-    for stage in ["sft", "pretrain"] {
-        let mine = wiring.names(stage) && Path::new(spec) == wiring.folder(stage);
-        if !mine || model_folder(spec, stage).is_ok() {
-            continue;
-        }
-        if stage == "pretrain" {
-            return Ok(Start::Nothing);
-        }
-        return Ok(match start(wiring, &wiring.sft()?.model)? {
-            Start::There(from) | Start::Made { from, .. } => Start::Made { stage: "sft", from },
-            Start::Nothing => Start::Nothing,
-        });
-    }
-    Ok(Start::There(model_folder(spec, "sft")?))
 }
