@@ -254,7 +254,7 @@ fn a_streamed_response_is_the_sampled_one_token_by_token_and_ends_when_told_to()
         let whole = generate(
             &model,
             &tokenizer,
-            &[prompt.clone()],
+            std::slice::from_ref(&prompt),
             1,
             &config,
             &mut |_| {},
