@@ -82,6 +82,15 @@ impl<'a> Operand<'a> {
         let (storage, layout) = self.stored()?;
         elements(storage, layout)
     }
+
+    /// The elements of each.
+    pub(crate) fn all<const N: usize>(operands: &[Self; N]) -> Result<[Cow<'_, [f32]>; N]> {
+        let mut all = [const { Cow::Borrowed([].as_slice()) }; N];
+        for (elements, operand) in all.iter_mut().zip(operands) {
+            *elements = operand.elements()?;
+        }
+        Ok(all)
+    }
 }
 
 /// The precision that reference forms compute in: `f32`, or `f64` where the operand has it.

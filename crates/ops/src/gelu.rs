@@ -61,8 +61,8 @@ impl CustomOp1 for Gelu {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let (x_operand, g_operand) = (Operand::of(x), Operand::of(g));
-        let (xs, g) = (x_operand.elements()?, g_operand.elements()?);
+        let operands = [x, g].map(Operand::of);
+        let [xs, g] = Operand::all(&operands)?;
         gradient(
             fill(xs.len(), 1, |at, dx| {
                 (self.backward)(&xs[at..], &g[at..], dx)

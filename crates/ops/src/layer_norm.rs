@@ -77,12 +77,8 @@ impl CustomOp3 for LayerNorm {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (x_operand, w_operand, g_operand) = (Operand::of(x), Operand::of(w), Operand::of(g));
-        let (xs, ws, gs) = (
-            x_operand.elements()?,
-            w_operand.elements()?,
-            g_operand.elements()?,
-        );
+        let operands = [x, w, g].map(Operand::of);
+        let [xs, ws, gs] = Operand::all(&operands)?;
         let d = ws.len();
         let sums = if w.track_op() || b.track_op() {
             2 * d

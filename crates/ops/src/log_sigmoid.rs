@@ -39,8 +39,8 @@ impl CustomOp1 for LogSigmoid {
 
     /// `dx = g·σ(−x)`.
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let (x_operand, g_operand) = (Operand::of(x), Operand::of(g));
-        let (xs, g) = (x_operand.elements()?, g_operand.elements()?);
+        let operands = [x, g].map(Operand::of);
+        let [xs, g] = Operand::all(&operands)?;
         let dx = fill(xs.len(), 1, |at, dx| {
             for ((x, g), dx) in xs[at..].iter().zip(&g[at..]).zip(dx) {
                 let small = (-x.abs()).exp();

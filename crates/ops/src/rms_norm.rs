@@ -65,12 +65,8 @@ impl CustomOp2 for RmsNorm {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x_operand, w_operand, g_operand) = (Operand::of(x), Operand::of(w), Operand::of(g));
-        let (xs, ws, gs) = (
-            x_operand.elements()?,
-            w_operand.elements()?,
-            g_operand.elements()?,
-        );
+        let operands = [x, w, g].map(Operand::of);
+        let [xs, ws, gs] = Operand::all(&operands)?;
         let sums = if w.track_op() { ws.len() } else { 0 };
         let (dx, dw) = fill_and_sum(xs.len(), ws.len(), sums, |at, dx, dw| {
             backward(

@@ -81,13 +81,9 @@ impl CustomOp3 for Rope {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (cos_operand, sin_operand, g_operand) =
-            (Operand::of(cos), Operand::of(sin), Operand::of(g));
-        let (angles, g) = (
-            (cos_operand.elements()?, sin_operand.elements()?),
-            g_operand.elements()?,
-        );
-        let back = turn(&g, &angles.0, &angles.1, x.dim(1)?, cos.dim(1)?, -1.0);
+        let operands = [cos, sin, g].map(Operand::of);
+        let [cosines, sines, g] = Operand::all(&operands)?;
+        let back = turn(&g, &cosines, &sines, x.dim(1)?, cos.dim(1)?, -1.0);
         Ok((gradient(back, x)?, None, None))
     }
 }

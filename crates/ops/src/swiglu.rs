@@ -53,13 +53,8 @@ impl CustomOp2 for SwiGlu {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gate_operand, up_operand, g_operand) =
-            (Operand::of(gate), Operand::of(up), Operand::of(g));
-        let (gates, ups, g) = (
-            gate_operand.elements()?,
-            up_operand.elements()?,
-            g_operand.elements()?,
-        );
+        let operands = [gate, up, g].map(Operand::of);
+        let [gates, ups, g] = Operand::all(&operands)?;
         let mut dup = vec![0.0; ups.len()];
         let shared = Shared::new(&mut dup);
         let dgate = fill(gates.len(), 1, |at, dgate| {

@@ -136,9 +136,10 @@ impl CustomOp2 for Logprobs {
         let Some(normalisers) = self.normalisers.get() else {
             bail!("token_logprobs: the gradient comes before the forward pass")
         };
-        let operands = [hidden, vocab, out, g].map(Operand::of);
-        let projection = Projection::of(operands[0].stored()?, operands[1].stored()?)?;
-        let (out, g) = (operands[2].elements()?, operands[3].elements()?);
+        let [h, w] = &[hidden, vocab].map(Operand::of);
+        let projection = Projection::of(h.stored()?, w.stored()?)?;
+        let operands = [out, g].map(Operand::of);
+        let [out, g] = Operand::all(&operands)?;
         let room = |operand: &Tensor| {
             if operand.track_op() {
                 operand.elem_count()
