@@ -96,11 +96,7 @@ impl Questions {
             sampling: SamplingConfig {
                 temperature: settings.temperature.unwrap_or(ppo.temperature),
                 max_new_tokens: settings.response_length.unwrap_or(ppo.response_length),
-                min_new_tokens: ppo.min_response_length,
-                stop: ppo.stop.clone(),
-                seed,
-                max_rows: ppo.rollout_rows,
-                ..SamplingConfig::default()
+                ..ppo.sampling(seed)
             },
             best_of: settings.best_of,
             examples: settings.examples,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rlhf_lm::SamplingConfig;
 use rlhf_train::ScheduleKind;
 use serde::{Deserialize, Serialize};
 
@@ -241,6 +242,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How the policy is sampled from.
+    pub fn sampling(&self, seed: u64) -> SamplingConfig {
+        SamplingConfig {
+            temperature: self.temperature,
+            max_new_tokens: self.response_length,
+            min_new_tokens: self.min_response_length,
+            stop: self.stop.clone(),
+            seed,
+            max_rows: self.rollout_rows,
+            ..SamplingConfig::default()
+        }
+    }
+
     /// How long a reward command may take for one batch.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.reward_timeout)

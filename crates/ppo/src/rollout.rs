@@ -3,8 +3,8 @@
 use anyhow::Result;
 use rand::RngCore;
 use rlhf_dataset::order::across_epochs;
+use rlhf_lm::CausalLm;
 use rlhf_lm::rng::stream;
-use rlhf_lm::{CausalLm, SamplingConfig};
 
 use crate::eval::{respond, response_logprobs};
 use crate::roles::Critic;
@@ -30,22 +30,10 @@ impl Ppo<'_> {
             &self.language_model.tokenizer,
             prompts,
             self.config.samples_per_prompt,
-            &self.sampling(stream(self.seed, "rollout", step).next_u64()),
+            &self
+                .config
+                .sampling(stream(self.seed, "rollout", step).next_u64()),
         )
-    }
-
-    /// How π is sampled from, in training and in evaluation.
-    pub(crate) fn sampling(&self, seed: u64) -> SamplingConfig {
-        let config = self.config;
-        SamplingConfig {
-            temperature: config.temperature,
-            max_new_tokens: config.response_length,
-            min_new_tokens: config.min_response_length,
-            stop: config.stop.clone(),
-            seed,
-            max_rows: config.rollout_rows,
-            ..SamplingConfig::default()
-        }
     }
 
     /// What the critic reads: a slot after the last token is read where that token stands, so any token can hold its place.

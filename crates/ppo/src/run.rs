@@ -137,7 +137,9 @@ impl Ppo<'_> {
             reference: &self.reference,
             reward: &self.reward,
             tokenizer: &self.language_model.tokenizer,
-            sampling: self.sampling(stream(self.seed, "eval", 0).next_u64()),
+            sampling: self
+                .config
+                .sampling(stream(self.seed, "eval", 0).next_u64()),
             micro_tokens: self.micro_tokens,
         };
         let answers = match self.reference_answers.take() {
