@@ -34,7 +34,7 @@ pub(crate) struct Guarded {
     critic: bool,
 }
 
-/// So many updates in a row may be skipped, and the next stops the run.
+/// So many skipped updates in a row stop the run.
 const PATIENCE: usize = 3;
 
 impl Ppo<'_> {
@@ -63,6 +63,7 @@ impl Ppo<'_> {
         );
         Ok(())
     }
+
     /// Stops where finite numbers would mean nothing all the same, and says why.
     pub(crate) fn check_update(
         &mut self,
