@@ -23,7 +23,7 @@ use crate::frontier::Best;
 use crate::guards::Guarded;
 use crate::kl::KlController;
 use crate::loss::{UpdateStats, VALUE_SUMS, policy_loss, update_sums, value_loss, value_sums};
-use crate::record::{Clock, record};
+use crate::record::Clock;
 use crate::reward::Scorer;
 use crate::roles::{Critic, Learner};
 use crate::score::{PromptRow, shape_score};
@@ -143,17 +143,7 @@ impl Ppo<'_> {
         }
 
         // 9. Record.
-        let tokenizer = &self.language_model.tokenizer;
-        let record = record(
-            step,
-            config,
-            &trajectory,
-            &updates,
-            beta,
-            lr,
-            tokenizer,
-            clock,
-        )?;
+        let record = self.record(step, &trajectory, &updates, (beta, lr), &clock)?;
         Ok((trajectory, record))
     }
 
