@@ -527,6 +527,58 @@ fn of_several_runs_that_start_at_once_one_has_the_folder() {
     assert_same_run(&folder.path("runs/alone"), &folder.path("runs/together"));
 }
 
+/// A learning rate of 1e30 makes weights that overflow in the next forward pass, whichever that is.
+#[test]
+fn a_policy_that_diverges_stops_at_the_last_sound_checkpoint_and_goes_on_from_there_to_the_same_bytes()
+ {
+    let folder = folder();
+    folder.prompts("prompts.jsonl");
+    let line = "ppo --model base --reward length:4 --prompts prompts.jsonl --steps 40 --quiet";
+    folder.done(&format!("{line} --out runs/whole"));
+    let line = format!("{line} --out runs/cut");
+    let cut = Run {
+        folder: &folder,
+        line: format!("{line} --save-every 1"),
+        out: "runs/cut".into(),
+    };
+    kill(cut.started());
+    let newest = cut.newest();
+    let diverged = format!(
+        "after PPO step {} the policy's logits are not finite",
+        newest + 1
+    );
+    for (flags, complaint) in [
+        // The guard before a checkpoint, the next rollout, an evaluation, the minibatches that follow in the same step.
+        ("--save-every 1 --set ppo.minibatches=1", diverged.as_str()),
+        ("--save-every 0 --set ppo.minibatches=1", &diverged),
+        (
+            "--save-every 0 --set ppo.minibatches=1 --eval-every 1",
+            &diverged,
+        ),
+        (
+            "--save-every 0 --set ppo.minibatches=4",
+            "3 updates in a row were not finite",
+        ),
+    ] {
+        let resumed = format!("{line} --resume --lr 1e30 {flags}");
+        let output = folder.command(&resumed).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{flags}: {said}");
+        assert!(
+            said.contains(complaint)
+                && said.contains("lower --lr")
+                && said.contains("continue with --resume"),
+            "{flags}: {said}"
+        );
+        assert_eq!(cut.newest(), newest, "{flags}");
+    }
+    // Three minibatches of one episode each.
+    let skipped = format!("runs/cut/skipped/step-{:06}.jsonl", newest + 1);
+    assert_eq!(folder.read(&skipped).lines().count(), 3);
+    folder.done(&format!("{line} --resume"));
+    assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
+}
+
 #[test]
 fn resuming_what_is_finished_does_nothing_and_starting_over_it_is_refused() {
     let folder = Folder::quick();

@@ -23,6 +23,9 @@ pub enum Error {
         /// Expected, found, remedy.
         what: String,
     },
+    /// A model's logits leave nothing to sample from: says what they are.
+    #[error("cannot sample: {0}")]
+    NotSampled(String),
     /// A request that makes no sense for this model: says which and what to do.
     #[error("{0}")]
     Invalid(String),

@@ -165,8 +165,8 @@ impl<'a> Sampler<'a> {
         let best = argmax(logits);
         let peak = best.map_or(f32::NAN, |i| logits[i]);
         let (Some(best), true) = (best, peak.is_finite()) else {
-            return Err(Error::Invalid(format!(
-                "cannot sample: the largest of {} logits is {peak} (weights that are not finite, or every token forbidden)",
+            return Err(Error::NotSampled(format!(
+                "the largest of {} logits is {peak} (weights that are not finite, or every token forbidden)",
                 z.len()
             )));
         };
@@ -179,9 +179,7 @@ impl<'a> Sampler<'a> {
             (peak, total)
         };
         if !full_total.is_finite() {
-            return Err(Error::Invalid(
-                "cannot sample: the logits hold NaN or +∞".to_owned(),
-            ));
+            return Err(Error::NotSampled("the logits hold NaN or +∞".to_owned()));
         }
 
         let token = if greedy {

@@ -48,7 +48,11 @@ fn classify(error: &anyhow::Error) -> u8 {
             || cause.is::<rlhf_dataset::Error>()
             || matches!(
                 cause.downcast_ref(),
-                Some(rlhf_lm::Error::File { .. } | rlhf_lm::Error::Invalid(_))
+                Some(
+                    rlhf_lm::Error::File { .. }
+                        | rlhf_lm::Error::Invalid(_)
+                        | rlhf_lm::Error::NotSampled(_)
+                )
             )
             || matches!(cause.downcast_ref(), Some(rlhf_train::Error::RunExists(_)))
             || cause.is::<rlhf_mdp::Error>()

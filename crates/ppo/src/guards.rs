@@ -1,8 +1,9 @@
 //! Refusals: where the numbers would mean nothing, training stops and names the cause.
 
 use std::collections::VecDeque;
+use std::io::Write;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::DType;
 use rlhf_lm::Gradients;
 
@@ -38,8 +39,14 @@ pub(crate) struct Guarded {
 const PATIENCE: usize = 3;
 
 impl Ppo<'_> {
-    /// Writes the episodes of an update that cannot be made, because a number is not finite; the third in a row stops the run.
-    pub(crate) fn skip(&mut self, step: u64, t: &Trajectory, episodes: &[usize]) -> Result<()> {
+    /// Writes the episodes of an update that cannot be made, because a number is not finite, after those that the step has skipped
+    /// before; the third in a row stops the run.
+    pub(crate) fn skip(
+        &mut self,
+        (step, before): (u64, usize),
+        t: &Trajectory,
+        episodes: &[usize],
+    ) -> Result<()> {
         fs_err::create_dir_all(&self.skipped)?;
         let path = self.skipped.join(format!("step-{:06}.jsonl", step + 1));
         let mut lines = String::new();
@@ -47,7 +54,14 @@ impl Ppo<'_> {
             lines.push_str(&self.sample(step + 1, t, i)?.to_string());
             lines.push('\n');
         }
-        fs_err::write(&path, lines)?;
+        // What a run that was resumed from before this step had written does not stay.
+        fs_err::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .append(before > 0)
+            .truncate(before == 0)
+            .open(&path)?
+            .write_all(lines.as_bytes())?;
         self.skipped_in_a_row += 1;
         tracing::warn!(
             "PPO step {}: an update was skipped, for a loss, a gradient or a log-probability is not finite; its episodes are in {}",
@@ -62,6 +76,17 @@ impl Ppo<'_> {
             self.skipped.display()
         );
         Ok(())
+    }
+
+    /// Stops before a checkpoint would keep a policy whose log-probabilities are no numbers any more: resuming would only meet it again.
+    pub(crate) fn refuse_to_keep_what_has_diverged(&self, done: u64, t: &Trajectory) -> Result<()> {
+        let probe = &t.episodes[..1];
+        let logprobs = self.logprobs(&self.policy.view, &t.prompts, probe)?;
+        if logprobs.iter().flatten().all(|x| x.is_finite()) {
+            Ok(())
+        } else {
+            Err(has_diverged(done, "a log-probability is not finite"))
+        }
     }
 
     /// Stops where finite numbers would mean nothing all the same, and says why.
@@ -135,6 +160,22 @@ impl Ppo<'_> {
         );
         Ok(())
     }
+}
+
+/// What a sampler that finds no number in the policy's logits means after `done` steps: before the first, that the model was broken all
+/// along, and later, that training has diverged.
+pub(crate) fn blame_training(done: u64, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(rlhf_lm::Error::NotSampled(found)) if done > 0 => has_diverged(done, found),
+        _ => error,
+    }
+}
+
+fn has_diverged(done: u64, found: &str) -> anyhow::Error {
+    anyhow!(
+        "after PPO step {done} the policy's logits are not finite ({found}): training has diverged. The last checkpoint is from before \
+         and sound: lower --lr, raise ppo.kl_coef or look at the reward, then continue with --resume"
+    )
 }
 
 /// Watches for collapse: responses that shrink, or no longer end.

@@ -7,6 +7,7 @@ use rlhf_lm::CausalLm;
 use rlhf_lm::rng::stream;
 
 use crate::eval::{respond, response_logprobs};
+use crate::guards::blame_training;
 use crate::roles::Critic;
 use crate::score::PromptRow;
 use crate::train::Ppo;
@@ -34,6 +35,7 @@ impl Ppo<'_> {
                 .config
                 .sampling(stream(self.seed, "rollout", step).next_u64()),
         )
+        .map_err(|error| blame_training(step, error))
     }
 
     /// What the critic reads: a slot after the last token is read where that token stands, so any token can hold its place.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::eval::{Evaluation, Yardstick};
-use crate::guards::Health;
+use crate::guards::{Health, blame_training};
 use crate::setup::{number, plan, prepare};
 use crate::train::Ppo;
 
@@ -75,12 +75,15 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
             continue;
         }
         if eval_every > 0 && done.is_multiple_of(eval_every) {
-            let evaluation = ppo.evaluate()?;
+            let evaluation = ppo
+                .evaluate()
+                .map_err(|error| blame_training(done, error))?;
             ppo.keep_if_best(done, &evaluation)?;
             metrics.log(done, &evaluation.metrics())?;
         }
         let stop = session.interrupt.requested();
         if stop || config.save_every > 0 && done.is_multiple_of(config.save_every) {
+            ppo.refuse_to_keep_what_has_diverged(done, &trajectory)?;
             session.dir.checkpoint_save(&ppo.checkpoint(done)?, 2)?;
         }
         if stop {
@@ -107,7 +110,8 @@ impl Ppo<'_> {
         metrics: &mut Metrics,
         session: &Session,
     ) -> Result<(u64, Evaluation)> {
-        let mut evaluation = self.evaluate()?;
+        let evaluated = self.evaluate();
+        let mut evaluation = evaluated.map_err(|error| blame_training(done, error))?;
         metrics.log(done, &evaluation.metrics())?;
         self.keep_if_best(done, &evaluation)?;
         let mut published = done;

@@ -153,7 +153,7 @@ impl Ppo<'_> {
         let mut done = Updates::default();
         let all = file_order(trajectory.episodes.len());
         if !trajectory.is_finite() {
-            self.skip(step, trajectory, &all)?;
+            self.skip((step, 0), trajectory, &all)?;
             done.skipped += 1;
             return Ok(done);
         }
@@ -167,7 +167,7 @@ impl Ppo<'_> {
                 let (policy, critic, sums) = self.gradients(trajectory, minibatch, update)?;
                 let gradients = (&policy, &critic);
                 if !sums.is_finite() {
-                    self.skip(step, trajectory, minibatch)?;
+                    self.skip((step, done.skipped), trajectory, minibatch)?;
                     done.skipped += 1;
                     continue;
                 }
@@ -180,7 +180,7 @@ impl Ppo<'_> {
                     break 'epochs;
                 }
                 let Some(norms) = self.optimize(gradients, lr)? else {
-                    self.skip(step, trajectory, minibatch)?;
+                    self.skip((step, done.skipped), trajectory, minibatch)?;
                     done.skipped += 1;
                     continue;
                 };
