@@ -301,3 +301,6 @@ impl Ppo<'_> {
         Ok(Some((policy_norm, critic_norm)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! The gradients of an update, against finite differences.
+
+use super::*;
+
+use std::path::Path;
+
+use rlhf_lm::rng::normal;
+use rlhf_lm::{ModelConfig, SaveDtype, train_bpe};
+use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session};
+use serde_json::json;
+
+use crate::config::CriticKind;
+use crate::setup::prepare;
+
+const TEMPERATURE: f64 = 0.7;
+
+fn config(dir: &Path, critic: CriticKind) -> Config {
+    let tokenizer = train_bpe(["red fox, blue fox"].into_iter(), 260, &["<|end|>"]).unwrap();
+    let model = ModelConfig::from_json(json!({
+        "model_type": "gpt2", "vocab_size": tokenizer.vocab_size(), "n_positions": 32, "n_embd": 8, "n_layer": 2, "n_head": 2,
+        "eos_token_id": tokenizer.eos_id().unwrap(), "bos_token_id": tokenizer.eos_id().unwrap(),
+    }))
+    .unwrap();
+    let model = LanguageModel::fresh(model, tokenizer, 1, DType::F32, &Device::Cpu).unwrap();
+    // Fresh embeddings are so small that a step of the finite differences would be a leap.
+    for name in ["transformer.wte.weight", "transformer.wpe.weight"] {
+        let var = model.params.get(name).unwrap();
+        var.set(&(var.as_tensor() * 20.0).unwrap()).unwrap();
+    }
+    model.save(dir, SaveDtype::F32).unwrap();
+    let prompts = dir.join("prompts.jsonl");
+    fs_err::write(&prompts, "{\"prompt\": \"fox\"}\n{\"prompt\": \"red\"}\n").unwrap();
+    Config {
+        model: dir.display().to_string(),
+        reward: "length:3".into(),
+        critic,
+        prompts: vec![prompts],
+        eval_fraction: 0.5,
+        batch: 4,
+        temperature: TEMPERATURE,
+        entropy_coef: 0.1,
+        value_coef: 0.5,
+        ..Config::default()
+    }
+}
+
+fn session(dir: &Path) -> Session {
+    Session {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        recompute: false,
+        seed: 1,
+        dir: RunDir::open(dir.join("run"), OnExisting::Refuse).unwrap(),
+        progress: ProgressStyle::Quiet,
+        interrupt: Interrupt::new(),
+        resume: false,
+    }
+}
+
+/// Under π and V, episode by episode: `[log π, entropy, V]` of each response token.
+fn now(ppo: &Ppo<'_>, t: &Trajectory) -> Vec<Vec<[f64; 3]>> {
+    let vector = |x: Tensor| x.to_vec1::<f32>().unwrap();
+    let one = |episode: &Episode| {
+        let batch = Batch::pack(&t.prompts, &[episode], &Device::Cpu).unwrap();
+        let policy = batch.logprobs(&ppo.policy.view, TEMPERATURE).unwrap();
+        let critic = match &ppo.critic {
+            Critic::Separate(critic) => &critic.view,
+            Critic::Shared { view, .. } => view,
+        };
+        let values = vector(batch.values(critic).unwrap());
+        let (logprobs, entropy) = (vector(policy.logprobs), vector(policy.entropy));
+        (0..values.len())
+            .map(|i| [logprobs[i], entropy[i], values[i]].map(f64::from))
+            .collect()
+    };
+    t.episodes.iter().map(one).collect()
+}
+
+/// `L = L_π − c_e · entropy + c_v · L_V` written out in f64, over all episodes.
+fn loss(ppo: &Ppo<'_>, t: &Trajectory) -> f64 {
+    let (clip, value_clip) = (ppo.config.clip, ppo.config.value_clip);
+    let mut losses = Vec::new();
+    for (i, tokens) in now(ppo, t).iter().enumerate() {
+        for (j, [logprob, entropy, value]) in tokens.iter().enumerate() {
+            let ratio = (logprob - f64::from(t.logprobs[i][j])).exp();
+            let (a, r) = (t.advantages[i][j], t.returns[i][j]);
+            let policy = (-a * ratio).max(-a * ratio.clamp(1.0 - clip, 1.0 + clip));
+            let old = f64::from(t.values[i][j]);
+            let near = old + (value - old).clamp(-value_clip, value_clip);
+            let critic = 0.5 * (value - r).powi(2).max((near - r).powi(2));
+            losses
+                .push(policy - ppo.config.entropy_coef * entropy + ppo.config.value_coef * critic);
+        }
+    }
+    losses.iter().sum::<f64>() / losses.len() as f64
+}
+
+/// Three responses to two prompts, with ratios and moves of the value on both sides of their clips, and away from the kinks.
+fn trajectory(ppo: &Ppo<'_>) -> Trajectory {
+    let episode = |prompt, response: &[u32]| Episode {
+        prompt,
+        response: response.to_vec(),
+        finished: true,
+    };
+    let episodes = vec![
+        episode(0, &[5, 8, 2]),
+        episode(0, &[9, 7, 9, 2]),
+        episode(1, &[2]),
+    ];
+    let mut t = Trajectory {
+        prompts: vec![vec![3, 14, 15], vec![9, 26]],
+        valued: episodes.clone(),
+        episodes,
+        ..Trajectory::default()
+    };
+    let (ratios, moves) = ([1.0, 1.4, 0.6, 1.1, 0.9], [0.05, -0.4, 0.4, -0.1]);
+    let (advantages, errors) = ([1.5, -0.8, 2.0, -0.5, 1.0, 1.2, -0.7], [0.7, -1.0, 1.3]);
+    let mut n = 0;
+    for tokens in now(ppo, &t) {
+        let mut rows = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for [logprob, _, value] in tokens {
+            rows.0.push((logprob - f64::ln(ratios[n % 5])) as f32);
+            rows.1.push((value - moves[n % 4]) as f32);
+            rows.2.push(advantages[n % 7]);
+            rows.3.push(value + errors[n % 3]);
+            n += 1;
+        }
+        t.logprobs.push(rows.0);
+        t.values.push(rows.1);
+        t.advantages.push(rows.2);
+        t.returns.push(rows.3);
+    }
+    t
+}
+
+/// Finite differences of the loss written out, along the gradient turned by chance, in every parameter; one trunk under policy and value, and
+/// two of their own.
+#[test]
+fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
+    for critic in [CriticKind::Shared, CriticKind::Separate] {
+        let tmp = tempfile::tempdir().unwrap();
+        let config = config(tmp.path(), critic);
+        let mut ppo = prepare(&config, &session(tmp.path())).unwrap();
+        let heads = match &ppo.critic {
+            Critic::Separate(critic) => critic.params.clone(),
+            Critic::Shared { .. } => ppo.policy.params.clone(),
+        };
+        // Under a head of zeros no value reaches the trunk.
+        let head = Tensor::new(
+            &[[0.3f32, -0.5, 0.2, 0.6, -0.1, 0.4, -0.3, 0.5]],
+            &Device::Cpu,
+        );
+        let var = heads.get("score.weight").unwrap();
+        var.set(&head.unwrap()).unwrap();
+        let t = trajectory(&ppo);
+        for micro_tokens in [1, 1000] {
+            ppo.micro_tokens = micro_tokens;
+            let (policy, own, _) = ppo.gradients(&t, &[0, 1, 2], 0).unwrap();
+            let mut all = vec![(&ppo.policy.params, &policy)];
+            if let Critic::Separate(critic) = &ppo.critic {
+                all.push((&critic.params, &own));
+            }
+            for (params, gradients) in all {
+                let reached = gradients.iter().map(|(name, _)| name);
+                assert!(reached.eq(params.names()), "{critic:?}");
+                for (name, gradient) in gradients.iter() {
+                    let var = params.get(name).unwrap();
+                    let at = var.as_tensor().copy().unwrap();
+                    let unit = |x: &Tensor| {
+                        let norm = x.sqr().unwrap().sum_all().unwrap().sqrt().unwrap();
+                        x.broadcast_div(&norm).unwrap()
+                    };
+                    let mut rng = stream(1, name, 0);
+                    let random: Vec<f32> = (0..gradient.elem_count())
+                        .map(|_| normal(&mut rng) as f32)
+                        .collect();
+                    let random = Tensor::new(random, &Device::Cpu).unwrap();
+                    let random = unit(&random.reshape(gradient.shape()).unwrap());
+                    let direction = unit(&(random + unit(gradient)).unwrap());
+                    let h = 1e-2;
+                    let there = |h: f64| {
+                        var.set(&(&at + (&direction * h).unwrap()).unwrap())
+                            .unwrap();
+                        let loss = loss(&ppo, &t);
+                        var.set(&at).unwrap();
+                        loss
+                    };
+                    let slope = |h: f64| (there(h) - there(-h)) / (2.0 * h);
+                    // Richardson: the error in h² cancels.
+                    let want = (4.0 * slope(h) - slope(2.0 * h)) / 3.0;
+                    let got = (gradient * &direction).unwrap().sum_all().unwrap();
+                    let got = f64::from(got.to_scalar::<f32>().unwrap());
+                    // f32 keeps the losses to 1e-7, of which h makes 1e-5.
+                    assert!(
+                        (got - want).abs() < 1e-4,
+                        "{critic:?} {name}: {got} against {want}"
+                    );
+                }
+            }
+        }
+    }
+}
