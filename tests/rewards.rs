@@ -1,6 +1,6 @@
 //! PPO with a reward that no model gives: a rule, a program.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::folder::Folder;
 
@@ -282,5 +282,54 @@ fn a_reward_model_from_elsewhere_is_calibrated_once_and_then_serves() {
     assert!(
         (report["scale"]["mean"].as_f64().unwrap() - mean).abs() < 1e-6,
         "{report}"
+    );
+}
+
+/// Every kind of feedback in one run, with margins, ties, smoothing and centring: each is learnt, and each has its measure.
+#[test]
+fn a_reward_model_learns_from_all_kinds_of_feedback_at_once() {
+    let folder = folder();
+    let mut rows = String::new();
+    for i in 0..30 {
+        let prompt = format!("What colour is thing {i}?");
+        let (good, bad, worse) = (" red.", " green, you fool.", " you fool.");
+        for row in [
+            json!({"prompt": prompt, "chosen": good, "rejected": bad, "margin": 0.5}),
+            json!({"prompt": prompt, "responses": [bad, good, worse, bad], "ranks": [2, 1, 4, 2]}),
+            json!({"prompt": prompt, "responses": [bad, worse, good], "best": 2}),
+            json!({"prompt": prompt, "response": if i % 2 == 0 { good } else { bad }, "rating": 5 - 3 * (i % 2)}),
+            json!({"prompt": prompt, "completion": if i % 2 == 0 { bad } else { good }, "label": i % 2}),
+        ] {
+            rows.push_str(&format!("{row}\n"));
+        }
+    }
+    folder.write("mixed.jsonl", &rows);
+    for ties in ["half", "skip"] {
+        let line = format!(
+            "reward --model base --prefs mixed.jsonl --steps 40 --lr 1e-2 --json --quiet --overwrite \
+             --set reward.ties={ties} --set reward.eval_fraction=0.2 --set reward.label_smoothing=0.05 --set reward.centring=0.01"
+        );
+        let json: Value = serde_json::from_str(&folder.done(&line)).unwrap();
+        let report = &json["report"];
+        for (name, of) in [
+            ("accuracy", &report["accuracy"]["value"]),
+            ("auc", &report["auc"]),
+            ("spearman", &report["spearman"]),
+        ] {
+            assert!(of.as_f64().unwrap() > 0.8, "{ties}, {name}: {json}");
+        }
+        assert!(
+            report["kendall_tau"].as_f64().unwrap() > 0.8,
+            "{ties}: {json}"
+        );
+    }
+    folder.write(
+        "bad.jsonl",
+        "{\"prompt\": \"a\", \"responses\": [\"b\", \"c\"], \"best\": 2}\n",
+    );
+    let said = folder.refused("reward --model base --prefs bad.jsonl --overwrite");
+    assert!(
+        said.contains("bad.jsonl:1:") && said.contains("counted from 0"),
+        "{said}"
     );
 }

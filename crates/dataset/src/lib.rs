@@ -19,6 +19,6 @@ mod transcript;
 pub use error::{BadRow, Error, Result};
 pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
 pub use records::{
-    Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,
+    BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,
 };
 pub use rlhf_lm::{Message, Text};

@@ -39,7 +39,7 @@ pub fn read_prompts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Load
     read(paths, skip_bad)
 }
 
-/// Human feedback: pairs, rankings, ratings and thumbs, mixed as one likes.
+/// Human feedback: pairs, rankings, choices of the best, ratings and thumbs, mixed as one likes.
 pub fn read_feedback<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Feedback>> {
     read(paths, skip_bad)
 }

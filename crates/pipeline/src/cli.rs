@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// Train a reward model on human feedback: which answer people prefer.
     ///
     /// Starts from the fine-tuned model in runs/sft with a scalar head in place of the vocabulary. Takes pairs, rankings of
-    /// several answers, ratings and thumbs, mixed as one likes, each with its own loss. Reports accuracy on held-out
+    /// several answers, choices of the best, ratings and thumbs, mixed as one likes, each with its own loss. Reports accuracy on held-out
     /// prompts with a 95 % interval beside what "the longer answer wins" would get, and measures the scale of the scores,
     /// which PPO needs. Without --prefs the bundled rankings are used.
     #[command(after_help = example("rlhf reward --prefs prefs.jsonl --lr 1e-5"), after_long_help = manual("rlhf reward --prefs prefs.jsonl --lr 1e-5", "reward"))]
@@ -98,7 +98,7 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show what a data file holds: kinds of rows, lengths, repetitions, ties, and the first rows with their parts marked.
     ///
-    /// Reads every format the stages read: JSON Lines of demonstrations, prompts, pairs, rankings, ratings, thumbs or texts,
+    /// Reads every format the stages read: JSON Lines of demonstrations, prompts, pairs, rankings, choices of the best, ratings, thumbs or texts,
     /// plain .txt, each also with .gz, one file, several, or a folder. A bad row is named by file and line. With --model rows
     /// are shown as the model will see them: chat template, begin and end tokens, lengths in tokens.
     #[command(after_help = example("rlhf data prefs.jsonl --show 3 --model runs/sft"))]

@@ -160,7 +160,7 @@ pub(crate) struct RewardFlags {
     /// The language model to start from: a run, a directory, a GGUF file or a hub id [default: runs/sft].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Feedback: pairs, rankings, ratings, thumbs; files or folders.
+    /// Feedback: pairs, rankings, choices of the best, ratings, thumbs; files or folders.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     prefs: Option<Vec<PathBuf>>,
     /// Held-out feedback [default: a share of the prompts].

@@ -13,7 +13,7 @@ use crate::loss::Ties;
 pub struct Config {
     /// The language model to start from, usually the SFT run: a hub id, a directory, a GGUF file, or a run.
     pub model: String,
-    /// Files of human feedback (pairs, rankings, ratings, thumbs, mixed); empty means the bundled rankings.
+    /// Files of human feedback (pairs, rankings, choices of the best, ratings, thumbs, mixed); empty means the bundled rankings.
     pub prefs: Vec<PathBuf>,
     /// Held-out feedback; empty keeps back a share of `prefs`, split by prompt.
     pub eval_prefs: Vec<PathBuf>,

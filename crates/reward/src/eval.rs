@@ -141,7 +141,8 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) ->
     let (mut taus, mut rated, mut thumbs) = (Vec::new(), Vec::new(), Vec::new());
     for (n, (item, scores)) in items.iter().zip(scores).enumerate() {
         match &item.judgement {
-            Judgement::Ranks { ranks, .. } => {
+            Judgement::Ranks { .. } | Judgement::Best(_) => {
+                let ranks = item.ranks();
                 for i in 0..ranks.len() {
                     for j in (0..ranks.len()).filter(|&j| ranks[i] < ranks[j]) {
                         let longer_by =
@@ -153,7 +154,7 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) ->
                         });
                     }
                 }
-                if ranks.len() > 2 {
+                if ranks.len() > 2 && !matches!(item.judgement, Judgement::Best(_)) {
                     let goodness: Vec<f64> = ranks.iter().map(|r| -r).collect();
                     taus.push(statistics::kendall_tau_b(scores, &goodness));
                 }

@@ -17,6 +17,8 @@ pub enum Judgement {
         /// How far apart the annotator said a pair is.
         margin: f64,
     },
+    /// The index of the best response; the others are in no order.
+    Best(usize),
     /// One response on a scale, not yet standardised.
     Rating(f64),
     /// One response, good or not.
@@ -45,6 +47,17 @@ impl Item {
     /// Tokens it costs to compute.
     pub fn tokens(&self) -> usize {
         self.prompt.len() + self.responses.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// One rank per response where responses are compared: what is not the best shares the second rank.
+    pub(crate) fn ranks(&self) -> Vec<f64> {
+        match &self.judgement {
+            Judgement::Ranks { ranks, .. } => ranks.clone(),
+            Judgement::Best(best) => (0..self.responses.len())
+                .map(|i| if i == *best { 1.0 } else { 2.0 })
+                .collect(),
+            Judgement::Rating(_) | Judgement::Thumbs(_) => Vec::new(),
+        }
     }
 
     /// What must not be both trained and measured on: the prompt, or where there is none the responses themselves.
@@ -99,6 +112,7 @@ impl Items {
                     ranks: ranking.ranks.iter().map(|r| f64::from(*r)).collect(),
                     margin: 0.0,
                 },
+                Feedback::BestOf(choice) => Judgement::Best(choice.best),
                 Feedback::Rating(rating) => Judgement::Rating(rating.rating),
                 Feedback::Thumbs(thumbs) => Judgement::Thumbs(thumbs.label),
             };

@@ -101,12 +101,19 @@ pub fn centring_loss(scores: &Tensor, comparisons: &[Comparison]) -> Result<Tens
     (sum.sqr()? * Tensor::new(weights, device)?)?.sum_all()
 }
 
-/// `−log softmax(r)_best` over the K scores of one prompt, `[K]` f32.
+/// `−(1−ε) log softmax(r)_best − ε · mean over the others of log softmax(r)` over the K scores of one prompt, `[K]` f32.
 ///
+/// `smoothing` is ε, as for comparisons: with K = 2 both are the same.
 /// Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), eq. 1.
-pub fn best_of_loss(scores: &Tensor, best: usize) -> Result<Tensor> {
+pub fn best_of_loss(scores: &Tensor, best: usize, smoothing: f64) -> Result<Tensor> {
     let log_softmax = candle_nn::ops::log_softmax(scores, D::Minus1)?;
-    log_softmax.get(best)?.neg()
+    let chosen = log_softmax.get(best)?;
+    if smoothing == 0.0 {
+        return chosen.neg();
+    }
+    let others =
+        (log_softmax.sum_all()? - &chosen)? * (smoothing / (scores.elem_count() - 1) as f64);
+    (chosen * (1.0 - smoothing))?.add(&others?)?.neg()
 }
 
 /// `Σ w ½ (r − z)²`: scores `[R]` against standardised ratings `[R]`.
@@ -199,16 +206,22 @@ mod tests {
     /// Closed form `log Σ e^{r_i} − r_best` (scripts/oracle/losses.py); K equal scores give ln K.
     #[test]
     fn best_of_k_is_softmax_cross_entropy() {
-        let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0)
+        let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0, 0.0)
             .unwrap()
             .to_scalar()
             .unwrap();
         assert!((got - 0.495_182).abs() < 1e-5);
-        let equal: f32 = best_of_loss(&tensor(&[0.3; 4]), 2)
+        let equal: f32 = best_of_loss(&tensor(&[0.3; 4]), 2, 0.0)
             .unwrap()
             .to_scalar()
             .unwrap();
         assert!((equal - 4f32.ln()).abs() < 1e-6);
+        // Of two it is the smoothed pair, (1−ε)·.313262 + ε·1.313262.
+        let two: f32 = best_of_loss(&tensor(&[1.0, 2.0]), 1, 0.1)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
+        assert!((two - (0.9 * 0.313_262 + 0.1 * 1.313_262)).abs() < 1e-5);
     }
 
     /// Closed form `log(1 + e^{r}) − y r`, stable at ±50 (scripts/oracle/losses.py).

@@ -20,7 +20,10 @@ use crate::calibrate::calibrate;
 use crate::config::Config;
 use crate::eval::{Counts, Report, raw_scores, report};
 use crate::items::{Batch, Item, Items, Judgement, split_by_prompt};
-use crate::loss::{centring_loss, comparison_loss, ranking_comparisons, rating_loss, thumbs_loss};
+use crate::loss::{
+    Ties, best_of_loss, centring_loss, comparison_loss, ranking_comparisons, rating_loss,
+    thumbs_loss,
+};
 
 /// What a finished run has to say for itself.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -225,7 +228,9 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
 
 /// Loss of a micro-batch; each prompt weighs `share`, whatever its kind of feedback and number of responses.
 fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) -> Result<Tensor> {
-    let mut comparisons = Vec::new();
+    let mut loss = Tensor::zeros((), DType::F32, scores.device())?;
+    // Of what is compared by pairs, and of what is compared at all, which centring is about.
+    let (mut comparisons, mut centred) = (Vec::new(), Vec::new());
     // (index of the score, target) of responses that are judged alone.
     let (mut ratings, mut thumbs) = (Vec::new(), Vec::new());
     let mut first = 0;
@@ -236,19 +241,25 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
                 terms
                     .iter_mut()
                     .for_each(|term| term.margin = *margin as f32);
+                centred.extend_from_slice(&terms);
                 comparisons.extend(terms);
+            }
+            Judgement::Best(best) => {
+                let own = scores.narrow(0, first, item.responses.len())?;
+                let one = best_of_loss(&own, *best, config.label_smoothing)?;
+                loss = (loss + (one * f64::from(share))?)?;
+                centred.extend(ranking_comparisons(&item.ranks(), first, Ties::Skip, share));
             }
             Judgement::Rating(rating) => ratings.push((first as u32, *rating as f32)),
             Judgement::Thumbs(up) => thumbs.push((first as u32, f32::from(u8::from(*up)))),
         }
         first += item.responses.len();
     }
-    let mut loss = Tensor::zeros((), DType::F32, scores.device())?;
     if !comparisons.is_empty() {
         loss = (loss + comparison_loss(scores, &comparisons, config.label_smoothing)?)?;
-        if config.centring > 0.0 {
-            loss = (loss + (centring_loss(scores, &comparisons)? * config.centring)?)?;
-        }
+    }
+    if config.centring > 0.0 && !centred.is_empty() {
+        loss = (loss + (centring_loss(scores, &centred)? * config.centring)?)?;
     }
     for (judged, per_kind) in [(ratings, rating_loss as LossOfOne), (thumbs, thumbs_loss)] {
         if !judged.is_empty() {
@@ -357,4 +368,106 @@ fn plan(
             (tokenizer.decode_with_special(&[*last])?, true),
         ],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rlhf_lm::Text;
+
+    /// A pair with a margin, a ranking with a tie, a choice of the best, a rating and a thumb down, with their scores.
+    fn one_of_each() -> (Vec<Item>, Tensor) {
+        let judgements = [
+            Judgement::Ranks {
+                ranks: vec![1.0, 2.0],
+                margin: 0.5,
+            },
+            Judgement::Ranks {
+                ranks: vec![1.0, 2.0, 2.0, 4.0],
+                margin: 0.0,
+            },
+            Judgement::Best(0),
+            Judgement::Rating(0.25),
+            Judgement::Thumbs(false),
+        ];
+        let items = judgements.into_iter().zip([2, 4, 4, 1, 1]);
+        let items = items.map(|(judgement, responses)| Item {
+            prompt: vec![1],
+            responses: vec![vec![2]; responses],
+            judgement,
+            source: None,
+            whole: true,
+            texts: (Text::from(""), Vec::new()),
+        });
+        let scores = [
+            2.0f32, 1.0, 2.0, 1.0, 0.5, -1.0, 2.0, 1.0, 0.5, -1.0, 1.5, 2.0,
+        ];
+        let scores = Tensor::new(&scores, &candle_core::Device::Cpu).unwrap();
+        (items.collect(), scores)
+    }
+
+    fn loss_of(config: &Config, parts: &[std::ops::Range<usize>]) -> f64 {
+        let (items, scores) = one_of_each();
+        let mut first = 0;
+        let mut total = 0.0;
+        for part in parts {
+            let part: Vec<&Item> = items[part.clone()].iter().collect();
+            let own: usize = part.iter().map(|item| item.responses.len()).sum();
+            let scores = scores.narrow(0, first, own).unwrap();
+            let loss = feedback_loss(&scores, &part, 0.2, config).unwrap();
+            total += f64::from(loss.to_scalar::<f32>().unwrap());
+            first += own;
+        }
+        total
+    }
+
+    /// The numbers of scripts/oracle/losses.py for each kind alone, and ½(1.5 − .25)² for the rating; each prompt weighs a fifth.
+    #[test]
+    fn all_kinds_of_feedback_in_one_batch_weigh_the_same_however_it_is_cut() {
+        let rest = 0.474_077 + 0.495_182 + 0.781_25 + 2.126_928;
+        for (ties, ranking) in [(Ties::Half, 0.269_280), (Ties::Skip, 0.178_321)] {
+            let config = Config {
+                ties,
+                ..Config::default()
+            };
+            for parts in [&[0..5][..], &[0..1, 1..2, 2..3, 3..4, 4..5], &[0..3, 3..5]] {
+                let got = loss_of(&config, parts);
+                assert!(
+                    (got - 0.2 * (rest + ranking)).abs() < 1e-5,
+                    "{ties:?} {parts:?}: {got}"
+                );
+            }
+        }
+    }
+
+    /// Written out from the definitions in f64: smoothing is about what is compared, centring about the sums of what is compared.
+    #[test]
+    fn smoothing_and_centring_reach_pairs_rankings_and_choices_of_the_best_alone() {
+        let log_sigmoid = |x: f64| -(-x).exp().ln_1p();
+        let smooth = |gap: f64| -0.9 * log_sigmoid(gap) - 0.1 * log_sigmoid(-gap);
+        let r = [2.0f64, 1.0, 0.5, -1.0];
+        let tie = -0.5 * (log_sigmoid(0.5) + log_sigmoid(-0.5));
+        let pairs = [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)];
+        let ranking = (pairs.iter().map(|&(i, j)| smooth(r[i] - r[j])).sum::<f64>() + tie) / 6.0;
+        let total = r.iter().map(|r| r.exp()).sum::<f64>().ln();
+        let others = r[1..].iter().map(|r| total - r).sum::<f64>() / 3.0;
+        let best = 0.9 * (total - r[0]) + 0.1 * others;
+        let alone = 0.781_25 + 2.126_928;
+        let square = |(i, j): (usize, usize)| (r[i] + r[j]).powi(2);
+        let centring = 9.0
+            + (pairs.into_iter().map(square).sum::<f64>() + square((1, 2))) / 6.0
+            + [(0, 1), (0, 2), (0, 3)]
+                .into_iter()
+                .map(square)
+                .sum::<f64>()
+                / 3.0;
+        let config = Config {
+            label_smoothing: 0.1,
+            centring: 0.01,
+            ..Config::default()
+        };
+        let want = 0.2 * (smooth(0.5) + ranking + best + alone + 0.01 * centring);
+        let got = loss_of(&config, &[0..5]);
+        assert!((got - want).abs() < 1e-5, "{got} against {want}");
+    }
 }

@@ -2,9 +2,9 @@ use rlhf_lm::Text;
 use serde::Serialize;
 
 use crate::fields::Fields;
-use crate::records::{Kind, Pair, Ranking, Rating, Record, Thumbs};
+use crate::records::{BestOf, Kind, Pair, Ranking, Rating, Record, Thumbs};
 
-/// What people said about answers, in any of the four ways a reward model learns from.
+/// What people said about answers, in any of the five ways a reward model learns from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Feedback {
@@ -12,6 +12,8 @@ pub enum Feedback {
     Pair(Pair),
     /// K in order.
     Ranking(Ranking),
+    /// The best of K.
+    BestOf(BestOf),
     /// A number.
     Rating(Rating),
     /// Yes or no.
@@ -19,11 +21,12 @@ pub enum Feedback {
 }
 
 impl Feedback {
-    /// Which of the four.
+    /// Which of the five.
     pub fn kind(&self) -> Kind {
         match self {
             Feedback::Pair(_) => Kind::Pair,
             Feedback::Ranking(_) => Kind::Ranking,
+            Feedback::BestOf(_) => Kind::BestOf,
             Feedback::Rating(_) => Kind::Rating,
             Feedback::Thumbs(_) => Kind::Thumbs,
         }
@@ -34,6 +37,7 @@ impl Feedback {
         match self {
             Feedback::Pair(row) => &row.prompt,
             Feedback::Ranking(row) => &row.prompt,
+            Feedback::BestOf(row) => &row.prompt,
             Feedback::Rating(row) => &row.prompt,
             Feedback::Thumbs(row) => &row.prompt,
         }
@@ -44,6 +48,7 @@ impl Feedback {
         match self {
             Feedback::Pair(row) => vec![&row.chosen, &row.rejected],
             Feedback::Ranking(row) => row.responses.iter().collect(),
+            Feedback::BestOf(row) => row.responses.iter().collect(),
             Feedback::Rating(row) => vec![&row.response],
             Feedback::Thumbs(row) => vec![&row.completion],
         }
@@ -54,6 +59,7 @@ impl Feedback {
         match self {
             Feedback::Pair(row) => row.source.as_deref(),
             Feedback::Ranking(row) => row.source.as_deref(),
+            Feedback::BestOf(row) => row.source.as_deref(),
             Feedback::Rating(row) => row.source.as_deref(),
             Feedback::Thumbs(row) => row.source.as_deref(),
         }
@@ -67,13 +73,15 @@ impl Record for Feedback {
         match Kind::detect(fields) {
             Some(Kind::Pair) => Pair::parse(fields).map(Feedback::Pair),
             Some(Kind::Ranking) => Ranking::parse(fields).map(Feedback::Ranking),
+            Some(Kind::BestOf) => BestOf::parse(fields).map(Feedback::BestOf),
             Some(Kind::Rating) => Rating::parse(fields).map(Feedback::Rating),
             Some(Kind::Thumbs) => Thumbs::parse(fields).map(Feedback::Thumbs),
             Some(Kind::Text | Kind::Demonstration | Kind::Prompt) | None => Err(format!(
-                "no feedback in it, found {} ({}; {}; {}; {})",
+                "no feedback in it, found {} ({}; {}; {}; {}; {})",
                 fields.names(),
                 Kind::Pair.needs(),
                 Kind::Ranking.needs(),
+                Kind::BestOf.needs(),
                 Kind::Rating.needs(),
                 Kind::Thumbs.needs(),
             )),
@@ -126,6 +134,10 @@ mod tests {
                 "field \"ranks\" is missing (a ranking needs prompt, responses, and ranks or scores)",
             ),
             (
+                json!({"prompt": "a", "responses": ["b", "c"], "best": 2}),
+                "field \"best\" is 2 and field \"responses\" holds 2 (expected at least two answers, and the index of one of them, counted from 0)",
+            ),
+            (
                 json!({"response": "b", "rating": "NaN"}),
                 "field \"rating\" must be a finite number, found a string",
             ),
@@ -135,7 +147,7 @@ mod tests {
             ),
             (
                 json!({"prompt": "a"}),
-                "no feedback in it, found prompt (a pair needs chosen and rejected; a ranking needs prompt, responses, and ranks or scores; a rating needs response and rating; a thumbs row needs completion and label)",
+                "no feedback in it, found prompt (a pair needs chosen and rejected; a ranking needs prompt, responses, and ranks or scores; a choice of the best needs prompt, responses and best; a rating needs response and rating; a thumbs row needs completion and label)",
             ),
         ] {
             let found = Feedback::parse(&Fields::new(row.clone()).unwrap()).unwrap_err();

@@ -18,6 +18,8 @@ pub enum Kind {
     Pair,
     /// [`Ranking`](super::Ranking)
     Ranking,
+    /// [`BestOf`](super::BestOf)
+    BestOf,
     /// [`Rating`](super::Rating)
     Rating,
     /// [`Thumbs`](super::Thumbs)
@@ -33,6 +35,7 @@ impl Kind {
             Kind::Prompt => "prompt",
             Kind::Pair => "pair",
             Kind::Ranking => "ranking",
+            Kind::BestOf => "best of several",
             Kind::Rating => "rating",
             Kind::Thumbs => "thumbs",
         }
@@ -46,6 +49,7 @@ impl Kind {
             Kind::Prompt => "a prompt needs prompt",
             Kind::Pair => "a pair needs chosen and rejected",
             Kind::Ranking => "a ranking needs prompt, responses, and ranks or scores",
+            Kind::BestOf => "a choice of the best needs prompt, responses and best",
             Kind::Rating => "a rating needs response and rating",
             Kind::Thumbs => "a thumbs row needs completion and label",
         }
@@ -56,6 +60,8 @@ impl Kind {
         let has = |name: &str| fields.names_one(name);
         if has("chosen") || has("rejected") {
             Some(Kind::Pair)
+        } else if has("best") && !has("ranks") && !has("scores") {
+            Some(Kind::BestOf)
         } else if has("responses") || has("ranks") {
             Some(Kind::Ranking)
         } else if has("rating") {
@@ -92,6 +98,14 @@ mod tests {
             (json!({"rejected": "b"}), Some(Kind::Pair)),
             (
                 json!({"prompt": "a", "responses": ["b", "c"]}),
+                Some(Kind::Ranking),
+            ),
+            (
+                json!({"prompt": "a", "responses": ["b", "c"], "best": 1}),
+                Some(Kind::BestOf),
+            ),
+            (
+                json!({"prompt": "a", "responses": ["b", "c"], "ranks": [2, 1], "best": 1}),
                 Some(Kind::Ranking),
             ),
             (json!({"response": "a", "rating": 1}), Some(Kind::Rating)),

@@ -5,9 +5,10 @@
 //!
 //! - [`Kind`]: which kinds there are, and how a row is recognised; [`Record`]: how one is read;
 //! - [`TextRow`], [`Demonstration`], [`Prompt`]: what language models learn from and are asked;
-//! - [`Pair`], [`Ranking`], [`Rating`], [`Thumbs`]: what people said about answers, together [`Feedback`];
+//! - [`Pair`], [`Ranking`], [`BestOf`], [`Rating`], [`Thumbs`]: what people said about answers, together [`Feedback`];
 //! - [`Row`]: any of them.
 
+mod best_of;
 mod demonstration;
 mod feedback;
 mod kind;
@@ -19,6 +20,7 @@ mod row;
 mod text;
 mod thumbs;
 
+pub use best_of::BestOf;
 pub use demonstration::Demonstration;
 pub use feedback::Feedback;
 pub use kind::Kind;

@@ -48,11 +48,11 @@ impl Record for Row {
             Some(Kind::Text) => TextRow::parse(fields).map(Row::Text),
             Some(Kind::Demonstration) => Demonstration::parse(fields).map(Row::Demonstration),
             Some(Kind::Prompt) => Prompt::parse(fields).map(Row::Prompt),
-            Some(Kind::Pair | Kind::Ranking | Kind::Rating | Kind::Thumbs) => {
+            Some(Kind::Pair | Kind::Ranking | Kind::BestOf | Kind::Rating | Kind::Thumbs) => {
                 Feedback::parse(fields).map(Row::Feedback)
             }
             None => Err(format!(
-                "no field tells what it is, found {} (expected text, prompt, completion, messages, chosen and rejected, responses and ranks, response and rating, or completion and label)",
+                "no field tells what it is, found {} (expected text, prompt, completion, messages, chosen and rejected, responses and ranks or best, response and rating, or completion and label)",
                 fields.names()
             )),
         }
@@ -72,6 +72,7 @@ mod tests {
             json!({"prompt": "a"}),
             json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5}),
             json!({"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1], "source": "s"}),
+            json!({"prompt": "a", "responses": ["b", "c"], "best": 1}),
             json!({"prompt": "", "response": "b", "rating": -1.5}),
             json!({"prompt": "a", "completion": "b", "label": true}),
         ] {

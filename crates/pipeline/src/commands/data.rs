@@ -145,6 +145,9 @@ fn parts(row: &Row) -> Vec<(String, String)> {
                     .iter()
                     .map(|rank| format!("rank {rank}"))
                     .collect(),
+                Feedback::BestOf(row) => (0..row.responses.len())
+                    .map(|i| if i == row.best { "best" } else { "other" }.to_owned())
+                    .collect(),
                 Feedback::Rating(row) => vec![format!("rating {}", row.rating)],
                 Feedback::Thumbs(row) => {
                     vec![if row.label { "liked" } else { "disliked" }.to_owned()]
