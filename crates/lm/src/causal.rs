@@ -9,7 +9,7 @@ use rlhf_ops::{DecodeRows, TokenLogprobs, WeightLayout};
 use crate::linear::normal;
 use crate::schema::Schema;
 use crate::trunk::{self, Attend, Trunk};
-use crate::{Error, KvCache, ModelConfig, Packed, Params, Result};
+use crate::{KvCache, ModelConfig, Packed, Params, Result};
 
 /// A language model: a trunk and the vocabulary projection, over the parameters of a [`Params`].
 ///
@@ -43,10 +43,8 @@ impl CausalLm {
     /// The model that `config` describes over `params`, which may hold more than it needs. What it
     /// lacks is one error that names everything.
     pub fn new(config: &ModelConfig, params: &Params) -> Result<Self> {
-        match Self::schema(config)?.mismatch(params.shapes(), false) {
-            Some(what) => Err(Error::Invalid(format!("parameters do not fit: {what}"))),
-            None => Self::build(config, params.var_builder()),
-        }
+        Self::schema(config)?.require(params)?;
+        Self::build(config, params.var_builder())
     }
 
     /// Every parameter of the model: its name, shape and initial distribution.

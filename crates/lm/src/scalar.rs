@@ -9,7 +9,7 @@ use rlhf_ops::WeightLayout;
 use crate::linear::normal;
 use crate::schema::Schema;
 use crate::trunk::{self, Attend, Trunk};
-use crate::{Error, ModelConfig, Packed, Params, Result};
+use crate::{ModelConfig, Packed, Params, Result};
 
 const SCORE: &str = "score.weight";
 
@@ -38,10 +38,8 @@ impl ScalarModel {
     /// The model that `config` describes over `params`, which may hold more than it needs. What it
     /// lacks is one error that names everything.
     pub fn new(config: &ModelConfig, params: &Params) -> Result<Self> {
-        match Self::schema(config)?.mismatch(params.shapes(), false) {
-            Some(what) => Err(Error::Invalid(format!("parameters do not fit: {what}"))),
-            None => Self::build(config, params.var_builder()),
-        }
+        Self::schema(config)?.require(params)?;
+        Self::build(config, params.var_builder())
     }
 
     /// Every parameter of the model: its name, shape and initial distribution.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Error, Result, rng};
+use crate::{Error, Params, Result, rng};
 
 /// The name, shape and initial distribution of every parameter of a model.
 ///
@@ -43,6 +43,14 @@ impl Schema {
             Ok((name.clone(), tensor))
         };
         self.0.iter().map(draw).collect()
+    }
+
+    /// An error that names everything that `params`, which may hold more than the model asks for, lack.
+    pub fn require(&self, params: &Params) -> Result<()> {
+        match self.mismatch(params.shapes(), false) {
+            Some(what) => Err(Error::Invalid(format!("parameters do not fit: {what}"))),
+            None => Ok(()),
+        }
     }
 
     /// Compares names and shapes with what the model asks for: `None` when everything fits, else one
