@@ -4,15 +4,15 @@
 //! |---|---|
 //! | the number of minibatches changes no optimizer step | here |
 //! | PPO's gradients are not clipped | here |
-//! | entropy, KL and ratio are averaged over padding | there is none; `ppo/src/loss.rs`: statistics are means over all tokens of the minibatch |
+//! | entropy, KL and ratio are averaged over padding | here, for there is none; `ppo/src/loss.rs`: statistics are means over all tokens of the minibatch |
 //! | the end token is masked because padding is the end token | here, by its effect: a model learns to stop |
 //! | the price of a missing end ignores a custom stop | here |
 //! | log-probabilities lack the sampling temperature | `ppo/src/trajectory.rs`: log-probabilities are those of the temperature |
-//! | whitening adds the mean | `ppo/src/advantage.rs`: whitening centres |
-//! | the loss depends on how a batch is cut | here |
-//! | the reward head is lost or drawn anew on saving | `tests/score.rs`; probes are checked at every load (`lm/src/reward_model.rs`) |
+//! | whitening adds the mean | `ppo/src/advantage.rs`: whitening centres and scales by the chosen variance |
+//! | the loss depends on how a batch is cut | here; `reward/src/train.rs`: all kinds of feedback in one batch weigh the same however it is cut |
+//! | the reward head is lost or drawn anew on saving | here; `tests/score.rs` |
 //! | scores are silently not normalised | here |
-//! | over-long pairs are silently dropped | `reward/src/items.rs`: a cut keeps the end token, and is counted |
+//! | over-long pairs are silently dropped | here; `reward/src/items.rs`: a cut keeps the end token and the end of the prompt |
 //! | prompt tokens are trained by accident | here |
 //! | two begin tokens | `lm/tests/it/text.rs`: a plain prompt begins with one begin token |
 //! | a model does not stop after fine-tuning | here |
@@ -122,6 +122,108 @@ fn how_a_minibatch_is_cut_changes_no_loss_and_no_gradient() {
             "{name}: {a} and {b}"
         );
     }
+}
+
+/// As above, in the other stages.
+#[test]
+fn how_a_batch_is_cut_changes_no_loss_and_no_gradient() {
+    let folder = folder();
+    folder.demonstrations("demos.jsonl");
+    folder.pairs("prefs.jsonl");
+    folder.write("corpus.txt", "the fox is red.\n\nthe crow is black.\n\nthe frog is green and small.\n\nthe fox eats meat.\n");
+    for (stage, line) in [
+        ("pretrain", "pretrain --data corpus.txt"),
+        ("sft", "sft --model base --data demos.jsonl"),
+        ("reward", "reward --model base --prefs prefs.jsonl"),
+    ] {
+        let first = |micro: usize| {
+            folder.done(&format!(
+                "{line} --steps 1 --micro-batch {micro} --quiet --overwrite"
+            ));
+            lines(&folder.read(&format!("runs/{stage}/metrics.jsonl"))).remove(0)
+        };
+        let (cut, whole) = (first(1), first(100_000));
+        for name in ["loss", "grad_norm"] {
+            let (a, b) = (cut[name].as_f64().unwrap(), whole[name].as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-4 * b, "{stage}, {name}: {a} and {b}");
+        }
+    }
+}
+
+/// What the record says of a step is what its samples say, token by token: responses of any length, and no other token.
+#[test]
+fn the_statistics_of_a_step_are_those_of_its_response_tokens() {
+    let folder = folder();
+    folder.write(
+        "all.toml",
+        "[ppo]\nresponse_length = 30\nlog_samples = 4\nstop = [\"e\"]\n",
+    );
+    folder.done(&format!("{PPO} --config all.toml"));
+    let samples = rollouts(&folder);
+    let mut lengths = std::collections::BTreeSet::new();
+    for step in steps(&folder) {
+        let own = samples
+            .iter()
+            .filter(|sample| sample["step"] == step["step"]);
+        let (mut tokens, mut kl, mut episodes) = (0.0, 0.0, 0.0);
+        for sample in own {
+            let numbers = |name: &str| -> Vec<f64> {
+                let values = sample[name].as_array().unwrap().iter();
+                values.map(|x| x.as_f64().unwrap()).collect()
+            };
+            let pairs = numbers("logprobs").into_iter().zip(numbers("ref_logprobs"));
+            kl += pairs.map(|(p, r)| p - r).sum::<f64>();
+            tokens += numbers("tokens").len() as f64;
+            episodes += 1.0;
+            lengths.insert(numbers("tokens").len());
+        }
+        assert_eq!(episodes, 4.0);
+        for (name, want) in [
+            ("objective/kl", kl / episodes),
+            ("response/length", tokens / episodes),
+        ] {
+            let got = step[name].as_f64().unwrap();
+            assert!((got - want).abs() < 1e-9, "{name}: {got} and {want}");
+        }
+    }
+    assert!(lengths.len() > 2, "{lengths:?}");
+}
+
+/// The head of another run under this one's `reward.json`: its probes do not score what they did.
+#[test]
+fn a_reward_head_that_is_not_the_one_that_was_saved_is_refused() {
+    let folder = folder();
+    folder.pairs("prefs.jsonl");
+    for seed in [1, 2] {
+        folder.done(&format!(
+            "reward --model base --prefs prefs.jsonl --quiet --seed {seed} --out runs/{seed}"
+        ));
+    }
+    let weights = |run: &str| folder.path(&format!("runs/{run}/final/model.safetensors"));
+    let line = "ppo --model base --prompts prompts.jsonl --reward runs/1 --quiet";
+    folder.done(line);
+    fs_err::copy(weights("2"), weights("1")).unwrap();
+    let said = folder.refused(&format!("{line} --overwrite"));
+    assert!(
+        said.contains("reward.json") && said.contains("a probe scored"),
+        "{said}"
+    );
+}
+
+#[test]
+fn pairs_that_are_too_long_are_cut_and_counted() {
+    let folder = folder();
+    folder.pairs("prefs.jsonl");
+    let output = folder
+        .command("reward --model base --prefs prefs.jsonl --max-length 12")
+        .output()
+        .unwrap();
+    let said = crate::folder::stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("sequences were cut to fit 12 tokens") && said.contains("--max-length"),
+        "{said}"
+    );
 }
 
 #[test]

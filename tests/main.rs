@@ -17,4 +17,5 @@ mod refusals;
 mod reproducibility;
 mod rewards;
 mod score;
+mod steps;
 mod typed;

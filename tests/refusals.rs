@@ -105,6 +105,33 @@ fn a_model_that_is_none_is_refused_with_a_way_out() {
 }
 
 #[test]
+fn ppo_without_an_end_token_is_refused() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.prompts("prompts.jsonl");
+    for (file, key) in [
+        ("tokenizer_config.json", "eos_token"),
+        ("special_tokens_map.json", "eos_token"),
+        ("generation_config.json", "eos_token_id"),
+        ("config.json", "eos_token_id"),
+    ] {
+        let mut json: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&folder.read(&format!("base/{file}"))).unwrap();
+        json.remove(key);
+        folder.write(
+            &format!("base/{file}"),
+            &serde_json::to_string(&json).unwrap(),
+        );
+    }
+    let said = folder.refused("ppo --model base --prompts prompts.jsonl --reward length:4");
+    assert!(
+        said.contains("end token") && said.contains("eos_token"),
+        "{said}"
+    );
+    assert!(!folder.path("runs").exists());
+}
+
+#[test]
 fn settings_that_do_not_exist_are_refused_with_the_nearest_that_does() {
     let folder = Folder::quick();
     let said = folder.refused("ppo --set ppo.klcoef=1");

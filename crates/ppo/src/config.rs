@@ -391,6 +391,27 @@ impl Config {
 mod tests {
     use super::*;
 
+    /// Source: Huang et al., "The N+ Implementation Details of RLHF with PPO" (2024); learning rate and clipping are for small models.
+    #[test]
+    fn the_defaults_are_those_of_the_n_plus_details() {
+        let c = Config::default();
+        assert_eq!(
+            (
+                c.gamma,
+                c.lambda,
+                c.clip,
+                c.value_clip,
+                c.value_coef,
+                c.kl_coef
+            ),
+            (1.0, 0.95, 0.2, 0.2, 0.1, 0.05)
+        );
+        assert_eq!((c.epochs, c.temperature, c.kl_target), (4, 0.7, None));
+        assert_eq!((c.adam_eps, c.max_grad_norm, c.lr), (1e-5, 1.0, 1e-5));
+        assert!(c.whiten_advantages && c.schedule == ScheduleKind::Linear);
+        assert_eq!(c.missing_eos, MissingEos::Replace(-1.0));
+    }
+
     #[test]
     fn compat_decides_all_three_conventions_and_overrules_none_silently() {
         let config = |compat| Config {

@@ -151,3 +151,56 @@ impl Batch {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use rlhf_lm::{Text, train_bpe};
+
+    fn tokenizer() -> Tokenizer {
+        train_bpe(["a b"].into_iter(), 260, &["<|end|>"]).unwrap()
+    }
+
+    fn demonstration(prompt: &str, completion: &str) -> Demonstration {
+        Demonstration {
+            prompt: Text::from(prompt),
+            completion: Text::from(completion),
+            source: None,
+            id: None,
+        }
+    }
+
+    /// By definition: the first token never is a target, for nothing predicts it.
+    #[test]
+    fn completion_and_end_token_are_targets_and_the_prompt_is_context() {
+        let tokenizer = tokenizer();
+        let rows = |asked| {
+            let one = [demonstration("xy", "z")];
+            Rows::from_demonstrations(&tokenizer, &one, 10, asked)
+                .unwrap()
+                .rows
+        };
+        let end = tokenizer.eos_id().unwrap();
+        assert_eq!(rows(false)[0].ids.last(), Some(&end));
+        assert_eq!(rows(false)[0].target, [false, false, true, true]);
+        assert_eq!(rows(true)[0].target, [false, true, true, true]);
+    }
+
+    #[test]
+    fn one_row_in_a_hundred_may_be_lost_to_the_cut_and_no_more() {
+        let tokenizer = tokenizer();
+        let rows = |lost: usize, kept: usize| {
+            let mut all = vec![demonstration("abcdefgh", "z"); lost];
+            all.resize(lost + kept, demonstration("ab", "z"));
+            Rows::from_demonstrations(&tokenizer, &all, 6, false)
+        };
+        let found = rows(1, 99).unwrap();
+        assert_eq!((found.rows.len(), found.cut, found.lost), (99, 1, 1));
+        let said = rows(2, 98).unwrap_err().to_string();
+        assert!(
+            said.contains("2 of 100 rows") && said.contains("--max-length"),
+            "{said}"
+        );
+    }
+}

@@ -200,3 +200,42 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
         }
     }
 }
+
+/// A reference of the same weights that says something else, and a ratio that is not 1 before the first update.
+#[test]
+fn forward_passes_that_disagree_are_refused_before_the_first_update() {
+    let tmp = tempfile::tempdir().unwrap();
+    let config = config(tmp.path(), CriticKind::Separate);
+    let mut ppo = prepare(&config, &session(tmp.path())).unwrap();
+    let mut t = trajectory(&ppo);
+    for (i, tokens) in now(&ppo, &t).iter().enumerate() {
+        t.logprobs[i] = tokens.iter().map(|token| token[0] as f32).collect();
+    }
+    t.ref_logprobs = t.logprobs.clone();
+    ppo.refuse_a_reference_that_differs(&t).unwrap();
+    t.ref_logprobs[1][2] += 0.01;
+    let said = ppo.refuse_a_reference_that_differs(&t).unwrap_err();
+    assert!(
+        said.to_string()
+            .contains("policy and reference start from the same weights"),
+        "{said}"
+    );
+
+    // Two minibatches of two: the check is about the first of a step, for the second has moved rightly.
+    t.episodes.push(t.episodes[0].clone());
+    t.valued.push(t.valued[0].clone());
+    for rows in [&mut t.logprobs, &mut t.ref_logprobs, &mut t.values] {
+        rows.push(rows[0].clone());
+    }
+    for rows in [&mut t.advantages, &mut t.returns] {
+        rows.push(rows[0].clone());
+    }
+    let mut moved = t.clone();
+    moved.logprobs.iter_mut().flatten().for_each(|x| *x -= 0.1);
+    let said = ppo.update(&moved, 0, 1e-3).err().unwrap().to_string();
+    assert!(
+        said.contains("before its first update") && said.contains("mean ratio 1.105"),
+        "{said}"
+    );
+    ppo.update(&t, 0, 1e-3).unwrap();
+}

@@ -1,0 +1,146 @@
+//! What the steps of PPO record, and what its settings do to them.
+
+use serde_json::{Map, Value};
+
+use crate::folder::Folder;
+
+const PPO: &str = "ppo --model base --prompts prompts.jsonl --reward length:4 --set ppo.missing_eos=none --quiet --overwrite";
+
+fn folder() -> Folder {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.prompts("prompts.jsonl");
+    folder
+}
+
+fn lines(folder: &Folder, name: &str) -> Vec<Map<String, Value>> {
+    let text = folder.read(&format!("runs/ppo/{name}"));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The records of the steps, without those of evaluations.
+fn steps(folder: &Folder, flags: &str) -> Vec<Map<String, Value>> {
+    folder.done(&format!("{PPO} {flags}"));
+    let mut all = lines(folder, "metrics.jsonl");
+    all.retain(|line| line.contains_key("lr"));
+    all
+}
+
+/// The names are those of TRL's PPO, which TensorBoards are set up for.
+#[test]
+fn a_step_is_recorded_under_the_names_people_know() {
+    let folder = folder();
+    let step = &steps(&folder, "--steps 1")[0];
+    for name in [
+        "objective/kl",
+        "objective/kl_k3",
+        "objective/kl_k3_se",
+        "objective/entropy",
+        "objective/non_score_reward",
+        "objective/rlhf_reward",
+        "objective/scores",
+        "policy/approxkl_avg",
+        "policy/clipfrac_avg",
+        "policy/entropy_avg",
+        "loss/policy_avg",
+        "loss/value_avg",
+        "val/clipfrac_avg",
+        "val/ratio",
+        "val/ratio_var",
+        "val/num_eos_tokens",
+        "val/explained_variance",
+        "lr",
+        "episode",
+        "kl_coef",
+        "grad_norm/policy",
+        "grad_norm/critic",
+        "response/length",
+        "response/eos_fraction",
+    ] {
+        assert!(step[name].as_f64().is_some(), "{name}: {:?}", step[name]);
+    }
+    let timings = &lines(&folder, "timings.jsonl")[0];
+    for name in [
+        "time/rollout",
+        "time/score",
+        "time/forward",
+        "time/update",
+        "tokens_per_second",
+    ] {
+        assert!(timings[name].as_f64().is_some(), "{name}");
+    }
+}
+
+/// The first minibatch of a step meets the policy that sampled, the second one that has moved.
+#[test]
+fn beyond_the_target_kl_no_further_update_of_a_step_is_made() {
+    let folder = folder();
+    for (target, updates, early) in [("", 8, false), ("--set ppo.target_kl=1e-9", 1, true)] {
+        for step in steps(&folder, &format!("--lr 1e-3 --epochs 4 {target}")) {
+            assert_eq!(step["optimizer_steps"], updates, "{step:?}");
+            assert_eq!(step["stopped_early"], early, "{step:?}");
+        }
+    }
+}
+
+/// Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), §2.2: β ← β(1 + clip(KL/target − 1, ±.2)·n/horizon).
+#[test]
+fn an_adaptive_beta_follows_the_recorded_kl() {
+    let folder = folder();
+    let flags = "--steps 5 --lr 1e-2 --set ppo.kl_target=0.05 --set ppo.kl_horizon=100";
+    let steps = steps(&folder, flags);
+    let number = |step: usize, name: &str| steps[step][name].as_f64().unwrap();
+    for next in 1..5 {
+        let error = (number(next - 1, "objective/kl") / 0.05 - 1.0).clamp(-0.2, 0.2);
+        let want = number(next - 1, "kl_coef") * (1.0 + error * 4.0 / 100.0);
+        assert!((number(next, "kl_coef") - want).abs() < 1e-12);
+    }
+    assert!(
+        number(1, "kl_coef") < number(0, "kl_coef"),
+        "no KL, and no less of it wanted"
+    );
+    // Linearly to 0: the last of five steps has a fifth.
+    for (step, share) in [(0, 1.0), (4, 0.2)] {
+        assert!(
+            (number(step, "lr") - 1e-2 * share).abs() < 1e-12,
+            "{:?}",
+            steps[step]
+        );
+    }
+}
+
+#[test]
+fn each_prompt_is_answered_as_often_as_asked_and_scores_stay_within_their_clip() {
+    let folder = folder();
+    let flags = "--set ppo.samples_per_prompt=2 --set ppo.log_samples=4 --set ppo.score_clip=0.25";
+    steps(&folder, flags);
+    let samples = lines(&folder, "samples.jsonl");
+    let mut clipped = 0;
+    for step in 1..=3 {
+        let own = samples
+            .iter()
+            .filter(|s| s["kind"] == "rollout" && s["step"] == step);
+        let own: Vec<_> = own.collect();
+        let prompts: Vec<&Value> = own.iter().map(|sample| &sample["prompt"]).collect();
+        assert_eq!(prompts.len(), 4);
+        assert!(prompts[0] == prompts[1] && prompts[2] == prompts[3] && prompts[0] != prompts[2]);
+        for sample in own {
+            let score = sample["score"].as_f64().unwrap();
+            assert!(score.abs() <= 0.25, "{score}");
+            clipped += usize::from(score.abs() == 0.25);
+        }
+    }
+    assert!(clipped > 0);
+}
+
+/// Sampling from less than the whole distribution would make π_old another policy than the one that sampled.
+#[test]
+fn a_truncated_distribution_cannot_be_asked_for() {
+    let folder = folder();
+    for setting in ["top_k=5", "top_p=0.9"] {
+        let said = folder.refused(&format!("{PPO} --set ppo.{setting}"));
+        assert!(said.contains("top_"), "{said}");
+    }
+}
