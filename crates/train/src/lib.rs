@@ -1,14 +1,13 @@
 //! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
 //!
 //! - [`AdamW`], [`Schedule`], [`Recipe`]: how weights move, and which settings say so;
-//! - [`RunDir`], [`Checkpoint`], [`DataCursor`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
+//! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
 //! - [`statistics`]: the numbers in reports.
 //!
 //! A [`Session`] is what a stage is given besides its own settings.
 
 mod checkpoint;
-mod data_cursor;
 mod durable;
 mod error;
 mod events;
@@ -28,7 +27,6 @@ mod session;
 pub mod statistics;
 
 pub use checkpoint::Checkpoint;
-pub use data_cursor::DataCursor;
 pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};
 pub use metrics::Metrics;

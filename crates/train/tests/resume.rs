@@ -10,10 +10,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use rlhf_lm::{Gradients, Params};
-use rlhf_train::{
-    AdamW, AdamWConfig, Checkpoint, DataCursor, OnExisting, RunDir, Schedule, ScheduleKind,
-};
-use serde_json::{Map, json};
+use rlhf_train::{AdamW, AdamWConfig, Checkpoint, OnExisting, RunDir, Schedule, ScheduleKind};
+use serde_json::{Map, Value, json};
 
 const STEPS: u64 = 20;
 const SAVE_EVERY: u64 = 4;
@@ -25,9 +23,10 @@ fn row(i: usize) -> (f32, f32) {
     (x, 2.0 * x - 1.0)
 }
 
-/// An order that differs from epoch to epoch: 3 is prime to the 7 rows.
-fn order(epoch: u64) -> Vec<usize> {
-    (0..ROWS).map(|i| (i * 3 + epoch as usize) % ROWS).collect()
+/// The row that is read n-th, in an order that differs from epoch to epoch: 3 is prime to the 7 rows.
+fn read(n: u64) -> usize {
+    let (epoch, i) = (n as usize / ROWS, n as usize % ROWS);
+    (i * 3 + epoch) % ROWS
 }
 
 /// Trains until the end, or until `dies_after` steps have been taken here.
@@ -40,12 +39,10 @@ fn train(out: &Path, existing: OnExisting, dies_after: Option<u64>) -> rlhf_trai
         DType::F32,
     )?;
     let mut optimizer = AdamW::new(AdamWConfig::default());
-    let mut cursor = DataCursor::default();
     let mut step = 0;
     if let Some(checkpoint) = dir.checkpoint_latest()? {
         params = Params::load(&checkpoint.group("params"), &Device::Cpu, DType::F32)?;
         optimizer.load_state(&params, &checkpoint.group("adam"))?;
-        cursor = serde_json::from_value(checkpoint.state["cursor"].clone()).unwrap();
         step = checkpoint.step;
     }
     let schedule = Schedule {
@@ -59,7 +56,7 @@ fn train(out: &Path, existing: OnExisting, dies_after: Option<u64>) -> rlhf_trai
         if dies_after == Some(taken) {
             return Ok(());
         }
-        let (x, y): (Vec<f32>, Vec<f32>) = cursor.next(ROWS, 3, order).into_iter().map(row).unzip();
+        let (x, y): (Vec<f32>, Vec<f32>) = (0..3).map(|i| row(read(3 * step + i))).unzip();
         let (x, y) = (Tensor::new(x, &Device::Cpu)?, Tensor::new(y, &Device::Cpu)?);
         let (w, b) = (params.compute("w").unwrap(), params.compute("b").unwrap());
         let loss = (x.broadcast_mul(&w)?.broadcast_add(&b)? - y)?
@@ -87,7 +84,7 @@ fn train(out: &Path, existing: OnExisting, dies_after: Option<u64>) -> rlhf_trai
             let mut checkpoint = Checkpoint {
                 step,
                 tensors: BTreeMap::new(),
-                state: json!({"cursor": cursor}),
+                state: Value::Null,
             };
             checkpoint.insert_group("params", params.tensors());
             checkpoint.insert_group("adam", optimizer.state()?);
