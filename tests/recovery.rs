@@ -101,7 +101,7 @@ enum Moment {
     Published,
 }
 
-const STEPS: u64 = 80;
+const STEPS: u64 = 120;
 
 /// Twenty moments of a run that is resumed after each: the first, some in an order of chance, the last two.
 fn moments(seed: u64) -> Vec<Moment> {
@@ -147,11 +147,9 @@ fn survives_twenty_kills(folder: &Folder, line: &str, stage: &str) {
             .success()
     );
 
-    let mut while_saving = 0;
-    let mut found = BTreeSet::new();
-    let moments = moments(seed);
-    assert_eq!(moments.len(), 20);
-    for moment in moments {
+    // A machine that is busy elsewhere may let the run come to its end, where the pipe holds it, before the kill arrives.
+    let ended = || cut.has("final");
+    let die = |moment: Moment| {
         let before = cut.newest();
         let mut child = cut.start();
         match moment {
@@ -162,15 +160,17 @@ fn survives_twenty_kills(folder: &Folder, line: &str, stage: &str) {
                 });
             }
             Moment::Between(checkpoints, delay) => {
-                cut.wait(&mut child, || cut.newest() >= before + checkpoints);
+                cut.wait(&mut child, || {
+                    cut.newest() >= before + checkpoints || ended()
+                });
                 std::thread::sleep(delay);
             }
             Moment::Saving(checkpoints) => {
                 let due = || cut.newest() >= before + checkpoints && cut.saving();
-                cut.wait(&mut child, || due() || cut.has("final"));
+                cut.wait(&mut child, || due() || ended());
             }
-            Moment::Publishing => cut.wait(&mut child, || cut.has("final.aside")),
-            Moment::Published => cut.wait(&mut child, || cut.has("final")),
+            Moment::Publishing => cut.wait(&mut child, || cut.has("final.aside") || ended()),
+            Moment::Published => cut.wait(&mut child, ended),
         }
         kill(child);
         let newest = cut.newest();
@@ -178,17 +178,32 @@ fn survives_twenty_kills(folder: &Folder, line: &str, stage: &str) {
             newest >= before,
             "{told}: {moment:?} took a checkpoint away"
         );
-        found.insert(newest);
-        while_saving += usize::from(matches!(moment, Moment::Saving(_)) && cut.saving());
-        // Had the publication been quicker than the kill, there would be nothing left to wait for.
-        if matches!(moment, Moment::Publishing) {
-            assert_eq!(newest, STEPS - 1, "{told}");
-            fs_err::remove_dir_all(folder.path(&format!("{}/final", cut.out))).ok();
+        if ended() && !matches!(moment, Moment::Published) {
+            // Else the next process would seem to have published what this one has.
+            fs_err::remove_dir_all(folder.path(&format!("{}/final", cut.out))).unwrap();
         }
+        newest
+    };
+    let mut while_saving = 0;
+    let mut found = BTreeSet::new();
+    let moments = moments(seed);
+    assert_eq!(moments.len(), 20);
+    for moment in moments {
+        let mut newest = die(moment);
+        if matches!(moment, Moment::Saving(_)) {
+            // The kill may have come a moment too late: then another.
+            for _ in 0..3 {
+                if !cut.saving() {
+                    newest = die(moment);
+                }
+            }
+            while_saving += usize::from(cut.saving());
+        }
+        found.insert(newest);
     }
     let died = format!("{told}: {while_saving} while saving, after the steps {found:?}");
     assert!(
-        while_saving >= 3 && found.contains(&0) && found.len() >= 10,
+        while_saving >= 3 && found.contains(&0) && found.contains(&(STEPS - 1)) && found.len() >= 6,
         "{died}"
     );
 
