@@ -2,30 +2,7 @@
 
 use serde_json::Value;
 
-use crate::folder::{Folder, files};
-
-const PIPELINE: &str = r#"
-[sft]
-model = "base"
-data = ["demos.jsonl"]
-
-[reward]
-prefs = ["prefs.jsonl"]
-
-[ppo]
-prompts = ["prompts.jsonl"]
-eval_prompts = ["prompts.jsonl"]
-"#;
-
-fn folder() -> Folder {
-    let folder = Folder::quick();
-    folder.tiny_gpt2("base");
-    folder.demonstrations("demos.jsonl");
-    folder.pairs("prefs.jsonl");
-    folder.prompts("prompts.jsonl");
-    folder.write("all.toml", PIPELINE);
-    folder
-}
+use crate::folder::{Folder, PIPELINE, files};
 
 /// Every check as (part, check, verdict, found).
 fn examined(folder: &Folder, line: &str) -> Vec<[String; 4]> {
@@ -56,7 +33,7 @@ fn found(checks: &[[String; 4]], part: &str, check: &str, verdict: &str) -> Stri
 
 #[test]
 fn a_pipeline_in_order_passes_every_check_and_nothing_is_written() {
-    let folder = folder();
+    let folder = Folder::pipeline();
     folder.done("doctor"); // the bundled files are unpacked now
     let before = files(&folder.path(""));
     let checks = examined(&folder, "all.toml");
@@ -78,7 +55,7 @@ fn a_pipeline_in_order_passes_every_check_and_nothing_is_written() {
 
 #[test]
 fn what_a_run_directory_holds_is_told() {
-    let folder = folder();
+    let folder = Folder::pipeline();
     let standing = |stage: &str| {
         let checks = examined(&folder, "all.toml");
         let told = checks
@@ -103,7 +80,7 @@ fn what_a_run_directory_holds_is_told() {
 
 #[test]
 fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
-    let folder = folder();
+    let folder = Folder::pipeline();
     folder.write("bad.jsonl", "{\"prompt\": \"a\"}\n");
     let with = |change: [&str; 2]| {
         folder.write("all.toml", &PIPELINE.replace(change[0], change[1]));

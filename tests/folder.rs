@@ -55,11 +55,39 @@ log_samples = 1
 limit = 6
 "#;
 
+/// A pipeline over the files of [`Folder::pipeline`].
+pub(crate) const PIPELINE: &str = r#"
+[run]
+out = "runs/all"
+
+[sft]
+model = "base"
+data = ["demos.jsonl"]
+
+[reward]
+prefs = ["prefs.jsonl"]
+
+[ppo]
+prompts = ["prompts.jsonl"]
+eval_prompts = ["prompts.jsonl"]
+"#;
+
 impl Folder {
     /// A folder with quick settings in `rlhf.toml`.
     pub(crate) fn quick() -> Self {
         let folder = Self::empty();
         folder.write("rlhf.toml", QUICK);
+        folder
+    }
+
+    /// Quick settings, a model, a file of each kind of row, and `all.toml`, which makes a pipeline of them.
+    pub(crate) fn pipeline() -> Self {
+        let folder = Self::quick();
+        folder.tiny_gpt2("base");
+        folder.demonstrations("demos.jsonl");
+        folder.pairs("prefs.jsonl");
+        folder.prompts("prompts.jsonl");
+        folder.write("all.toml", PIPELINE);
         folder
     }
 

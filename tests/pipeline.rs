@@ -2,33 +2,7 @@
 
 use serde_json::Value;
 
-use crate::folder::{Folder, stderr};
-
-const PIPELINE: &str = r#"
-[run]
-out = "runs/all"
-
-[sft]
-model = "base"
-data = ["demos.jsonl"]
-
-[reward]
-prefs = ["prefs.jsonl"]
-
-[ppo]
-prompts = ["prompts.jsonl"]
-eval_prompts = ["prompts.jsonl"]
-"#;
-
-fn pipeline() -> Folder {
-    let folder = Folder::quick();
-    folder.tiny_gpt2("base");
-    folder.demonstrations("demos.jsonl");
-    folder.pairs("prefs.jsonl");
-    folder.prompts("prompts.jsonl");
-    folder.write("all.toml", PIPELINE);
-    folder
-}
+use crate::folder::{Folder, PIPELINE, stderr};
 
 fn said(folder: &Folder, line: &str) -> String {
     let output = folder.command(line).output().unwrap();
@@ -38,7 +12,7 @@ fn said(folder: &Folder, line: &str) -> String {
 
 #[test]
 fn a_pipeline_ends_with_every_model_in_one_table_and_skips_what_is_finished() {
-    let folder = pipeline();
+    let folder = Folder::pipeline();
     let result: Value = serde_json::from_str(&folder.done("run all.toml --json --quiet")).unwrap();
     let models = result["models"].as_array().unwrap();
     let names: Vec<_> = models.iter().map(|m| m["name"].as_str().unwrap()).collect();
@@ -79,7 +53,7 @@ fn a_pipeline_ends_with_every_model_in_one_table_and_skips_what_is_finished() {
 
 #[test]
 fn a_pipeline_reports_itself() {
-    let folder = pipeline();
+    let folder = Folder::pipeline();
     folder.done("run all.toml --quiet");
     let said: Value =
         serde_json::from_str(&folder.done("report runs/all --out page.html --json")).unwrap();
@@ -99,7 +73,7 @@ fn a_pipeline_reports_itself() {
 
 #[test]
 fn own_prompts_without_held_out_ones_are_refused_before_anything_is_spent() {
-    let folder = pipeline();
+    let folder = Folder::pipeline();
     folder.write(
         "all.toml",
         &PIPELINE.replace("eval_prompts = [\"prompts.jsonl\"]\n", ""),

@@ -420,21 +420,27 @@ fn a_model_that_does_not_fit_on_the_disk_is_published_once_there_is_space() {
     assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
 }
 
-/// `/dev/full` answers every write as a full disk does.
-#[test]
-#[cfg(target_os = "linux")]
-fn no_space_for_samples_stops_ppo_and_it_goes_on_to_the_same_bytes() {
-    let folder = folder();
+/// PPO whole in `runs/whole`, and killed after its third checkpoint in `runs/cut`; the command that resumes it but for `--resume`.
+fn killed_ppo(folder: &Folder) -> (String, Run<'_>) {
     folder.prompts("prompts.jsonl");
     let line = "ppo --model base --reward length:4 --prompts prompts.jsonl --steps 40 --quiet";
     folder.done(&format!("{line} --out runs/whole"));
     let line = format!("{line} --out runs/cut");
     let cut = Run {
-        folder: &folder,
+        folder,
         line: format!("{line} --save-every 1"),
         out: "runs/cut".into(),
     };
     kill(cut.started());
+    (line, cut)
+}
+
+/// `/dev/full` answers every write as a full disk does.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_space_for_samples_stops_ppo_and_it_goes_on_to_the_same_bytes() {
+    let folder = folder();
+    let (line, _) = killed_ppo(&folder);
     let samples = folder.path("runs/cut/samples.jsonl");
     let kept = folder.path("kept");
     fs_err::rename(&samples, &kept).unwrap();
@@ -547,16 +553,7 @@ fn of_several_runs_that_start_at_once_one_has_the_folder() {
 fn a_policy_that_diverges_stops_at_the_last_sound_checkpoint_and_goes_on_from_there_to_the_same_bytes()
  {
     let folder = folder();
-    folder.prompts("prompts.jsonl");
-    let line = "ppo --model base --reward length:4 --prompts prompts.jsonl --steps 40 --quiet";
-    folder.done(&format!("{line} --out runs/whole"));
-    let line = format!("{line} --out runs/cut");
-    let cut = Run {
-        folder: &folder,
-        line: format!("{line} --save-every 1"),
-        out: "runs/cut".into(),
-    };
-    kill(cut.started());
+    let (line, cut) = killed_ppo(&folder);
     let newest = cut.newest();
     let diverged = format!(
         "after PPO step {} the policy's logits are not finite",
