@@ -1,6 +1,6 @@
 //! How well a reward model predicts held-out feedback, beside how well length alone would.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Display};
 
 use anyhow::Result;
@@ -131,6 +131,8 @@ pub struct Report {
 /// One comparison "the first was preferred", as seen by the model.
 struct Seen {
     item: usize,
+    /// Which of the distinct prompts it is about.
+    prompt: usize,
     gap: f64,
     longer_by: i64,
 }
@@ -138,8 +140,11 @@ struct Seen {
 /// What the [`raw_scores`] of `items` say of the model; `seed` drives the bootstrap.
 pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) -> Report {
     let mut seen = Vec::new();
+    let mut prompts = HashMap::new();
     let (mut taus, mut rated, mut thumbs) = (Vec::new(), Vec::new(), Vec::new());
     for (n, (item, scores)) in items.iter().zip(scores).enumerate() {
+        let next = prompts.len();
+        let prompt = *prompts.entry(item.subject()).or_insert(next);
         match &item.judgement {
             Judgement::Ranks { .. } | Judgement::Best(_) => {
                 let ranks = item.ranks();
@@ -149,6 +154,7 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) ->
                             item.responses[i].len() as i64 - item.responses[j].len() as i64;
                         seen.push(Seen {
                             item: n,
+                            prompt,
                             gap: scores[i] - scores[j],
                             longer_by,
                         });
@@ -222,7 +228,8 @@ fn half_on_tie(gap: f64) -> f64 {
     }
 }
 
-/// The mean over comparisons, with an interval from resampling prompts: comparisons of one ranking are not independent.
+/// The mean over comparisons, with an interval from resampling prompts: comparisons of one ranking, or of several rows about
+/// one prompt, are not independent.
 fn share_by_prompt<'a>(
     seen: impl Iterator<Item = &'a Seen>,
     win: fn(&Seen) -> f64,
@@ -230,7 +237,7 @@ fn share_by_prompt<'a>(
 ) -> Option<Share> {
     let mut prompts: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for s in seen {
-        let (wins, n) = prompts.entry(s.item).or_default();
+        let (wins, n) = prompts.entry(s.prompt).or_default();
         *wins += win(s);
         *n += 1.0;
     }
@@ -398,6 +405,30 @@ mod tests {
         );
         assert_eq!(report.by_length_gap["same length"].value, 1.5 / 2.0);
         assert_eq!(report.calibration.iter().map(|b| b.n).sum::<usize>(), 5);
+    }
+
+    /// The bootstrap draws prompts: with a single one every draw is the same, however many rows it has.
+    #[test]
+    fn rows_about_one_prompt_are_drawn_together() {
+        let of = |prompt: u32| Item {
+            prompt: vec![prompt],
+            texts: (Text::from("a prompt"), Vec::new()),
+            ..item(ranks(&[1.0, 2.0]), &[1, 1], "a")
+        };
+        let scores = [vec![1.0, 0.0], vec![0.0, 1.0], vec![1.0, 0.0]];
+        let of_prompts = |prompts: [u32; 3]| {
+            let items = prompts.map(of);
+            report(&items, &scores, Counts::default(), 1)
+                .accuracy
+                .unwrap()
+        };
+        let one = of_prompts([7, 7, 7]);
+        assert_eq!(
+            (one.low, one.value, one.high),
+            (one.value, 2.0 / 3.0, one.value)
+        );
+        let three = of_prompts([7, 8, 9]);
+        assert!(three.low < three.value && three.value < three.high);
     }
 
     #[test]
