@@ -41,19 +41,26 @@ pub fn describe(device: &Device) -> String {
     }
 }
 
-/// Lets the CPU kernels use `n` threads. Takes effect once, before the first tensor is touched; results are the same bytes for any `n`.
+/// Lets the CPU kernels use `n` threads, of which the calling one is the first; 0 stands for as many as there are cores. Takes effect once,
+/// before the first tensor is touched; results are the same bytes for any `n`.
+///
+/// The caller takes part because a thread that only hands out work sleeps through every parallel section, and waking it costs more than
+/// a small kernel. Candle's own threads are left out: after each of its element-wise operations they spin for what comes next, on cores
+/// that a kernel here has work for.
 pub fn set_threads(n: usize) -> Result<()> {
-    if n == 0 {
-        bail!("threads: expected at least 1, found 0")
-    }
-    // Candle sizes its own pool of threads by these variables, when it first needs it.
-    for variable in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+    let n = match n {
+        0 => cores(),
+        n => n,
+    };
+    // Candle sizes its matrix products and its own pool by these variables, when it first needs them.
+    for (variable, threads) in [("RAYON_NUM_THREADS", n), ("CANDLE_NUM_THREADS", 1)] {
         // SAFETY: nothing else in the process reads or writes the environment through a raw pointer; the binary calls this while it
         // has one thread, before any work starts.
-        unsafe { std::env::set_var(variable, n.to_string()) }
+        unsafe { std::env::set_var(variable, threads.to_string()) }
     }
     match rayon::ThreadPoolBuilder::new()
         .num_threads(n)
+        .use_current_thread()
         .build_global()
     {
         Err(_) if rayon::current_num_threads() != n => {
@@ -64,6 +71,16 @@ pub fn set_threads(n: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// As many threads as the system runs side by side, or as `RAYON_NUM_THREADS` says.
+fn cores() -> usize {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    asked
+        .and_then(|n| n.parse().ok())
+        .filter(|&n| n > 0)
+        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+        .unwrap_or(1)
 }
 
 /// Every tensor is a new allocation, large ones a fresh mapping by default, whose pages cost more to fault in than the kernel's work on
@@ -140,10 +157,5 @@ mod tests {
         for name in ["gpu", "cuda:x", "cpu:1", ""] {
             assert!(pick(name).is_err(), "{name}");
         }
-    }
-
-    #[test]
-    fn zero_threads_are_refused() {
-        assert!(set_threads(0).is_err());
     }
 }

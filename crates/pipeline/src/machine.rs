@@ -28,9 +28,7 @@ impl Machine {
                 ));
             }
         };
-        if run.threads > 0 {
-            rlhf_ops::device::set_threads(run.threads)?;
-        }
+        rlhf_ops::device::set_threads(run.threads)?;
         let device =
             rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
         let progress = if quiet {
