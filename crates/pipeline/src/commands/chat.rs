@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
             turns: Vec::new(),
         })
     };
-    let mut speakers = vec![load(&args.model)?];
+    let mut speakers = vec![load(&args.answering.model)?];
     if let Some(against) = &args.against {
         speakers.push(load(against)?);
     }

@@ -15,7 +15,7 @@ use crate::stage::model_folder;
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let prompts = prompts(args)?;
-    let folder = model_folder(&args.model, "sft")?;
+    let folder = model_folder(&args.answering.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
     let model = LanguageModel::load(&folder, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;

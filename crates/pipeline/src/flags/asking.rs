@@ -9,14 +9,8 @@ use crate::settings::RunSettings;
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// A run, a directory, a GGUF file or a hub id [default: the bundled model].
-    #[arg(
-        long,
-        value_name = "MODEL",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArgs,
     /// A prompt; may be repeated. \n stands for a line break.
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
@@ -36,6 +30,19 @@ pub(crate) struct GenerateArgs {
     /// JSON Lines also on a terminal.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+// Who answers.
+#[derive(Debug, Args)]
+pub(crate) struct AnsweringArgs {
+    /// Who answers: a run, a directory, a GGUF file or a hub id [default: the bundled model].
+    #[arg(
+        long,
+        value_name = "MODEL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) model: String,
 }
 
 // How the next token is chosen.
@@ -84,14 +91,8 @@ impl SamplingArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// Who answers: a run, a directory, a GGUF file or a hub id [default: the bundled model].
-    #[arg(
-        long,
-        value_name = "MODEL",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArgs,
     /// A second model that answers too.
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<String>,

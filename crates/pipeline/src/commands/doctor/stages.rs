@@ -134,14 +134,7 @@ impl Rounds<'_> {
             self.answers(&model, &rows);
             let tokens = rows.iter().map(|row| row.ids.len()).sum::<usize>();
             let held = tokens * config.batch / rows.len();
-            let parameters = model.params.num_parameters() as u64;
-            self.room(
-                &[parameters],
-                0,
-                held as u64,
-                config.micro_batch,
-                &model.config,
-            );
+            self.room_of(&model, held, config.micro_batch);
         }
         self.standing(&settings, &start);
         Some(())
@@ -196,14 +189,7 @@ impl Rounds<'_> {
             })?;
             let tokens = items.iter().map(Item::tokens).sum::<usize>();
             let held = tokens * config.batch / items.len();
-            let parameters = model.params.num_parameters() as u64;
-            self.room(
-                &[parameters],
-                0,
-                held as u64,
-                config.micro_batch,
-                &model.config,
-            );
+            self.room_of(&model, held, config.micro_batch);
         }
         self.standing(&settings, &start);
         Some(())
@@ -390,6 +376,12 @@ impl Rounds<'_> {
             let found = format!("{loss:.3} nats a token over the first {} rows", tried.len());
             Ok(((), Found::Ok(found)))
         });
+    }
+
+    /// [`Rounds::room`] of a stage that trains this model and no other.
+    fn room_of(&mut self, model: &LanguageModel, held: usize, micro_batch: usize) {
+        let parameters = model.params.num_parameters() as u64;
+        self.room(&[parameters], 0, held as u64, micro_batch, &model.config);
     }
 
     /// Memory while the stage runs, against what is free; and what it leaves on the disk.
