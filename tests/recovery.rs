@@ -591,6 +591,58 @@ fn a_policy_that_diverges_stops_at_the_last_sound_checkpoint_and_goes_on_from_th
     assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
 }
 
+/// As above, for the stages that minimise a loss: no checkpoint is made of weights that are beyond help, and no model either.
+#[test]
+fn a_model_that_diverges_is_not_saved_and_its_last_sound_checkpoint_goes_on_to_the_same_bytes() {
+    let folder = Folder::pipeline();
+    for (stage, line, found) in [
+        (
+            "sft",
+            "sft --model base --data demos.jsonl --set sft.eval_fraction=0",
+            "the loss after the update",
+        ),
+        (
+            "reward",
+            "reward --model base --prefs prefs.jsonl",
+            "a score after the update",
+        ),
+    ] {
+        let (whole, out) = (format!("runs/{stage}-whole"), format!("runs/{stage}-cut"));
+        folder.done(&format!("{line} --steps 400 --quiet --out {whole}"));
+        let line = format!("{line} --quiet --out {out}");
+        let cut = Run {
+            folder: &folder,
+            line: format!("{line} --steps 400 --save-every 1"),
+            out: out.clone(),
+        };
+        kill(cut.started());
+        let newest = cut.newest();
+        for (flags, step, found) in [
+            // Before a checkpoint, before the next update, before the model is published.
+            ("--steps 400 --save-every 1".to_owned(), newest + 1, found),
+            ("--steps 400 --save-every 0".into(), newest + 2, "the loss"),
+            (
+                format!("--steps {} --save-every 0", newest + 1),
+                newest + 1,
+                found,
+            ),
+        ] {
+            let resumed = format!("{line} --resume --lr 1e30 --schedule constant {flags}");
+            let output = folder.command(&resumed).output().unwrap();
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{resumed}: {said}");
+            assert!(
+                said.contains(&format!("step {step}: {found} is")) && said.contains("lower --lr"),
+                "{resumed}: {said}"
+            );
+            assert_eq!(cut.newest(), newest, "{resumed}");
+            assert!(!cut.has("final"), "{resumed}");
+        }
+        folder.done(&format!("{line} --steps 400 --resume"));
+        assert_same_run(&folder.path(&whole), &folder.path(&out));
+    }
+}
+
 #[test]
 fn resuming_what_is_finished_does_nothing_and_starting_over_it_is_refused() {
     let folder = Folder::quick();

@@ -12,7 +12,8 @@ use rlhf_lm::{
     Tokenizer,
 };
 use rlhf_train::{
-    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, recipe, statistics,
+    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, check_finite, recipe,
+    statistics,
 };
 use serde_json::{Map, json};
 
@@ -164,14 +165,11 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
             // A comparison stays the same when all scores move by one amount, and that is all the bias of GPT-2's last norm does.
             gradients.check_all_but(&params, &["transformer.ln_f.bias"])?;
         }
+        check_finite(step + 1, "the loss", last_loss)?;
         let lr = schedule.lr(recipe.lr, step);
-        let grad_norm = optimizer.step(&params, &gradients, lr, recipe.clip())?;
-        ensure!(
-            last_loss.is_finite() && grad_norm.is_finite(),
-            "step {}: loss {last_loss} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \
-             The last checkpoint is untouched",
-            step + 1
-        );
+        let grad_norm = optimizer
+            .step(&params, &gradients, lr, recipe.clip())
+            .with_context(|| format!("step {}", step + 1))?;
 
         let done = step + 1;
         let seconds = begun.elapsed().as_secs_f64();
@@ -196,7 +194,14 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         progress.tick(done, &[("loss", last_loss)], tokens as u64);
 
         let stop = session.interrupt.requested() && done < steps;
-        if stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps {
+        let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
+        if save || done == steps {
+            let item = std::slice::from_ref(&items[order[0]]);
+            for score in raw_scores(&evaluated, item, micro_tokens)?.concat() {
+                check_finite(done, "a score after the update", score)?;
+            }
+        }
+        if save {
             let checkpoint = Checkpoint::of(done, &params, &optimizer)?;
             session.dir.checkpoint_save(&checkpoint, 2)?;
         }

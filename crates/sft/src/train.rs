@@ -9,7 +9,8 @@ use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_dataset::read_demonstrations;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype, Tokenizer};
 use rlhf_train::{
-    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Recipe, Session, recipe,
+    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Recipe, Session, check_finite,
+    recipe,
 };
 use serde_json::{Map, json};
 
@@ -137,15 +138,11 @@ pub(crate) fn fit(
         if step == first {
             gradients.check_all(params)?;
         }
+        check_finite(step + 1, "the loss", outcome.loss)?;
         let lr = schedule.lr(recipe.lr, step);
-        let grad_norm = optimizer.step(params, &gradients, lr, recipe.clip())?;
-        ensure!(
-            outcome.loss.is_finite() && grad_norm.is_finite(),
-            "step {}: loss {} and gradient norm {grad_norm}: training has diverged; lower --lr or add --warmup. \
-             The last checkpoint is untouched",
-            step + 1,
-            outcome.loss
-        );
+        let grad_norm = optimizer
+            .step(params, &gradients, lr, recipe.clip())
+            .with_context(|| format!("step {}", step + 1))?;
 
         let done = step + 1;
         let mut line = Map::new();
@@ -172,7 +169,13 @@ pub(crate) fn fit(
         progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
 
         let stop = session.interrupt.requested() && done < steps;
-        if stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps {
+        let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
+        if save || done == steps {
+            let row = std::slice::from_ref(&rows[order[0]]);
+            let loss = mean_loss(&evaluated, row, micro_tokens)?;
+            check_finite(done, "the loss after the update", loss)?;
+        }
+        if save {
             let checkpoint = Checkpoint::of(done, params, &optimizer)?;
             session.dir.checkpoint_save(&checkpoint, 2)?;
         }

@@ -61,6 +61,19 @@ pub enum Error {
         /// The metric.
         key: String,
     },
+    /// A number that training goes by is no number any more.
+    #[error(
+        "step {step}: {what} is {number}: training has diverged; lower --lr, add --warmup, or under --dtype f16, whose largest number is \
+         65504, take bf16. Checkpoints are from before and sound: continue with --resume"
+    )]
+    Diverged {
+        /// The optimizer step.
+        step: u64,
+        /// Which number.
+        what: &'static str,
+        /// NaN or infinity.
+        number: f64,
+    },
     /// A batch of nothing was asked for.
     #[error("{stage}.batch is 0: a step needs at least one {unit}")]
     EmptyBatch {

@@ -1,6 +1,6 @@
 //! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
 //!
-//! - [`AdamW`], [`Schedule`], [`Recipe`]: how weights move, and which settings say so;
+//! - [`AdamW`], [`Schedule`], [`Recipe`], [`check_finite`]: how weights move, which settings say so, and when to stop;
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
 //! - [`statistics`]: the numbers in reports.
@@ -8,6 +8,7 @@
 //! A [`Session`] is what a stage is given besides its own settings.
 
 mod checkpoint;
+mod divergence;
 mod durable;
 mod error;
 mod events;
@@ -27,6 +28,7 @@ mod session;
 pub mod statistics;
 
 pub use checkpoint::Checkpoint;
+pub use divergence::check_finite;
 pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};
 pub use metrics::Metrics;
