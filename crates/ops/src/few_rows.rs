@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::cpu::{Matrix, Shared};
-use crate::simd;
+use crate::simd::{self, fetch};
 
 /// Up to so many rows are a few.
 const FEW: usize = 15;
@@ -342,13 +342,6 @@ impl Task<'_> {
             }
         }
     }
-}
-
-/// Asks for what lies at `from`, which need not exist.
-#[inline(always)]
-fn fetch(from: *const f32) {
-    // SAFETY: a prefetch reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use rayon::prelude::*;
 
 use crate::cpu::{Matrix, Shared, Target, unwritten};
+use crate::simd::fetch;
 
 /// Rows of a tile.
 const ROWS: usize = 8;
@@ -26,6 +27,9 @@ const DEPTH: usize = 256;
 
 /// Panels of columns in a piece: 384 KiB.
 const COLUMN_PANELS: usize = 8;
+
+/// So many rows before it is copied, one is asked for.
+const AHEAD: usize = 6;
 
 /// Panels of rows in a piece: 128 KiB.
 const ROW_PANELS: usize = 16;
@@ -182,7 +186,13 @@ fn pack<const W: usize>(
     let whole = if of.stride == 1 { lines.len() / W } else { 0 };
     // Neighbours in memory are read in one go, whatever panels they belong to.
     for (i, k) in depth.clone().enumerate() {
-        let from = &of.data[lines.start + k * of.step..][..whole * W];
+        let start = lines.start + k * of.step;
+        let from = &of.data[start..][..whole * W];
+        // Rows lie in pages of their own, which no hardware fetches before they are touched.
+        let later = of.data.as_ptr().wrapping_add(start + AHEAD * of.step);
+        (0..from.len())
+            .step_by(LANES)
+            .for_each(|line| fetch(later.wrapping_add(line)));
         for (j, from) in from.chunks_exact(W).enumerate() {
             out[j * panel + i * W..][..W].copy_from_slice(from);
         }

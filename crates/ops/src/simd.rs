@@ -50,6 +50,14 @@ pub(crate) fn avx2() -> bool {
     is_x86_feature_detected!("avx2")
 }
 
+/// Asks for what lies at `from`, which need not exist.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn fetch(from: *const f32) {
+    // SAFETY: a prefetch reads nothing.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast()) }
+}
+
 /// Lanes of a running sum: two AVX-512 vectors, enough to hide the latency of an addition.
 const LANES: usize = 32;
 
