@@ -12,8 +12,8 @@ use rlhf_lm::{
     Tokenizer,
 };
 use rlhf_train::{
-    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, check_finite, recipe,
-    statistics,
+    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, check_finite,
+    check_update, recipe, statistics,
 };
 use serde_json::{Map, json};
 
@@ -134,6 +134,13 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let mut progress = Progress::new(session.progress, "reward", steps, "step");
     let mut last_loss = f64::NAN;
 
+    let loss_of = |items: &[&Item], share: f32| -> Result<Tensor> {
+        let packed = Batch::pack(items, &session.device)?;
+        let hidden = model
+            .hidden(&packed.packed)?
+            .index_select(&packed.last, 0)?;
+        feedback_loss(&model.scores(&hidden)?, items, share, config)
+    };
     for step in first..steps {
         let begun = Instant::now();
         let order = step_rows(
@@ -152,11 +159,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let lengths: Vec<usize> = batch.iter().map(|item| item.tokens()).collect();
         for micro in micro_batches(&lengths, micro_tokens) {
             let part = &batch[micro];
-            let packed = Batch::pack(part, &session.device)?;
-            let hidden = model
-                .hidden(&packed.packed)?
-                .index_select(&packed.last, 0)?;
-            let loss = feedback_loss(&model.scores(&hidden)?, part, share, config)?;
+            let loss = loss_of(part, share)?;
             gradients.accumulate(&params, &loss)?;
             total = (total + loss.detach())?;
         }
@@ -170,6 +173,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let grad_norm = optimizer
             .step(&params, &gradients, lr, recipe.clip())
             .with_context(|| format!("step {}", step + 1))?;
+        drop(gradients);
 
         let done = step + 1;
         let seconds = begun.elapsed().as_secs_f64();
@@ -196,10 +200,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let stop = session.interrupt.requested() && done < steps;
         let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
         if save || done == steps {
-            let item = std::slice::from_ref(&items[order[0]]);
-            for score in raw_scores(&evaluated, item, micro_tokens)?.concat() {
-                check_finite(done, "a score after the update", score)?;
-            }
+            check_update(done, &params, &loss_of(&batch[..1], 1.0)?)?;
         }
         if save {
             let checkpoint = Checkpoint::of(done, &params, &optimizer)?;

@@ -10,7 +10,7 @@ use rlhf_dataset::read_demonstrations;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype, Tokenizer};
 use rlhf_train::{
     Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Recipe, Session, check_finite,
-    recipe,
+    check_update, recipe,
 };
 use serde_json::{Map, json};
 
@@ -143,6 +143,7 @@ pub(crate) fn fit(
         let grad_norm = optimizer
             .step(params, &gradients, lr, recipe.clip())
             .with_context(|| format!("step {}", step + 1))?;
+        drop(gradients);
 
         let done = step + 1;
         let mut line = Map::new();
@@ -171,9 +172,9 @@ pub(crate) fn fit(
         let stop = session.interrupt.requested() && done < steps;
         let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
         if save || done == steps {
-            let row = std::slice::from_ref(&rows[order[0]]);
-            let loss = mean_loss(&evaluated, row, micro_tokens)?;
-            check_finite(done, "the loss after the update", loss)?;
+            let packed = Batch::pack(&batch[..1], &session.device)?;
+            let loss = negative_log_likelihood(&model, &packed, batch[0].targets())?;
+            check_update(done, params, &loss)?;
         }
         if save {
             let checkpoint = Checkpoint::of(done, params, &optimizer)?;

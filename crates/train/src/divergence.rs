@@ -1,17 +1,33 @@
 //! When to stop because training has come to nothing.
 
+use candle_core::Tensor;
+use rlhf_lm::{Gradients, Params};
+
 use crate::{Error, Result};
 
-/// Refuses a `number` that is none: the loss of a step, or what the model makes of a row after it.
-///
-/// A loss is checked before its gradient moves anything. What the last update did shows only when the model is asked again, so ask it before a
-/// checkpoint or the model itself is saved: else a resumed run would start from weights that are beyond help.
+/// Refuses a `number` that is none, before it moves anything.
 pub fn check_finite(step: u64, what: &'static str, number: f64) -> Result<()> {
     if number.is_finite() {
         Ok(())
     } else {
         Err(Error::Diverged { step, what, number })
     }
+}
+
+/// Refuses what the update of `step` has made of the model: its `loss` on a row must be a number, and so must the gradient.
+///
+/// What the last update did shows only when the model is asked again, so ask it before a checkpoint or the model itself is saved: else a
+/// resumed run would start from weights that are beyond help.
+pub fn check_update(step: u64, params: &Params, loss: &Tensor) -> Result<()> {
+    let mut gradients = Gradients::new();
+    gradients.accumulate(params, loss)?;
+    let loss = Gradients::read(&loss.detach(), &[&gradients])?[0];
+    check_finite(step, "the loss after the update", f64::from(loss))?;
+    check_finite(
+        step,
+        "the gradient norm after the update",
+        gradients.norm()?,
+    )
 }
 
 #[cfg(test)]

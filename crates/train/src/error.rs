@@ -64,7 +64,7 @@ pub enum Error {
     /// A number that training goes by is no number any more.
     #[error(
         "step {step}: {what} is {number}: training has diverged; lower --lr, add --warmup, or under --dtype f16, whose largest number is \
-         65504, take bf16. Checkpoints are from before and sound: continue with --resume"
+         65504, take bf16. Checkpoints, if there are any, are from before and sound: continue with --resume"
     )]
     Diverged {
         /// The optimizer step.

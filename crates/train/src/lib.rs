@@ -28,7 +28,7 @@ mod session;
 pub mod statistics;
 
 pub use checkpoint::Checkpoint;
-pub use divergence::check_finite;
+pub use divergence::{check_finite, check_update};
 pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};
 pub use metrics::Metrics;
