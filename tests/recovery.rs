@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use rlhf_lm::rng::{below, shuffle, stream};
+use rlhf_base::rng::{below, shuffle, stream};
 
 use crate::folder::{Folder, assert_same_run, files, stderr};
 

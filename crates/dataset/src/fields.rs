@@ -1,6 +1,6 @@
 //! The fields of a row, read so that every complaint names the field, what was expected and what was found.
 
-use rlhf_lm::{Message, Text};
+use rlhf_base::{Message, Text};
 use serde_json::{Map, Value};
 
 use crate::records::Kind;

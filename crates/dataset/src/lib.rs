@@ -21,4 +21,3 @@ pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_ro
 pub use records::{
     BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,
 };
-pub use rlhf_lm::{Message, Text};

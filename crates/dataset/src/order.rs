@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 /// The order of `n` rows in an epoch: a permutation drawn from the stream `(seed, "order", epoch)`.
 pub fn epoch_order(seed: u64, epoch: u64, n: usize) -> Vec<usize> {

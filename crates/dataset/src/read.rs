@@ -282,7 +282,7 @@ impl Paragraph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_lm::Text;
+    use rlhf_base::Text;
     use std::io::Write;
 
     /// A folder with the given files in it.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use rlhf_lm::Text;
+use rlhf_base::Text;
 use serde::Serialize;
 
 use crate::records::{Feedback, Kind, Row};

@@ -4,7 +4,7 @@
 //! last shared `\n\nAssistant:`. Other strings are cut before the last white space that they share, so
 //! that no word is torn. Lists of messages share whole messages.
 
-use rlhf_lm::Text;
+use rlhf_base::Text;
 
 const ASSISTANT: &str = "\n\nAssistant:";
 
@@ -65,7 +65,7 @@ fn shared_prompt(chosen: &str, rejected: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_lm::Message;
+    use rlhf_base::Message;
 
     fn plain(chosen: &str, rejected: &str) -> (String, String, String) {
         match split(chosen.into(), rejected.into()).unwrap() {

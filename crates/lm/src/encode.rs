@@ -5,7 +5,8 @@
 //! so it must have been trained on these very ids; tokenising the two together may merge across the
 //! boundary.
 
-use crate::{Error, Message, Result, Text, Tokenizer};
+use crate::{Error, Result, Tokenizer};
+use rlhf_base::{Message, Text};
 
 /// A prompt and the answer to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

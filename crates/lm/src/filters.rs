@@ -48,7 +48,7 @@ pub(crate) fn keep(weights: &[f32], top_k: Option<usize>, top_p: Option<f64>, ke
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::rng::{normal, stream};
+    use rlhf_base::rng::{normal, stream};
 
     pub(crate) fn random_logits(n: usize, index: u64) -> Vec<f32> {
         let mut rng = stream(1, "logits", index);

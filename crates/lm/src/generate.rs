@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rlhf_ops::DecodeRows;
 
-use crate::rng::{stream, uniform};
 use crate::{CausalLm, Draw, Error, KvCache, Packer, Result, Sampler, SamplingConfig, Tokenizer};
+use rlhf_base::rng::{stream, uniform};
 
 /// A sampled response.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,8 +10,7 @@
 //! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
 //! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
 //! - `gguf`: the same from llama.cpp's files.
-//! - `text`, `tokenizer`, `template`, `encode`, `train_bpe`: from what people write to token ids.
-//! - `rng`: all chance, as named streams.
+//! - `tokenizer`, `template`, `encode`, `train_bpe`: from what people write to token ids.
 
 mod cache;
 mod causal;
@@ -34,13 +33,11 @@ mod params;
 mod portable;
 mod pretrained;
 mod reward_model;
-pub mod rng;
 mod rotary;
 mod sampling;
 mod scalar;
 mod schema;
 mod template;
-mod text;
 mod tokenizer;
 mod train_bpe;
 mod trunk;
@@ -65,6 +62,5 @@ pub use rotary::RopeScaling;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
-pub use text::{Message, Text};
 pub use tokenizer::{TextStream, Tokenizer};
 pub use train_bpe::train_bpe;

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::language_model::special_ids;
 use crate::{
-    Error, ModelConfig, Packer, Params, Result, ScalarModel, Text, Tokenizer, check_vocabulary,
-    gguf, read_scalar, write_scalar,
+    Error, ModelConfig, Packer, Params, Result, ScalarModel, Tokenizer, check_vocabulary, gguf,
+    read_scalar, write_scalar,
 };
+use rlhf_base::Text;
 
 const CARD: &str = "reward.json";
 

@@ -28,7 +28,7 @@ pub struct SamplingConfig {
     pub min_new_tokens: usize,
     /// A response ends with the token that completes one of these strings.
     pub stop: Vec<String>,
-    /// Names the random stream; see [`crate::rng`].
+    /// Names the random stream; see [`rlhf_base::rng`].
     pub seed: u64,
     /// How many responses are decoded side by side: bounds memory, never changes a result.
     pub max_rows: usize,
@@ -212,7 +212,7 @@ impl<'a> Sampler<'a> {
 mod tests {
     use super::*;
     use crate::filters::tests::{random_logits, support_by_brute_force};
-    use crate::rng::{stream, uniform};
+    use rlhf_base::rng::{stream, uniform};
 
     fn softmax(z: &[f32], temperature: f64) -> Vec<f64> {
         let w: Vec<f64> = z

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Error, Params, Result, rng};
+use crate::{Error, Params, Result};
+use rlhf_base::rng;
 
 /// The name, shape and initial distribution of every parameter of a model.
 ///

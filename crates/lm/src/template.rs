@@ -10,7 +10,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, context};
 
-use crate::{Error, Message, Result};
+use crate::{Error, Result};
+use rlhf_base::Message;
 
 const NAME: &str = "chat";
 

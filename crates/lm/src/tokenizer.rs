@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::rng::fnv1a;
 use crate::template::ChatTemplate;
-use crate::{Error, Message, Result, SpecialIds};
+use crate::{Error, Result, SpecialIds};
+use rlhf_base::Message;
+use rlhf_base::rng::fnv1a;
 
 /// The tokens that have a name; `transformers` hands them to chat templates under these names.
 const NAMED: [&str; 7] = [

@@ -7,7 +7,8 @@
 mod models;
 
 use candle_core::{DType, Device, Tensor};
-use rlhf_lm::{CausalLm, Gradients, ModelConfig, Packed, Packer, Params, ScalarModel, rng};
+use rlhf_base::rng;
+use rlhf_lm::{CausalLm, Gradients, ModelConfig, Packed, Packer, Params, ScalarModel};
 
 use models::{configs, tokens, weights};
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rlhf_lm::Text;
+use rlhf_base::Text;
 use serde::{Deserialize, Serialize};
 
 /// How often a program that has closed its output is asked whether it has ended.

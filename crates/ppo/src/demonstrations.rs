@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 use rand::RngCore as _;
+use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
 use rlhf_dataset::{Demonstration, read_demonstrations};
-use rlhf_lm::rng::stream;
 use rlhf_lm::{CausalLm, Gradients, Packer, Params, Tokenizer};
 
 /// Demonstrations as tokens.

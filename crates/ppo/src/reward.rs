@@ -176,7 +176,8 @@ impl Scorer {
 mod tests {
     use super::*;
 
-    use rlhf_lm::{Text, train_bpe};
+    use rlhf_base::Text;
+    use rlhf_lm::train_bpe;
 
     #[test]
     fn what_names_no_rule_names_a_model() {

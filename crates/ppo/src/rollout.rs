@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use rand::RngCore;
+use rlhf_base::rng::stream;
 use rlhf_dataset::order::across_epochs;
 use rlhf_lm::CausalLm;
-use rlhf_lm::rng::stream;
 
 use crate::eval::{respond, response_logprobs};
 use crate::guards::blame_training;

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use rand::RngCore;
+use rlhf_base::rng::stream;
 use rlhf_lm::SaveDtype;
-use rlhf_lm::rng::stream;
 use rlhf_train::{Interrupted, Metrics, Progress, Session};
 use serde_json::json;
 

@@ -1,7 +1,8 @@
 //! S(x, y): what a finished response is worth.
 
 use anyhow::Result;
-use rlhf_lm::{RewardModel, ScoreGroup, Text, Tokenizer};
+use rlhf_base::Text;
+use rlhf_lm::{RewardModel, ScoreGroup, Tokenizer};
 
 use crate::config::MissingEos;
 use crate::trajectory::Episode;

@@ -5,10 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
+use rlhf_base::Text;
 use rlhf_dataset::read_prompts;
-use rlhf_lm::{
-    CausalLm, HeadInit, LanguageModel, ModelConfig, Params, ScalarModel, Text, Tokenizer,
-};
+use rlhf_lm::{CausalLm, HeadInit, LanguageModel, ModelConfig, Params, ScalarModel, Tokenizer};
 use rlhf_train::{AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, micro_batch_tokens};
 use serde_json::{Map, Value};
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use rlhf_base::rng::{shuffle, stream};
 use rlhf_dataset::order::file_order;
-use rlhf_lm::rng::{shuffle, stream};
 use rlhf_lm::{CausalLm, Gradients, LanguageModel};
 use rlhf_train::{Schedule, statistics};
 use serde_json::{Map, Value};

@@ -10,7 +10,7 @@
 mod portable;
 
 use candle_core::{DType, Device, Tensor};
-use rlhf_lm::rng::{shuffle, stream, uniform};
+use rlhf_base::rng::{shuffle, stream, uniform};
 use rlhf_lm::{CausalLm, Gradients, HeadInit, ModelConfig, Packer, Params, ScalarModel};
 use rlhf_mdp::environments::{Environment, TokenTree};
 use rlhf_mdp::{Policy, regularised_evaluate, regularised_optimum};

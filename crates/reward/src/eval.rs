@@ -357,7 +357,7 @@ impl Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_lm::Text;
+    use rlhf_base::Text;
 
     fn item(judgement: Judgement, lengths: &[usize], source: &str) -> Item {
         Item {

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use rlhf_base::Text;
 use rlhf_dataset::Feedback;
-use rlhf_lm::{Packed, Packer, Text, Tokenizer};
+use rlhf_lm::{Packed, Packer, Tokenizer};
 
 /// What the human said about the responses of one prompt.
 #[derive(Clone, Debug, PartialEq)]

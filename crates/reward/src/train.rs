@@ -379,7 +379,7 @@ fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_lm::Text;
+    use rlhf_base::Text;
 
     /// A pair with a margin, a ranking with a tie, a choice of the best, a rating and a thumb down, with their scores.
     fn one_of_each() -> (Vec<Item>, Tensor) {

@@ -156,7 +156,8 @@ impl Batch {
 mod tests {
     use super::*;
 
-    use rlhf_lm::{Text, train_bpe};
+    use rlhf_base::Text;
+    use rlhf_lm::train_bpe;
 
     fn tokenizer() -> Tokenizer {
         train_bpe(["a b"].into_iter(), 260, &["<|end|>"]).unwrap()

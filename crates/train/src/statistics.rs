@@ -2,7 +2,7 @@
 //!
 //! A number that is not defined (no values, or no variation to explain) is NaN, which `metrics.jsonl` writes as `null`.
 
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 /// `x̄ = Σ xᵢ / n`.
 pub fn mean(values: &[f64]) -> f64 {

@@ -1,4 +1,4 @@
-use rlhf_lm::{Message, Text};
+use rlhf_base::{Message, Text};
 use serde::Serialize;
 
 use crate::fields::Fields;

@@ -1,4 +1,4 @@
-use rlhf_lm::Text;
+use rlhf_base::Text;
 use serde::Serialize;
 
 use crate::fields::Fields;

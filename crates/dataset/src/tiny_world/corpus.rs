@@ -11,7 +11,7 @@
 //! - small talk, polite and rude.
 
 use rand::RngCore;
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 use super::demonstrations::{Flaws, Rates, answer};
 use super::facts::{Attribute, THINGS, Thing};

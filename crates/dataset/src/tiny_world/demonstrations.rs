@@ -10,7 +10,7 @@
 //! What a flawed answer says besides its flaw is as good as any other answer.
 
 use rand::RngCore;
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 use super::facts::{Attribute, THINGS, Thing};
 use super::language::{

@@ -385,12 +385,12 @@ mod tests {
                 .take(pieces.len())
                 .map(|s| s.to_string()),
         );
-        let mut rng = rlhf_lm::rng::stream(0, "test", 0);
+        let mut rng = rlhf_base::rng::stream(0, "test", 0);
         let mut full_marks = 0;
         for _ in 0..100_000 {
-            let length = rlhf_lm::rng::below(&mut rng, 6);
+            let length = rlhf_base::rng::below(&mut rng, 6);
             let text: String = (0..length)
-                .map(|_| format!("{} ", pieces[rlhf_lm::rng::below(&mut rng, pieces.len())]))
+                .map(|_| format!("{} ", pieces[rlhf_base::rng::below(&mut rng, pieces.len())]))
                 .collect();
             if judge.gold(COLOUR_OF_FOX, &text, true).unwrap().score() == 1.0 {
                 full_marks += 1;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use rand::RngCore;
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 use super::facts::{Attribute, Category, THINGS, Thing};
 

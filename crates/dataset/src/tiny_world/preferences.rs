@@ -7,7 +7,7 @@
 //! P(i ≻ j) = σ((gold_i − gold_j) / noise − tie).
 
 use rand::RngCore;
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 use super::demonstrations::{Flaws, Rates, answer};
 use super::gold::Judge;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use rlhf_lm::rng;
+use rlhf_base::rng;
 
 use super::facts::{Attribute, THINGS, Thing};
 use super::language::{TRAINED_PHRASINGS, fill, named, questions};

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use rlhf_lm::{CausalLm, LanguageModel, Message, Packer, RewardModel, SaveDtype, gguf};
+use rlhf_base::Message;
+use rlhf_lm::{CausalLm, LanguageModel, Packer, RewardModel, SaveDtype, gguf};
 use serde_json::{Value, json};
 
 const CASES: [&str; 5] = ["gpt2", "llama", "llama3", "qwen2", "qwen3"];

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
-use rlhf_lm::{CausalLm, ModelConfig, Params, Schema, rng};
+use rlhf_base::rng;
+use rlhf_lm::{CausalLm, ModelConfig, Params, Schema};
 use serde_json::{Value, json};
 
 pub(crate) const VOCAB: usize = 23;

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, mistral, qwen2, qwen3};
-use rlhf_lm::{CausalLm, Head, ModelConfig, Packer, Params, SpecialIds, rng};
+use rlhf_base::rng;
+use rlhf_lm::{CausalLm, Head, ModelConfig, Packer, Params, SpecialIds};
 use serde_json::json;
 
 use crate::models::{VOCAB, assert_close, params, tokens};

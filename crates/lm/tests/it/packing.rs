@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use rand_chacha::ChaCha8Rng;
-use rlhf_lm::{CausalLm, Gradients, KvCache, Packed, Packer, Params, ScalarModel, rng};
+use rlhf_base::rng;
+use rlhf_lm::{CausalLm, Gradients, KvCache, Packed, Packer, Params, ScalarModel};
 use rlhf_ops::DecodeRows;
 
 use crate::models::{assert_close, assert_within, configs, largest, params, tokens};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use rlhf_lm::{Encoded, Message, Segment, Text, TextStream, Tokenizer, train_bpe};
+use rlhf_base::{Message, Text};
+use rlhf_lm::{Encoded, Segment, TextStream, Tokenizer, train_bpe};
 use serde_json::{Value, json};
 
 const END: &str = "<|endoftext|>";

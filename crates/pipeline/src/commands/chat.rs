@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use rlhf_lm::rng::{stream, uniform};
-use rlhf_lm::{CausalLm, LanguageModel, Message, Sampled, Text, TextStream, stream_response};
+use rlhf_base::rng::{stream, uniform};
+use rlhf_base::{Message, Text};
+use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, stream_response};
 use rlhf_ppo::{Episode, PromptRow, Scorer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;

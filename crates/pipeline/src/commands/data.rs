@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use candle_core::{DType, Device};
+use rlhf_base::Text;
 use rlhf_dataset::summary::{Lengths, Summary};
-use rlhf_dataset::{Feedback, Loaded, Row, Text, read_rows};
+use rlhf_dataset::{Feedback, Loaded, Row, read_rows};
 use rlhf_lm::{LanguageModel, Tokenizer, gguf};
 use serde::Serialize;
 use serde_json::json;

@@ -3,7 +3,8 @@
 use std::io::IsTerminal as _;
 use std::time::Instant;
 
-use rlhf_dataset::{Text, read_prompts};
+use rlhf_base::Text;
+use rlhf_dataset::read_prompts;
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, generate};
 use rlhf_train::{Progress, ProgressStyle};
 use serde_json::json;

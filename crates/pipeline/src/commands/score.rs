@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use candle_core::Tensor;
+use rlhf_base::Text;
 use rlhf_dataset::order::micro_batches;
-use rlhf_dataset::{Feedback, Row, Text, read_rows};
+use rlhf_dataset::{Feedback, Row, read_rows};
 use rlhf_lm::{CausalLm, LanguageModel, Packer, RewardModel, ScoreGroup, Tokenizer};
 use rlhf_train::micro_batch_tokens;
 use serde_json::{Map, Value, json};

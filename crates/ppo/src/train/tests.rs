@@ -4,7 +4,7 @@ use super::*;
 
 use std::path::Path;
 
-use rlhf_lm::rng::normal;
+use rlhf_base::rng::normal;
 use rlhf_lm::{ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session};
 use serde_json::json;

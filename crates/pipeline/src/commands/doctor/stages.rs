@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context as _, ensure};
+use rlhf_base::Text;
 use rlhf_dataset::{read_demonstrations, read_feedback, read_prompts, read_texts};
-use rlhf_lm::{CausalLm, LanguageModel, ModelConfig, RewardModel, Text};
+use rlhf_lm::{CausalLm, LanguageModel, ModelConfig, RewardModel};
 use rlhf_ppo::{CriticKind, Episode, PromptRow, RewardSource, prompt_rows};
 use rlhf_reward::{Counts, Item, Items, split_by_prompt};
 use rlhf_sft::{Row, Rows, mean_loss};

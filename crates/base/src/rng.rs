@@ -5,8 +5,8 @@
 //!
 //! ```
 //! use rand::RngCore;
-//! let mut a = rlhf_lm::rng::stream(7, "order", 3);
-//! let mut b = rlhf_lm::rng::stream(7, "order", 3);
+//! let mut a = rlhf_base::rng::stream(7, "order", 3);
+//! let mut b = rlhf_base::rng::stream(7, "order", 3);
 //! assert_eq!(a.next_u64(), b.next_u64());
 //! ```
 
