@@ -42,7 +42,7 @@ fn a_pipeline_in_order_passes_every_check_and_nothing_is_written() {
     }
     assert_eq!(files(&folder.path("")), before);
     assert!(found(&checks, "reward", "settings", "ok").contains("[sft] will make"));
-    assert!(found(&checks, "ppo", "reward", "ok").contains("[reward] will make"));
+    assert!(found(&checks, "ppo", "settings", "ok").contains("[reward] will make"));
     for dtype in ["bf16", "f16"] {
         found(
             &examined(&folder, &format!("--dtype {dtype}")),
@@ -87,14 +87,14 @@ fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
         examined(&folder, "all.toml")
     };
     let checks = with(["demos.jsonl", "bad.jsonl"]);
-    assert!(found(&checks, "sft", "settings", "fail").contains("bad.jsonl:1"));
+    assert!(found(&checks, "sft", "start", "fail").contains("bad.jsonl:1"));
     found(&checks, "ppo", "data", "ok");
     let checks = with(["\"base\"", "\"runs/nowhere\""]);
     assert!(found(&checks, "sft", "settings", "fail").contains("runs/nowhere"));
     let checks = with(["[ppo]", "[ppo]\nbatch = 5"]);
     assert!(found(&checks, "ppo", "settings", "fail").contains("ppo.minibatches"));
     let checks = with(["[ppo]", "[ppo]\nresponse_length = 100000"]);
-    assert!(found(&checks, "ppo", "tokens", "fail").contains("response_length"));
+    assert!(found(&checks, "ppo", "length", "fail").contains("response_length"));
     let checks = with(["[ppo]", "[ppo]\nreward = \"command:false\""]);
     assert!(found(&checks, "ppo", "reward", "fail").contains("false"));
     let checks = with(["eval_prompts = [\"prompts.jsonl\"]", ""]);
@@ -103,18 +103,18 @@ fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
     let said = found(
         &with(["prefs = [\"prefs.jsonl\"]", shared]),
         "reward",
-        "tokens",
+        "data",
         "warn",
     );
     assert!(
-        said.contains("held-out prompts are trained on too") && said.contains("cut at 8"),
+        said.contains("held-out prompts are trained on too") && said.contains("cut to fit 8"),
         "{said}"
     );
 
     let weights = folder.path("base/model.safetensors");
     let whole = fs_err::read(&weights).unwrap();
     fs_err::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    assert!(found(&with(["", ""]), "sft", "model", "fail").contains("model.safetensors"));
+    assert!(found(&with(["", ""]), "sft", "start", "fail").contains("model.safetensors"));
     fs_err::write(&weights, whole).unwrap();
 
     folder.write("taken", "");

@@ -52,7 +52,7 @@ fn ppo_and_generation_run_in_half_precision() {
     folder.done("reward --model base --prefs prefs.jsonl --quiet");
     for dtype in ["bf16", "f16"] {
         folder.done(&format!(
-            "ppo --model base --prompts prompts.jsonl --samples-per-prompt 2 --set ppo.micro_batch=40 --dtype {dtype} --quiet --out runs/{dtype}"
+            "ppo --model base --prompts prompts.jsonl --samples-per-prompt 2 --set ppo.micro_batch_tokens=40 --dtype {dtype} --quiet --out runs/{dtype}"
         ));
         for key in [
             "objective/kl",

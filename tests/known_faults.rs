@@ -105,7 +105,7 @@ fn a_custom_stop_ends_a_response_as_the_end_token_does() {
 fn how_a_minibatch_is_cut_changes_no_loss_and_no_gradient() {
     let folder = folder();
     let first = |micro: usize| {
-        folder.done(&format!("{PPO} --steps 1 --micro-batch {micro}"));
+        folder.done(&format!("{PPO} --steps 1 --micro-batch-tokens {micro}"));
         steps(&folder).remove(0)
     };
     let (cut, whole) = (first(1), first(100_000));
@@ -138,7 +138,7 @@ fn how_a_batch_is_cut_changes_no_loss_and_no_gradient() {
     ] {
         let first = |micro: usize| {
             folder.done(&format!(
-                "{line} --steps 1 --micro-batch {micro} --quiet --overwrite"
+                "{line} --steps 1 --micro-batch-tokens {micro} --quiet --overwrite"
             ));
             lines(&folder.read(&format!("runs/{stage}/metrics.jsonl"))).remove(0)
         };
@@ -221,7 +221,7 @@ fn pairs_that_are_too_long_are_cut_and_counted() {
     let said = crate::folder::stderr(&output);
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("sequences were cut to fit 12 tokens") && said.contains("--max-length"),
+        said.contains("sequences are cut to fit 12 tokens") && said.contains("reward.max_length"),
         "{said}"
     );
 }

@@ -30,11 +30,14 @@ fn the_long_help_of_a_stage_has_an_example_and_every_setting_with_its_default() 
     let help = folder.done("ppo --help");
     for line in [
         "Example: rlhf ppo",
-        "kl_coef = 0.05",
-        "gamma = 1.0",
-        "max_kl = none",
-        "seed = 0",
+        "--kl-coef <X>",
+        "[default: 0.05]",
+        "--gamma <X>",
+        "--max-kl <VALUE>",
+        "--no-whiten-advantages",
+        "--seed <SEED>",
     ] {
         assert!(help.contains(line), "{line} is not in\n{help}");
     }
+    assert_eq!(help.matches("--kl-coef <X>").count(), 1, "{help}");
 }

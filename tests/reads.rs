@@ -3,24 +3,24 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session};
+use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session, Stage, Training};
 
 use crate::folder::Folder;
 
-/// Reads from the device while `train` runs in a new run directory.
-fn reads(run: &Path, train: impl FnOnce(&mut Session)) -> u64 {
-    let mut session = Session {
+/// Reads from the device while the stage runs in a new run directory.
+fn reads<S: Stage>(run: &Path, config: &S::Config) -> u64 {
+    let session = Session {
         device: Device::Cpu,
         dtype: DType::F32,
         recompute: false,
         seed: 0,
-        dir: RunDir::open(run, OnExisting::Refuse).unwrap(),
         progress: ProgressStyle::Quiet,
         interrupt: Interrupt::new(),
-        resume: false,
     };
+    let dir = RunDir::open(run, OnExisting::Refuse).unwrap();
+    let mut prepared = S::prepare(config, &session).unwrap();
     let before = rlhf_ops::host_reads();
-    train(&mut session);
+    prepared.run(&session, &dir).unwrap();
     rlhf_ops::host_reads() - before
 }
 
@@ -38,15 +38,16 @@ fn an_optimizer_step_reads_from_the_device_once() {
         let config = rlhf_sft::Config {
             model: base.clone(),
             data: vec![folder.path("demos.jsonl")],
-            batch: 4,
-            // Several micro-batches a step.
-            micro_batch: 16,
-            steps,
+            training: Training {
+                batch: 4,
+                // Several micro-batches a step.
+                micro_batch_tokens: 16,
+                steps,
+                ..Default::default()
+            },
             ..Default::default()
         };
-        reads(&folder.path(&format!("sft-{steps}")), |session| {
-            rlhf_sft::train(&config, session).unwrap();
-        })
+        reads::<rlhf_sft::Sft>(&folder.path(&format!("sft-{steps}")), &config)
     };
     assert_eq!(sft(5) - sft(2), 3);
 
@@ -54,15 +55,16 @@ fn an_optimizer_step_reads_from_the_device_once() {
         let config = rlhf_reward::Config {
             model: base.clone(),
             prefs: vec![folder.path("prefs.jsonl")],
-            batch: 4,
-            micro_batch: 16,
-            lr: 1e-3,
-            steps,
+            training: Training {
+                batch: 4,
+                micro_batch_tokens: 16,
+                lr: 1e-3,
+                steps,
+                ..Default::default()
+            },
             ..Default::default()
         };
-        reads(&folder.path(&format!("reward-{steps}")), |session| {
-            rlhf_reward::train(&config, session).unwrap();
-        })
+        reads::<rlhf_reward::Reward>(&folder.path(&format!("reward-{steps}")), &config)
     };
     assert_eq!(reward(5) - reward(2), 3);
 
@@ -74,16 +76,14 @@ fn an_optimizer_step_reads_from_the_device_once() {
             steps: 1,
             batch: 4,
             minibatches: 2,
-            micro_batch: 16,
+            micro_batch_tokens: 16,
             epochs,
             // No end before two tokens and none after three: of one length, so that sampling reads equally often whatever the policy.
             response_length: 3,
             min_response_length: 2,
             ..Default::default()
         };
-        reads(&folder.path(&format!("ppo-{epochs}")), |session| {
-            rlhf_ppo::train(&config, session).unwrap();
-        })
+        reads::<rlhf_ppo::Ppo>(&folder.path(&format!("ppo-{epochs}")), &config)
     };
     // Two minibatches an epoch, one optimizer step each.
     assert_eq!(ppo(4) - ppo(1), 3 * 2);

@@ -285,7 +285,7 @@ fn a_reward_model_from_elsewhere_is_calibrated_once_and_then_serves() {
     );
 }
 
-/// Every kind of feedback in one run, with margins, ties, smoothing and centring: each is learnt, and each has its measure.
+/// Every kind of feedback in one run, with margins, ties, smoothing and centering: each is learnt, and each has its measure.
 #[test]
 fn a_reward_model_learns_from_all_kinds_of_feedback_at_once() {
     let folder = folder();
@@ -307,7 +307,7 @@ fn a_reward_model_learns_from_all_kinds_of_feedback_at_once() {
     for ties in ["half", "skip"] {
         let line = format!(
             "reward --model base --prefs mixed.jsonl --steps 40 --lr 1e-2 --json --quiet --overwrite \
-             --set reward.ties={ties} --set reward.eval_fraction=0.2 --set reward.label_smoothing=0.05 --set reward.centring=0.01"
+             --set reward.ties={ties} --set reward.eval_fraction=0.2 --set reward.label_smoothing=0.05 --set reward.center_rewards=0.01"
         );
         let json: Value = serde_json::from_str(&folder.done(&line)).unwrap();
         let report = &json["report"];

@@ -9,6 +9,7 @@
 
 mod error;
 pub mod fields;
+mod hold_out;
 pub mod order;
 pub mod read;
 pub mod records;
@@ -17,6 +18,7 @@ pub mod tiny_world;
 mod transcript;
 
 pub use error::{BadRow, Error, Result};
+pub use hold_out::hold_out;
 pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
 pub use records::{
     BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,

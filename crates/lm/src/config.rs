@@ -213,6 +213,14 @@ impl ModelConfig {
         }
     }
 
+    /// Parameters whose gradient is zero under a loss of differences between scores, for they move all scores alike.
+    pub fn unmoved_by_comparisons(&self) -> &'static [&'static str] {
+        match &self.family {
+            Family::Gpt2(_) => &["transformer.ln_f.bias"],
+            Family::Llama(_) => &[],
+        }
+    }
+
     /// Standard deviation of fresh weights.
     pub(crate) fn initializer_range(&self) -> f64 {
         match &self.family {

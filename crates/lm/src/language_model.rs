@@ -87,6 +87,21 @@ impl LanguageModel {
         })
     }
 
+    /// Family, size, end token and chat template, in words; a tokenizer without end token is an error.
+    pub fn describe(&self) -> Result<String> {
+        let end = self.tokenizer.eos_id()?;
+        let template = match self.tokenizer.has_chat_template() {
+            true => "has a",
+            false => "no",
+        };
+        Ok(format!(
+            "{}, {} parameters, ends with {}, {template} chat template",
+            self.config.model_type(),
+            self.params.num_parameters(),
+            self.tokenizer.token(end).unwrap_or_default(),
+        ))
+    }
+
     /// Writes a directory that `transformers`, vLLM and llama.cpp load as it is.
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
         write_lm(

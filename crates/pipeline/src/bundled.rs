@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rlhf_train::Bundled;
 use sha2::{Digest as _, Sha256};
 
 use crate::exit::usage;
@@ -19,27 +20,30 @@ pub(crate) const MODEL: &str = "model";
 /// Files for training and for evaluation; without the latter a share of the former is kept back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
+    /// What they hold.
+    pub(crate) what: &'static str,
     pub(crate) train: &'static str,
     pub(crate) held_out: Option<&'static str>,
 }
 
-/// Text to pretrain on.
-pub(crate) const CORPUS: Split = Split {
-    train: "corpus.txt",
-    held_out: None,
-};
-pub(crate) const DEMONSTRATIONS: Split = Split {
-    train: "demonstrations.jsonl",
-    held_out: None,
-};
-pub(crate) const PREFERENCES: Split = Split {
-    train: "preferences.jsonl",
-    held_out: Some("preferences.heldout.jsonl"),
-};
-pub(crate) const PROMPTS: Split = Split {
-    train: "prompts.jsonl",
-    held_out: Some(HELD_OUT_PROMPTS),
-};
+/// The bundled files of a kind.
+pub(crate) fn split(kind: Bundled) -> Split {
+    let (what, train, held_out) = match kind {
+        Bundled::Corpus => ("corpus", "corpus.txt", None),
+        Bundled::Demonstrations => ("demonstrations", "demonstrations.jsonl", None),
+        Bundled::Preferences => (
+            "rankings",
+            "preferences.jsonl",
+            Some("preferences.heldout.jsonl"),
+        ),
+        Bundled::Prompts => ("prompts", "prompts.jsonl", Some(HELD_OUT_PROMPTS)),
+    };
+    Split {
+        what,
+        train,
+        held_out,
+    }
+}
 
 /// The prompts that no stage trains on.
 pub(crate) const HELD_OUT_PROMPTS: &str = "prompts.heldout.jsonl";

@@ -1,12 +1,14 @@
 //! The commands, as typed, with what `--help` says of each.
 
-use clap::{Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use toml::Table;
 
 use crate::flags::{
-    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, PpoFlags,
-    PretrainFlags, ReportArgs, RewardFlags, RunArgs, ScoreArgs, SftFlags, StageArgs,
+    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, ReportArgs,
+    RunArgs, ScoreArgs, StageArgs, derived,
 };
 use crate::manual::settings_help;
+use crate::stages::{AnyStage, STAGES, stage};
 
 /// Reinforcement learning from human feedback for small language models, on one machine: supervised fine-tuning, a
 /// reward model from human rankings, PPO.
@@ -26,39 +28,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole pipeline from one file, stage after stage, skipping what is finished and unchanged.
     ///
-    /// The stages are the sections of CONFIG: any of [pretrain], [sft], [reward], [ppo], each starting from the one before.
+    /// The stages are the sections of CONFIG, such as [sft], [reward], [ppo], each starting from the one before.
     /// A stage runs again only if its settings, its data or its predecessor changed; one that was interrupted continues. At
     /// the end every model answers held-out prompts, and a table compares them: truth where it is known, learned reward, KL
     /// to the fine-tuned model, wins against it. The table is kept in evaluation.json of the run directory.
     #[command(after_help = example("rlhf run configs/demo.toml"), after_long_help = manual("rlhf run configs/demo.toml", "eval"))]
     Run(RunArgs),
-    /// Train a tokenizer (byte-level BPE) and a small language model from nothing but text.
-    ///
-    /// A Llama of the given shape, from fresh weights. Without --data the bundled corpus of the Tiny World is used.
-    #[command(after_help = example("rlhf pretrain --data corpus.txt --layers 4"), after_long_help = manual("rlhf pretrain --data corpus.txt --layers 4", "pretrain"))]
-    Pretrain(StageArgs<PretrainFlags>),
-    /// Fine-tune a language model on demonstrations: prompts and the answers it should give.
-    ///
-    /// Only the answers carry loss (the prompt is context), each with the end token, so that the model learns to stop. The
-    /// result is a Hugging Face directory in the run's final/. Without --data the bundled demonstrations are used, without
-    /// --model the bundled tiny model.
-    #[command(after_help = example("rlhf sft --model gpt2 --data demos.jsonl --epochs 2"), after_long_help = manual("rlhf sft --model gpt2 --data demos.jsonl --epochs 2", "sft"))]
-    Sft(StageArgs<SftFlags>),
-    /// Train a reward model on human feedback: which answer people prefer.
-    ///
-    /// Starts from the fine-tuned model in runs/sft with a scalar head in place of the vocabulary. Takes pairs, rankings of
-    /// several answers, choices of the best, ratings and thumbs, mixed as one likes, each with its own loss. Reports accuracy on held-out
-    /// prompts with a 95 % interval beside what "the longer answer wins" would get, and measures the scale of the scores,
-    /// which PPO needs. Without --prefs the bundled rankings are used.
-    #[command(after_help = example("rlhf reward --prefs prefs.jsonl --lr 1e-5"), after_long_help = manual("rlhf reward --prefs prefs.jsonl --lr 1e-5", "reward"))]
-    Reward(StageArgs<RewardFlags>),
-    /// Improve a language model by PPO against a reward model, held close to where it started.
-    ///
-    /// Starts from runs/sft, scores responses with runs/reward; --reward takes another model, a rule, or a program of yours. A step samples responses, scores them, subtracts the price
-    /// of every nat of distance to the frozen reference, and moves the policy in a clipped way towards what scored better
-    /// than the critic expected. --steps counts such steps. Without --prompts the bundled ones are used.
-    #[command(after_help = example("rlhf ppo --steps 1000 --kl-coef 0.05"), after_long_help = manual("rlhf ppo --steps 1000 --kl-coef 0.05", "ppo"))]
-    Ppo(StageArgs<PpoFlags>),
     /// Sample responses from a model.
     ///
     /// Prompts are given one by one, or as a file of any kind whose rows have one. On a terminal responses are printed for
@@ -133,10 +108,6 @@ impl Command {
     pub(crate) fn quiet(&self) -> bool {
         match self {
             Self::Run(args) => args.common.quiet,
-            Self::Pretrain(args) => args.common.quiet,
-            Self::Sft(args) => args.common.quiet,
-            Self::Reward(args) => args.common.quiet,
-            Self::Ppo(args) => args.common.quiet,
             Self::Generate(args) => args.common.quiet,
             Self::Chat(args) => args.common.quiet,
             Self::Score(args) => args.common.quiet,
@@ -147,6 +118,68 @@ impl Command {
             }
         }
     }
+}
+
+/// What was typed.
+pub(crate) enum Typed {
+    /// A stage with the flags that are its settings.
+    Stage(&'static dyn AnyStage, Table, StageArgs),
+    /// Any other command.
+    Command(Command),
+}
+
+impl Typed {
+    /// The command line of this process.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches()?;
+        if let Some((name, matches)) = matches.subcommand()
+            && let Some(stage) = stage(name)
+        {
+            let flags = derived::given(&stage.settings(), matches);
+            return Ok(Self::Stage(
+                stage,
+                flags,
+                StageArgs::from_arg_matches(matches)?,
+            ));
+        }
+        Ok(Self::Command(Cli::from_arg_matches(&matches)?.command))
+    }
+
+    /// Whether only errors are to be told.
+    pub(crate) fn quiet(&self) -> bool {
+        match self {
+            Self::Stage(_, _, args) => args.common.quiet,
+            Self::Command(command) => command.quiet(),
+        }
+    }
+}
+
+/// The whole command line: the stages stand after `run`.
+pub(crate) fn command() -> clap::Command {
+    let mut order = STAGES.len();
+    let all = Cli::command().mut_subcommands(|command| {
+        if command.get_name() == "run" {
+            return command.display_order(0);
+        }
+        order += 1;
+        command.display_order(order)
+    });
+    let stages = STAGES.into_iter().enumerate();
+    all.subcommands(stages.map(|(i, stage)| stage_command(stage).display_order(1 + i)))
+}
+
+fn stage_command(stage: &dyn AnyStage) -> clap::Command {
+    let (name, settings) = (stage.name(), stage.settings());
+    let command = clap::Command::new(name)
+        .about(stage.about())
+        .long_about(format!("{}.\n\n{}", stage.about(), stage.manual()))
+        .after_help(example(stage.example()))
+        .after_long_help(format!(
+            "{}\n\nEvery flag under Settings is also a key of [{name}] in a configuration file, with _ for -, or --set {name}.KEY=VALUE.",
+            example(stage.example())
+        ))
+        .args(derived::args(&settings, stage.short_help()));
+    StageArgs::augment_args(command)
 }
 
 fn example(command: &str) -> String {
@@ -166,37 +199,10 @@ fn manual(command: &str, section: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
-    use crate::settings::sections;
-
+    /// clap's own check: among others, no setting of a stage has the name of a flag that every command has.
     #[test]
-    fn every_flag_of_a_stage_is_a_setting_of_its_section() {
-        let mut cli = Cli::command();
-        cli.clone().debug_assert();
-        cli.build();
-        let sections = sections();
-        let keys = |name: &str| sections.iter().find(|s| s.name == name).unwrap().keys;
-        // What to read, how to treat an earlier run, how to talk: no settings.
-        let others = [
-            "config",
-            "set",
-            "resume",
-            "overwrite",
-            "quiet",
-            "json",
-            "help",
-            "version",
-        ];
-        for stage in ["pretrain", "sft", "reward", "ppo"] {
-            for flag in cli.find_subcommand(stage).unwrap().get_arguments() {
-                let id = flag.get_id().as_str();
-                let known = [keys("run"), keys(stage), &others].concat();
-                assert!(
-                    known.contains(&id),
-                    "rlhf {stage} --{id} is no setting of [{stage}]"
-                );
-            }
-        }
+    fn the_command_line_is_sound() {
+        command().debug_assert();
     }
 }

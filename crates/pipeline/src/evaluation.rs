@@ -13,49 +13,28 @@ use rlhf_dataset::tiny_world::{Gold, Judge};
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
 use rlhf_ppo::eval::{kl_per_episode, respond, response_logprobs, win};
 use rlhf_ppo::{Episode, PromptRow, RewardSource, Scorer};
-use rlhf_train::{Progress, micro_batch_tokens, statistics};
-use serde::{Deserialize, Serialize};
+use rlhf_train::{Progress, micro_batch_tokens, settings, statistics};
 
 use crate::exit::usage;
 use crate::machine::Machine;
-use crate::settings::Settings;
 use crate::table::{Evaluation, Example, GoldRow, ModelRow};
 
-/// How models are compared, `[eval]` in a configuration file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct EvalSettings {
-    /// Prompts that every model answers; empty means those that PPO holds out.
-    pub(crate) prompts: Vec<PathBuf>,
-    /// At most this many prompts, the first ones of the files.
-    pub(crate) limit: usize,
-    /// Sampling temperature; absent takes that of PPO.
-    pub(crate) temperature: Option<f64>,
-    /// Longest response in tokens; absent takes that of PPO.
-    pub(crate) response_length: Option<usize>,
-    /// The baseline beside PPO: the best of so many responses of the fine-tuned model, by the reward model.
-    pub(crate) best_of: usize,
-    /// Prompts shown with every model's answer.
-    pub(crate) examples: usize,
-}
-
-impl Default for EvalSettings {
-    fn default() -> Self {
-        Self {
-            prompts: Vec::new(),
-            limit: 512,
-            temperature: None,
-            response_length: None,
-            best_of: 4,
-            examples: 3,
-        }
+settings! {
+    /// How models are compared, `[eval]` in a configuration file.
+    pub(crate) struct EvalSettings {
+        /// Prompts that every model answers; empty means those that PPO holds out.
+        pub(crate) prompts: Vec<PathBuf> = Vec::new(),
+        /// At most this many prompts, the first ones of the files.
+        pub(crate) limit: usize = 512,
+        /// Sampling temperature; absent takes that of PPO.
+        pub(crate) temperature: Option<f64> = None,
+        /// Longest response in tokens; absent takes that of PPO.
+        pub(crate) response_length: Option<usize> = None,
+        /// The baseline beside PPO: the best of so many responses of the fine-tuned model, by the reward model.
+        pub(crate) best_of: usize = 4,
+        /// Prompts shown with every model's answer.
+        pub(crate) examples: usize = 3,
     }
-}
-
-impl Settings for EvalSettings {
-    const SECTION: &'static str = "eval";
-    const SOURCE: &'static str = include_str!("evaluation.rs");
-    const STRUCT: &'static str = "EvalSettings";
 }
 
 /// The models to compare, as folders, each under the name it has in the table.

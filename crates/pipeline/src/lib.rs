@@ -5,9 +5,11 @@
 //! 1. `cli` and `flags`: the commands and their flags, as typed.
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
 //! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
-//! 4. `wiring`: what the file of a pipeline says.
-//! 5. `commands`: one file a command.
-//! 6. `exit`: what the exit code says.
+//! 4. `stages`: the list of stages, from which the former three follow;
+//! 5. `locate`, `job`: from a stage's settings to its finished run directory;
+//! 6. `wiring`: what the file of a pipeline says.
+//! 7. `commands`: one file a command.
+//! 8. `exit`: what the exit code says.
 //!
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
@@ -18,22 +20,23 @@ mod evaluation;
 mod exit;
 mod fingerprint;
 mod flags;
+mod job;
+mod locate;
 mod machine;
 mod manual;
 mod models;
 mod output;
 mod settings;
-mod stage;
+mod stages;
 mod table;
 mod wiring;
 
-use clap::Parser as _;
 use std::process::ExitCode;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
-        Ok(cli) => cli,
+    let typed = match cli::Typed::parse() {
+        Ok(typed) => typed,
         Err(error) => {
             // Help and version come as "errors" too, and clap knows which stream each belongs to.
             let _ = error.print();
@@ -44,7 +47,7 @@ pub fn main() -> ExitCode {
             });
         }
     };
-    let level = if cli.command.quiet() {
+    let level = if typed.quiet() {
         tracing::Level::ERROR
     } else {
         tracing::Level::INFO
@@ -55,5 +58,5 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
-    exit::code(commands::run(cli))
+    exit::code(commands::run(typed))
 }

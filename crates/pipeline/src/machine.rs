@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
-use rlhf_train::{Interrupt, ProgressStyle};
+use rlhf_train::{Interrupt, ProgressStyle, Session};
 
 use crate::exit::{Stopped, usage};
 use crate::settings::RunSettings;
@@ -42,6 +42,18 @@ impl Machine {
             progress,
             interrupt: Interrupt::new(),
         })
+    }
+
+    /// What a stage is given to compute with.
+    pub(crate) fn session(&self, seed: u64, recompute: bool) -> Session {
+        Session {
+            device: self.device.clone(),
+            dtype: self.dtype,
+            recompute,
+            seed,
+            progress: self.progress,
+            interrupt: self.interrupt.clone(),
+        }
     }
 
     /// From now on Ctrl-C asks the work to stop where it can go on later; a second one ends the process.

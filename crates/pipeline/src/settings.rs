@@ -3,116 +3,81 @@
 //! A file has one table a section (`[run]`, `[ppo]`, …). Each layer is checked as it is added, so that an error names
 //! the file or flag it came from.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize, forward_to_deserialize_any};
+use rlhf_train::{BadSetting, Setting, Settings, settings};
 use toml::{Table, Value};
 
+use crate::evaluation::EvalSettings;
 use crate::exit::usage;
+use crate::flags::derived::toml_or_text;
+use crate::stages::{AnyStage, Configured, STAGES};
 
 /// Read from the current folder when it is there.
 pub(crate) const LOCAL_FILE: &str = "rlhf.toml";
 
-/// What one section of a configuration holds. The field's doc comment is its manual, its value in `default()` its default.
-pub(crate) trait Settings: DeserializeOwned + Serialize + Default {
-    /// The name of the table.
-    const SECTION: &'static str;
-    /// The file that defines the struct, for the manual.
-    const SOURCE: &'static str;
-    /// The struct's name in that file.
-    const STRUCT: &'static str;
-}
+/// The section of settings of every command that computes.
+pub(crate) const RUN: &str = "run";
 
-/// What every command that computes can be told.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RunSettings {
-    /// The one seed: every random stream derives from it by name. Same settings and seed, same bytes.
-    pub(crate) seed: u64,
-    /// The run directory; without one, `runs/` and the name of the stage (of the configuration file for `rlhf run`).
-    pub(crate) out: Option<PathBuf>,
-    /// Threads on the CPU; 0 takes as many as there are cores. The result is the same for any number.
-    pub(crate) threads: usize,
-    /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`; auto takes the best that is compiled in and present.
-    pub(crate) device: String,
-    /// What the model computes in: `f32`, `bf16` or `f16`. Master weights, sums and losses stay f32.
-    pub(crate) dtype: String,
-    /// Keep one hidden state per block and token for the gradient and compute the rest again: about a third more work for a fraction of
-    /// the memory. The gradients are the same; unless `micro_batch` is set, more tokens go into a pass.
-    pub(crate) recompute: bool,
-}
+/// The section of settings of comparisons.
+pub(crate) const EVAL: &str = "eval";
 
-impl Default for RunSettings {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            out: None,
-            threads: 0,
-            device: "auto".to_owned(),
-            dtype: "f32".to_owned(),
-            recompute: false,
-        }
+settings! {
+    /// What every command that computes can be told.
+    pub(crate) struct RunSettings {
+        /// The one seed: every random stream derives from it by name. Same settings and seed, same bytes.
+        pub(crate) seed: u64 = 0,
+        /// The run directory; without one, `runs/` and the name of the stage (of the configuration file for `rlhf run`).
+        pub(crate) out: Option<PathBuf> = None,
+        /// Threads on the CPU; 0 takes as many as there are cores. The result is the same for any number.
+        pub(crate) threads: usize = 0,
+        /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`; auto takes the best that is compiled in and present.
+        pub(crate) device: String = "auto".to_owned(),
+        /// What the model computes in: `f32`, `bf16` or `f16`. Master weights, sums and losses stay f32.
+        pub(crate) dtype: String = "f32".to_owned(),
+        /// Gradient checkpointing: keep one hidden state per block and token for the gradient and compute the rest again, about a third
+        /// more work for a fraction of the memory. The gradients are the same; unless `micro_batch_tokens` is set, more tokens go into a
+        /// pass.
+        pub(crate) recompute: bool = false,
     }
-}
-
-impl Settings for RunSettings {
-    const SECTION: &'static str = "run";
-    const SOURCE: &'static str = include_str!("settings.rs");
-    const STRUCT: &'static str = "RunSettings";
-}
-
-macro_rules! stage_settings {
-    ($($section:literal: $config:ty, $source:literal;)*) => {$(
-        impl Settings for $config {
-            const SECTION: &'static str = $section;
-            const SOURCE: &'static str = include_str!($source);
-            const STRUCT: &'static str = "Config";
-        }
-    )*};
-}
-
-stage_settings! {
-    "pretrain": rlhf_sft::pretrain::Config, "../../sft/src/pretrain.rs";
-    "sft": rlhf_sft::Config, "../../sft/src/config.rs";
-    "reward": rlhf_reward::Config, "../../reward/src/config.rs";
-    "ppo": rlhf_ppo::Config, "../../ppo/src/config.rs";
 }
 
 /// A section without its type: what layers and the manual need to know of it.
 pub(crate) struct Section {
     pub(crate) name: &'static str,
-    pub(crate) source: &'static str,
-    pub(crate) item: &'static str,
-    pub(crate) keys: &'static [&'static str],
-    /// The keys that have a default; an optional setting has none.
-    pub(crate) defaults: Table,
-    check: fn(&Table) -> Result<(), toml::de::Error>,
+    pub(crate) settings: Vec<Setting>,
+    check: Box<dyn Fn(&Table) -> Result<(), BadSetting>>,
 }
 
-fn section<T: Settings>() -> Section {
-    Section {
-        name: T::SECTION,
-        source: T::SOURCE,
-        item: T::STRUCT,
-        keys: field_names::<T>(),
-        defaults: Table::try_from(T::default()).unwrap_or_default(),
-        check: |table| table.clone().try_into::<T>().map(drop),
+impl Section {
+    fn of<T: Settings>(name: &'static str) -> Self {
+        Self {
+            name,
+            settings: T::default().settings(),
+            check: Box::new(|table| T::from_table(table).map(drop)),
+        }
+    }
+
+    fn of_stage(stage: &'static dyn AnyStage) -> Self {
+        Self {
+            name: stage.name(),
+            settings: stage.settings(),
+            check: Box::new(|table| stage.configure(table).map(drop)),
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.settings.iter().any(|setting| setting.name == key)
     }
 }
 
 /// Every section there is, in the order of the pipeline.
 pub(crate) fn sections() -> Vec<Section> {
-    vec![
-        section::<RunSettings>(),
-        section::<rlhf_sft::pretrain::Config>(),
-        section::<rlhf_sft::Config>(),
-        section::<rlhf_reward::Config>(),
-        section::<rlhf_ppo::Config>(),
-        section::<crate::evaluation::EvalSettings>(),
-    ]
+    let stages = STAGES.into_iter().map(Section::of_stage);
+    std::iter::once(Section::of::<RunSettings>(RUN))
+        .chain(stages)
+        .chain([Section::of::<EvalSettings>(EVAL)])
+        .collect()
 }
 
 /// The merged layers.
@@ -161,10 +126,7 @@ impl Layers {
                     "{origin}: \"{name}\" must be a section: [{name}] and its settings below it"
                 ));
             };
-            if let Some(key) = values
-                .keys()
-                .find(|key| !section.keys.contains(&key.as_str()))
-            {
+            if let Some(key) = values.keys().find(|key| !section.has(key)) {
                 return Err(usage!(
                     "{origin}: [{name}] has no setting \"{key}\"{}",
                     hint(key, section, &sections)
@@ -176,12 +138,7 @@ impl Layers {
                 .or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(merged) = merged {
                 merged.extend(values);
-                (section.check)(merged).map_err(|error| {
-                    usage!(
-                        "{origin}: [{name}]: {}",
-                        error.to_string().trim().replace('\n', " ")
-                    )
-                })?;
+                (section.check)(merged).map_err(|error| usage!("{origin}: {name}.{error}"))?;
             }
         }
         Ok(())
@@ -197,11 +154,7 @@ impl Layers {
                 "--set {assignment}: expected SECTION.KEY=VALUE, such as --set ppo.kl_coef=0.1"
             ));
         };
-        let value = format!("v = {value}")
-            .parse::<Table>()
-            .ok()
-            .and_then(|mut table| table.remove("v"))
-            .unwrap_or_else(|| Value::String(value.to_owned()));
+        let value = toml_or_text(value);
         self.put(&format!("--set {assignment}"), section, key, value)
     }
 
@@ -228,31 +181,34 @@ impl Layers {
     }
 
     /// The section, with defaults where no layer says anything.
-    pub(crate) fn get<T: Settings>(&self) -> anyhow::Result<T> {
-        let table = self
-            .merged
-            .get(T::SECTION)
-            .cloned()
-            .unwrap_or_else(|| Value::Table(Table::new()));
-        table
-            .try_into()
-            .with_context(|| format!("settings [{}]", T::SECTION))
+    pub(crate) fn get<T: Settings>(&self, section: &str) -> anyhow::Result<T> {
+        T::from_table(&self.table(section)).map_err(|error| usage!("{section}.{error}"))
+    }
+
+    /// The stage with the settings of its section.
+    pub(crate) fn configure(&self, stage: &dyn AnyStage) -> anyhow::Result<Box<dyn Configured>> {
+        let name = stage.name();
+        stage
+            .configure(&self.table(name))
+            .map_err(|error| usage!("{name}.{error}"))
+    }
+
+    fn table(&self, section: &str) -> Table {
+        match self.merged.get(section) {
+            Some(Value::Table(table)) => table.clone(),
+            _ => Table::new(),
+        }
     }
 }
 
-/// One section, every value written out, as it goes into the run directory.
-pub(crate) fn resolved<T: Settings>(settings: &T) -> anyhow::Result<Table> {
-    let table = Table::try_from(settings).with_context(|| format!("settings [{}]", T::SECTION))?;
-    Ok(Table::from_iter([(
-        T::SECTION.to_owned(),
-        Value::Table(table),
-    )]))
-}
-
 fn hint(key: &str, section: &Section, sections: &[Section]) -> String {
-    match sections.iter().find(|s| s.keys.contains(&key)) {
+    let known: Vec<&str> = section.settings.iter().map(|s| s.name).collect();
+    if let Some(longer) = known.iter().find(|name| name.starts_with(key)) {
+        return format!("; did you mean \"{longer}\"?");
+    }
+    match sections.iter().find(|section| section.has(key)) {
         Some(other) => format!("; it is one of [{}]", other.name),
-        None => nearest(key, section.keys),
+        None => nearest(key, &known),
     }
 }
 
@@ -267,37 +223,6 @@ fn nearest(word: &str, known: &[&str]) -> String {
         Some((_, k)) => format!("; did you mean \"{k}\"?"),
         None => format!("; there are: {}", known.join(", ")),
     }
-}
-
-/// The names of a struct's fields, as serde asks a format for them: optional fields, which a default value does not
-/// show when serialised, are among them.
-fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Listener<'a>(&'a Cell<&'static [&'static str]>);
-    impl<'de> serde::Deserializer<'de> for Listener<'_> {
-        type Error = serde::de::value::Error;
-        fn deserialize_struct<V: serde::de::Visitor<'de>>(
-            self,
-            _name: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, Self::Error> {
-            self.0.set(fields);
-            self.deserialize_any(visitor)
-        }
-        fn deserialize_any<V: serde::de::Visitor<'de>>(
-            self,
-            _visitor: V,
-        ) -> Result<V::Value, Self::Error> {
-            Err(serde::de::Error::custom("only the names were wanted"))
-        }
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-    let names: Cell<&'static [&'static str]> = Cell::new(&[]);
-    let _ = T::deserialize(Listener(&names));
-    names.get()
 }
 
 #[cfg(test)]
@@ -316,7 +241,7 @@ mod tests {
             .unwrap();
         layers.set("run.seed=7").unwrap();
         layers.set("run.device=cpu").unwrap();
-        let run: RunSettings = layers.get().unwrap();
+        let run: RunSettings = layers.get(RUN).unwrap();
         let expected = RunSettings {
             seed: 7,
             threads: 2,
@@ -341,7 +266,7 @@ mod tests {
         );
         let kind = error(layers.set("run.seed=many"));
         assert!(
-            kind.starts_with("--set run.seed=many: [run]: invalid type"),
+            kind.starts_with("--set run.seed=many: run.seed: invalid type"),
             "{kind}"
         );
         assert!(error(layers.set("seed")).contains("SECTION.KEY=VALUE"));
@@ -357,18 +282,22 @@ mod tests {
         for entry in fs_err::read_dir(configs).unwrap() {
             let path = entry.unwrap().path();
             let layers = Layers::read(Some(&path), &[]).unwrap();
-            layers
-                .get::<rlhf_ppo::Config>()
-                .unwrap()
-                .validate()
-                .unwrap();
+            for stage in STAGES {
+                layers.configure(stage).unwrap().validate().unwrap();
+            }
             checked += 1;
         }
-        assert!(checked >= 2);
+        assert!(checked >= 2, "{checked}");
     }
 
     #[test]
-    fn optional_settings_are_known_by_name() {
-        assert!(field_names::<RunSettings>().contains(&"out"));
+    fn optional_settings_are_known_by_name_and_a_beginning_hints_at_the_whole() {
+        let mut layers = Layers::default();
+        layers.set("run.out=elsewhere").unwrap();
+        let said = error(layers.set("sft.micro_batch=4"));
+        assert!(
+            said.contains("did you mean \"micro_batch_tokens\"?"),
+            "{said}"
+        );
     }
 }

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use rlhf_train::{Makes, Source};
+
 use crate::bundled;
 use crate::commands::stage::layers;
 use crate::evaluation::{EvalSettings, Questions};
 use crate::exit::usage;
 use crate::flags::CommonArgs;
 use crate::models;
-use crate::settings::{Layers, RunSettings};
-
-/// The stages that a file can name, in their order.
-const STAGES: [&str; 4] = ["pretrain", "sft", "reward", "ppo"];
+use crate::settings::{EVAL, Layers, RUN, RunSettings};
+use crate::stages::{AnyStage, Configured, STAGES};
 
 /// A pipeline's settings, and where its stages write.
 pub(crate) struct Wiring {
@@ -26,7 +26,7 @@ impl Wiring {
     /// The file, and over it `--set` and the flags of `[run]`.
     pub(crate) fn read(file: &Path, common: &CommonArgs) -> anyhow::Result<Self> {
         let layers = layers(Some(file), common)?;
-        let run: RunSettings = layers.get()?;
+        let run: RunSettings = layers.get(RUN)?;
         let stem = file.file_stem().unwrap_or_default();
         let out = run
             .out
@@ -38,13 +38,26 @@ impl Wiring {
             run,
             out,
         };
-        if !STAGES.iter().any(|stage| wiring.names(stage)) {
+        if wiring.stages().next().is_none() {
+            let names = STAGES.map(|stage| format!("[{}]", stage.name()));
             return Err(usage!(
-                "{}: no stage in it; add any of [pretrain], [sft], [reward], [ppo]",
-                file.display()
+                "{}: no stage in it; add any of {}",
+                file.display(),
+                names.join(", ")
             ));
         }
         Ok(wiring)
+    }
+
+    /// The stages that the file has, in the order of a pipeline.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = &'static dyn AnyStage> {
+        let named = |stage: &&dyn AnyStage| self.names(stage.name());
+        STAGES.into_iter().filter(named)
+    }
+
+    /// Those of them that make such a model.
+    pub(crate) fn making(&self, makes: Makes) -> impl Iterator<Item = &'static dyn AnyStage> {
+        self.stages().filter(move |stage| stage.makes() == makes)
     }
 
     /// Whether the pipeline has the stage.
@@ -57,43 +70,38 @@ impl Wiring {
         self.out.join(stage)
     }
 
-    pub(crate) fn pretrain(&self) -> anyhow::Result<rlhf_sft::pretrain::Config> {
-        self.layers.get()
+    /// The model that a stage publishes.
+    pub(crate) fn model(&self, stage: &str) -> PathBuf {
+        self.folder(stage).join("final")
     }
 
-    pub(crate) fn sft(&self) -> anyhow::Result<rlhf_sft::Config> {
-        let mut sft: rlhf_sft::Config = self.layers.get()?;
-        self.predecessor("sft", "model", "pretrain", &mut sft.model);
-        Ok(sft)
-    }
-
-    pub(crate) fn reward(&self) -> anyhow::Result<rlhf_reward::Config> {
-        let mut reward: rlhf_reward::Config = self.layers.get()?;
-        self.predecessor("reward", "model", "sft", &mut reward.model);
-        Ok(reward)
-    }
-
-    pub(crate) fn ppo(&self) -> anyhow::Result<rlhf_ppo::Config> {
-        let mut ppo: rlhf_ppo::Config = self.layers.get()?;
-        self.predecessor("ppo", "model", "sft", &mut ppo.model);
-        self.predecessor("ppo", "reward", "reward", &mut ppo.reward);
-        Ok(ppo)
-    }
-
-    /// Lets `setting` name the run of `stage` in this pipeline, where there is one and nobody named another.
-    fn predecessor(&self, section: &str, key: &str, stage: &str, setting: &mut String) {
-        if self.names(stage) && !self.layers.sets(section, key) {
-            *setting = self.folder(stage).display().to_string();
+    /// A stage with its settings. A model that a stage of this pipeline makes comes from there, unless another one is named.
+    pub(crate) fn configured(&self, stage: &dyn AnyStage) -> anyhow::Result<Box<dyn Configured>> {
+        let mut configured = self.layers.configure(stage)?;
+        for source in configured.sources()? {
+            if let Source::Model {
+                setting,
+                name,
+                made_by,
+                ..
+            } = source
+                && self.names(made_by)
+                && !self.layers.sets(stage.name(), setting)
+            {
+                *name = self.folder(made_by).display().to_string();
+            }
         }
+        Ok(configured)
     }
 
     /// What the models are asked at the end; nothing where no stage makes a model that answers.
     pub(crate) fn questions(&self) -> anyhow::Result<Option<Questions>> {
-        if !self.names("sft") && !self.names("ppo") {
+        let answers = [Makes::Reference, Makes::Policy];
+        if !self.stages().any(|stage| answers.contains(&stage.makes())) {
             return Ok(None);
         }
-        let ppo: rlhf_ppo::Config = self.layers.get()?;
-        let settings: EvalSettings = self.layers.get()?;
+        let ppo: rlhf_ppo::Config = self.layers.get("ppo")?;
+        let settings: EvalSettings = self.layers.get(EVAL)?;
         let mut questions = Questions::new(&settings, &ppo, self.run.seed);
         for file in &mut questions.files {
             *file = models::file(file)?;

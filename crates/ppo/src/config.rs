@@ -72,172 +72,114 @@ pub enum CriticKind {
     Shared,
 }
 
-/// Settings of `rlhf ppo`; every field has a default. Defaults are those of Huang et al., "The N+
-/// Implementation Details of RLHF with PPO" (2024), except the learning rate, which is for small models.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Policy and reference start here, usually the SFT run: a hub id, a directory, a GGUF file, or a run.
-    pub model: String,
-    /// The reward: a model (a directory or a run), `length:N`, `regex:PATTERN`, `gold:tiny-world`, or `command:LINE`, a program
-    /// that reads {"prompt", "response"} a line and prints a number or {"score"} for each.
-    pub reward: String,
-    /// Seconds that a reward command may take for one batch of responses.
-    pub reward_timeout: f64,
-    /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk.
-    pub critic: CriticKind,
-    /// Prompt files; empty means the bundled ones.
-    pub prompts: Vec<PathBuf>,
-    /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
-    pub eval_prompts: Vec<PathBuf>,
-    /// Share of `prompts` kept back when `eval_prompts` is empty.
-    pub eval_fraction: f64,
-    /// Prompts are compared on at most this many held-out prompts.
-    pub eval_limit: usize,
-    /// PPO steps: each is one rollout and its updates.
-    pub steps: u64,
-    /// Episodes (responses) per step.
-    pub batch: usize,
-    /// Responses sampled per prompt; `batch` must be a multiple of it.
-    pub samples_per_prompt: usize,
-    /// Optimizer steps per epoch; `batch` must be a multiple of it.
-    pub minibatches: usize,
-    /// Passes over the rollout.
-    pub epochs: usize,
-    /// Tokens per forward and backward pass; the result does not depend on it, memory does. 0 chooses by the model's size.
-    pub micro_batch: usize,
-    /// Longest response in tokens, end token included.
-    pub response_length: usize,
-    /// The end token is forbidden before this many tokens.
-    pub min_response_length: usize,
-    /// Longest prompt in tokens; longer prompts are dropped and counted.
-    pub max_prompt_length: usize,
-    /// Texts that end a response (which is cut after them) besides the end token.
-    pub stop: Vec<String>,
-    /// Sampling temperature τ; log-probabilities are taken at the same τ.
-    pub temperature: f64,
-    /// Most responses decoded at a time.
-    pub rollout_rows: usize,
-    /// Peak learning rate of policy and critic.
-    pub lr: f64,
-    /// How the learning rate moves over the run.
-    pub schedule: ScheduleKind,
-    /// PPO steps over which the learning rate rises from 0.
-    pub warmup: u64,
-    /// AdamW's ε. The larger value than usual tames the first updates.
-    pub adam_eps: f64,
-    /// β: weight of the KL penalty in the reward.
-    pub kl_coef: f64,
-    /// Target KL per episode for an adaptive β; absent keeps β fixed.
-    pub kl_target: Option<f64>,
-    /// Episodes over which the adaptive β acts.
-    pub kl_horizon: f64,
-    /// Estimator of the per-token KL in the reward.
-    pub kl_estimator: KlEstimator,
-    /// γ: discount per token.
-    pub gamma: f64,
-    /// λ of generalised advantage estimation.
-    pub lambda: f64,
-    /// ε: the ratio is clipped to 1 ± ε.
-    pub clip: f64,
-    /// ε_v: the value moves at most this far from its old value without cost.
-    pub value_clip: f64,
-    /// c_v: weight of the value loss.
-    pub value_coef: f64,
-    /// c_e: weight of the entropy bonus.
-    pub entropy_coef: f64,
-    /// c_ptx: weight of the loss on demonstrations (PPO-ptx); each minibatch has as many of them as it has episodes.
-    pub ptx_coef: f64,
-    /// Demonstrations for `ptx_coef`; empty means the bundled ones.
-    pub ptx_data: Vec<PathBuf>,
-    /// Whiten advantages over the step.
-    pub whiten_advantages: bool,
-    /// Scale the rewards of a step, score and penalty together, to variance 1 before the advantages; their mean stays.
-    pub whiten_rewards: bool,
-    /// Variance that whitening divides by.
-    pub variance: Variance,
-    /// Where the score stands: on the `last` token, or in a slot of its own `after` it.
-    pub score_slot: ScoreSlot,
-    /// `openai` or `trl`: sets `variance`, `score_slot` and `missing_eos` as they do; absent leaves the three to themselves.
-    pub compat: Option<Compat>,
-    /// Gradients of policy and of critic are each scaled down to this norm; 0 turns clipping off.
-    pub max_grad_norm: f64,
-    /// Stop a step's epochs once the approximate KL(π_old ‖ π) per token exceeds this; absent never.
-    pub target_kl: Option<f64>,
-    /// The KL budget per episode: the run stops beyond it, and the evaluated policy with the highest score within it is published;
-    /// absent neither.
-    pub max_kl: Option<f64>,
-    /// The normalised score is clipped to ± this; absent leaves it.
-    pub score_clip: Option<f64>,
-    /// What happens to the score of a response without end token.
-    pub missing_eos: MissingEos,
-    /// Take the reward model's score as it is when it has no calibration.
-    pub uncalibrated: bool,
-    /// Evaluate on held-out prompts every so many steps (and at the end); 0 only at the end, with `max_kl` ten times.
-    pub eval_every: u64,
-    /// Save a checkpoint every so many steps; 0 only when interrupted.
-    pub save_every: u64,
-    /// Sampled rollouts written to `samples.jsonl` per step.
-    pub log_samples: usize,
-    /// Unusable rows to put up with before giving up.
-    pub skip_bad: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            model: "runs/sft".into(),
-            reward: "runs/reward".into(),
-            reward_timeout: 60.0,
-            critic: CriticKind::Separate,
-            prompts: Vec::new(),
-            eval_prompts: Vec::new(),
-            eval_fraction: 0.1,
-            eval_limit: 256,
-            steps: 1000,
-            batch: 64,
-            samples_per_prompt: 1,
-            minibatches: 1,
-            epochs: 4,
-            micro_batch: 0,
-            response_length: 53,
-            min_response_length: 0,
-            max_prompt_length: 512,
-            stop: Vec::new(),
-            temperature: 0.7,
-            rollout_rows: 64,
-            lr: 1e-5,
-            schedule: ScheduleKind::Linear,
-            warmup: 0,
-            adam_eps: 1e-5,
-            kl_coef: 0.05,
-            kl_target: None,
-            kl_horizon: 10_000.0,
-            kl_estimator: KlEstimator::K1,
-            gamma: 1.0,
-            lambda: 0.95,
-            clip: 0.2,
-            value_clip: 0.2,
-            value_coef: 0.1,
-            entropy_coef: 0.0,
-            ptx_coef: 0.0,
-            ptx_data: Vec::new(),
-            whiten_advantages: true,
-            whiten_rewards: false,
-            variance: Variance::Population,
-            score_slot: ScoreSlot::Last,
-            compat: None,
-            max_grad_norm: 1.0,
-            target_kl: None,
-            max_kl: None,
-            score_clip: None,
-            missing_eos: MissingEos::Replace(-1.0),
-            uncalibrated: false,
-            eval_every: 0,
-            save_every: 50,
-            log_samples: 4,
-            skip_bad: 0,
-        }
+rlhf_train::settings! {
+    /// Settings of `rlhf ppo`. Defaults are those of Huang et al., "The N+ Implementation Details of RLHF with PPO" (2024), except
+    /// the learning rate, which is for small models.
+    pub struct Config {
+        /// Policy and reference start here, usually the SFT run: a hub id, a directory, a GGUF file, or a run.
+        pub model: String = "runs/sft".into(),
+        /// The reward: a model (a directory or a run), `length:N`, `regex:PATTERN`, `gold:tiny-world`, or `command:LINE`, a program
+        /// that reads {"prompt", "response"} a line and prints a number or {"score"} for each.
+        pub reward: String = "runs/reward".into(),
+        /// Seconds that a reward command may take for one batch of responses.
+        pub reward_timeout: f64 = 60.0,
+        /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk.
+        pub critic: CriticKind = CriticKind::Separate,
+        /// Prompt files; empty means the bundled ones.
+        pub prompts: Vec<PathBuf> = Vec::new(),
+        /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
+        pub eval_prompts: Vec<PathBuf> = Vec::new(),
+        /// Share of `prompts` kept back when `eval_prompts` is empty.
+        pub eval_fraction: f64 = 0.1,
+        /// Prompts are compared on at most this many held-out prompts.
+        pub eval_limit: usize = 256,
+        /// PPO steps: each is one rollout and its updates.
+        pub steps: u64 = 1000,
+        /// Episodes (responses) per step.
+        pub batch: usize = 64,
+        /// Responses sampled per prompt; `batch` must be a multiple of it.
+        pub samples_per_prompt: usize = 1,
+        /// Optimizer steps per epoch; `batch` must be a multiple of it.
+        pub minibatches: usize = 1,
+        /// Passes over the rollout.
+        pub epochs: usize = 4,
+        /// Tokens per forward and backward pass; the result does not depend on it, memory does. 0 chooses by the model's size.
+        pub micro_batch_tokens: usize = 0,
+        /// Longest response in tokens, end token included.
+        pub response_length: usize = 53,
+        /// The end token is forbidden before this many tokens.
+        pub min_response_length: usize = 0,
+        /// Longest prompt in tokens; longer prompts are dropped and counted.
+        pub max_prompt_length: usize = 512,
+        /// Texts that end a response (which is cut after them) besides the end token.
+        pub stop: Vec<String> = Vec::new(),
+        /// Sampling temperature τ; log-probabilities are taken at the same τ.
+        pub temperature: f64 = 0.7,
+        /// Most responses decoded at a time.
+        pub rollout_rows: usize = 64,
+        /// Peak learning rate of policy and critic.
+        pub lr: f64 = 1e-5,
+        /// How the learning rate moves over the run.
+        pub schedule: ScheduleKind = ScheduleKind::Linear,
+        /// PPO steps over which the learning rate rises from 0.
+        pub warmup: u64 = 0,
+        /// AdamW's ε. The larger value than usual tames the first updates.
+        pub adam_eps: f64 = 1e-5,
+        /// β: weight of the KL penalty in the reward.
+        pub kl_coef: f64 = 0.05,
+        /// Target KL per episode for an adaptive β; absent keeps β fixed.
+        pub kl_target: Option<f64> = None,
+        /// Episodes over which the adaptive β acts.
+        pub kl_horizon: f64 = 10_000.0,
+        /// Estimator of the per-token KL in the reward.
+        pub kl_estimator: KlEstimator = KlEstimator::K1,
+        /// γ: discount per token.
+        pub gamma: f64 = 1.0,
+        /// λ of generalised advantage estimation.
+        pub lambda: f64 = 0.95,
+        /// ε: the ratio is clipped to 1 ± ε.
+        pub clip: f64 = 0.2,
+        /// ε_v: the value moves at most this far from its old value without cost.
+        pub value_clip: f64 = 0.2,
+        /// c_v: weight of the value loss.
+        pub value_coef: f64 = 0.1,
+        /// c_e: weight of the entropy bonus.
+        pub entropy_coef: f64 = 0.0,
+        /// c_ptx: weight of the loss on demonstrations (PPO-ptx); each minibatch has as many of them as it has episodes.
+        pub ptx_coef: f64 = 0.0,
+        /// Demonstrations for `ptx_coef`; empty means the bundled ones.
+        pub ptx_data: Vec<PathBuf> = Vec::new(),
+        /// Whiten advantages over the step.
+        pub whiten_advantages: bool = true,
+        /// Scale the rewards of a step, score and penalty together, to variance 1 before the advantages; their mean stays.
+        pub whiten_rewards: bool = false,
+        /// Variance that whitening divides by.
+        pub variance: Variance = Variance::Population,
+        /// Where the score stands: on the `last` token, or in a slot of its own `after` it.
+        pub score_slot: ScoreSlot = ScoreSlot::Last,
+        /// `openai` or `trl`: sets `variance`, `score_slot` and `missing_eos` as they do; absent leaves the three to themselves.
+        pub compat: Option<Compat> = None,
+        /// Gradients of policy and of critic are each scaled down to this norm; 0 turns clipping off.
+        pub max_grad_norm: f64 = 1.0,
+        /// Stop a step's epochs once the approximate KL(π_old ‖ π) per token exceeds this; absent never.
+        pub target_kl: Option<f64> = None,
+        /// The KL budget per episode: the run stops beyond it, and the evaluated policy with the highest score within it is published;
+        /// absent neither.
+        pub max_kl: Option<f64> = None,
+        /// The normalised score is clipped to ± this; absent leaves it.
+        pub score_clip: Option<f64> = None,
+        /// What happens to the score of a response without end token.
+        pub missing_eos: MissingEos = MissingEos::Replace(-1.0),
+        /// Take the reward model's score as it is when it has no calibration.
+        pub uncalibrated: bool = false,
+        /// Evaluate on held-out prompts every so many steps (and at the end); 0 only at the end, with `max_kl` ten times.
+        pub eval_every: u64 = 0,
+        /// Save a checkpoint every so many steps; 0 only when interrupted.
+        pub save_every: u64 = 50,
+        /// Sampled rollouts written to `samples.jsonl` per step.
+        pub log_samples: usize = 4,
+        /// Unusable rows to put up with before giving up.
+        pub skip_bad: usize = 0,
     }
 }
 

@@ -27,11 +27,11 @@ pub struct Outcome {
 }
 
 /// Runs PPO from `config.model` against `config.reward`; the policy ends up in the run's `final/`.
-pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
-    let mut ppo = prepare(config, session)?;
+pub fn train(config: &Config, session: &Session, dir: &rlhf_train::RunDir) -> Result<Outcome> {
+    let mut ppo = prepare(config, session, dir)?;
     session.progress.say(&plan(&ppo, session)?.to_string());
-    let first = ppo.resume(session)?;
-    let mut metrics = session.dir.metrics()?;
+    let first = ppo.resume(dir)?;
+    let mut metrics = dir.metrics()?;
     let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
     let mut done = first;
     let mut stopped_by_kl = false;
@@ -49,7 +49,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let (trajectory, record) = ppo.step(done)?;
         done += 1;
         metrics.log(done, &record)?;
-        ppo.log_samples(done, &trajectory, number(&record, "kl_coef"), session)?;
+        ppo.log_samples(done, &trajectory, number(&record, "kl_coef"), dir)?;
         let (kl, score) = (
             number(&record, "objective/kl"),
             number(&record, "objective/scores"),
@@ -84,7 +84,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         let stop = session.interrupt.requested();
         if stop || config.save_every > 0 && done.is_multiple_of(config.save_every) {
             ppo.refuse_to_keep_what_has_diverged(done, &trajectory)?;
-            session.dir.checkpoint_save(&ppo.checkpoint(done)?, 2)?;
+            dir.checkpoint_save(&ppo.checkpoint(done)?, 2)?;
         }
         if stop {
             return Err(Interrupted { step: done }.into());
@@ -92,7 +92,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     }
     progress.finish();
 
-    let (published, evaluation) = ppo.publish(done, &mut metrics, session)?;
+    let (published, evaluation) = ppo.publish(done, &mut metrics, session, dir)?;
     Ok(Outcome {
         steps: done,
         published,
@@ -109,6 +109,7 @@ impl Ppo<'_> {
         done: u64,
         metrics: &mut Metrics,
         session: &Session,
+        dir: &rlhf_train::RunDir,
     ) -> Result<(u64, Evaluation)> {
         let evaluated = self.evaluate();
         let mut evaluation = evaluated.map_err(|error| blame_training(done, error))?;
@@ -124,11 +125,9 @@ impl Ppo<'_> {
             ));
         }
         for sample in evaluation.samples.iter().take(self.config.log_samples) {
-            session
-                .dir
-                .append_sample(&json!({ "step": published, "kind": "eval", "sample": sample }))?;
+            dir.append_sample(&json!({ "step": published, "kind": "eval", "sample": sample }))?;
         }
-        session.dir.publish(|folder| -> Result<()> {
+        dir.publish(|folder| -> Result<()> {
             Ok(self.language_model.save(folder, SaveDtype::F32)?)
         })?;
         Ok((published, evaluation))

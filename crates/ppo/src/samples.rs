@@ -1,7 +1,6 @@
 //! Rollouts as people read them: `samples.jsonl`, and the episodes of skipped updates.
 
 use anyhow::Result;
-use rlhf_train::Session;
 use serde_json::{Value, json};
 
 use crate::loss::is_clipped;
@@ -18,7 +17,7 @@ impl Ppo<'_> {
         step: u64,
         t: &Trajectory,
         beta: f64,
-        session: &Session,
+        dir: &rlhf_train::RunDir,
     ) -> Result<()> {
         let config = self.config;
         let shown = &t.episodes[..config.log_samples.min(t.episodes.len())];
@@ -38,7 +37,7 @@ impl Ppo<'_> {
             sample["kl_coef"] = json!(beta);
             sample["ratios"] = json!(ratios);
             sample["clipped"] = json!(clipped);
-            session.dir.append_sample(&sample)?;
+            dir.append_sample(&sample)?;
         }
         Ok(())
     }

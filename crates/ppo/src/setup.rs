@@ -21,7 +21,11 @@ use crate::score::PromptRow;
 use crate::train::Ppo;
 
 /// Loads policy, reference, reward model and critic, and refuses what cannot work.
-pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'a>> {
+pub(crate) fn prepare<'a>(
+    config: &'a Config,
+    session: &Session,
+    dir: &rlhf_train::RunDir,
+) -> Result<Ppo<'a>> {
     config.validate()?;
     let device = &session.device;
     let base = LanguageModel::load(Path::new(&config.model), session.dtype, device)
@@ -101,8 +105,8 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
     } else {
         None
     };
-    let micro_tokens = if config.micro_batch > 0 {
-        config.micro_batch
+    let micro_tokens = if config.micro_batch_tokens > 0 {
+        config.micro_batch_tokens
     } else {
         micro_batch_tokens(&base.config, session.recompute)
     };
@@ -117,7 +121,7 @@ pub(crate) fn prepare<'a>(config: &'a Config, session: &Session) -> Result<Ppo<'
         },
         critic,
         guarded: Guarded::default(),
-        skipped: session.dir.skipped_dir(),
+        skipped: dir.skipped_dir(),
         skipped_in_a_row: 0,
         best: None,
         reward,

@@ -1,7 +1,7 @@
 //! What a checkpoint holds, and how a run goes on from it.
 
 use anyhow::{Context, Result};
-use rlhf_train::{Checkpoint, Session};
+use rlhf_train::Checkpoint;
 use serde_json::json;
 
 use crate::frontier::Best;
@@ -30,11 +30,8 @@ impl Ppo<'_> {
     }
 
     /// Goes back to the latest checkpoint if the session resumes; returns the steps already made.
-    pub(crate) fn resume(&mut self, session: &Session) -> Result<u64> {
-        if !session.resume {
-            return Ok(0);
-        }
-        let Some(checkpoint) = session.dir.checkpoint_latest()? else {
+    pub(crate) fn resume(&mut self, dir: &rlhf_train::RunDir) -> Result<u64> {
+        let Some(checkpoint) = dir.resume()? else {
             return Ok(0);
         };
         self.policy.params.restore(&checkpoint.group("policy"))?;

@@ -98,7 +98,9 @@ impl Items {
                 encoded_prompt = encoded.prompt;
                 responses.push(encoded.completion);
             }
-            let lost = cut(&mut encoded_prompt, &mut responses, max_length);
+            let begin = tokenizer.bos_id();
+            let begins = begin.is_some() && encoded_prompt.first().copied() == begin;
+            let lost = cut(&mut encoded_prompt, &mut responses, max_length, begins);
             all.cut += lost;
             if responses.len() > 1 && responses.iter().all(|r| *r == responses[0]) {
                 all.identical += 1;
@@ -136,16 +138,22 @@ impl Items {
     }
 }
 
-/// Cuts a prompt (from its beginning) and responses (keeping the end token) so that each pair fits; returns
-/// how many sequences lost tokens. A response may take at least half of the room.
-fn cut(prompt: &mut Vec<u32>, responses: &mut [Vec<u32>], max_length: usize) -> usize {
+/// Cuts a prompt (its oldest tokens, but not the begin token where it `begins` with one) and responses (keeping the end token) so
+/// that each pair fits; returns how many sequences lost tokens. A response may take at least half of the room.
+fn cut(
+    prompt: &mut Vec<u32>,
+    responses: &mut [Vec<u32>],
+    max_length: usize,
+    begins: bool,
+) -> usize {
     let longest = responses.iter().map(Vec::len).max().unwrap_or(0);
     let room = max_length
         .saturating_sub(longest.min(max_length / 2))
         .max(1);
     let mut lost = 0;
     if prompt.len() > room {
-        prompt.drain(..prompt.len() - room);
+        let kept = usize::from(begins && room > 1);
+        prompt.drain(kept..kept + prompt.len() - room);
         lost += 1;
     }
     let room = max_length.saturating_sub(prompt.len()).max(1);
@@ -216,16 +224,25 @@ mod tests {
     fn a_cut_keeps_the_end_token_and_the_end_of_the_prompt() {
         let mut prompt: Vec<u32> = (0..10).collect();
         let mut responses = vec![vec![20, 21, 22, 23, 99], vec![99]];
-        assert_eq!(cut(&mut prompt, &mut responses, 8), 2);
+        assert_eq!(cut(&mut prompt, &mut responses, 8, false), 2);
         assert_eq!(prompt, [6, 7, 8, 9]);
         assert_eq!(responses, [vec![20, 21, 22, 99], vec![99]]);
+    }
+
+    /// By hand: four of the prompt's tokens fit, and the first of them is the begin token.
+    #[test]
+    fn a_cut_keeps_the_begin_token() {
+        let mut prompt: Vec<u32> = (0..10).collect();
+        let mut responses = vec![vec![20, 21, 22, 99]];
+        assert_eq!(cut(&mut prompt, &mut responses, 8, true), 1);
+        assert_eq!(prompt, [0, 7, 8, 9]);
     }
 
     #[test]
     fn what_fits_is_not_touched() {
         let mut prompt = vec![1, 2, 3];
         let mut responses = vec![vec![4, 9], vec![9]];
-        assert_eq!(cut(&mut prompt, &mut responses, 5), 0);
+        assert_eq!(cut(&mut prompt, &mut responses, 5, true), 0);
         assert_eq!(
             (prompt, responses),
             (vec![1, 2, 3], vec![vec![4, 9], vec![9]])

@@ -5,9 +5,10 @@
 //!
 //! 1. [`loss`](comparison_loss): one formula per kind of feedback,
 //! 2. `items`: how K responses share one prompt in a packed batch,
-//! 3. [`train()`]: the loop,
+//! 3. `train.rs`: the loop,
 //! 4. [`report`]: what the model got right, beside what length alone would have,
-//! 5. [`calibrate()`]: the scale of its scores.
+//! 5. [`calibrate()`]: the scale of its scores,
+//! 6. [`Reward`]: what the stage reads.
 
 mod calibrate;
 mod config;
@@ -17,6 +18,7 @@ mod loss;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
+mod stage;
 mod train;
 
 pub use calibrate::calibrate;
@@ -24,7 +26,8 @@ pub use config::Config;
 pub use eval::{CalibrationBin, Counts, Report, Share, raw_scores, report};
 pub use items::{Batch, Item, Items, Judgement, split_by_prompt};
 pub use loss::{
-    Comparison, Ties, best_of_loss, centring_loss, comparison_loss, ranking_comparisons,
+    Comparison, Ties, best_of_loss, centering_loss, comparison_loss, ranking_comparisons,
     rating_loss, thumbs_loss,
 };
-pub use train::{Outcome, train};
+pub use stage::Reward;
+pub use train::Outcome;

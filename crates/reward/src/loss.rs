@@ -90,10 +90,10 @@ pub fn comparison_loss(
     (loss * Tensor::new(weights, device)?)?.sum_all()
 }
 
-/// Centring: `Σ w (r_w + r_l)²`, which keeps scores near zero without touching their differences.
+/// Centering: `Σ w (r_w + r_l)²`, which keeps scores near zero without touching their differences.
 ///
 /// Source: Eisenstein et al., "Helping or Herding?" (2023), eq. 2.
-pub fn centring_loss(scores: &Tensor, comparisons: &[Comparison]) -> Result<Tensor> {
+pub fn centering_loss(scores: &Tensor, comparisons: &[Comparison]) -> Result<Tensor> {
     let device = scores.device();
     let sum = (scores.index_select(&indices(comparisons, |c| c.winner, device)?, 0)?
         + scores.index_select(&indices(comparisons, |c| c.loser, device)?, 0)?)?;
@@ -252,9 +252,9 @@ mod tests {
         assert_eq!(got.to_scalar::<f32>().unwrap(), 1.5);
     }
 
-    /// Closed forms at Δ = 1: (1−ε)·.313262 + ε·1.313262; centring (r_w + r_l)² = 9.
+    /// Closed forms at Δ = 1: (1−ε)·.313262 + ε·1.313262; centering (r_w + r_l)² = 9.
     #[test]
-    fn smoothing_and_centring_match_their_closed_forms() {
+    fn smoothing_and_centering_match_their_closed_forms() {
         let term = [Comparison {
             winner: 0,
             loser: 1,
@@ -268,7 +268,7 @@ mod tests {
             .unwrap();
         assert!((smoothed - (0.9 * 0.313_262 + 0.1 * 1.313_262)).abs() < 1e-5);
         assert_eq!(
-            centring_loss(&scores, &term)
+            centering_loss(&scores, &term)
                 .unwrap()
                 .to_scalar::<f32>()
                 .unwrap(),

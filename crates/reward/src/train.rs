@@ -1,28 +1,23 @@
 //! Training a reward model from human feedback.
 
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
-use rlhf_dataset::read_feedback;
-use rlhf_lm::{
-    Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardCard, RewardModel, ScalarModel,
-    Tokenizer,
-};
+use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
 use rlhf_train::{
-    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, check_finite,
-    check_update, recipe, statistics,
+    Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
+    Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
 use crate::eval::{Counts, Report, raw_scores, report};
-use crate::items::{Batch, Item, Items, Judgement, split_by_prompt};
+use crate::items::{Batch, Item, Judgement};
 use crate::loss::{
-    Ties, best_of_loss, centring_loss, comparison_loss, ranking_comparisons, rating_loss,
+    Ties, best_of_loss, centering_loss, comparison_loss, ranking_comparisons, rating_loss,
     thumbs_loss,
 };
 
@@ -37,205 +32,212 @@ pub struct Outcome {
     pub report: Report,
 }
 
-/// Trains a reward model that starts from the language model `config.model`; it ends up in the run's `final/`.
-pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
-    let base = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
-        .with_context(|| format!("loading the model to start from at {}", config.model))?;
-    let LanguageModel {
-        config: model_config,
-        params,
-        tokenizer,
-        ..
-    } = base;
+/// A scalar model with a fresh head on a language model's trunk, and the feedback it is to learn.
+pub(crate) struct RewardModelling {
+    pub(crate) config: Config,
+    pub(crate) extent: Extent,
+    pub(crate) model: ModelConfig,
+    pub(crate) params: Params,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) items: Vec<Item>,
+    pub(crate) held_out: Vec<Item>,
+    pub(crate) counts: Counts,
+    /// The language model it starts from, in words.
+    pub(crate) described: String,
+    /// What was cut, left out, or flatters.
+    pub(crate) warnings: Vec<String>,
+}
 
-    let load = |paths| -> Result<Items> {
-        let feedback = read_feedback(paths, config.skip_bad)?;
-        for bad in &feedback.skipped {
-            tracing::warn!("skipped {bad}");
-        }
-        let items = Items::from_feedback(&tokenizer, &feedback.rows, config.max_length)?;
-        if items.cut > 0 {
-            tracing::warn!(
-                "{} sequences were cut to fit {} tokens; raise --max-length to keep them whole",
-                items.cut,
-                config.max_length
-            );
-        }
-        if items.identical > 0 {
-            tracing::warn!(
-                "{} prompts were skipped: all their responses are the same",
-                items.identical
-            );
-        }
-        Ok(items)
-    };
-    let all = load(&config.prefs)?;
-    let (mut items, mut held_out, identical) = if config.eval_prefs.is_empty() {
-        let (items, held_out) = split_by_prompt(all.items, config.eval_fraction)?;
-        (items, held_out, all.identical)
-    } else {
-        let held_out = load(&config.eval_prefs)?;
-        (all.items, held_out.items, held_out.identical)
-    };
-    ensure!(
-        !items.is_empty(),
-        "no feedback is left to train on: all was kept back for evaluation"
-    );
-    ensure!(
-        !held_out.is_empty(),
-        "no feedback is held out, and the reward model's scale is measured on held-out responses: \
-         raise --eval-fraction or give --eval-prefs"
-    );
-    let counts = Counts::of(&held_out, identical, Some(&items));
-    if let Some(shared @ 1..) = counts.trained_on {
-        tracing::warn!(
-            "{shared} of {} held-out prompts are trained on too: the report will flatter the model",
-            held_out.len()
-        );
-    }
-    standardise_ratings(&mut items, &mut held_out);
-
-    // The head replaces the vocabulary projection; the trunk goes on learning.
-    let head = HeadInit::Normal { seed: session.seed };
-    let tensors =
-        ScalarModel::with_fresh_head(&model_config, &params.tensors(), head, &session.device)?;
-    let params = Params::load(&tensors, &session.device, session.dtype)?;
-    let model = ScalarModel::new(&model_config, &params)?.recomputing(session.recompute);
-    let evaluated = ScalarModel::new(&model_config, &params.frozen())?;
-    let recipe = recipe!("reward", "prompt", config);
-    let mut optimizer = recipe.optimizer();
-    let course = recipe.course(items.len(), &model_config, session.recompute)?;
-    let Course {
-        per_epoch,
-        steps,
-        schedule,
-        micro_tokens,
-    } = course;
-    let plan = plan(
-        config,
-        &params,
-        &model_config,
-        &items,
-        &course,
-        &tokenizer,
-        session,
-    )?;
-    session.progress.say(&plan.to_string());
-
-    let mut first = 0;
-    if session.resume
-        && let Some(checkpoint) = session.dir.checkpoint_latest()?
-    {
-        checkpoint.restore(&params, &mut optimizer)?;
-        first = checkpoint.step;
-        tracing::info!("resuming after step {first}");
-    }
-    let mut metrics = session.dir.metrics()?;
-    let mut progress = Progress::new(session.progress, "reward", steps, "step");
-    let mut last_loss = f64::NAN;
-
-    let loss_of = |items: &[&Item], share: f32| -> Result<Tensor> {
-        let packed = Batch::pack(items, &session.device)?;
-        let hidden = model
-            .hidden(&packed.packed)?
-            .index_select(&packed.last, 0)?;
-        feedback_loss(&model.scores(&hidden)?, items, share, config)
-    };
-    for step in first..steps {
-        let begun = Instant::now();
-        let order = step_rows(
-            session.seed,
-            items.len(),
-            recipe.batch,
-            recipe.shuffle,
-            step,
-        );
-        let batch: Vec<&Item> = order.iter().map(|&i| &items[i]).collect();
-        let tokens: usize = batch.iter().map(|item| item.tokens()).sum();
-        let share = 1.0 / batch.len() as f32;
-
-        let mut gradients = Gradients::new();
-        let mut total = Tensor::zeros((), DType::F32, &session.device)?;
-        let lengths: Vec<usize> = batch.iter().map(|item| item.tokens()).collect();
-        for micro in micro_batches(&lengths, micro_tokens) {
-            let part = &batch[micro];
-            let loss = loss_of(part, share)?;
-            gradients.accumulate(&params, &loss)?;
-            total = (total + loss.detach())?;
-        }
-        last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
-        if step == first {
-            // A comparison stays the same when all scores move by one amount, and that is all the bias of GPT-2's last norm does.
-            gradients.check_all_but(&params, &["transformer.ln_f.bias"])?;
-        }
-        check_finite(step + 1, "the loss", last_loss)?;
-        let lr = schedule.lr(recipe.lr, step);
-        let grad_norm = optimizer
-            .step(&params, &gradients, lr, recipe.clip())
-            .with_context(|| format!("step {}", step + 1))?;
-        drop(gradients);
-
-        let done = step + 1;
-        let seconds = begun.elapsed().as_secs_f64();
-        let line = Map::from_iter([
-            ("loss".to_owned(), json!(last_loss)),
-            ("grad_norm".to_owned(), json!(grad_norm)),
-            ("lr".to_owned(), json!(lr)),
-            ("tokens".to_owned(), json!(tokens)),
-            ("epoch".to_owned(), json!(done as f64 / per_epoch as f64)),
-            ("time/step".to_owned(), json!(seconds)),
-            (
-                "tokens_per_second".to_owned(),
-                json!(tokens as f64 / seconds),
+impl Prepared for RewardModelling {
+    fn plan(&self, session: &Session) -> Result<Plan> {
+        let items = &self.items;
+        let tokens: usize = items.iter().map(Item::tokens).sum();
+        let responses: usize = items.iter().map(|item| item.responses.len()).sum();
+        let parameters = self.params.num_parameters() as u64;
+        let batch = self.config.training.batch;
+        let per_step = tokens as f64 * batch as f64 / items.len() as f64;
+        let mut memory = MemoryItem::trained("model", parameters).to_vec();
+        let micro_batch_tokens = self.extent.micro_batch_tokens;
+        let held = (per_step as u64).min(micro_batch_tokens as u64);
+        memory.push(MemoryItem::activations(
+            held,
+            &self.model,
+            session.recompute,
+        ));
+        let example = &items[0];
+        let (last, spoken) = example.responses[0]
+            .split_last()
+            .context("a response without its end token")?;
+        let text = |ids: &[u32]| self.tokenizer.decode_with_special(ids);
+        Ok(Plan {
+            stage: "reward".into(),
+            model: self.model.model_type().into(),
+            parameters,
+            data: vec![(
+                "prompts".into(),
+                format!(
+                    "{} with {responses} responses, {tokens} tokens",
+                    items.len()
+                ),
+            )],
+            batch: format!(
+                "{batch} prompts a step, about {per_step:.0} tokens, in micro-batches of at most {micro_batch_tokens} tokens"
             ),
-        ]);
-        metrics.log(done, &line)?;
-        if done < steps && recipe.eval_every > 0 && done % recipe.eval_every == 0 {
-            let scores = raw_scores(&evaluated, &held_out, micro_tokens)?;
-            let report = report(&held_out, &scores, counts, session.seed);
-            metrics.log(done, &report.metrics())?;
-        }
-        progress.tick(done, &[("loss", last_loss)], tokens as u64);
-
-        let stop = session.interrupt.requested() && done < steps;
-        let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
-        if save || done == steps {
-            check_update(done, &params, &loss_of(&batch[..1], 1.0)?)?;
-        }
-        if save {
-            let checkpoint = Checkpoint::of(done, &params, &optimizer)?;
-            session.dir.checkpoint_save(&checkpoint, 2)?;
-        }
-        if stop {
-            return Err(Interrupted { step: done }.into());
-        }
+            steps: self.extent.steps,
+            tokens: (per_step * self.extent.steps as f64) as u64,
+            memory,
+            device: session.describe_device(),
+            example: vec![
+                (text(&[&example.prompt, spoken].concat())?, false),
+                (text(&[*last])?, true),
+            ],
+        })
     }
-    progress.finish();
 
-    let scores = raw_scores(&evaluated, &held_out, micro_tokens)?;
-    let report = report(&held_out, &scores, counts, session.seed);
-    metrics.log(steps, &report.metrics())?;
-    let card = card(config, &held_out, &scores, &report)?;
-    session.dir.publish(|folder| -> Result<()> {
-        Ok(RewardModel::save(
-            folder,
-            &model_config,
-            &params,
-            &tokenizer,
-            &card,
-        )?)
-    })?;
-    Ok(Outcome {
-        steps,
-        loss: last_loss,
-        report,
-    })
+    fn check(&mut self) -> Vec<Finding> {
+        let tokens: usize = self.items.iter().map(Item::tokens).sum();
+        let found = format!(
+            "{} prompts to train on, {} held out; {tokens} tokens",
+            self.items.len(),
+            self.held_out.len()
+        );
+        vec![
+            Finding::new("model", self.described.clone(), &[]),
+            Finding::new("data", found, &self.warnings),
+        ]
+    }
+
+    /// Minimises the loss per prompt over the feedback with AdamW, then measures the scale of the scores.
+    fn run(&mut self, session: &Session, dir: &RunDir) -> Result<Summary> {
+        let (config, training) = (&self.config, &self.config.training);
+        let (params, items, held_out) = (&self.params, &self.items, &self.held_out);
+        let Extent {
+            steps_per_epoch,
+            steps,
+            schedule,
+            micro_batch_tokens,
+        } = self.extent;
+        let model = ScalarModel::new(&self.model, params)?.recomputing(session.recompute);
+        let evaluated = ScalarModel::new(&self.model, &params.frozen())?;
+        let evaluate = || -> Result<(Vec<Vec<f64>>, Report)> {
+            let scores = raw_scores(&evaluated, held_out, micro_batch_tokens)?;
+            let report = report(held_out, &scores, self.counts, session.seed);
+            Ok((scores, report))
+        };
+        let mut optimizer = training.optimizer();
+        let mut first = 0;
+        if let Some(checkpoint) = dir.resume()? {
+            checkpoint.restore(params, &mut optimizer)?;
+            first = checkpoint.step;
+            tracing::info!("resuming after step {first}");
+        }
+        let mut metrics = dir.metrics()?;
+        let mut progress = Progress::new(session.progress, "reward", steps, "step");
+        let mut last_loss = f64::NAN;
+
+        let loss_of = |items: &[&Item], share: f32| -> Result<Tensor> {
+            let packed = Batch::pack(items, &session.device)?;
+            let hidden = model
+                .hidden(&packed.packed)?
+                .index_select(&packed.last, 0)?;
+            feedback_loss(&model.scores(&hidden)?, items, share, config)
+        };
+        for step in first..steps {
+            let begun = Instant::now();
+            let order = step_rows(
+                session.seed,
+                items.len(),
+                training.batch,
+                training.shuffle,
+                step,
+            );
+            let batch: Vec<&Item> = order.iter().map(|&i| &items[i]).collect();
+            let tokens: usize = batch.iter().map(|item| item.tokens()).sum();
+            let share = 1.0 / batch.len() as f32;
+
+            let mut gradients = Gradients::new();
+            let mut total = Tensor::zeros((), DType::F32, &session.device)?;
+            let lengths: Vec<usize> = batch.iter().map(|item| item.tokens()).collect();
+            for micro in micro_batches(&lengths, micro_batch_tokens) {
+                let loss = loss_of(&batch[micro], share)?;
+                gradients.accumulate(params, &loss)?;
+                total = (total + loss.detach())?;
+            }
+            last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
+            if step == first {
+                // A comparison stays the same when all scores move by one amount.
+                gradients.check_all_but(params, self.model.unmoved_by_comparisons())?;
+            }
+            check_finite(step + 1, "the loss", last_loss)?;
+            let lr = schedule.lr(training.lr, step);
+            let grad_norm = optimizer
+                .step(params, &gradients, lr, training.clip())
+                .with_context(|| format!("step {}", step + 1))?;
+            drop(gradients);
+
+            let done = step + 1;
+            let seconds = begun.elapsed().as_secs_f64();
+            let line = Map::from_iter([
+                ("loss".to_owned(), json!(last_loss)),
+                ("grad_norm".to_owned(), json!(grad_norm)),
+                ("lr".to_owned(), json!(lr)),
+                ("tokens".to_owned(), json!(tokens)),
+                (
+                    "epoch".to_owned(),
+                    json!(done as f64 / steps_per_epoch as f64),
+                ),
+                ("time/step".to_owned(), json!(seconds)),
+                (
+                    "tokens_per_second".to_owned(),
+                    json!(tokens as f64 / seconds),
+                ),
+            ]);
+            metrics.log(done, &line)?;
+            if done < steps && training.evaluates_after(done, steps) {
+                metrics.log(done, &evaluate()?.1.metrics())?;
+            }
+            progress.tick(done, &[("loss", last_loss)], tokens as u64);
+
+            let stop = session.interrupt.requested() && done < steps;
+            let save = stop || training.saves_after(done, steps);
+            if save || done == steps {
+                check_update(done, params, &loss_of(&batch[..1], 1.0)?)?;
+            }
+            if save {
+                dir.checkpoint_save(&Checkpoint::of(done, params, &optimizer)?, 2)?;
+            }
+            if stop {
+                return Err(Interrupted { step: done }.into());
+            }
+        }
+        progress.finish();
+
+        let (scores, report) = evaluate()?;
+        metrics.log(steps, &report.metrics())?;
+        let card = card(config, held_out, &scores, &report)?;
+        dir.publish(|folder| -> Result<()> {
+            Ok(RewardModel::save(
+                folder,
+                &self.model,
+                params,
+                &self.tokenizer,
+                &card,
+            )?)
+        })?;
+        let text = format!("steps {steps}, last loss {last_loss:.4}\n{report}");
+        let outcome = Outcome {
+            steps,
+            loss: last_loss,
+            report,
+        };
+        Summary::new(&outcome, text)
+    }
 }
 
 /// Loss of a micro-batch; each prompt weighs `share`, whatever its kind of feedback and number of responses.
 fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) -> Result<Tensor> {
     let mut loss = Tensor::zeros((), DType::F32, scores.device())?;
-    // Of what is compared by pairs, and of what is compared at all, which centring is about.
+    // Of what is compared by pairs, and of what is compared at all, which centering is about.
     let (mut comparisons, mut centred) = (Vec::new(), Vec::new());
     // (index of the score, target) of responses that are judged alone.
     let (mut ratings, mut thumbs) = (Vec::new(), Vec::new());
@@ -264,8 +266,8 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
     if !comparisons.is_empty() {
         loss = (loss + comparison_loss(scores, &comparisons, config.label_smoothing)?)?;
     }
-    if config.centring > 0.0 && !centred.is_empty() {
-        loss = (loss + (centring_loss(scores, &centred)? * config.centring)?)?;
+    if config.center_rewards > 0.0 && !centred.is_empty() {
+        loss = (loss + (centering_loss(scores, &centred)? * config.center_rewards)?)?;
     }
     for (judged, per_kind) in [(ratings, rating_loss as LossOfOne), (thumbs, thumbs_loss)] {
         if !judged.is_empty() {
@@ -279,29 +281,6 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
 }
 
 type LossOfOne = fn(&Tensor, &Tensor, &Tensor) -> candle_core::Result<Tensor>;
-
-/// Ratings become (rating − mean) / std, both measured on the training items.
-fn standardise_ratings(items: &mut [Item], held_out: &mut [Item]) {
-    let ratings: Vec<f64> = items
-        .iter()
-        .filter_map(|item| match item.judgement {
-            Judgement::Rating(rating) => Some(rating),
-            _ => None,
-        })
-        .collect();
-    if ratings.is_empty() {
-        return;
-    }
-    let mean = statistics::mean(&ratings);
-    let variance = ratings.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / ratings.len() as f64;
-    // A file that gives one rating to everything carries no scale of its own.
-    let std = if variance > 0.0 { variance.sqrt() } else { 1.0 };
-    for item in items.iter_mut().chain(held_out) {
-        if let Judgement::Rating(rating) = &mut item.judgement {
-            *rating = (*rating - mean) / std;
-        }
-    }
-}
 
 /// What `reward.json` will say: the scale of held-out scores, and a few texts whose scores a loader can check.
 fn card(
@@ -322,57 +301,6 @@ fn card(
         calibration: Some(calibration),
         trained: json!({ "from": config.model, "prefs": names(&config.prefs), "report": report }),
         probes,
-    })
-}
-
-/// What is about to happen, for the user to read before anything is spent.
-fn plan(
-    config: &Config,
-    params: &Params,
-    model: &ModelConfig,
-    items: &[Item],
-    course: &Course,
-    tokenizer: &Tokenizer,
-    session: &Session,
-) -> Result<Plan> {
-    let tokens: usize = items.iter().map(Item::tokens).sum();
-    let responses: usize = items.iter().map(|item| item.responses.len()).sum();
-    let parameters = params.num_parameters() as u64;
-    let per_step = tokens as f64 * config.batch as f64 / items.len() as f64;
-    let mut memory = MemoryItem::trained("model", parameters).to_vec();
-    let micro_tokens = course.micro_tokens;
-    let held = (per_step as u64).min(micro_tokens as u64);
-    memory.push(MemoryItem::activations(held, model, session.recompute));
-    let example = &items[0];
-    let (last, spoken) = example.responses[0]
-        .split_last()
-        .context("a response without its end token")?;
-    Ok(Plan {
-        stage: "reward".into(),
-        model: model.model_type().into(),
-        parameters,
-        data: vec![(
-            "prompts".into(),
-            format!(
-                "{} with {responses} responses, {tokens} tokens",
-                items.len()
-            ),
-        )],
-        batch: format!(
-            "{} prompts a step, about {per_step:.0} tokens, in micro-batches of at most {micro_tokens} tokens",
-            config.batch
-        ),
-        steps: course.steps,
-        tokens: (per_step * course.steps as f64) as u64,
-        memory,
-        device: session.describe_device(),
-        example: vec![
-            (
-                tokenizer.decode_with_special(&[&example.prompt, spoken].concat())?,
-                false,
-            ),
-            (tokenizer.decode_with_special(&[*last])?, true),
-        ],
     })
 }
 
@@ -447,9 +375,9 @@ mod tests {
         }
     }
 
-    /// Written out from the definitions in f64: smoothing is about what is compared, centring about the sums of what is compared.
+    /// Written out from the definitions in f64: smoothing is about what is compared, centering about the sums of what is compared.
     #[test]
-    fn smoothing_and_centring_reach_pairs_rankings_and_choices_of_the_best_alone() {
+    fn smoothing_and_centering_reach_pairs_rankings_and_choices_of_the_best_alone() {
         let log_sigmoid = |x: f64| -(-x).exp().ln_1p();
         let smooth = |gap: f64| -0.9 * log_sigmoid(gap) - 0.1 * log_sigmoid(-gap);
         let r = [2.0f64, 1.0, 0.5, -1.0];
@@ -461,7 +389,7 @@ mod tests {
         let best = 0.9 * (total - r[0]) + 0.1 * others;
         let alone = 0.781_25 + 2.126_928;
         let square = |(i, j): (usize, usize)| (r[i] + r[j]).powi(2);
-        let centring = 9.0
+        let centering = 9.0
             + (pairs.into_iter().map(square).sum::<f64>() + square((1, 2))) / 6.0
             + [(0, 1), (0, 2), (0, 3)]
                 .into_iter()
@@ -470,10 +398,10 @@ mod tests {
                 / 3.0;
         let config = Config {
             label_smoothing: 0.1,
-            centring: 0.01,
+            center_rewards: 0.01,
             ..Config::default()
         };
-        let want = 0.2 * (smooth(0.5) + ranking + best + alone + 0.01 * centring);
+        let want = 0.2 * (smooth(0.5) + ranking + best + alone + 0.01 * centering);
         let got = loss_of(&config, &[5]);
         assert!((got - want).abs() < 1e-5, "{got} against {want}");
     }

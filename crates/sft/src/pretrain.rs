@@ -3,98 +3,53 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use rlhf_dataset::read_texts;
+use anyhow::{Context, Result, ensure};
+use rlhf_base::Caption;
+use rlhf_dataset::{hold_out, read_texts};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
-use rlhf_train::{ScheduleKind, Session, recipe};
-use serde::{Deserialize, Serialize};
+use rlhf_train::{Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training};
 use serde_json::json;
 
 use crate::rows::Rows;
-use crate::train::{Outcome, fit, publish};
+use crate::train::LanguageModelling;
 
-/// Settings of `rlhf pretrain`; every field has a default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Text files; empty means the bundled corpus.
-    pub data: Vec<PathBuf>,
-    /// Share of the texts kept back for the held-out loss.
-    pub eval_fraction: f64,
-    /// Entries of the byte-level BPE vocabulary, the end token included.
-    pub vocab_size: usize,
-    /// Hidden size.
-    pub hidden_size: usize,
-    /// Inner size of the MLP.
-    pub intermediate_size: usize,
-    /// Transformer blocks.
-    pub layers: usize,
-    /// Attention heads; they divide `hidden_size`.
-    pub heads: usize,
-    /// Key-value heads; they divide `heads`.
-    pub kv_heads: usize,
-    /// Longest sequence the model is meant for.
-    pub context: usize,
-    /// Passes over the data.
-    pub epochs: usize,
-    /// Optimizer steps; 0 means as many as `epochs` gives.
-    pub steps: u64,
-    /// Texts per optimizer step.
-    pub batch: usize,
-    /// Tokens per forward and backward pass; the result does not depend on it, memory does. 0 chooses by the model's size.
-    pub micro_batch: usize,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// How the learning rate moves after the warm-up.
-    pub schedule: ScheduleKind,
-    /// Steps over which the learning rate rises from 0.
-    pub warmup: u64,
-    /// AdamW's decoupled weight decay.
-    pub weight_decay: f64,
-    /// The gradient is scaled down to this norm; 0 turns clipping off.
-    pub max_grad_norm: f64,
-    /// Texts longer than this many tokens become several rows.
-    pub max_length: usize,
-    /// Visit the texts in a new random order every epoch; `false` keeps the order of the files.
-    pub shuffle: bool,
-    /// Evaluate every so many steps (and at the end); 0 only at the end.
-    pub eval_every: u64,
-    /// Save a checkpoint every so many steps; 0 only when interrupted.
-    pub save_every: u64,
-    /// Number format of the saved weights: `f32`, `bf16` or `f16`.
-    pub save_dtype: SaveDtype,
-    /// Unusable rows to put up with before giving up.
-    pub skip_bad: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            data: Vec::new(),
-            eval_fraction: 0.02,
-            vocab_size: 1024,
-            hidden_size: 128,
-            intermediate_size: 384,
-            layers: 4,
-            heads: 4,
-            kv_heads: 2,
-            context: 256,
-            epochs: 1,
-            steps: 0,
+rlhf_train::settings! {
+    /// Settings of `rlhf pretrain`.
+    pub struct Config {
+        /// Texts: plain .txt, or {"text"} a line; files or folders; empty means the bundled corpus.
+        pub data: Vec<PathBuf> = Vec::new(),
+        /// Share of the texts kept back for the held-out loss.
+        pub eval_fraction: f64 = 0.02,
+        /// Entries of the byte-level BPE vocabulary, the end token included.
+        pub vocab_size: usize = 1024,
+        /// Hidden size.
+        pub hidden_size: usize = 128,
+        /// Inner size of the MLP.
+        pub intermediate_size: usize = 384,
+        /// Transformer blocks.
+        pub layers: usize = 4,
+        /// Attention heads; they divide `hidden_size`.
+        pub heads: usize = 4,
+        /// Key-value heads; they divide `heads`.
+        pub kv_heads: usize = 2,
+        /// Longest sequence the model is meant for.
+        pub context: usize = 256,
+        /// Texts longer than this many tokens become several rows.
+        pub max_length: usize = 256,
+        /// Number format of the saved weights: f32, bf16 or f16.
+        pub save_dtype: SaveDtype = SaveDtype::F32,
+    }
+    parts {
+        /// How the model learns from the rows.
+        pub training: Training = Training {
             batch: 64,
-            micro_batch: 0,
             lr: 1e-3,
             schedule: ScheduleKind::Cosine,
             warmup: 100,
             weight_decay: 0.01,
-            max_grad_norm: 1.0,
-            max_length: 256,
-            shuffle: true,
-            eval_every: 0,
             save_every: 500,
-            save_dtype: SaveDtype::F32,
-            skip_bad: 0,
-        }
+            ..Training::default()
+        },
     }
 }
 
@@ -122,53 +77,97 @@ const END_TOKEN: &str = "<|endoftext|>";
 /// Never seen in training; programs that pad batches need a token for it that is not the end token.
 const PAD_TOKEN: &str = "<|pad|>";
 
-/// Trains a tokenizer on the texts, then a Llama on what it makes of them; the model ends up in the run's `final/`.
-pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
-    let texts = read_texts(&config.data, config.skip_bad)?;
-    for bad in &texts.skipped {
-        tracing::warn!("skipped {bad}");
+/// `rlhf pretrain`.
+pub struct Pretrain;
+
+impl Stage for Pretrain {
+    const NAME: &'static str = "pretrain";
+    const TITLE: &'static str = "Pretraining";
+    const ABOUT: &'static str =
+        "Train a tokenizer (byte-level BPE) and a small language model from nothing but text";
+    const MANUAL: &'static str = "A Llama of the given shape, from fresh weights. Without --data the bundled corpus of the Tiny World is used.";
+    const EXAMPLE: &'static str = "rlhf pretrain --data corpus.txt --layers 4";
+    const SHORT_HELP: &'static [&'static str] = &[
+        "data",
+        "vocab_size",
+        "hidden_size",
+        "layers",
+        "heads",
+        "epochs",
+        "steps",
+        "batch",
+        "lr",
+        "schedule",
+        "warmup",
+        "max_length",
+        "shuffle",
+        "eval_every",
+        "save_every",
+        "skip_bad",
+    ];
+    const MAKES: Makes = Makes::Base;
+
+    type Config = Config;
+
+    fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
+        Ok(vec![Source::Data {
+            files: &mut config.data,
+            held_out: None,
+            bundled: Bundled::Corpus,
+        }])
     }
-    let tokenizer = train_bpe(
-        texts.rows.iter().map(|row| row.text.as_str()),
-        config.vocab_size,
-        &[END_TOKEN, PAD_TOKEN],
-    )?;
-    let model_config = config.model(tokenizer.vocab_size())?;
-    let model = LanguageModel::fresh(
-        model_config,
-        tokenizer,
-        session.seed,
-        session.dtype,
-        &session.device,
-    )?;
 
-    // Every so many-th text is kept back, so that both sides hold every kind of text.
-    let every = if config.eval_fraction > 0.0 {
-        (1.0 / config.eval_fraction).round() as usize
-    } else {
-        usize::MAX
-    };
-    let (held, kept): (Vec<_>, Vec<_>) = texts
-        .rows
-        .into_iter()
-        .enumerate()
-        .partition(|(i, _)| i % every == every - 1);
-    let strip = |rows: Vec<(usize, _)>| rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>();
-    let rows = Rows::from_texts(&model.tokenizer, &strip(kept), config.max_length)?;
-    let held = strip(held);
-    let held_out = if held.is_empty() {
-        Rows::default()
-    } else {
-        Rows::from_texts(&model.tokenizer, &held, config.max_length)?
-    };
-    ensure!(
-        !rows.rows.is_empty(),
-        "no text is left to train on: all was kept back for evaluation"
-    );
+    /// Trains a tokenizer on the texts, and makes a Llama with fresh weights for it.
+    fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
+        let begun = Instant::now();
+        let texts = read_texts(&config.data, config.training.skip_bad)?;
+        for bad in &texts.skipped {
+            tracing::warn!("skipped {bad}");
+        }
+        let tokenizer = train_bpe(
+            texts.rows.iter().map(|row| row.text.as_str()),
+            config.vocab_size,
+            &[END_TOKEN, PAD_TOKEN],
+        )?;
+        let model_config = config.model(tokenizer.vocab_size())?;
+        let model = LanguageModel::fresh(
+            model_config,
+            tokenizer,
+            session.seed,
+            session.dtype,
+            &session.device,
+        )?;
+        let (trained, held_out) =
+            hold_out(texts.rows, config.eval_fraction, |row| row.text.clone())
+                .context("pretrain.eval_fraction")?;
+        ensure!(
+            !trained.is_empty(),
+            "no text is left to train on: all was kept back for evaluation; lower pretrain.eval_fraction"
+        );
+        let rows = Rows::from_texts(&model.tokenizer, &trained, config.max_length)?;
+        let held_out = match held_out.as_slice() {
+            [] => Rows::default(),
+            texts => Rows::from_texts(&model.tokenizer, texts, config.max_length)?,
+        };
+        Ok(Box::new(LanguageModelling {
+            stage: Self::NAME,
+            extent: config.training.extent(
+                Self::NAME,
+                rows.rows.len(),
+                &model.config,
+                session.recompute,
+            )?,
+            training: config.training.clone(),
+            max_length: config.max_length,
+            model,
+            rows,
+            held_out: held_out.rows,
+            save_dtype: config.save_dtype,
+            loaded: begun,
+        }))
+    }
 
-    let recipe = recipe!("pretrain", "row", config);
-    let begun = Instant::now();
-    let outcome = fit(&recipe, &model, &rows.rows, &held_out.rows, begun, session)?;
-    publish(&model, config.save_dtype, session)?;
-    Ok(outcome)
+    fn captions() -> &'static [Caption] {
+        &[]
+    }
 }

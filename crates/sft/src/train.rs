@@ -1,20 +1,17 @@
 //! The training loop of pretraining and of supervised fine-tuning: the same loss over different rows.
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
-use rlhf_dataset::read_demonstrations;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype, Tokenizer};
 use rlhf_train::{
-    Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Recipe, Session, check_finite,
-    check_update, recipe,
+    Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
+    Session, Summary, Training, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
-use crate::config::Config;
 use crate::eval::mean_loss;
 use crate::loss::negative_log_likelihood;
 use crate::rows::{Batch, Row, Rows};
@@ -30,210 +27,221 @@ pub struct Outcome {
     pub eval_loss: Option<f64>,
 }
 
-/// Fine-tunes `config.model` on demonstrations; the model ends up in the run's `final/`.
-pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
-    let begun = Instant::now();
-    let model = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
-        .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
-    tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
-    let loaded = Instant::now();
-    let load = |paths| -> Result<Rows> {
-        let demonstrations = read_demonstrations(paths, config.skip_bad)?;
-        for bad in &demonstrations.skipped {
-            tracing::warn!("skipped {bad}");
-        }
-        Rows::from_demonstrations(
-            &model.tokenizer,
-            &demonstrations.rows,
-            config.max_length,
-            config.train_on_prompt,
-        )
-    };
-    let mut rows = load(&config.data)?;
-    if rows.cut > 0 {
-        tracing::warn!(
-            "{} rows were cut at {} tokens, {} of them lost",
-            rows.cut,
-            config.max_length,
-            rows.lost
-        );
-    }
-    let held_out = if config.eval_data.is_empty() {
-        let keep = rows.rows.len() - (rows.rows.len() as f64 * config.eval_fraction) as usize;
-        rows.rows.split_off(keep)
-    } else {
-        load(&config.eval_data)?.rows
-    };
-    ensure!(
-        !rows.rows.is_empty(),
-        "no rows are left to train on: all were kept back for evaluation"
-    );
-    let recipe = recipe!("sft", "row", config);
-    let outcome = fit(&recipe, &model, &rows.rows, &held_out, loaded, session)?;
-    publish(&model, SaveDtype::F32, session)?;
-    Ok(outcome)
+/// A language model and the rows it is to learn.
+pub(crate) struct LanguageModelling {
+    pub(crate) stage: &'static str,
+    pub(crate) training: Training,
+    pub(crate) extent: Extent,
+    pub(crate) max_length: usize,
+    pub(crate) model: LanguageModel,
+    pub(crate) rows: Rows,
+    pub(crate) held_out: Vec<Row>,
+    /// Number format of the weights in `final/`.
+    pub(crate) save_dtype: SaveDtype,
+    /// When the model was there.
+    pub(crate) loaded: Instant,
 }
 
-/// Minimises the loss per target token over `rows` with AdamW. The model was there at `loaded`.
-pub(crate) fn fit(
-    recipe: &Recipe,
-    language_model: &LanguageModel,
-    rows: &[Row],
-    held_out: &[Row],
-    loaded: Instant,
-    session: &mut Session,
-) -> Result<Outcome> {
-    let params = &language_model.params;
-    let model = CausalLm::new(&language_model.config, params)?.recomputing(session.recompute);
-    let evaluated = CausalLm::new(&language_model.config, &params.frozen())?;
-    let mut optimizer = recipe.optimizer();
-    let course = recipe.course(rows.len(), &language_model.config, session.recompute)?;
-    let Course {
-        per_epoch,
-        steps,
-        schedule,
-        micro_tokens,
-    } = course;
-    session
-        .progress
-        .say(&plan(recipe, language_model, rows, &course, session)?.to_string());
-
-    let mut first = 0;
-    if session.resume
-        && let Some(checkpoint) = session.dir.checkpoint_latest()?
-    {
-        checkpoint.restore(params, &mut optimizer)?;
-        first = checkpoint.step;
-        tracing::info!("resuming after step {first}");
-    }
-    let mut metrics = session.dir.metrics()?;
-    let mut progress = Progress::new(session.progress, recipe.stage, steps, "step");
-    let mut outcome = Outcome {
-        steps,
-        loss: f64::NAN,
-        eval_loss: None,
-    };
-
-    tracing::info!(
-        "the first step begins {:.2} s after the model was there",
-        loaded.elapsed().as_secs_f64()
-    );
-    for step in first..steps {
-        let begun = Instant::now();
-        let order = step_rows(session.seed, rows.len(), recipe.batch, recipe.shuffle, step);
-        let batch: Vec<&Row> = order.iter().map(|&i| &rows[i]).collect();
-        let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
-        let targets: usize = batch.iter().map(|row| row.targets()).sum();
-
-        let mut gradients = Gradients::new();
-        let mut total = Tensor::zeros((), candle_core::DType::F32, &session.device)?;
-        let lengths: Vec<usize> = batch.iter().map(|row| row.ids.len()).collect();
-        for micro in micro_batches(&lengths, micro_tokens) {
-            let packed = Batch::pack(&batch[micro], &session.device)?;
-            let loss = negative_log_likelihood(&model, &packed, targets)?;
-            gradients.accumulate(params, &loss)?;
-            total = (total + loss.detach())?;
-        }
-        outcome.loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
-        if step == first {
-            gradients.check_all(params)?;
-        }
-        check_finite(step + 1, "the loss", outcome.loss)?;
-        let lr = schedule.lr(recipe.lr, step);
-        let grad_norm = optimizer
-            .step(params, &gradients, lr, recipe.clip())
-            .with_context(|| format!("step {}", step + 1))?;
-        drop(gradients);
-
-        let done = step + 1;
-        let mut line = Map::new();
-        line.insert("loss".into(), json!(outcome.loss));
-        line.insert("grad_norm".into(), json!(grad_norm));
-        line.insert("lr".into(), json!(lr));
-        line.insert("tokens".into(), json!(tokens));
-        line.insert("epoch".into(), json!(done as f64 / per_epoch as f64));
-        let seconds = begun.elapsed().as_secs_f64();
-        line.insert("time/step".into(), json!(seconds));
-        line.insert("tokens_per_second".into(), json!(tokens as f64 / seconds));
-        metrics.log(done, &line)?;
-        if !held_out.is_empty()
-            && (done == steps || recipe.eval_every > 0 && done % recipe.eval_every == 0)
-        {
-            let loss = mean_loss(&evaluated, held_out, micro_tokens)?;
-            let line = Map::from_iter([
-                ("eval/loss".to_owned(), json!(loss)),
-                ("eval/perplexity".to_owned(), json!(loss.exp())),
-            ]);
-            metrics.log(done, &line)?;
-            outcome.eval_loss = Some(loss);
-        }
-        progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
-
-        let stop = session.interrupt.requested() && done < steps;
-        let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
-        if save || done == steps {
-            let packed = Batch::pack(&batch[..1], &session.device)?;
-            let loss = negative_log_likelihood(&model, &packed, batch[0].targets())?;
-            check_update(done, params, &loss)?;
-        }
-        if save {
-            let checkpoint = Checkpoint::of(done, params, &optimizer)?;
-            session.dir.checkpoint_save(&checkpoint, 2)?;
-        }
-        if stop {
-            return Err(Interrupted { step: done }.into());
-        }
-    }
-    progress.finish();
-    Ok(outcome)
-}
-
-/// Writes the run's `final/`.
-pub(crate) fn publish(model: &LanguageModel, dtype: SaveDtype, session: &Session) -> Result<()> {
-    session.dir.publish(|folder| Ok(model.save(folder, dtype)?))
-}
-
-/// What is about to happen, for the user to read before anything is spent.
-fn plan(
-    recipe: &Recipe,
-    model: &LanguageModel,
-    rows: &[Row],
-    course: &Course,
-    session: &Session,
-) -> Result<Plan> {
-    let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
-    let targets: usize = rows.iter().map(Row::targets).sum();
-    let parameters = model.params.num_parameters() as u64;
-    let per_step = tokens as f64 * recipe.batch as f64 / rows.len() as f64;
-    let mut memory = MemoryItem::trained("model", parameters).to_vec();
-    let micro_tokens = course.micro_tokens;
-    let held = (per_step as u64).min(micro_tokens as u64);
-    memory.push(MemoryItem::activations(
-        held,
-        &model.config,
-        session.recompute,
-    ));
-    Ok(Plan {
-        stage: recipe.stage.into(),
-        model: model.config.model_type().into(),
-        parameters,
-        data: vec![(
-            "rows".into(),
-            format!(
-                "{}, {tokens} tokens, {targets} of them carry loss",
-                rows.len()
+impl Prepared for LanguageModelling {
+    fn plan(&self, session: &Session) -> Result<Plan> {
+        let rows = &self.rows.rows;
+        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+        let targets: usize = rows.iter().map(Row::targets).sum();
+        let parameters = self.model.params.num_parameters() as u64;
+        let per_step = tokens as f64 * self.training.batch as f64 / rows.len() as f64;
+        let mut memory = MemoryItem::trained("model", parameters).to_vec();
+        let micro_batch_tokens = self.extent.micro_batch_tokens;
+        let held = (per_step as u64).min(micro_batch_tokens as u64);
+        memory.push(MemoryItem::activations(
+            held,
+            &self.model.config,
+            session.recompute,
+        ));
+        Ok(Plan {
+            stage: self.stage.into(),
+            model: self.model.config.model_type().into(),
+            parameters,
+            data: vec![(
+                "rows".into(),
+                format!(
+                    "{}, {tokens} tokens, {targets} of them carry loss",
+                    rows.len()
+                ),
+            )],
+            batch: format!(
+                "{} rows a step, about {per_step:.0} tokens, in micro-batches of at most {micro_batch_tokens} tokens",
+                self.training.batch
             ),
-        )],
-        batch: format!(
-            "{} rows a step, about {per_step:.0} tokens, in micro-batches of at most {micro_tokens} tokens",
-            recipe.batch
-        ),
-        steps: course.steps,
-        tokens: (per_step * course.steps as f64) as u64,
-        memory,
-        device: session.describe_device(),
-        example: marked(&model.tokenizer, &rows[0])?,
-    })
+            steps: self.extent.steps,
+            tokens: (per_step * self.extent.steps as f64) as u64,
+            memory,
+            device: session.describe_device(),
+            example: marked(&self.model.tokenizer, &rows[0])?,
+        })
+    }
+
+    fn check(&mut self) -> Vec<Finding> {
+        let (model, rows) = (&self.model, &self.rows.rows);
+        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+        let targets: usize = rows.iter().map(Row::targets).sum();
+        let cut = (self.rows.cut > 0).then(|| {
+            format!(
+                "{} rows are cut at {} tokens: raise {}.max_length to keep them whole",
+                self.rows.cut, self.max_length, self.stage
+            )
+        });
+        let found = format!(
+            "{} rows to train on, {} held out; {tokens} tokens, of which {targets} carry loss",
+            rows.len(),
+            self.held_out.len()
+        );
+        vec![
+            Finding::of("model", model.describe().map_err(Into::into)),
+            Finding::new("data", found, &Vec::from_iter(cut)),
+            Finding::of("loss", self.loss_on_trial()),
+        ]
+    }
+
+    /// Minimises the loss per target token over the rows with AdamW.
+    fn run(&mut self, session: &Session, dir: &RunDir) -> Result<Summary> {
+        let (training, params) = (&self.training, &self.model.params);
+        let (rows, held_out) = (&self.rows.rows, &self.held_out);
+        let Extent {
+            steps_per_epoch,
+            steps,
+            schedule,
+            micro_batch_tokens,
+        } = self.extent;
+        let model = CausalLm::new(&self.model.config, params)?.recomputing(session.recompute);
+        let evaluated = CausalLm::new(&self.model.config, &params.frozen())?;
+        let mut optimizer = training.optimizer();
+        let mut first = 0;
+        if let Some(checkpoint) = dir.resume()? {
+            checkpoint.restore(params, &mut optimizer)?;
+            first = checkpoint.step;
+            tracing::info!("resuming after step {first}");
+        }
+        let mut metrics = dir.metrics()?;
+        let mut progress = Progress::new(session.progress, self.stage, steps, "step");
+        let mut outcome = Outcome {
+            steps,
+            loss: f64::NAN,
+            eval_loss: None,
+        };
+
+        tracing::info!(
+            "the first step begins {:.2} s after the model was there",
+            self.loaded.elapsed().as_secs_f64()
+        );
+        for step in first..steps {
+            let begun = Instant::now();
+            let order = step_rows(
+                session.seed,
+                rows.len(),
+                training.batch,
+                training.shuffle,
+                step,
+            );
+            let batch: Vec<&Row> = order.iter().map(|&i| &rows[i]).collect();
+            let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
+            let targets: usize = batch.iter().map(|row| row.targets()).sum();
+
+            let mut gradients = Gradients::new();
+            let mut total = Tensor::zeros((), DType::F32, &session.device)?;
+            let lengths: Vec<usize> = batch.iter().map(|row| row.ids.len()).collect();
+            for micro in micro_batches(&lengths, micro_batch_tokens) {
+                let packed = Batch::pack(&batch[micro], &session.device)?;
+                let loss = negative_log_likelihood(&model, &packed, targets)?;
+                gradients.accumulate(params, &loss)?;
+                total = (total + loss.detach())?;
+            }
+            outcome.loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
+            if step == first {
+                gradients.check_all(params)?;
+            }
+            check_finite(step + 1, "the loss", outcome.loss)?;
+            let lr = schedule.lr(training.lr, step);
+            let grad_norm = optimizer
+                .step(params, &gradients, lr, training.clip())
+                .with_context(|| format!("step {}", step + 1))?;
+            drop(gradients);
+
+            let done = step + 1;
+            let mut line = Map::new();
+            line.insert("loss".into(), json!(outcome.loss));
+            line.insert("grad_norm".into(), json!(grad_norm));
+            line.insert("lr".into(), json!(lr));
+            line.insert("tokens".into(), json!(tokens));
+            line.insert("epoch".into(), json!(done as f64 / steps_per_epoch as f64));
+            let seconds = begun.elapsed().as_secs_f64();
+            line.insert("time/step".into(), json!(seconds));
+            line.insert("tokens_per_second".into(), json!(tokens as f64 / seconds));
+            metrics.log(done, &line)?;
+            if !held_out.is_empty() && training.evaluates_after(done, steps) {
+                let loss = mean_loss(&evaluated, held_out, micro_batch_tokens)?;
+                let line = Map::from_iter([
+                    ("eval/loss".to_owned(), json!(loss)),
+                    ("eval/perplexity".to_owned(), json!(loss.exp())),
+                ]);
+                metrics.log(done, &line)?;
+                outcome.eval_loss = Some(loss);
+            }
+            progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
+
+            let stop = session.interrupt.requested() && done < steps;
+            let save = stop || training.saves_after(done, steps);
+            if save || done == steps {
+                let packed = Batch::pack(&batch[..1], &session.device)?;
+                let loss = negative_log_likelihood(&model, &packed, batch[0].targets())?;
+                check_update(done, params, &loss)?;
+            }
+            if save {
+                dir.checkpoint_save(&Checkpoint::of(done, params, &optimizer)?, 2)?;
+            }
+            if stop {
+                return Err(Interrupted { step: done }.into());
+            }
+        }
+        progress.finish();
+
+        let save = |folder: &std::path::Path| Ok(self.model.save(folder, self.save_dtype)?);
+        dir.publish(save).map_err(|error: anyhow::Error| error)?;
+        Summary::new(&outcome, outcome.describe())
+    }
+}
+
+impl LanguageModelling {
+    /// Rows that the model is tried on before training.
+    const TRIED: usize = 4;
+
+    /// The loss on a few rows: weights that are not finite show here.
+    fn loss_on_trial(&self) -> Result<String> {
+        let causal = CausalLm::new(&self.model.config, &self.model.params.frozen())?;
+        let tried = &self.rows.rows[..self.rows.rows.len().min(Self::TRIED)];
+        let loss = mean_loss(&causal, tried, self.extent.micro_batch_tokens)?;
+        ensure!(
+            loss.is_finite(),
+            "the model's loss on the first {} rows is {loss}: its weights are damaged, or too large for this --dtype",
+            tried.len()
+        );
+        Ok(format!(
+            "{loss:.3} nats a token over the first {} rows",
+            tried.len()
+        ))
+    }
+}
+
+impl Outcome {
+    fn describe(&self) -> String {
+        let mut out = format!("steps {}, last loss {:.4}", self.steps, self.loss);
+        if let Some(loss) = self.eval_loss {
+            out.push_str(&format!(
+                ", held-out loss {loss:.4}, perplexity {:.2}",
+                loss.exp()
+            ));
+        }
+        out + "\n"
+    }
 }
 
 /// A row as text, in pieces that carry loss or do not.

@@ -75,12 +75,10 @@ pub enum Error {
         number: f64,
     },
     /// A batch of nothing was asked for.
-    #[error("{stage}.batch is 0: a step needs at least one {unit}")]
+    #[error("{stage}.batch is 0: a step needs at least one row")]
     EmptyBatch {
         /// The stage.
         stage: &'static str,
-        /// What it takes.
-        unit: &'static str,
     },
     /// The model or its gradients could not be used.
     #[error(transparent)]

@@ -1,6 +1,8 @@
 //! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
 //!
-//! - [`AdamW`], [`Schedule`], [`Recipe`], [`check_finite`]: how weights move, which settings say so, and when to stop;
+//! - [`Stage`], [`Prepared`]: what a stage is to the program around it;
+//! - [`settings!`], [`Training`]: settings written once, and those that stages share;
+//! - [`AdamW`], [`Schedule`], [`check_finite`]: how weights move, and when to stop;
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
 //! - [`statistics`]: the numbers in reports.
@@ -21,11 +23,13 @@ mod plan;
 #[path = "../../../tests/portable.rs"]
 mod portable;
 mod progress;
-mod recipe;
 mod run_dir;
 mod schedule;
 mod session;
+pub mod settings;
+mod stage;
 pub mod statistics;
+mod training;
 
 pub use checkpoint::Checkpoint;
 pub use divergence::{check_finite, check_update};
@@ -35,7 +39,9 @@ pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use plan::{MemoryItem, Plan, activation_bytes, micro_batch_tokens};
 pub use progress::{Progress, ProgressStyle};
-pub use recipe::{Course, Recipe};
 pub use run_dir::{OnExisting, RunDir, finished};
 pub use schedule::{Schedule, ScheduleKind};
 pub use session::Session;
+pub use settings::{BadSetting, Setting, Settings};
+pub use stage::{Bundled, Finding, Makes, Prepared, Source, Stage, Summary, Verdict};
+pub use training::{Extent, Training};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::jsonl::JsonLines;
-use crate::{Error, Metrics, Result, durable, events};
+use crate::{Checkpoint, Error, Metrics, Result, durable, events};
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const TIMINGS: &str = "timings.jsonl";
@@ -51,6 +51,7 @@ pub enum OnExisting {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    opened: OnExisting,
     resumed: bool,
     // Held for its lock, which the operating system releases when the process ends, however it ends.
     _lock: fs_err::File,
@@ -69,7 +70,7 @@ impl RunDir {
             Error::Io(cause) => not_writable(cause),
             other => other,
         })?;
-        let holds_a_run = CONTENT.iter().any(|name| path.join(name).exists());
+        let holds_a_run = holds_a_run(&path);
         match existing {
             OnExisting::Refuse if holds_a_run => return Err(Error::RunExists(path)),
             OnExisting::Refuse => {}
@@ -78,9 +79,30 @@ impl RunDir {
         }
         Ok(Self {
             path,
+            opened: existing,
             resumed: existing == OnExisting::Resume && holds_a_run,
             _lock: lock,
         })
+    }
+
+    /// The error that [`RunDir::open`] with [`OnExisting::Refuse`] would give, before anything is loaded.
+    pub fn refuse_existing(path: &Path) -> Result<()> {
+        if !holds_a_run(path) {
+            return Ok(());
+        }
+        // A run that is being written is the better reason.
+        match lock(path) {
+            Err(locked @ Error::RunLocked { .. }) => Err(locked),
+            _ => Err(Error::RunExists(path.to_owned())),
+        }
+    }
+
+    /// The checkpoint to go on from: the latest, if the directory was opened to resume and has one.
+    pub fn resume(&self) -> Result<Option<Checkpoint>> {
+        match self.opened {
+            OnExisting::Resume => self.checkpoint_latest(),
+            OnExisting::Refuse | OnExisting::Overwrite => Ok(None),
+        }
     }
 
     /// The directory itself.
@@ -148,6 +170,10 @@ impl RunDir {
 /// The fingerprint with which the run in `path` was completed; `None` if there is no run or it is not complete. Takes no lock.
 pub fn finished(path: &Path) -> Option<String> {
     fs_err::read_to_string(path.join(FINISHED)).ok()
+}
+
+fn holds_a_run(path: &Path) -> bool {
+    CONTENT.iter().any(|name| path.join(name).exists())
 }
 
 fn lock(path: &Path) -> Result<fs_err::File> {

@@ -1,26 +1,22 @@
 use candle_core::{DType, Device};
 
-use crate::{Interrupt, ProgressStyle, RunDir};
+use crate::{Interrupt, ProgressStyle};
 
-/// What a stage needs besides its own settings: where to compute, where to write, how to be stopped.
-#[derive(Debug)]
+/// What a stage needs besides its own settings: where and how to compute, what to tell, how to be stopped.
+#[derive(Clone, Debug)]
 pub struct Session {
     /// Where tensors live.
     pub device: Device,
     /// What the model computes in; master weights and losses stay f32.
     pub dtype: DType,
-    /// Whether training keeps one hidden state per block and token, and computes the rest again for the gradient.
+    /// Gradient checkpointing: training keeps one hidden state per block and token, and computes the rest again for the gradient.
     pub recompute: bool,
     /// The one seed; every random stream derives from it by name.
     pub seed: u64,
-    /// The locked output directory.
-    pub dir: RunDir,
     /// How to tell the user of progress.
     pub progress: ProgressStyle,
     /// Asked between steps.
     pub interrupt: Interrupt,
-    /// Whether to continue from the latest checkpoint.
-    pub resume: bool,
 }
 
 impl Session {

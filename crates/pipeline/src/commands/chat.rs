@@ -16,10 +16,9 @@ use serde_json::{Value, json};
 
 use crate::exit::{self, usage};
 use crate::flags::ChatArgs;
+use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{colours, print, print_json};
-use crate::settings::Layers;
-use crate::stage::{model_folder, reward_source};
 
 const HELP: &str = "/new           forget the conversation
 /again         answer the last line once more
@@ -54,7 +53,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     check_templates(args, &speakers)?;
     let reward = match &args.reward {
         Some(spec) => {
-            let timeout = Layers::default().get::<rlhf_ppo::Config>()?.timeout();
+            let timeout = rlhf_ppo::Config::default().timeout();
             Some(reward_source(spec)?.open(machine.dtype, &machine.device, timeout)?)
         }
         None => None,

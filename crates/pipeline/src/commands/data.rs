@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::flags::DataArgs;
+use crate::locate::model_folder;
 use crate::output::{print, print_json};
-use crate::stage::model_folder;
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
     let Loaded { rows, skipped } = read_rows(&args.files, args.skip_bad)?;

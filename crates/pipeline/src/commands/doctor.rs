@@ -2,15 +2,15 @@
 
 mod machine;
 mod stages;
-mod start;
 
+use rlhf_train::{Finding, Verdict};
 use serde::Serialize;
 
 use crate::exit::usage;
 use crate::flags::DoctorArgs;
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::settings::{Layers, RunSettings};
+use crate::settings::{Layers, RUN, RunSettings};
 use crate::wiring::Wiring;
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         }
         None => {
             let layers: Layers = crate::commands::stage::layers(None, &args.common)?;
-            let run: RunSettings = layers.get()?;
+            let run: RunSettings = layers.get(RUN)?;
             let machine = Machine::new(&run, true)?;
             let out = run.out.unwrap_or_else(|| "runs".into());
             machine::check(&machine, &out, &mut report);
@@ -42,36 +42,17 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What a check came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    /// As it should be.
-    Ok,
-    /// It will run, but perhaps not as hoped.
-    Warn,
-    /// It would stop the run.
-    Fail,
-}
-
-/// One check and what it found, with the remedy where one is needed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+/// A finding and the part of the program that it is about.
+#[derive(Debug, Serialize)]
+struct Checked {
     part: String,
-    check: String,
-    verdict: Verdict,
-    found: String,
-}
-
-/// What is fine, and what it is; or what gives pause.
-enum Found {
-    Ok(String),
-    Warn(String),
+    #[serde(flatten)]
+    finding: Finding,
 }
 
 #[derive(Debug, Default, Serialize)]
 struct Report {
-    checks: Vec<Finding>,
+    checks: Vec<Checked>,
     #[serde(skip)]
     part: String,
 }
@@ -82,40 +63,37 @@ impl Report {
         part.clone_into(&mut self.part);
     }
 
-    /// Carries out one check; an error fails it, and gives nothing for the checks that build on it.
-    fn check<T>(
-        &mut self,
-        check: &str,
-        carry_out: impl FnOnce() -> anyhow::Result<(T, Found)>,
-    ) -> Option<T> {
-        let (given, verdict, found) = match carry_out() {
-            Ok((given, Found::Ok(found))) => (Some(given), Verdict::Ok, found),
-            Ok((given, Found::Warn(found))) => (Some(given), Verdict::Warn, found),
-            Err(error) => (None, Verdict::Fail, format!("{error:#}")),
-        };
-        self.checks.push(Finding {
-            part: self.part.clone(),
-            check: check.to_owned(),
-            verdict,
-            found,
-        });
-        given
+    fn push(&mut self, finding: Finding) {
+        let part = self.part.clone();
+        self.checks.push(Checked { part, finding });
+    }
+
+    /// What comes of `result`; an error becomes a failed check.
+    fn expect<T>(&mut self, check: &str, result: anyhow::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.push(Finding::of(check, Err(error)));
+                None
+            }
+        }
     }
 
     fn count(&self, verdict: Verdict) -> usize {
-        let of = |finding: &&Finding| finding.verdict == verdict;
+        let of = |checked: &&Checked| checked.finding.verdict == verdict;
         self.checks.iter().filter(of).count()
     }
 
     /// One line a check, under the part it is about.
     fn render(&self, colour: bool) -> String {
-        let widest = self.checks.iter().map(|c| c.check.chars().count()).max();
+        let length = |checked: &Checked| checked.finding.check.chars().count();
+        let widest = self.checks.iter().map(length).max();
         let width = widest.unwrap_or(0);
         let mut out = String::new();
         let mut part = "";
-        for finding in &self.checks {
-            if finding.part != part {
-                part = &finding.part;
+        for Checked { part: of, finding } in &self.checks {
+            if of != part {
+                part = of;
                 out.push_str(&format!("{part}\n"));
             }
             let (word, paint) = match finding.verdict {
@@ -161,20 +139,17 @@ mod tests {
     fn the_report_reads_part_by_part_and_an_error_fails_its_check() {
         let mut report = Report::default();
         report.part("machine");
-        assert_eq!(
-            report.check("disk", || Ok((7, Found::Ok("9.0 GiB free".into())))),
-            Some(7)
-        );
+        report.push(Finding::new("disk", "9.0 GiB free", &[]));
         report.part("sft");
-        let warned = || Ok(((), Found::Warn("3 rows are cut\nat 8 tokens".into())));
-        report.check("data", warned);
-        report.check::<()>("model", || Err(usage!("no config.json")));
+        report.push(Finding::new("data", "9 rows", &["3 rows are cut".into()]));
+        assert_eq!(report.expect("plan", Ok(7)), Some(7));
+        report.expect::<()>("model", Err(usage!("no config.json")));
         insta::assert_snapshot!(report.render(false), @r"
         machine
           ok    disk   9.0 GiB free
         sft
-          warn  data   3 rows are cut
-                       at 8 tokens
+          warn  data   9 rows
+                       3 rows are cut
           fail  model  no config.json
         3 checks, 1 failed, 1 to look at
         ");

@@ -15,10 +15,10 @@ use crate::bundled;
 use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
+use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::settings::{Layers, RunSettings};
-use crate::stage::{model_folder, reward_source};
+use crate::settings::{EVAL, Layers, RunSettings};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let layers = Layers::read(args.config.as_deref(), &args.set)?;
@@ -26,8 +26,8 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let machine = Machine::new(&run, args.common.quiet)?;
     match (&args.model, &args.against, &args.reward) {
         (Some(model), Some(against), reward) => {
-            let settings: EvalSettings = layers.get()?;
-            let ppo: rlhf_ppo::Config = layers.get()?;
+            let settings: EvalSettings = layers.get(EVAL)?;
+            let ppo: rlhf_ppo::Config = layers.get("ppo")?;
             compare(
                 args,
                 model,

@@ -10,9 +10,9 @@ use rlhf_train::{Progress, ProgressStyle};
 use serde_json::json;
 
 use crate::flags::GenerateArgs;
+use crate::locate::model_folder;
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::stage::model_folder;
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let prompts = prompts(args)?;

@@ -12,18 +12,18 @@ mod run;
 mod score;
 pub(crate) mod stage;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Command, Typed};
 use crate::manual::{commands_table, settings_table};
 use crate::output::print;
 
 /// Carries out what was typed.
-pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.command {
+pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
+    let command = match typed {
+        Typed::Stage(which, flags, args) => return stage::run(which, flags, &args),
+        Typed::Command(command) => command,
+    };
+    match command {
         Command::Run(args) => run::run(&args),
-        Command::Pretrain(args) => stage::run::<rlhf_sft::pretrain::Config, _>(&args),
-        Command::Sft(args) => stage::run::<rlhf_sft::Config, _>(&args),
-        Command::Reward(args) => stage::run::<rlhf_reward::Config, _>(&args),
-        Command::Ppo(args) => stage::run::<rlhf_ppo::Config, _>(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Score(args) => score::run(&args),

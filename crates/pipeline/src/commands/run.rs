@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rlhf_ppo::RewardSource;
-use rlhf_train::OnExisting;
+use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
 use crate::fingerprint::fingerprint;
 use crate::flags::RunArgs;
+use crate::job::{Job, Standing};
+use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::settings::resolved;
-use crate::stage::{Job, Stage, Standing, model_folder, reward_source};
+use crate::settings::EVAL;
+use crate::stages::AnyStage;
 use crate::table::Evaluation;
 use crate::wiring::Wiring;
 
@@ -66,18 +68,8 @@ struct Kept {
 impl Pipeline<'_> {
     /// Every stage of the file, each from the one before unless the file names another model.
     fn stages(&self) -> anyhow::Result<()> {
-        let wiring = &self.wiring;
-        if wiring.names("pretrain") {
-            self.stage(&wiring.pretrain()?)?;
-        }
-        if wiring.names("sft") {
-            self.stage(&wiring.sft()?)?;
-        }
-        if wiring.names("reward") {
-            self.stage(&wiring.reward()?)?;
-        }
-        if wiring.names("ppo") {
-            self.stage(&wiring.ppo()?)?;
+        for stage in self.wiring.stages() {
+            self.stage(stage)?;
         }
         Ok(())
     }
@@ -89,9 +81,10 @@ impl Pipeline<'_> {
     }
 
     /// Runs one stage, or says why it need not run.
-    fn stage<S: Stage>(&self, settings: &S) -> anyhow::Result<()> {
-        let (name, out) = (S::SECTION, self.wiring.folder(S::SECTION));
-        let job = Job::prepare(settings, &self.wiring.run, self.args.common.quiet)?;
+    fn stage(&self, stage: &dyn AnyStage) -> anyhow::Result<()> {
+        let (name, out) = (stage.name(), self.wiring.folder(stage.name()));
+        let configured = self.wiring.configured(stage)?;
+        let job = Job::new(name, configured, &self.wiring.run, self.args.common.quiet)?;
         let standing = job.standing(&out);
         let existing = match (standing, self.args.overwrite) {
             (Standing::Finished, false) => {
@@ -122,53 +115,65 @@ impl Pipeline<'_> {
                 OnExisting::Overwrite
             }
         };
-        let outcome = job.run(&self.machine, &out, existing)?;
-        for line in S::summary(&outcome).lines() {
+        let summary = job.run(&self.machine, &out, existing)?;
+        for line in summary.text.lines() {
             self.say(&format!("{name}: {line}"));
         }
         Ok(())
     }
 
-    /// Which models answer.
+    /// Which models answer: the fine-tuned one, what it started from before it, and after it what was improved by feedback.
     fn lineup(&self) -> anyhow::Result<Lineup> {
-        let (has_sft, has_ppo) = (self.wiring.names("sft"), self.wiring.names("ppo"));
-        let ppo = self.wiring.ppo()?;
+        let wiring = &self.wiring;
+        let policies: Vec<_> = wiring.making(Makes::Policy).collect();
         let mut before = Vec::new();
-        let reference = if has_sft {
-            before.push((
-                "base".to_owned(),
-                model_folder(&self.wiring.sft()?.model, "pretrain")?,
-            ));
-            self.wiring.folder("sft").join("final")
-        } else {
-            model_folder(&ppo.model, "sft")?
+        let reference = match wiring.making(Makes::Reference).next() {
+            Some(stage) => {
+                before.push(("base".to_owned(), self.starts_from(stage)?));
+                wiring.model(stage.name())
+            }
+            None => match policies.first() {
+                Some(stage) => self.starts_from(*stage)?,
+                None => return Err(anyhow::anyhow!("no stage makes a model that answers")),
+            },
         };
-        let reward = match (has_ppo, self.wiring.names("reward")) {
-            (true, _) => Some(reward_source(&ppo.reward)?),
-            (false, true) => Some(RewardSource::Model(
-                self.wiring.folder("reward").join("final"),
-            )),
-            (false, false) => None,
-        };
-        let after = if has_ppo {
-            vec![("ppo".to_owned(), self.wiring.folder("ppo").join("final"))]
-        } else {
-            Vec::new()
-        };
+        let mut reward = wiring
+            .making(Makes::RewardModel)
+            .next()
+            .map(|stage| RewardSource::Model(wiring.model(stage.name())));
+        for stage in &policies {
+            let settings = wiring.configured(*stage)?.to_table();
+            if let Some(named) = settings.get("reward").and_then(toml::Value::as_str) {
+                reward = Some(reward_source(named)?);
+            }
+        }
         Ok(Lineup {
             before,
             reference: ("sft".to_owned(), reference),
-            after,
+            after: policies
+                .iter()
+                .map(|stage| (stage.name().to_owned(), wiring.model(stage.name())))
+                .collect(),
             reward,
         })
     }
 
+    /// The folder of the model that a stage starts from.
+    fn starts_from(&self, stage: &dyn AnyStage) -> anyhow::Result<PathBuf> {
+        for source in self.wiring.configured(stage)?.sources()? {
+            if let Source::Model { name, made_by, .. } = source {
+                return model_folder(name, made_by);
+            }
+        }
+        Err(anyhow::anyhow!("{} starts from no model", stage.name()))
+    }
+
     /// The kept evaluation if nothing it depends on has changed, else a new one.
     fn evaluation(&self, lineup: &Lineup, questions: &Questions) -> anyhow::Result<Evaluation> {
-        let settings: EvalSettings = self.wiring.layers.get()?;
+        let settings: EvalSettings = self.wiring.layers.get(EVAL)?;
         let described = format!(
             "{}{:?}{:?}",
-            resolved(&settings)?,
+            settings.to_table(),
             questions.sampling,
             lineup
         );

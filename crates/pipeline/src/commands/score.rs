@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::exit::usage;
 use crate::flags::ScoreArgs;
+use crate::locate::model_folder;
 use crate::machine::Machine;
 use crate::models;
 use crate::output::{print, print_json};
-use crate::stage::model_folder;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let loaded = read_rows(&args.data, args.skip_bad)?;

@@ -2,30 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use rlhf_train::OnExisting;
 use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::flags::{CommonArgs, StageArgs};
+use crate::job::Job;
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::settings::{Layers, RunSettings};
-use crate::stage::{Job, Stage};
+use crate::settings::{Layers, RUN, RunSettings};
+use crate::stages::AnyStage;
 
-pub(crate) fn run<S: Stage, F: Args + Serialize>(args: &StageArgs<F>) -> anyhow::Result<()> {
+/// Runs `stage` with the settings of the files, of `--set`, and of the `flags` over them.
+pub(crate) fn run(stage: &dyn AnyStage, flags: Table, args: &StageArgs) -> anyhow::Result<()> {
     let mut layers = layers(args.config.as_deref(), &args.common)?;
-    layers.add(FLAGS, section(S::SECTION, &args.training)?)?;
-    layers.add(FLAGS, section(S::SECTION, &args.own)?)?;
-    let run: RunSettings = layers.get()?;
-    let settings: S = layers.get()?;
+    layers.add(FLAGS, section(stage.name(), flags))?;
+    let run: RunSettings = layers.get(RUN)?;
     let out = run
         .out
         .clone()
-        .unwrap_or_else(|| PathBuf::from("runs").join(S::SECTION));
+        .unwrap_or_else(|| PathBuf::from("runs").join(stage.name()));
 
     let quiet = args.common.quiet;
-    let job = Job::prepare(&settings, &run, quiet)?;
+    let job = Job::new(stage.name(), layers.configure(stage)?, &run, quiet)?;
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
         eprintln!(
             "{}: this run is finished, with these very settings and inputs; nothing to do",
@@ -40,13 +39,13 @@ pub(crate) fn run<S: Stage, F: Args + Serialize>(args: &StageArgs<F>) -> anyhow:
     };
     let machine = Machine::new(&run, quiet)?;
     machine.catch_interrupts()?;
-    let outcome = job.run(&machine, &out, existing)?;
+    let summary = job.run(&machine, &out, existing)?;
     if args.common.json {
-        let mut result = serde_json::to_value(&outcome)?;
+        let mut result = summary.json;
         result["out"] = out.display().to_string().into();
         return print_json(&result);
     }
-    print(&S::summary(&outcome));
+    print(&summary.text);
     print(&format!("model in {}\n", out.join("final").display()));
     Ok(())
 }
@@ -57,14 +56,15 @@ const FLAGS: &str = "command line";
 /// Files, then `--set`, then the flags of `[run]`.
 pub(crate) fn layers(config: Option<&Path>, common: &CommonArgs) -> anyhow::Result<Layers> {
     let mut layers = Layers::read(config, &common.set)?;
-    layers.add(FLAGS, section("run", &common.run)?)?;
+    layers.add(FLAGS, section(RUN, as_table(&common.run)?))?;
     Ok(layers)
 }
 
-/// Flags as a layer: what was not given is not in it.
-fn section(name: &str, flags: &impl Serialize) -> anyhow::Result<Table> {
-    Ok(Table::from_iter([(
-        name.to_owned(),
-        Value::Table(Table::try_from(flags)?),
-    )]))
+/// Flags as a table: what was not given is not in it.
+fn as_table(flags: &impl Serialize) -> anyhow::Result<Table> {
+    Ok(Table::try_from(flags)?)
+}
+
+fn section(name: &str, settings: Table) -> Table {
+    Table::from_iter([(name.to_owned(), Value::Table(settings))])
 }

@@ -44,17 +44,19 @@ fn config(dir: &Path, critic: CriticKind) -> Config {
     }
 }
 
-fn session(dir: &Path) -> Session {
+fn session() -> Session {
     Session {
         device: Device::Cpu,
         dtype: DType::F32,
         recompute: false,
         seed: 1,
-        dir: RunDir::open(dir.join("run"), OnExisting::Refuse).unwrap(),
         progress: ProgressStyle::Quiet,
         interrupt: Interrupt::new(),
-        resume: false,
     }
+}
+
+fn run_dir(dir: &Path) -> RunDir {
+    RunDir::open(dir.join("run"), OnExisting::Refuse).unwrap()
 }
 
 /// Under π and V, episode by episode: `[log π, entropy, V]` of each response token.
@@ -140,7 +142,7 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
     for critic in [CriticKind::Shared, CriticKind::Separate] {
         let tmp = tempfile::tempdir().unwrap();
         let config = config(tmp.path(), critic);
-        let mut ppo = prepare(&config, &session(tmp.path())).unwrap();
+        let mut ppo = prepare(&config, &session(), &run_dir(tmp.path())).unwrap();
         let heads = match &ppo.critic {
             Critic::Separate(critic) => critic.params.clone(),
             Critic::Shared { .. } => ppo.policy.params.clone(),
@@ -206,7 +208,7 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
 fn forward_passes_that_disagree_are_refused_before_the_first_update() {
     let tmp = tempfile::tempdir().unwrap();
     let config = config(tmp.path(), CriticKind::Separate);
-    let mut ppo = prepare(&config, &session(tmp.path())).unwrap();
+    let mut ppo = prepare(&config, &session(), &run_dir(tmp.path())).unwrap();
     let mut t = trajectory(&ppo);
     for (i, tokens) in now(&ppo, &t).iter().enumerate() {
         t.logprobs[i] = tokens.iter().map(|token| token[0] as f32).collect();

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use candle_core::{DType, Device};
 use rlhf_dataset::TextRow;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel};
 use rlhf_sft::{Batch, Row, Rows, negative_log_likelihood};
+use rlhf_train::{Finding, Verdict};
 use sysinfo::{Disks, System};
 
-use super::{Found, Report, gib};
+use super::{Report, gib};
 use crate::bundled;
 use crate::machine::Machine;
 
@@ -20,38 +21,28 @@ const TEXTS: [&str; 2] = [
     "the ant is tiny. the moth eats wool.",
 ];
 
-pub(crate) fn check(machine: &Machine, out: &Path, report: &mut Report) {
+pub(super) fn check(machine: &Machine, out: &Path, report: &mut Report) {
     report.part("machine");
-    report.check("device", || {
-        let device = rlhf_ops::device::describe(&machine.device);
-        Ok((
-            (),
-            Found::Ok(format!("{device}, {}", machine.dtype.as_str())),
-        ))
-    });
-    report.check("arithmetic", || Ok(((), arithmetic(machine)?)));
-    report.check("memory", || {
-        let (free, total) = memory();
-        Ok((
-            (),
-            Found::Ok(format!("{} of {} free", gib(free), gib(total))),
-        ))
-    });
-    report.check("disk", || Ok(((), disk(out, 0)?)));
-    report.check("folder", || Ok(((), writable(out)?)));
-    report.check("hub", || {
-        let hub = crate::models::hub();
-        let cache = hub.cache.display();
-        let found = match hub.offline {
-            true => format!("offline: only models in {cache}"),
-            false => format!("{}, models kept in {cache}", hub.endpoint),
-        };
-        Ok(((), Found::Ok(found)))
-    });
+    let device = rlhf_ops::device::describe(&machine.device);
+    let device = format!("{device}, {}", machine.dtype.as_str());
+    report.push(Finding::new("device", device, &[]));
+    report.push(Finding::of("arithmetic", arithmetic(machine)));
+    let (free, total) = memory();
+    let memory = format!("{} of {} free", gib(free), gib(total));
+    report.push(Finding::new("memory", memory, &[]));
+    report.push(disk(out, 0));
+    report.push(Finding::of("folder", writable(out)));
+    let hub = crate::models::hub();
+    let cache = hub.cache.display();
+    let hub = match hub.offline {
+        true => format!("offline: only models in {cache}"),
+        false => format!("{}, models kept in {cache}", hub.endpoint),
+    };
+    report.push(Finding::new("hub", hub, &[]));
 }
 
 /// Loss and gradient of the bundled model, here and by the reference forms on the CPU in f32.
-fn arithmetic(machine: &Machine) -> anyhow::Result<Found> {
+fn arithmetic(machine: &Machine) -> anyhow::Result<String> {
     let here = loss_and_gradient(machine.dtype, &machine.device)?;
     let before = rlhf_ops::reference_only();
     rlhf_ops::set_reference_only(true);
@@ -85,9 +76,9 @@ fn arithmetic(machine: &Machine) -> anyhow::Result<Found> {
         "the bundled model's loss is off by {loss_off:.1e} and its gradient by {gradient_off:.1e} of its length against the reference \
          forms on the CPU; no more than {bound:.0e} is rounding. Do not train here: try --device cpu, or RLHF_REFERENCE=1, and report it"
     );
-    Ok(Found::Ok(format!(
+    Ok(format!(
         "a training step of the bundled model agrees with the reference forms: loss to {loss_off:.0e}, gradient to {gradient_off:.0e}"
-    )))
+    ))
 }
 
 /// Loss per token in nats over [`TEXTS`], and the gradient of every parameter.
@@ -124,40 +115,47 @@ pub(super) fn memory() -> (u64, u64) {
 }
 
 /// Whether the disk that `out` will be on has room for `needed` bytes.
-pub(super) fn disk(out: &Path, needed: u64) -> anyhow::Result<Found> {
-    let place = existing(out)?;
+pub(super) fn disk(out: &Path, needed: u64) -> Finding {
+    const CHECK: &str = "disk";
+    let place = match existing(out) {
+        Ok(place) => place,
+        Err(error) => return Finding::of(CHECK, Err(error)),
+    };
     let disks = Disks::new_with_refreshed_list();
     let holding = disks
         .iter()
         .filter(|disk| place.starts_with(disk.mount_point()))
         .max_by_key(|disk| disk.mount_point().components().count());
     let Some(disk) = holding else {
-        return Ok(Found::Warn(format!(
-            "how much room {} has is not known",
-            place.display()
-        )));
+        let unknown = format!("how much room {} has is not known", place.display());
+        return Finding {
+            check: CHECK.to_owned(),
+            verdict: Verdict::Warn,
+            found: unknown,
+        };
     };
     let free = disk.available_space();
-    ensure!(
-        free > needed,
-        "{} needs {} for checkpoints and models, and {} are free: free some space, or choose another --out",
-        out.display(),
-        gib(needed),
-        gib(free)
-    );
-    let wanted = match needed {
-        0 => String::new(),
-        some => format!("checkpoints and models take about {}, ", gib(some)),
-    };
-    Ok(Found::Ok(format!(
-        "{wanted}{} free for {}",
-        gib(free),
-        out.display()
-    )))
+    let out = out.display();
+    Finding::of(
+        CHECK,
+        match (needed, free > needed) {
+            (0, true) => Ok(format!("{} free for {out}", gib(free))),
+            (_, true) => Ok(format!(
+                "checkpoints and models take about {}, {} free for {out}",
+                gib(needed),
+                gib(free)
+            )),
+            (_, false) => Err(anyhow!(
+                "{out} needs {} for checkpoints and models, and {} are free: free some space, or choose another --out",
+                gib(needed),
+                gib(free)
+            )),
+        },
+    )
 }
 
 /// Whether something can be written where `out` will be.
-fn writable(out: &Path) -> anyhow::Result<Found> {
+fn writable(out: &Path) -> anyhow::Result<String> {
     let place = existing(out)?;
     ensure!(
         place.is_dir(),
@@ -173,7 +171,7 @@ fn writable(out: &Path) -> anyhow::Result<Found> {
                 place.display()
             )
         })?;
-    Ok(Found::Ok(format!("{} can be written to", place.display())))
+    Ok(format!("{} can be written to", place.display()))
 }
 
 /// The nearest folder above `path` that is there, or `path` itself.

@@ -1,0 +1,84 @@
+//! Real folders and files in place of the names in a stage's settings.
+
+use std::path::PathBuf;
+
+use rlhf_ppo::RewardSource;
+use rlhf_train::Source;
+
+use crate::bundled;
+use crate::exit::usage;
+use crate::models;
+use crate::stages::Configured;
+
+/// Puts real files and folders in the place of names (a run, a hub id, nothing at all), and lists everything the stage will
+/// read. What was filled in is said in `notes`.
+pub(crate) fn locate(
+    configured: &mut dyn Configured,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Vec<PathBuf>> {
+    configured.validate().map_err(|error| usage!("{error:#}"))?;
+    let mut inputs = Vec::new();
+    for source in configured.sources()? {
+        match source {
+            Source::Model { name, made_by, .. } => {
+                if name.is_empty() {
+                    notes.push(
+                        "no --model given: starting from the bundled Tiny World model".to_owned(),
+                    );
+                }
+                let folder = model_folder(name, made_by)?;
+                *name = folder.display().to_string();
+                inputs.push(folder);
+            }
+            Source::Data {
+                files,
+                mut held_out,
+                bundled,
+            } => {
+                for file in files
+                    .iter_mut()
+                    .chain(held_out.iter_mut().flat_map(|f| f.iter_mut()))
+                {
+                    *file = models::file(file)?;
+                }
+                if files.is_empty() {
+                    let split = bundled::split(bundled);
+                    notes.push(format!(
+                        "no data given: using the bundled Tiny World {}",
+                        split.what
+                    ));
+                    files.push(bundled::path(split.train)?);
+                    if let (Some(name), Some(held_out)) = (split.held_out, &mut held_out)
+                        && held_out.is_empty()
+                    {
+                        held_out.push(bundled::path(name)?);
+                    }
+                }
+                inputs.extend(files.iter().cloned());
+                inputs.extend(held_out.into_iter().flatten().map(|file| file.clone()));
+            }
+            Source::Files(files) => inputs.extend(files),
+        }
+    }
+    Ok(inputs)
+}
+
+/// The folder of a model by name; no name at all means the bundled one. `maker` is the command that makes such models.
+pub(crate) fn model_folder(name: &str, maker: &str) -> anyhow::Result<PathBuf> {
+    if name.is_empty() || name == bundled::NAME {
+        bundled::path(bundled::MODEL)
+    } else {
+        models::folder(name, maker)
+    }
+}
+
+/// What a reward is, a model's folder found by name.
+pub(crate) fn reward_source(spec: &str) -> anyhow::Result<RewardSource> {
+    let source = spec
+        .parse()
+        .map_err(|error: anyhow::Error| usage!("{error:#}"))?;
+    Ok(match source {
+        RewardSource::Model(_) => RewardSource::Model(model_folder(spec, "reward")?),
+        other => other,
+    })
+}

@@ -1,0 +1,250 @@
+//! Reward modelling as a stage: what it reads, and how feedback becomes something to train and to measure on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rlhf_base::Caption;
+use rlhf_dataset::read_feedback;
+use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel};
+use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage, statistics};
+
+use crate::config::Config;
+use crate::eval::Counts;
+use crate::items::{Item, Items, Judgement, split_by_prompt};
+use crate::train::RewardModelling;
+
+/// `rlhf reward`.
+pub struct Reward;
+
+impl Stage for Reward {
+    const NAME: &'static str = "reward";
+    const TITLE: &'static str = "Reward model";
+    const ABOUT: &'static str =
+        "Train a reward model on human feedback: which answer people prefer";
+    const MANUAL: &'static str = "Starts from the fine-tuned model in runs/sft with a scalar head in place of the vocabulary. Takes \
+        pairs, rankings of several answers, choices of the best, ratings and thumbs, mixed as one likes, each with its own loss. \
+        Reports accuracy on held-out prompts with a 95 % interval beside what \"the longer answer wins\" would get, and measures the \
+        scale of the scores, which PPO needs. Without --prefs the bundled rankings are used.";
+    const EXAMPLE: &'static str = "rlhf reward --prefs prefs.jsonl --lr 1e-5";
+    const SHORT_HELP: &'static [&'static str] = &[
+        "model",
+        "prefs",
+        "eval_prefs",
+        "epochs",
+        "steps",
+        "batch",
+        "lr",
+        "schedule",
+        "warmup",
+        "max_length",
+        "ties",
+        "shuffle",
+        "eval_every",
+        "save_every",
+        "skip_bad",
+    ];
+    const MAKES: Makes = Makes::RewardModel;
+
+    type Config = Config;
+
+    fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
+        Ok(vec![
+            Source::Model {
+                setting: "model",
+                name: &mut config.model,
+                made_by: "sft",
+                stand_in: None,
+            },
+            Source::Data {
+                files: &mut config.prefs,
+                held_out: Some(&mut config.eval_prefs),
+                bundled: Bundled::Preferences,
+            },
+        ])
+    }
+
+    fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
+        let base = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
+            .with_context(|| format!("loading the model to start from at {}", config.model))?;
+        let described = base.describe()?;
+        let read = |files: &[PathBuf]| -> Result<Items> {
+            let feedback = read_feedback(files, config.training.skip_bad)?;
+            for bad in &feedback.skipped {
+                tracing::warn!("skipped {bad}");
+            }
+            Items::from_feedback(&base.tokenizer, &feedback.rows, config.max_length)
+        };
+        let mut all = read(&config.prefs)?;
+        let (mut items, mut held_out, identical) = match config.eval_prefs.as_slice() {
+            [] => {
+                let items = std::mem::take(&mut all.items);
+                let (items, held_out) = split_by_prompt(items, config.eval_fraction)?;
+                (items, held_out, all.identical)
+            }
+            files => {
+                let held_out = read(files)?;
+                all.cut += held_out.cut;
+                (
+                    std::mem::take(&mut all.items),
+                    held_out.items,
+                    held_out.identical,
+                )
+            }
+        };
+        ensure!(
+            !items.is_empty(),
+            "no feedback is left to train on: all was kept back for evaluation; lower reward.eval_fraction"
+        );
+        ensure!(
+            !held_out.is_empty(),
+            "no feedback is held out, and the reward model's scale is measured on held-out responses: raise reward.eval_fraction or \
+             name reward.eval_prefs"
+        );
+        let counts = Counts::of(&held_out, identical, Some(&items));
+        let mut warnings = Vec::new();
+        for (count, what) in [
+            (
+                all.cut,
+                format!(
+                    "sequences are cut to fit {} tokens: raise reward.max_length to keep them whole",
+                    config.max_length
+                ),
+            ),
+            (
+                all.identical,
+                "prompts are left out: all their responses are the same".to_owned(),
+            ),
+            (
+                counts.trained_on.unwrap_or(0),
+                "held-out prompts are trained on too: the report will flatter the model".to_owned(),
+            ),
+        ] {
+            if count > 0 {
+                tracing::warn!("{count} {what}");
+                warnings.push(format!("{count} {what}"));
+            }
+        }
+        standardise_ratings(&mut items, &mut held_out);
+
+        // The head replaces the vocabulary projection; the trunk goes on learning.
+        let head = HeadInit::Normal { seed: session.seed };
+        let LanguageModel {
+            config: model,
+            params,
+            tokenizer,
+            ..
+        } = base;
+        let tensors =
+            ScalarModel::with_fresh_head(&model, &params.tensors(), head, &session.device)?;
+        let params = Params::load(&tensors, &session.device, session.dtype)?;
+        let extent = config
+            .training
+            .extent(Self::NAME, items.len(), &model, session.recompute)?;
+        Ok(Box::new(RewardModelling {
+            config: config.clone(),
+            extent,
+            model,
+            params,
+            tokenizer,
+            items,
+            held_out,
+            counts,
+            described,
+            warnings,
+        }))
+    }
+
+    fn captions() -> &'static [Caption] {
+        &[]
+    }
+}
+
+/// Ratings become (rating − mean) / standard deviation of those of the same source, both measured on the training items: one
+/// file may rate from 1 to 5 and another from −4 to 4. A source without ratings to train on takes those of all sources.
+fn standardise_ratings(items: &mut [Item], held_out: &mut [Item]) {
+    let mut by_source: BTreeMap<Option<String>, Vec<f64>> = BTreeMap::new();
+    let mut all = Vec::new();
+    for item in &*items {
+        if let Judgement::Rating(rating) = item.judgement {
+            by_source
+                .entry(item.source.clone())
+                .or_default()
+                .push(rating);
+            all.push(rating);
+        }
+    }
+    if all.is_empty() {
+        return;
+    }
+    let overall = scale(&all);
+    let scales: BTreeMap<_, _> = by_source
+        .into_iter()
+        .map(|(source, ratings)| (source, scale(&ratings)))
+        .collect();
+    for item in items.iter_mut().chain(held_out) {
+        if let Judgement::Rating(rating) = &mut item.judgement {
+            let (mean, deviation) = scales.get(&item.source).copied().unwrap_or(overall);
+            *rating = (*rating - mean) / deviation;
+        }
+    }
+}
+
+/// Mean and population standard deviation; 1 where all are the same, which says nothing of a scale.
+fn scale(ratings: &[f64]) -> (f64, f64) {
+    let mean = statistics::mean(ratings);
+    let variance = ratings.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / ratings.len() as f64;
+    (mean, if variance > 0.0 { variance.sqrt() } else { 1.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rlhf_base::Text;
+
+    fn rated(source: Option<&str>, rating: f64) -> Item {
+        Item {
+            prompt: vec![1],
+            responses: vec![vec![2]],
+            judgement: Judgement::Rating(rating),
+            source: source.map(str::to_owned),
+            whole: true,
+            texts: (Text::from(""), Vec::new()),
+        }
+    }
+
+    fn ratings(items: &[Item]) -> Vec<f64> {
+        let rating = |item: &Item| match item.judgement {
+            Judgement::Rating(rating) => rating,
+            _ => f64::NAN,
+        };
+        items.iter().map(rating).collect()
+    }
+
+    /// By hand: 1 and 5 have mean 3 and deviation 2; −4 and 4 mean 0 and deviation 4; all four mean 1.5 and deviation √12.25 = 3.5.
+    #[test]
+    fn each_source_has_a_scale_of_its_own() {
+        let mut items = [
+            ("stars", 1.0),
+            ("signed", -4.0),
+            ("stars", 5.0),
+            ("signed", 4.0),
+        ]
+        .map(|(source, rating)| rated(Some(source), rating));
+        let mut held_out = [
+            rated(Some("stars"), 3.0),
+            rated(Some("signed"), 2.0),
+            rated(None, 5.0),
+        ];
+        standardise_ratings(&mut items, &mut held_out);
+        assert_eq!(ratings(&items), [-1.0, -1.0, 1.0, 1.0]);
+        assert_eq!(ratings(&held_out), [0.0, 0.5, 1.0]);
+    }
+
+    #[test]
+    fn equal_ratings_become_zeros() {
+        let mut items = [rated(None, 4.0), rated(None, 4.0)];
+        standardise_ratings(&mut items, &mut []);
+        assert_eq!(ratings(&items), [0.0, 0.0]);
+    }
+}

@@ -1,0 +1,128 @@
+//! Supervised fine-tuning as a stage: what it reads, and how its rows come about.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use rlhf_base::Caption;
+use rlhf_dataset::{Demonstration, hold_out, read_demonstrations};
+use rlhf_lm::{LanguageModel, SaveDtype};
+use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
+
+use crate::config::Config;
+use crate::rows::Rows;
+use crate::train::LanguageModelling;
+
+/// `rlhf sft`.
+pub struct Sft;
+
+impl Stage for Sft {
+    const NAME: &'static str = "sft";
+    const TITLE: &'static str = "Supervised fine-tuning";
+    const ABOUT: &'static str =
+        "Fine-tune a language model on demonstrations: prompts and the answers it should give";
+    const MANUAL: &'static str = "Only the answers carry loss (the prompt is context), each with the end token, so that the model \
+        learns to stop. The result is a Hugging Face directory in the run's final/. Without --data the bundled demonstrations are \
+        used, without --model the bundled tiny model.";
+    const EXAMPLE: &'static str = "rlhf sft --model gpt2 --data demos.jsonl --epochs 2";
+    const SHORT_HELP: &'static [&'static str] = &[
+        "model",
+        "data",
+        "eval_data",
+        "epochs",
+        "steps",
+        "batch",
+        "lr",
+        "schedule",
+        "warmup",
+        "max_length",
+        "train_on_prompt",
+        "shuffle",
+        "eval_every",
+        "save_every",
+        "skip_bad",
+    ];
+    const MAKES: Makes = Makes::Reference;
+
+    type Config = Config;
+
+    fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
+        Ok(vec![
+            Source::Model {
+                setting: "model",
+                name: &mut config.model,
+                made_by: "pretrain",
+                stand_in: None,
+            },
+            Source::Data {
+                files: &mut config.data,
+                held_out: Some(&mut config.eval_data),
+                bundled: Bundled::Demonstrations,
+            },
+        ])
+    }
+
+    fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
+        let begun = Instant::now();
+        let model =
+            LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
+                .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
+        tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
+        let loaded = Instant::now();
+        let read = |files: &[PathBuf]| -> Result<Vec<Demonstration>> {
+            let demonstrations = read_demonstrations(files, config.training.skip_bad)?;
+            for bad in &demonstrations.skipped {
+                tracing::warn!("skipped {bad}");
+            }
+            Ok(demonstrations.rows)
+        };
+        let encode = |rows: &[Demonstration]| {
+            Rows::from_demonstrations(
+                &model.tokenizer,
+                rows,
+                config.max_length,
+                config.train_on_prompt,
+            )
+        };
+        let mut trained = read(&config.data)?;
+        let held_out = match config.eval_data.as_slice() {
+            [] => {
+                let (kept, held_out) =
+                    hold_out(trained, config.eval_fraction, |row| row.prompt.clone())
+                        .context("sft.eval_fraction")?;
+                trained = kept;
+                held_out
+            }
+            files => read(files)?,
+        };
+        ensure!(
+            !trained.is_empty(),
+            "no rows are left to train on: all were kept back for evaluation; lower sft.eval_fraction"
+        );
+        let rows = encode(&trained)?;
+        let held_out = match held_out.as_slice() {
+            [] => Rows::default(),
+            rows => encode(rows)?,
+        };
+        Ok(Box::new(LanguageModelling {
+            stage: Self::NAME,
+            extent: config.training.extent(
+                Self::NAME,
+                rows.rows.len(),
+                &model.config,
+                session.recompute,
+            )?,
+            training: config.training.clone(),
+            max_length: config.max_length,
+            model,
+            rows,
+            held_out: held_out.rows,
+            save_dtype: SaveDtype::F32,
+            loaded,
+        }))
+    }
+
+    fn captions() -> &'static [Caption] {
+        &[]
+    }
+}

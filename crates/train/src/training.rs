@@ -1,0 +1,170 @@
+//! How a stage that minimises one loss over its rows walks over them, and how far a step goes.
+
+use rlhf_lm::ModelConfig;
+
+use crate::{
+    AdamW, AdamWConfig, Error, Result, Schedule, ScheduleKind, micro_batch_tokens, settings,
+};
+
+settings! {
+    /// The settings that pretraining, fine-tuning and reward modelling share: a part of each of their sections, which give
+    /// their own defaults.
+    pub struct Training {
+        /// Passes over the data.
+        pub epochs: usize = 1,
+        /// Optimizer steps; 0 means as many as `epochs` gives.
+        pub steps: u64 = 0,
+        /// Rows per optimizer step; of human feedback prompts, each with all its responses.
+        pub batch: usize = 32,
+        /// Tokens per forward and backward pass; memory depends on it, the result does not. 0 chooses by the model's size.
+        pub micro_batch_tokens: usize = 0,
+        /// Peak learning rate.
+        pub lr: f64 = 2e-5,
+        /// How the learning rate moves after the warm-up: constant, linear or cosine.
+        pub schedule: ScheduleKind = ScheduleKind::Linear,
+        /// Steps over which the learning rate rises from 0.
+        pub warmup: u64 = 0,
+        /// AdamW's decoupled weight decay, of matrices only: norms and biases do not decay.
+        pub weight_decay: f64 = 0.0,
+        /// The gradient is scaled down to this norm; 0 turns clipping off.
+        pub max_grad_norm: f64 = 1.0,
+        /// Visit the rows in a new random order every epoch; `false` keeps the order of the files.
+        pub shuffle: bool = true,
+        /// Evaluate every so many steps (and at the end); 0 only at the end.
+        pub eval_every: u64 = 0,
+        /// Save a checkpoint every so many steps; 0 only when interrupted.
+        pub save_every: u64 = 100,
+        /// Malformed rows to skip, each with a warning, before failing.
+        pub skip_bad: usize = 0,
+    }
+}
+
+/// What [`Training`] comes to for a model and a number of rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extent {
+    /// Optimizer steps in a pass over the rows; the last takes what is left.
+    pub steps_per_epoch: u64,
+    /// Optimizer steps of the run.
+    pub steps: u64,
+    /// The learning rate of each.
+    pub schedule: Schedule,
+    /// Tokens per forward and backward pass.
+    pub micro_batch_tokens: usize,
+}
+
+impl Training {
+    /// Steps, learning rates and micro-batches of `stage` over `rows` rows.
+    pub fn extent(
+        &self,
+        stage: &'static str,
+        rows: usize,
+        model: &ModelConfig,
+        recompute: bool,
+    ) -> Result<Extent> {
+        if self.batch == 0 {
+            return Err(Error::EmptyBatch { stage });
+        }
+        let steps_per_epoch = rows.div_ceil(self.batch) as u64;
+        let steps = match self.steps {
+            0 => steps_per_epoch * self.epochs as u64,
+            steps => steps,
+        };
+        let micro_batch_tokens = match self.micro_batch_tokens {
+            0 => micro_batch_tokens(model, recompute),
+            tokens => tokens,
+        };
+        Ok(Extent {
+            steps_per_epoch,
+            steps,
+            schedule: Schedule {
+                kind: self.schedule,
+                warmup_steps: self.warmup,
+                total_steps: steps,
+            },
+            micro_batch_tokens,
+        })
+    }
+
+    /// An optimizer that has taken no step.
+    pub fn optimizer(&self) -> AdamW {
+        AdamW::new(AdamWConfig {
+            weight_decay: self.weight_decay,
+            ..AdamWConfig::default()
+        })
+    }
+
+    /// The norm that gradients are scaled down to, if they are.
+    pub fn clip(&self) -> Option<f64> {
+        (self.max_grad_norm > 0.0).then_some(self.max_grad_norm)
+    }
+
+    /// Whether a checkpoint is due after step `done` of `steps`: none is after the last, which publishes the model.
+    pub fn saves_after(&self, done: u64, steps: u64) -> bool {
+        done < steps && self.save_every > 0 && done.is_multiple_of(self.save_every)
+    }
+
+    /// Whether an evaluation is due after step `done` of `steps`: always after the last.
+    pub fn evaluates_after(&self, done: u64, steps: u64) -> bool {
+        done == steps || self.eval_every > 0 && done.is_multiple_of(self.eval_every)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// By hand: ten rows by four are three steps a pass, the last of them of two rows.
+    #[test]
+    fn training_lasts_as_many_passes_as_asked_for_unless_steps_are_given() {
+        let model = ModelConfig::from_json(json!({
+            "model_type": "gpt2", "vocab_size": 8, "n_positions": 8, "n_embd": 4, "n_layer": 1, "n_head": 1
+        }))
+        .unwrap();
+        let training = Training {
+            epochs: 2,
+            batch: 4,
+            micro_batch_tokens: 99,
+            max_grad_norm: 0.0,
+            ..Training::default()
+        };
+        let extent = training.extent("sft", 10, &model, false).unwrap();
+        assert_eq!((extent.steps_per_epoch, extent.steps), (3, 6));
+        assert_eq!((extent.micro_batch_tokens, training.clip()), (99, None));
+        let set = Training {
+            steps: 5,
+            ..training.clone()
+        };
+        assert_eq!(set.extent("sft", 10, &model, false).unwrap().steps, 5);
+        let nothing = Training {
+            batch: 0,
+            ..training
+        };
+        assert_eq!(
+            nothing
+                .extent("sft", 10, &model, false)
+                .unwrap_err()
+                .to_string(),
+            "sft.batch is 0: a step needs at least one row"
+        );
+    }
+
+    /// By hand, over six steps.
+    #[test]
+    fn checkpoints_and_evaluations_come_when_they_are_due() {
+        let training = Training {
+            eval_every: 4,
+            save_every: 3,
+            ..Training::default()
+        };
+        let due = |due: &dyn Fn(u64) -> bool| (1..=6).filter(|&done| due(done)).collect::<Vec<_>>();
+        assert_eq!(due(&|done| training.saves_after(done, 6)), [3]);
+        assert_eq!(due(&|done| training.evaluates_after(done, 6)), [4, 6]);
+        let never = Training {
+            save_every: 0,
+            ..Training::default()
+        };
+        assert_eq!(due(&|done| never.saves_after(done, 6)), [0u64; 0]);
+        assert_eq!(due(&|done| never.evaluates_after(done, 6)), [6]);
+    }
+}
