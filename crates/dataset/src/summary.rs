@@ -142,7 +142,7 @@ fn characters(text: &Text) -> usize {
 mod tests {
     use super::*;
     use crate::fields::Fields;
-    use crate::records::Record;
+    use crate::shapes::Record;
     use serde_json::json;
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
             json!({"text": "abcdefg"}),
         ]
         .into_iter()
-        .map(|row| Row::parse(&Fields::new(row).unwrap()).unwrap())
+        .map(|row| Row::read(&Fields::new(row).unwrap()).unwrap())
         .collect();
         let summary = Summary::of(&rows);
         // Counted by hand from the rows above.
