@@ -10,6 +10,7 @@
 //! 5. [`calibrate()`]: the scale of its scores.
 
 mod calibrate;
+mod captions;
 mod config;
 mod eval;
 mod items;
@@ -20,6 +21,7 @@ mod portable;
 mod train;
 
 pub use calibrate::calibrate;
+pub use captions::CAPTIONS;
 pub use config::Config;
 pub use eval::{CalibrationBin, Counts, Report, Share, raw_scores, report};
 pub use items::{Batch, Item, Items, Judgement, split_by_prompt};

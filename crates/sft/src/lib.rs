@@ -8,6 +8,7 @@
 //! 3. [`train()`]: the loop,
 //! 4. [`mean_loss`]: held-out loss.
 
+mod captions;
 mod config;
 mod eval;
 mod loss;
@@ -18,6 +19,7 @@ pub mod pretrain;
 mod rows;
 mod train;
 
+pub use captions::CAPTIONS;
 pub use config::Config;
 pub use eval::mean_loss;
 pub use loss::negative_log_likelihood;

@@ -7,6 +7,7 @@
 //!
 //! A [`Session`] is what a stage is given besides its own settings.
 
+pub mod captions;
 mod checkpoint;
 mod divergence;
 mod durable;

@@ -1,19 +1,62 @@
 //! `rlhf report`.
 
+use rlhf_web::Section;
 use serde_json::json;
 
 use crate::flags::ReportArgs;
 use crate::output::{print, print_json};
+
+/// The stages, in the order of the page.
+const SECTIONS: &[Section] = &[
+    Section {
+        table: "pretrain",
+        title: "Pretraining",
+        captions: rlhf_sft::CAPTIONS,
+    },
+    Section {
+        table: "sft",
+        title: "Supervised fine-tuning",
+        captions: rlhf_sft::CAPTIONS,
+    },
+    Section {
+        table: "reward",
+        title: "Reward model",
+        captions: rlhf_reward::CAPTIONS,
+    },
+    Section {
+        table: "ppo",
+        title: "PPO",
+        captions: rlhf_ppo::CAPTIONS,
+    },
+];
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let mut runs = Vec::new();
     for dir in &args.runs {
         runs.extend(rlhf_web::Run::read(dir)?);
     }
-    fs_err::write(&args.out, rlhf_web::report(&runs))?;
+    fs_err::write(&args.out, rlhf_web::report(&runs, SECTIONS))?;
     if args.json {
         return print_json(&json!({"out": args.out, "runs": runs.len()}));
     }
     print(&format!("{}\n", args.out.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_stage_has_two_captions_for_one_metric() {
+        for section in SECTIONS {
+            let mut metrics: Vec<_> = section.captions.iter().map(|c| c.metric).collect();
+            metrics.sort_unstable();
+            assert!(
+                metrics.windows(2).all(|pair| pair[0] != pair[1]),
+                "{}: {metrics:?}",
+                section.title
+            );
+        }
+    }
 }
