@@ -15,7 +15,7 @@ mod error;
 mod events;
 mod interrupt;
 mod jsonl;
-pub mod metrics;
+mod metrics;
 mod optimizer;
 mod plan;
 #[cfg(test)]
