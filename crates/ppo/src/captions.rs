@@ -150,11 +150,7 @@ pub const CAPTIONS: &[Caption] = &[
         "Optimizer steps in the step",
         "Epochs × minibatches, fewer when the epochs were stopped early.",
     ),
-    Caption::speed(
-        "episode",
-        "Episodes",
-        "Responses sampled so far.",
-    ),
+    Caption::speed("episode", "Episodes", "Responses sampled so far."),
     LR,
     TOKENS_PER_SECOND,
     TOKENS,

@@ -1,7 +1,9 @@
 //! What a report says about the metrics of pretraining and supervised fine-tuning.
 
 use rlhf_base::caption::Caption;
-use rlhf_train::captions::{EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND};
+use rlhf_train::captions::{
+    EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND,
+};
 
 /// The captions of this stage's metrics, in the order of its page.
 pub const CAPTIONS: &[Caption] = &[

@@ -21,17 +21,9 @@ pub const GRAD_NORM: Caption = Caption::health(
     "The norm of the gradient before clipping. Spikes mark unusual batches; steady growth marks instability.",
 );
 /// Epochs so far.
-pub const EPOCH: Caption = Caption::speed(
-    "epoch",
-    "Epochs",
-    "Passes over the data so far.",
-);
+pub const EPOCH: Caption = Caption::speed("epoch", "Epochs", "Passes over the data so far.");
 /// The learning rate.
-pub const LR: Caption = Caption::health(
-    "lr",
-    "Learning rate",
-    "As scheduled.",
-);
+pub const LR: Caption = Caption::health("lr", "Learning rate", "As scheduled.");
 /// Throughput.
 pub const TOKENS_PER_SECOND: Caption = Caption::speed(
     "tokens_per_second",
@@ -39,11 +31,7 @@ pub const TOKENS_PER_SECOND: Caption = Caption::speed(
     "Throughput of the step.",
 );
 /// Tokens processed.
-pub const TOKENS: Caption = Caption::speed(
-    "tokens",
-    "Tokens",
-    "Processed so far, or in the step.",
-);
+pub const TOKENS: Caption = Caption::speed("tokens", "Tokens", "Processed so far, or in the step.");
 /// Seconds of an optimizer step.
 pub const STEP_SECONDS: Caption = Caption::speed(
     "time/step",

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::Result;
 use crate::events::Events;
 use crate::jsonl::JsonLines;
 use crate::run_dir::{METRICS, TIMINGS};
-use crate::Result;
 
 /// Writes the metrics of a run to `metrics.jsonl`, one object per line, and to a file of TensorBoard events.
 ///

@@ -1,4 +1,4 @@
-//! What the page says, from top to bottom.
+//! The page, from top to bottom.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use crate::html::{escape, page};
 use crate::run::Run;
 use crate::section::{Section, section_of};
 
-/// How many rows of `samples.jsonl` a run shows: the newest.
+/// Largest number of samples shown of a run: the newest.
 const MOST_SAMPLES: usize = 24;
 
 /// One self-contained HTML page about `runs`, with a section for each stage in the order of `sections`, and one for the rest.
@@ -32,7 +32,10 @@ pub fn report(runs: &[Run], sections: &[Section]) -> String {
         }
     }
     let all_captions: Vec<Caption> = sections.iter().flat_map(|s| s.captions).copied().collect();
-    let places: Vec<_> = runs.iter().map(|r| section_of(&r.config, sections)).collect();
+    let places: Vec<_> = runs
+        .iter()
+        .map(|r| section_of(&r.config, sections))
+        .collect();
     let known = sections
         .iter()
         .enumerate()
@@ -476,10 +479,7 @@ mod tests {
                 .map(|i| json!({"step": i, "loss": 1.0 / f64::from(i)}))
                 .collect()
         };
-        let html = report(&[
-            run("sft", metrics(), vec![]),
-            run("sft", metrics(), vec![]),
-        ]);
+        let html = report(&[run("sft", metrics(), vec![]), run("sft", metrics(), vec![])]);
         assert_eq!(html.matches("<figure>").count(), 1);
         assert!(html.contains("line s0") && html.contains("line s1"));
         balanced(&html);

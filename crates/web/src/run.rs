@@ -1,4 +1,4 @@
-//! What a run directory holds, read for the report.
+//! Reading a run directory.
 
 use std::path::{Path, PathBuf};
 
@@ -175,7 +175,10 @@ mod tests {
         }
         fs_err::write(dir.path().join("evaluation.json"), "{\"models\": []}").unwrap();
         let runs = Run::read(dir.path()).unwrap();
-        let names: Vec<_> = runs.iter().map(|run| &run.name[run.name.len() - 3..]).collect();
+        let names: Vec<_> = runs
+            .iter()
+            .map(|run| &run.name[run.name.len() - 3..])
+            .collect();
         assert_eq!(names[1..], ["ppo", "sft"]);
         assert!(runs[0].evaluation.is_some());
         assert_eq!(runs[2].curve("loss"), [(1.0, 2.5)]);
