@@ -63,7 +63,7 @@ class Encoder:
         return self.encode(before) + self.answer(said[: max(ends)] if ends else said)
 
     def row(self, row):
-        """{answer: ids}, the answers named as `rlhf score` names them: chosen, rejected, 0, 1, …, or None where there is but one."""
+        """{answer: ids}, the answers named as `rlhf score` names them: chosen, rejected, 0, 1, …, or None where there is only one."""
         if "chosen" in row:
             return {side: self.prompt_and_answer(row["prompt"], row[side]) for side in ("chosen", "rejected")}
         if "responses" in row:

@@ -1,4 +1,4 @@
-"""Writes tests/fixtures/gguf/: tiny models as llama.cpp stores them, and what others make of the same files.
+"""Writes tests/fixtures/gguf/: tiny models as llama.cpp stores them, and what other programs compute from them.
 
     pip install -r scripts/oracle/requirements.txt
     python scripts/oracle/gguf_files.py
@@ -114,7 +114,7 @@ def sentence_piece(size):
 
 
 def permute(weights, heads):
-    """llama.cpp's order of the rows of queries and keys: neighbours (i, i + 1) turn together, not halves."""
+    """llama.cpp's order of the rows of queries and keys: neighbours (i, i + 1) are rotated together, not halves."""
     return weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
 
 
@@ -135,7 +135,7 @@ def llama3_divisors(rope, head_dim):
 
 
 class Case:
-    """A GGUF file in the making."""
+    """A GGUF file that is being written."""
 
     def __init__(self, name, architecture):
         self.path = OUT / f"{name}.gguf"
@@ -253,10 +253,10 @@ def llama():
 
 
 def llama3():
-    """Llama 3's splitting and stretched frequencies, biases on queries and keys (permuted too), padded with tokens that stand for nothing."""
+    """Llama 3's splitting and stretched frequencies, biases on queries and keys (permuted too), padded with unused tokens."""
     case = Case("llama3", "llama")
     _, tokens, merges = byte_level("llama-bpe", [END, START, STOP], 290)
-    merges = merges[:-1]  # so that the last token is found only by those who take whole words first
+    merges = merges[:-1]  # so that the last token is found only by tokenizers that try whole words first
     case.byte_level("llama-bpe", tokens, merges, chat_template=TEMPLATE, eot_token_id=tokens.index(STOP), end=END, unused=6)
     rope = dict(
         rope_type="llama3", rope_theta=100.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=150

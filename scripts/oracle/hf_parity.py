@@ -81,14 +81,14 @@ def as_transformers_4(config):
     config["transformers_version"] = "4.48.3"
     if config.get("pad_token_id") is None:
         config.pop("pad_token_id", None)
-    if config["model_type"] == "gpt2":  # always tied, so it did not say so
+    if config["model_type"] == "gpt2":  # always tied, so the key is absent
         del config["tie_word_embeddings"], config["add_cross_attention"]
         return config
     scaling = config.pop("rope_parameters")
     config["rope_theta"] = scaling.pop("rope_theta")
     config["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
     if config["model_type"] == "llama" and scaling["rope_type"] == "linear":
-        scaling["type"] = scaling.pop("rope_type")  # the older word
+        scaling["type"] = scaling.pop("rope_type")  # the older key
         del config["head_dim"]  # files older than that key leave it out
     if config["model_type"] == "mistral":
         config["head_dim"] = None  # written as null, meaning hidden / heads
@@ -108,7 +108,7 @@ def randomise(model):
 
 
 def forward(model, sequences):
-    """(logits [T, V], loss): each sequence alone, so that no packing or padding can be at fault."""
+    """(logits [T, V], loss): each sequence alone, so that packing and padding cannot matter."""
     logits = [model(input_ids=ids[None], use_cache=False).logits[0] for ids in sequences]
     predictions = torch.cat([rows[:-1] for rows in logits])
     targets = torch.cat([ids[1:] for ids in sequences])
@@ -153,7 +153,7 @@ def save(folder, model, sequences, expected, metadata):
     (folder / "generation_config.json").unlink(missing_ok=True)  # not part of the model
     expected |= {"ids": torch.cat(sequences).to(torch.uint32), "lengths": torch.tensor(LENGTHS, dtype=torch.uint32)}
     made_by = dict(script="scripts/oracle/hf_parity.py", torch=torch.__version__, transformers=transformers.__version__, **metadata)
-    # One key: the format writes several in no fixed order, and the same weights shall give the same bytes.
+    # One key: the format writes several in no fixed order, and the same weights must give the same bytes.
     save_file(expected, folder / "expected.safetensors", {"made_by": json.dumps(made_by)})
 
 

@@ -30,7 +30,7 @@ def pair(chosen_minus_rejected, margin=0.0):
 
 
 def ranking(scores, ranks, ties):
-    """Mean over pairs of the Bradley-Terry loss; a tied pair counts half each way, or not at all."""
+    """Mean over pairs of the Bradley-Terry loss; a tied pair counts half each way, or is skipped."""
     terms = []
     for i, j in itertools.combinations(range(len(scores)), 2):
         d = scores[i] - scores[j]
@@ -128,7 +128,7 @@ def ppo():
 
 
 def sutton_barto_grid():
-    """Value of the random policy on the 4x4 grid with two terminal corners, -1 a step, gamma 1: one linear system."""
+    """Value of the random policy on the 4x4 grid with two terminal corners, -1 per step, gamma 1: one linear system."""
     states = [s for s in range(16) if s not in (0, 15)]
     a, b = np.eye(16), np.zeros(16)
     for s in states:

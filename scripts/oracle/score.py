@@ -1,4 +1,4 @@
-"""Writes tests/fixtures/score/: a tiny language model and a tiny reward model, rows of every kind, and what PyTorch makes of them.
+"""Writes tests/fixtures/score/: a tiny language model and a tiny reward model, rows of every kind, and what PyTorch computes from them.
 
     pip install -r scripts/oracle/requirements.txt
     python scripts/oracle/score.py

@@ -50,7 +50,7 @@ CLIPPED = statements("pg_clipfrac = masked_mean(", ")")
 
 
 def random_inputs():
-    """Three decimals, so that the file can be read; f64, so that rounding is nobody's fault."""
+    """Three decimals, so that the file can be read; f64, so that rounding does not matter."""
     torch.manual_seed(24)
 
     rows = (len(TOKENS), LENGTH)
@@ -121,7 +121,7 @@ def main():
     file = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/trl_ppo.json"
     versions = dict(script="scripts/oracle/trl_ppo.py", trl=trl.__version__, transformers=transformers.__version__, torch=torch.__version__)
     text = json.dumps(dict(made_by=versions, cases=cases), indent=1)
-    text = re.sub(r"\[([^\[\]]+)\]", lambda row: "[" + " ".join(row[1].split()) + "]", text)  # one row of a matrix a line
+    text = re.sub(r"\[([^\[\]]+)\]", lambda row: "[" + " ".join(row[1].split()) + "]", text)  # one row of a matrix per line
     file.write_text(text + "\n")
     print(f"{file.stat().st_size / 1024:.1f} KiB in {file.name}")
 

@@ -1,12 +1,11 @@
-//! What data files and models share: named random streams, texts and messages. No tensors, so that a reader of files
-//! compiles without them.
+//! What other crates share without tensors, so that a reader of files or of a run compiles without them.
 //!
 //! - [`rng`]: random streams named by seed, purpose and index;
-//! - [`Text`], [`Message`]: a string, or the turns of a conversation.
+//! - [`Text`], [`Message`]: a string, or the turns of a conversation;
+//! - [`caption`]: what a report says about a metric.
 
-mod caption;
+pub mod caption;
 pub mod rng;
 mod text;
 
-pub use caption::{Caption, Group};
 pub use text::{Message, Text};

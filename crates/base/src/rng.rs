@@ -1,7 +1,7 @@
-//! All chance in the project comes from named, counter-based streams.
+//! Named, counter-based random streams, the only source of randomness in the project.
 //!
-//! A stream is a function of `(seed, name, index)` and nothing else: there is no generator state to
-//! save in a checkpoint, and work done in another order, batch or thread draws the same numbers.
+//! A stream is a function of `(seed, name, index)` and nothing else: there is no generator state to save in a checkpoint, and the
+//! numbers do not depend on the order of work, batches or threads.
 //!
 //! ```
 //! use rand::RngCore;

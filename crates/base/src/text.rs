@@ -1,18 +1,18 @@
-//! What a person writes or a model answers: a plain string, or the turns of a conversation.
+//! A text in a data file: a plain string, or the turns of a conversation.
 
 use serde::{Deserialize, Serialize};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or whatever else the chat template knows.
+    /// `system`, `user`, `assistant`, or any other role that the chat template knows.
     pub role: String,
-    /// What is said.
+    /// The text of the turn.
     pub content: String,
 }
 
 impl Message {
-    /// A turn of `role` that says `content`.
+    /// A turn with this role and content.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -25,14 +25,14 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Text {
-    /// Taken as it is.
+    /// A string, taken as it is.
     Plain(String),
-    /// Rendered by the model's chat template.
+    /// Turns, rendered by the model's chat template.
     Chat(Vec<Message>),
 }
 
 impl Text {
-    /// Whether nothing is said: the empty string, or no turn with any content.
+    /// Whether it is the empty string or has no turn with any content.
     pub fn is_empty(&self) -> bool {
         match self {
             Text::Plain(text) => text.is_empty(),

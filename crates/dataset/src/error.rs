@@ -1,4 +1,4 @@
-//! What can go wrong with a data file.
+//! The errors of reading and splitting data.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,19 +6,19 @@ use std::path::PathBuf;
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with a data file.
+/// Why data could not be read or split.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Reading or writing failed. `fs_err` has put the path into the message.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A row does not say what it should, and no more such rows were to be tolerated.
+    /// A row is malformed, and no more such rows were to be skipped.
     #[error("{row}{}", after_tolerated(*tolerated))]
     Row {
         /// Which row, and what is wrong with it.
         row: BadRow,
-        /// How many bad rows before it were let pass.
+        /// Malformed rows before it that were skipped.
         tolerated: usize,
     },
     /// A file or a folder is not what was asked for: says what was expected and what to do.
@@ -32,6 +32,9 @@ pub enum Error {
     /// No file was named at all.
     #[error("no data file was named")]
     NoFiles,
+    /// The fraction of prompts to hold out is not in [0, 1).
+    #[error("eval_fraction is {0}: it must be at least 0 and below 1")]
+    EvalFraction(f64),
 }
 
 fn after_tolerated(tolerated: usize) -> String {
@@ -42,7 +45,7 @@ fn after_tolerated(tolerated: usize) -> String {
     }
 }
 
-/// A row that could not be used: where it stands and why. Prints as
+/// A malformed row: where it is and what is wrong. Prints as
 /// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {

@@ -1,17 +1,17 @@
-//! The fields of a row, read so that every complaint names the field, what was expected and what was found.
+//! The fields of a row. Every error names the field, what was expected and what was found.
 
 use rlhf_base::{Message, Text};
 use serde_json::{Map, Value};
 
 use crate::records::Kind;
 
-/// The fields of one row, with readers whose errors name the field, what was expected, what was found.
+/// The fields of one row. Readers take the kind of the record, whose [`Kind::needs`] is part of the error when a field is missing.
 #[derive(Clone, Debug)]
-pub struct Fields(Map<String, Value>);
+pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
     /// The fields of a JSON value, which must be an object.
-    pub fn new(value: Value) -> Result<Self, String> {
+    pub(crate) fn new(value: Value) -> Result<Self, String> {
         match value {
             Value::Object(map) => Ok(Self(map)),
             other => Err(format!(
@@ -21,25 +21,22 @@ impl Fields {
         }
     }
 
-    /// The row that a paragraph of plain text is.
-    pub(crate) fn of_text(text: String) -> Self {
-        Self(Map::from_iter([("text".to_owned(), Value::String(text))]))
-    }
-
-    /// A field that says `null` is as good as absent: exporters write it so.
+    /// A field; one that is `null` counts as absent, as exporters write it.
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    /// Whether the row has the field with a value other than `null`.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// Whether the row has a field of this name, be it `null`.
-    pub(crate) fn names_one(&self, name: &str) -> bool {
+    /// Whether the row has the field, `null` included.
+    pub(crate) fn mentions(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
+    /// The names of all fields, for messages.
     pub(crate) fn names(&self) -> String {
         if self.0.is_empty() {
             return "no fields".to_owned();
@@ -115,7 +112,7 @@ impl Fields {
         }
     }
 
-    /// An optional name: a string, or a number (ids often are), kept as a string.
+    /// An optional label: a string, or a number (ids often are) as a string.
     pub(crate) fn label(&self, name: &str) -> Result<Option<String>, String> {
         match self.get(name) {
             None => Ok(None),

@@ -1,24 +1,32 @@
-//! Data: what the files hold, how they are read, and in which order rows are seen.
+//! Data: reading files into records, splitting and ordering them.
 //!
-//! - [`records`]: the one definition of every file format.
-//! - [`fields`]: the fields of a row, and complaints about them.
-//! - [`read`](mod@read): JSON Lines and plain text, compressed or not; every bad row is named.
-//! - [`order`]: the order of an epoch, and micro-batches within a budget of tokens.
-//! - [`summary`]: what a file holds, in numbers.
-//! - [`tiny_world`]: a small closed world whose truth is known, and all the data made from it.
+//! A file goes through four steps, each in one place; to add a case, add a file there and enter it in the table of its folder:
+//!
+//! 1. `containers/`: how a file stores rows (JSON Lines, plain text; gzip), read row by row with their lines;
+//! 2. `fields.rs`: the fields of a row, with errors that name field, expected and found;
+//! 3. `shapes/`: how people write a record as fields (a pair, a transcript, a list of messages, …);
+//! 4. `records/`: what a record holds.
+//!
+//! `read.rs` puts them together. Then:
+//!
+//! - [`hold_out`]: the split into training and held-out rows, by prompt;
+//! - [`order`]: the order of an epoch, and micro-batches within a budget of tokens;
+//! - [`summary`]: what a file holds, in numbers;
+//! - [`tiny_world`]: a small closed world whose facts are known, and all the data generated from it.
 
+mod containers;
 mod error;
-pub mod fields;
+mod fields;
 mod hold_out;
 pub mod order;
-pub mod read;
-pub mod records;
+mod read;
+mod records;
+mod shapes;
 pub mod summary;
 pub mod tiny_world;
-mod transcript;
 
 pub use error::{BadRow, Error, Result};
-pub use hold_out::hold_out;
+pub use hold_out::{count_shared, hold_out};
 pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
 pub use records::{
     BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,

@@ -1,4 +1,4 @@
-//! In which order rows are seen, and how a minibatch is cut to fit memory.
+//! The order of rows in training, and the cut of minibatches into micro-batches.
 
 use std::ops::Range;
 
@@ -44,8 +44,8 @@ pub fn across_epochs(seed: u64, n: usize, places: Range<usize>) -> Vec<usize> {
 }
 
 /// Cuts the rows of a minibatch, of the given lengths in tokens, into micro-batches of at most
-/// `max_tokens` each. Rows stay in order, so the cut never changes which rows a step sees; a row that
-/// is longer than the budget stands alone.
+/// `max_tokens` each. Rows stay in order, so the cut never changes which rows a step sees; a row
+/// longer than the budget is a micro-batch of its own.
 pub fn micro_batches(lengths: &[usize], max_tokens: usize) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut start, mut tokens) = (0, 0);

@@ -1,32 +1,30 @@
-//! Reading data files: JSON Lines and plain text, compressed or not, one, several or a folder of them.
+//! Reading data files and folders of them: a container gives rows, a shape turns each into a record.
 //!
-//! Nothing passes silently: every row is either returned or named with file, line and reason.
+//! Every row is either returned or named with file, line and reason.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
-use serde_json::Value;
-
+use crate::containers::{Format, StoredRow};
 use crate::error::{BadRow, Error, Result};
 use crate::fields::Fields;
-use crate::records::{Demonstration, Feedback, Prompt, Record, Row, TextRow};
+use crate::records::{Demonstration, Feedback, Prompt, Row, TextRow};
+use crate::shapes::Record;
 
-/// Rows, and what was left out.
+/// The records of some files, and the rows that gave none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded<T> {
-    /// The rows, in the order of the files and of their lines.
+    /// The records, in the order of the files and of their lines.
     pub rows: Vec<T>,
-    /// Rows that could not be used and were tolerated: to be reported to the user.
+    /// Malformed rows that were skipped: to be reported to the user.
     pub skipped: Vec<BadRow>,
 }
 
-/// Texts to pretrain on: rows with `text`, or the paragraphs of .txt files, which blank lines separate.
+/// Reads texts to pretrain on: rows with `text`, or the paragraphs of .txt files, which blank lines separate.
 pub fn read_texts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<TextRow>> {
     read(paths, skip_bad)
 }
 
-/// Answers to imitate.
+/// Reads demonstrations for supervised fine-tuning.
 pub fn read_demonstrations<P: AsRef<Path>>(
     paths: &[P],
     skip_bad: usize,
@@ -34,23 +32,23 @@ pub fn read_demonstrations<P: AsRef<Path>>(
     read(paths, skip_bad)
 }
 
-/// Prompts: of any file whose rows have one.
+/// Reads prompts, from any file whose rows have one.
 pub fn read_prompts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Prompt>> {
     read(paths, skip_bad)
 }
 
-/// Human feedback: pairs, rankings, choices of the best, ratings and thumbs, mixed as one likes.
+/// Reads human feedback: pairs, rankings, choices of the best, ratings and thumbs, also mixed in one file.
 pub fn read_feedback<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Feedback>> {
     read(paths, skip_bad)
 }
 
-/// Rows of any kind.
+/// Reads rows of any kind.
 pub fn read_rows<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Row>> {
     read(paths, skip_bad)
 }
 
-/// Reads files and folders of rows. Up to `skip_bad` rows that cannot be used are set aside; one more
-/// is an error, and so is a file without a single row, or nothing but bad ones.
+/// Reads files and folders of rows. `skip_bad` is the number of malformed rows to skip before failing; a file
+/// without a single usable row is an error too.
 fn read<T: Record, P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<T>> {
     if paths.is_empty() {
         return Err(Error::NoFiles);
@@ -67,26 +65,6 @@ fn read<T: Record, P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loade
     Ok(loaded)
 }
 
-/// What a file name says about its content.
-struct Format {
-    gz: bool,
-    plain_text: bool,
-}
-
-fn format_of(path: &Path) -> Option<Format> {
-    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    let (stem, gz) = match name.strip_suffix(".gz") {
-        Some(stem) => (stem, true),
-        None => (name.as_str(), false),
-    };
-    let plain_text = stem.ends_with(".txt");
-    let known = plain_text
-        || [".jsonl", ".ndjson", ".json"]
-            .iter()
-            .any(|e| stem.ends_with(e));
-    known.then_some(Format { gz, plain_text })
-}
-
 /// The file itself, or the data files of a folder in the order of their names.
 fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
     if !fs_err::metadata(path)?.is_dir() {
@@ -95,16 +73,17 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs_err::read_dir(path)? {
         let file = entry?.path();
-        if file.is_file() && format_of(&file).is_some() {
+        if file.is_file() && Format::of(&file).is_some() {
             files.push(file);
         }
     }
     if files.is_empty() {
         return Err(Error::File {
             path: path.to_owned(),
-            what:
-                "the folder holds no data file (expected .jsonl, .json or .txt, each also with .gz)"
-                    .to_owned(),
+            what: format!(
+                "the folder holds no data file (expected {})",
+                Format::known()
+            ),
         });
     }
     files.sort();
@@ -112,14 +91,14 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) -> Result<()> {
-    let Some(format) = format_of(path) else {
-        return Err(Error::File {
-            path: path.to_owned(),
-            what: "cannot tell its format by its name (expected .jsonl, .json or .txt, each also with .gz)"
-                .to_owned(),
-        });
-    };
-    if format.plain_text && !T::PLAIN_TEXT {
+    let format = Format::of(path).ok_or_else(|| Error::File {
+        path: path.to_owned(),
+        what: format!(
+            "cannot tell its format by its name (expected {})",
+            Format::known()
+        ),
+    })?;
+    if format.is_plain_text() && !T::PLAIN_TEXT {
         return Err(Error::File {
             path: path.to_owned(),
             what: format!(
@@ -128,52 +107,27 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
             ),
         });
     }
-    let file = fs_err::File::open(path)?;
-    let bytes: Box<dyn Read> = if format.gz {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
     let (rows_before, bad_before) = (loaded.rows.len(), loaded.skipped.len());
-    let mut take = |line: usize, row: std::result::Result<T, String>| match row {
-        Ok(row) => {
-            loaded.rows.push(row);
-            Ok(())
-        }
-        Err(reason) => {
-            let row = BadRow {
-                path: path.to_owned(),
-                line,
-                reason,
-            };
-            let tolerated = loaded.skipped.len();
-            if tolerated == skip_bad {
-                return Err(Error::Row { row, tolerated });
-            }
-            loaded.skipped.push(row);
-            Ok(())
-        }
-    };
-    let mut paragraph = Paragraph::default();
-    let mut lines = Lines::new(path, bytes);
-    while let Some((number, line)) = lines.next_line()? {
-        let line = match line {
-            Ok(line) => line,
+    for stored in format.open(path)? {
+        let StoredRow { line, value } = stored?;
+        let record = value
+            .and_then(Fields::new)
+            .and_then(|fields| T::read(&fields));
+        match record {
+            Ok(record) => loaded.rows.push(record),
             Err(reason) => {
-                take(number, Err(reason))?;
-                continue;
+                let row = BadRow {
+                    path: path.to_owned(),
+                    line,
+                    reason,
+                };
+                let tolerated = loaded.skipped.len();
+                if tolerated == skip_bad {
+                    return Err(Error::Row { row, tolerated });
+                }
+                loaded.skipped.push(row);
             }
-        };
-        if format.plain_text {
-            if let Some((first, text)) = paragraph.push(number, line) {
-                take(first, T::parse(&Fields::of_text(text)))?;
-            }
-        } else if !line.trim().is_empty() {
-            take(number, parse_line(line))?;
         }
-    }
-    if let Some((first, text)) = paragraph.finish() {
-        take(first, T::parse(&Fields::of_text(text)))?;
     }
     if loaded.rows.len() == rows_before {
         let bad = loaded.skipped.len() - bad_before;
@@ -190,93 +144,6 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
         });
     }
     Ok(())
-}
-
-fn parse_line<T: Record>(line: &str) -> std::result::Result<T, String> {
-    let value = serde_json::from_str::<Value>(line).map_err(|error| {
-        let hint = if line.contains("NaN") || line.contains("Infinity") {
-            " (NaN and Infinity are no JSON; a number must be finite)"
-        } else {
-            ""
-        };
-        // The parser sees one line at a time, so its own "line 1" would mislead beside the real one.
-        let reason = error
-            .to_string()
-            .replace(" at line 1 column ", " at column ");
-        format!("unreadable JSON: {reason}{hint}")
-    })?;
-    T::parse(&Fields::new(value)?)
-}
-
-/// Lines of a file as UTF-8, numbered from 1, with neither line end nor byte order mark.
-struct Lines<'a> {
-    path: &'a Path,
-    reader: BufReader<Box<dyn Read>>,
-    buffer: Vec<u8>,
-    number: usize,
-}
-
-impl<'a> Lines<'a> {
-    fn new(path: &'a Path, bytes: Box<dyn Read>) -> Self {
-        Self {
-            path,
-            reader: BufReader::with_capacity(1 << 16, bytes),
-            buffer: Vec::new(),
-            number: 0,
-        }
-    }
-
-    /// The next line, or why it is none; `None` at the end of the file.
-    fn next_line(&mut self) -> Result<Option<(usize, std::result::Result<&str, String>)>> {
-        self.buffer.clear();
-        let read = self.reader.read_until(b'\n', &mut self.buffer);
-        // A broken archive ends in an error of the decoder, which knows no path.
-        let length = read.map_err(|error| Error::File {
-            path: self.path.to_owned(),
-            what: format!("cannot be read after line {}: {error}", self.number),
-        })?;
-        if length == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        let mut bytes = self.buffer.as_slice();
-        if self.number == 1 {
-            bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        }
-        bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let line = std::str::from_utf8(bytes)
-            .map_err(|error| format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1));
-        Ok(Some((self.number, line)))
-    }
-}
-
-/// Gathers the lines of a plain text between blank lines.
-#[derive(Default)]
-struct Paragraph {
-    first: usize,
-    text: String,
-}
-
-impl Paragraph {
-    /// Takes a line; a blank one completes what was gathered.
-    fn push(&mut self, number: usize, line: &str) -> Option<(usize, String)> {
-        if line.trim().is_empty() {
-            return self.finish();
-        }
-        if self.text.is_empty() {
-            self.first = number;
-        } else {
-            self.text.push('\n');
-        }
-        self.text.push_str(line);
-        None
-    }
-
-    fn finish(&mut self) -> Option<(usize, String)> {
-        let text = std::mem::take(&mut self.text);
-        (!text.is_empty()).then_some((self.first, text))
-    }
 }
 
 #[cfg(test)]

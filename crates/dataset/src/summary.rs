@@ -1,4 +1,4 @@
-//! What a data file holds, in numbers: for `rlhf data FILE`.
+//! Statistics of a data file, for `rlhf data FILE`.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,37 +7,37 @@ use serde::Serialize;
 
 use crate::records::{Feedback, Kind, Row};
 
-/// What some rows hold, in numbers.
+/// Statistics of some rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
-    /// How many rows.
+    /// Number of rows.
     pub rows: usize,
-    /// How many rows of each kind.
+    /// Number of rows of each kind.
     pub kinds: BTreeMap<Kind, usize>,
-    /// How many rows from each source, of those that name one.
+    /// Number of rows from each source, of those that name one.
     pub sources: BTreeMap<String, usize>,
-    /// How many different prompts; an absent or empty one is none.
+    /// Number of distinct prompts; empty ones do not count.
     pub prompts: usize,
-    /// Characters of a prompt.
+    /// Lengths of the prompts, in characters.
     pub prompt_characters: Option<Lengths>,
-    /// Characters of an answer, or of a text.
+    /// Lengths of the answers or texts, in characters.
     pub answer_characters: Option<Lengths>,
-    /// Rows that repeat an earlier row word for word, whatever their source and id.
+    /// Rows with the prompt and answers of an earlier row, whatever their source and id.
     pub duplicates: usize,
-    /// Rows whose answers are all identical: they prefer nothing.
+    /// Rows whose answers are all identical, so that there is nothing to prefer.
     pub identical_answers: usize,
-    /// Answers that are empty: the end token alone.
+    /// Empty answers, which are the end token alone.
     pub empty_answers: usize,
     /// Rankings with at least one tie.
     pub tied: usize,
 }
 
-/// The spread of some lengths.
+/// Minimum, median, mean and maximum of some lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Lengths {
     /// The shortest.
     pub min: usize,
-    /// Half are shorter or equal (the lower one of the two in the middle).
+    /// The median (of an even number, the lower of the two in the middle).
     pub median: usize,
     /// The average.
     pub mean: f64,
@@ -46,7 +46,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// The spread of `lengths`; `None` if there are none.
+    /// The statistics of `lengths`; `None` if there are none.
     pub fn of(mut lengths: Vec<usize>) -> Option<Self> {
         lengths.sort_unstable();
         let (&min, &max) = (lengths.first()?, lengths.last()?);
@@ -99,7 +99,7 @@ impl Summary {
     }
 }
 
-/// What is answered, or a text: strings and conversations compare alike.
+/// An answer or a text.
 #[derive(PartialEq, Eq, Hash)]
 enum Content<'a> {
     Text(&'a Text),
@@ -142,7 +142,7 @@ fn characters(text: &Text) -> usize {
 mod tests {
     use super::*;
     use crate::fields::Fields;
-    use crate::records::Record;
+    use crate::shapes::Record;
     use serde_json::json;
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
             json!({"text": "abcdefg"}),
         ]
         .into_iter()
-        .map(|row| Row::parse(&Fields::new(row).unwrap()).unwrap())
+        .map(|row| Row::read(&Fields::new(row).unwrap()).unwrap())
         .collect();
         let summary = Summary::of(&rows);
         // Counted by hand from the rows above.

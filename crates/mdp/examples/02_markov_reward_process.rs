@@ -1,6 +1,6 @@
-//! 2. A Markov reward process: every step pays, and a state is worth what is still to come.
+//! 2. A Markov reward process: every step has a reward, and the value of a state is the expected return from it.
 //!
-//! The student's week of David Silver's lectures (UCL 2015, lecture 2): classes cost, passing pays, sleep ends it.
+//! The student's week of David Silver's lectures (UCL 2015, lecture 2): classes have negative reward, passing a positive one, sleep is terminal.
 
 #![allow(clippy::print_stdout)]
 

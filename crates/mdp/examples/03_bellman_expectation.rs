@@ -1,6 +1,6 @@
-//! 3. A Markov decision process: someone chooses. First, how good is it to choose at random?
+//! 3. A Markov decision process: a process with actions. First, the values of the uniform policy.
 //!
-//! Sutton & Barto's 4×4 grid: −1 a step until a corner is reached.
+//! Sutton & Barto's 4×4 grid: −1 per step until a corner is reached.
 
 #![allow(clippy::print_stdout)]
 

@@ -1,4 +1,4 @@
-//! 5. Learning to predict: P and R are hidden, episodes can be watched. Monte Carlo waits for the end; TD does not.
+//! 5. Prediction from samples, without P and R. Monte Carlo waits for the end of the episode; TD does not.
 //!
 //! A walk by coin flips over five states, +1 at the right end: V = 1/6, 2/6, … 5/6 (Sutton & Barto, Example 6.2).
 
@@ -11,7 +11,7 @@ use rlhf_mdp::{
     monte_carlo_prediction, td_lambda, td_zero,
 };
 
-/// Episodes after which the learners are asked.
+/// The numbers of episodes after which the error is measured.
 const PAUSES: [u64; 5] = [1, 10, 100, 1_000, 10_000];
 
 fn main() -> Result<()> {
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// One line: the error of a learner at every pause, learning on from one to the next.
+/// One line: the error of a learner at each of them.
 fn curve(
     name: &str,
     walk: &Simulator<'_>,

@@ -1,6 +1,6 @@
-//! 6. Learning to act: SARSA learns the value of what it does, Q-learning the value of the best.
+//! 6. Control from samples: SARSA learns the value of the policy it follows, Q-learning that of the optimal one.
 //!
-//! A walk along a cliff (after Sutton & Barto, Example 6.6): −1 a step, −100 over the edge, one step in ten at random.
+//! A walk along a cliff (after Sutton & Barto, Example 6.6): −1 per step, −100 over the edge, one step in ten at random.
 
 #![allow(clippy::print_stdout)]
 

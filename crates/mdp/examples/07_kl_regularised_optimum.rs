@@ -1,7 +1,7 @@
-//! 7. RLHF in one table: the policy that earns the most reward, less β times its distance from the reference.
+//! 7. RLHF in one table: the policy with the largest reward minus β times its KL to the reference.
 //!
 //! Responses of up to three tokens over {a, b, .}: +1 for ending with ".", +½ for each a, −1 for "bb". The reference
-//! model rambles: it rarely ends. This optimum is what PPO must find by sampling.
+//! model rarely ends. This optimum is what PPO must find by sampling.
 
 #![allow(clippy::print_stdout)]
 

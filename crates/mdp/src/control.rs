@@ -1,13 +1,13 @@
-//! Control without a model: learn Q from steps, and act on it while learning.
+//! Control without a model: learning Q from single steps while acting ε-greedily in it.
 
 use crate::error::Result;
 use crate::estimate::{ActionEstimate, Exploration, StepSize, greedy_value};
 use crate::simulator::{Simulator, Step, check_length, explore};
 use rand::Rng;
 
-/// `Q(s,a) ← Q(s,a) + α (r + γ Q(s',a') − Q(s,a))`, where a' is what is done next: SARSA, on-policy.
+/// `Q(s,a) ← Q(s,a) + α (r + γ Q(s',a') − Q(s,a))`, where a' is the next action: SARSA, on-policy.
 ///
-/// (Sutton & Barto §6.4.) Learns the value of acting ε-greedily, its missteps included.
+/// (Sutton & Barto §6.4.) Learns the value of the ε-greedy policy, exploration included.
 pub fn sarsa(
     simulator: &Simulator<'_>,
     step: StepSize,
@@ -50,7 +50,7 @@ pub fn sarsa(
 
 /// `Q(s,a) ← Q(s,a) + α (r + γ max_a' Q(s',a') − Q(s,a))`: Q-learning, off-policy.
 ///
-/// (Watkins 1989; Sutton & Barto §6.5.) Learns the value of acting best, whatever it does meanwhile.
+/// (Watkins 1989; Sutton & Barto §6.5.) Learns the optimal Q, whatever policy acts.
 pub fn q_learning(
     simulator: &Simulator<'_>,
     step: StepSize,

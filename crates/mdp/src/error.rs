@@ -1,6 +1,6 @@
-//! What can be wrong with a process, a policy, or a request to solve one.
+//! Errors.
 
-/// Every way this crate refuses: each message says what was expected, what was found, and what to do.
+/// The errors of this crate. Each message says what was expected, what was found, and what to do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// A distribution that is not one: negative, not finite, or not summing to 1.
@@ -33,14 +33,14 @@ pub enum Error {
         /// How many states there are.
         states: usize,
     },
-    /// A number outside the range in which the mathematics holds.
+    /// An argument out of its range.
     #[error("{name} must be {range}, found {found}")]
     OutOfRange {
         /// The argument.
         name: &'static str,
-        /// What it may be.
+        /// The range.
         range: &'static str,
-        /// What it was.
+        /// The value.
         found: f64,
     },
     /// With γ = 1 a value is finite only if the episode ends.
@@ -53,13 +53,13 @@ pub enum Error {
     },
     /// A Markov process with several closed classes has several stationary distributions.
     #[error(
-        "the stationary distribution is not unique: the process falls into {classes} classes that are never left"
+        "the stationary distribution is not unique: the process has {classes} closed classes, sets of states that are never left"
     )]
     NotUnique {
         /// How many closed classes there are.
         classes: usize,
     },
-    /// An iteration that did not settle.
+    /// An iteration that did not converge.
     #[error(
         "{what} has not converged after {sweeps} sweeps (last change {change:e}); choose γ < 1 or a larger tolerance"
     )]
@@ -79,14 +79,14 @@ pub enum Error {
         /// How many steps were taken.
         steps: usize,
     },
-    /// A policy that does what the reference never does: its KL is infinite.
+    /// A policy that takes an action of probability 0 under the reference: its KL is infinite.
     #[error(
         "action {action} in state {state} has probability 0 under the reference, so the KL is infinite; give it some, or do not take it"
     )]
     OutsideReference {
-        /// Where.
+        /// The state.
         state: usize,
-        /// What.
+        /// The action.
         action: usize,
     },
     /// A map of a grid that cannot be read.
@@ -99,14 +99,14 @@ pub enum Error {
         /// What is wrong there.
         problem: String,
     },
-    /// A word that names nothing.
+    /// An unknown name.
     #[error("unknown {kind} {found:?}; known: {known}")]
     Unknown {
-        /// What kind of thing was asked for.
+        /// What it should name.
         kind: &'static str,
-        /// The word that was given.
+        /// The name.
         found: String,
-        /// The words that exist.
+        /// The known names.
         known: String,
     },
 }
@@ -114,7 +114,7 @@ pub enum Error {
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Sums of at most some thousand probabilities in f64 err by far less; a real mistake errs by far more.
+/// Far above the rounding of a sum of some thousand probabilities in f64, far below a real mistake.
 const SUM_TOLERANCE: f64 = 1e-9;
 
 /// Checks `p_i ≥ 0` and `Σ p_i = 1`; `what` names the row in the error.

@@ -1,4 +1,4 @@
-//! What a learner knows so far, and how fast it changes its mind.
+//! Estimates of V and Q from samples, and the schedules of step size and exploration.
 
 use crate::error::{Error, Result};
 use crate::simulator::Simulator;
@@ -6,7 +6,7 @@ use crate::simulator::Simulator;
 /// The step size α of an update `V ← V + α (target − V)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum StepSize {
-    /// The same α always: forgets old errors, and never stops trembling.
+    /// Constant α: forgets old errors, and keeps fluctuating.
     Constant(f64),
     /// `α = n^−ω` at the n-th visit: converges for ½ < ω ≤ 1 (Robbins & Monro 1951); ω = 1 is the plain mean.
     Visits(f64),
@@ -39,12 +39,12 @@ impl StepSize {
     }
 }
 
-/// The probability ε of trying any action at all.
+/// The probability ε of a uniformly random action.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Exploration {
-    /// The same ε always: learns the best policy among those that explore so.
+    /// Constant ε: learns the best of the policies that explore with this ε.
     Constant(f64),
-    /// `ε/∛k` in the k-th episode: greedy in the limit, with endless exploration on the way.
+    /// `ε/∛k` in the k-th episode: greedy in the limit, with infinitely many exploring actions on the way.
     Decaying(f64),
 }
 
@@ -57,7 +57,7 @@ impl Exploration {
         }
     }
 
-    /// Checks 0 < ε ≤ 1: a learner that never explores never finds out.
+    /// Checks 0 < ε ≤ 1: without exploration an action that looks worse at first is never tried again.
     pub(crate) fn check(self) -> Result<()> {
         let (Self::Constant(found) | Self::Decaying(found)) = self;
         if found > 0.0 && found <= 1.0 {
@@ -82,7 +82,7 @@ pub struct ValueEstimate {
 }
 
 impl ValueEstimate {
-    /// V = 0, nothing seen.
+    /// V = 0, no visits.
     pub fn new(simulator: &Simulator<'_>) -> Self {
         Self {
             values: vec![0.0; simulator.states()],
@@ -109,7 +109,7 @@ pub struct ActionEstimate {
 }
 
 impl ActionEstimate {
-    /// Q = 0, nothing seen.
+    /// Q = 0, no visits.
     pub fn new(simulator: &Simulator<'_>) -> Self {
         let rows = 0..simulator.states();
         Self {

@@ -2,16 +2,15 @@
 //!
 //! A tour, in the order of the numbered examples (`cargo run -p rlhf-mdp --example 01_markov_process`):
 //!
-//! 1. [`process`]: a [`MarkovProcess`] moves by chance; a [`MarkovRewardProcess`] also pays.
-//! 2. [`mdp`]: an [`Mdp`] adds choice, a [`Policy`] takes it away again ([`Mdp::under`]).
-//! 3. [`environments`]: grids, a chain, and the token tree, which is language generation in small.
+//! 1. [`process`]: a [`MarkovProcess`] has transition probabilities; a [`MarkovRewardProcess`] also rewards and a discount.
+//! 2. [`mdp`]: an [`Mdp`] also has actions; a [`Policy`] makes it a reward process again ([`Mdp::under`]).
+//! 3. [`environments`]: grids, a chain, and the token tree, which is language generation with a small vocabulary.
 //! 4. [`planning`]: the Bellman equations, solved.
-//! 5. [`monte_carlo`], [`temporal_difference`], [`control`]: the same answers from samples alone.
-//! 6. [`regularised`]: the optimum with a price on leaving the reference policy, which is what RLHF converges to.
-//! 7. [`mod@solve`] and [`render`]: all of it from one call, as a table or as data.
+//! 5. [`monte_carlo`], [`temporal_difference`], [`control`]: the same values and policies, learned from samples.
+//! 6. [`regularised`]: the optimum under a KL penalty, which is what RLHF converges to.
+//! 7. [`mod@solve`] and [`render`]: all of this from one call, as a table or as data.
 //!
-//! The last but one is also the oracle of the `ppo` crate's tests: on a token tree PPO must end where
-//! [`regularised_optimum`] says.
+//! [`regularised_optimum`] is also the oracle of the `ppo` crate's tests: on a token tree PPO must converge to it.
 //!
 //! ```
 //! use rlhf_mdp::{Environment, GridWorld, Policy, evaluate};

@@ -1,6 +1,6 @@
 //! Dense linear systems, small enough for the tables of this crate.
 
-/// Below this a pivot is rounding: the entries of I − γP are of order 1.
+/// Pivots below this are rounding errors: the entries of I − γP are of order 1.
 const SINGULAR: f64 = 1e-13;
 
 /// `x` with `A x = b`, by Gaussian elimination with partial pivoting; `A` is `[n][n]`, `b` is `[n]`.

@@ -1,10 +1,8 @@
-//! Markov decision processes: chance and choice.
+//! Markov decision processes.
 
 use crate::error::{Error, Result, check_discount, check_distribution, check_size};
-use crate::policy::Policy;
-use crate::process::{MarkovProcess, MarkovRewardProcess};
 
-/// One way an action can turn out: with `probability`, the state becomes `next` and `reward` is paid.
+/// One outcome of an action: with `probability`, the next state is `next` and the reward `reward`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
     /// `P(s', r | s, a)`.
@@ -26,7 +24,7 @@ impl Outcome {
     }
 }
 
-/// A finite Markov decision process `(S, A, P, R, γ)`; a state without actions is an end, with value 0.
+/// A finite Markov decision process `(S, A, P, R, γ)`; a state without actions is terminal, with value 0.
 ///
 /// (Sutton & Barto, 2nd ed., §3.1.) The number of actions may differ from state to state.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +34,7 @@ pub struct Mdp {
 }
 
 impl Mdp {
-    /// A process from `outcomes[state][action]`, the list of ways that action can turn out there, and γ.
+    /// A process from γ and `outcomes[state][action]`, the possible outcomes of the action in that state.
     pub fn new(outcomes: Vec<Vec<Vec<Outcome>>>, discount: f64) -> Result<Self> {
         check_discount(discount)?;
         let states = outcomes.len();
@@ -70,17 +68,17 @@ impl Mdp {
         self.outcomes.len()
     }
 
-    /// |A(s)|; 0 at an end.
+    /// |A(s)|; 0 in a terminal state.
     pub fn actions(&self, state: usize) -> usize {
         self.outcomes[state].len()
     }
 
-    /// Whether nothing can be done in `s`: the episode is over, V(s) = 0.
+    /// Whether the state is terminal: no actions, V(s) = 0.
     pub fn is_end(&self, state: usize) -> bool {
         self.outcomes[state].is_empty()
     }
 
-    /// `P(·, · | s, a)`: every way the action can turn out.
+    /// `P(·, · | s, a)`: every outcome of the action.
     pub fn outcomes(&self, state: usize, action: usize) -> &[Outcome] {
         &self.outcomes[state][action]
     }
@@ -98,7 +96,7 @@ impl Mdp {
             .sum()
     }
 
-    /// `Q` of every pair under V `[S]`; row s has A(s) entries.
+    /// `Q` of every pair under V `[S]`; row s has |A(s)| entries.
     pub fn q_values(&self, values: &[f64]) -> Vec<Vec<f64>> {
         (0..self.states())
             .map(|s| {
@@ -109,27 +107,7 @@ impl Mdp {
             .collect()
     }
 
-    /// The reward process left when the choice is made by π: `P_π = Σ_a π P`, `R_π = Σ_a π R`; ends absorb.
-    pub fn under(&self, policy: &Policy) -> Result<MarkovRewardProcess> {
-        policy.check(self)?;
-        let n = self.states();
-        let mut transitions = vec![vec![0.0; n]; n];
-        let mut rewards = vec![0.0; n];
-        for s in 0..n {
-            if self.is_end(s) {
-                transitions[s][s] = 1.0;
-            }
-            for (a, choice) in policy.row(s).iter().enumerate() {
-                for o in self.outcomes(s, a) {
-                    transitions[s][o.next] += choice * o.probability;
-                    rewards[s] += choice * o.probability * o.reward;
-                }
-            }
-        }
-        MarkovRewardProcess::new(MarkovProcess::new(transitions)?, rewards, self.discount)
-    }
-
-    /// Checks that `values` has one entry a state.
+    /// Checks that `values` has one entry per state.
     pub(crate) fn check_values(&self, values: &[f64]) -> Result<()> {
         check_size("values", self.states(), values.len())
     }
@@ -159,26 +137,5 @@ mod tests {
         ));
         assert!(Mdp::new(vec![vec![Outcome::certain(0, f64::NAN)]], 0.9).is_err());
         assert!(Mdp::new(vec![vec![Outcome::certain(0, 0.0)]], -0.1).is_err());
-    }
-
-    #[test]
-    fn a_policy_turns_choice_into_chance() {
-        // By hand: from 0, action 0 stays and pays 1, action 1 ends and pays 3; chosen ¼ and ¾.
-        let mdp = Mdp::new(
-            vec![
-                vec![Outcome::certain(0, 1.0), Outcome::certain(1, 3.0)],
-                vec![],
-            ],
-            0.5,
-        )
-        .unwrap();
-        let process = mdp
-            .under(&Policy::new(vec![vec![0.25, 0.75], vec![]]).unwrap())
-            .unwrap();
-        assert_eq!(process.process().row(0), [0.25, 0.75]);
-        assert_eq!(process.rewards(), [2.5, 0.0]);
-        assert!(process.is_end(1));
-        // V(0) = 2.5 + ½·¼·V(0).
-        assert!((process.values().unwrap()[0] - 2.5 / 0.875).abs() < 1e-15);
     }
 }

@@ -1,4 +1,4 @@
-//! Monte Carlo learning: play to the end, then average what came of it.
+//! Monte Carlo learning: averages of the returns of whole episodes.
 
 use crate::error::Result;
 use crate::estimate::{ActionEstimate, Exploration, StepSize, ValueEstimate};
@@ -11,9 +11,9 @@ use std::hash::Hash;
 /// Which visits of an episode count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visits {
-    /// The first to each state (or pair): independent samples, no bias.
+    /// The first visit to each state (or pair): independent samples, no bias.
     First,
-    /// Every one: more samples, correlated, a bias that vanishes.
+    /// Every visit: more samples, but correlated, with a bias that vanishes.
     Every,
 }
 
@@ -65,7 +65,7 @@ pub fn monte_carlo_control(
 
 /// The visits that count, each with its return `G_t = r_t + γ G_{t+1}`, from the last to the first.
 ///
-/// `key` says which visits are to the same thing.
+/// Visits with equal `key` are to the same state (or pair).
 fn returns<K: Eq + Hash>(
     episode: &[Visit],
     discount: f64,

@@ -4,17 +4,17 @@ use crate::error::{Error, Result};
 use crate::mdp::Mdp;
 use crate::policy::{Policy, best_actions};
 
-/// No iteration here needs more on a table that fits in memory, unless it does not converge at all.
+/// Largest number of sweeps: no iteration that converges needs more on a table that fits in memory.
 const SWEEP_LIMIT: usize = 1_000_000;
 
-/// What a planner found.
+/// The result of a planner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// `V(s)`, `[S]`.
     pub values: Vec<f64>,
     /// `Q(s, a)` under V, `[S][A(s)]`.
     pub q: Vec<Vec<f64>>,
-    /// The policy whose values these are; an optimal one shares evenly between tied actions.
+    /// The policy whose values these are; an optimal one is uniform over tied actions.
     pub policy: Policy,
     /// Sweeps over the states (value iteration, iterative evaluation) or improvements (policy iteration).
     pub iterations: usize,
@@ -22,7 +22,7 @@ pub struct Plan {
 
 /// `V = (I − γ P_π)⁻¹ R_π`: the Bellman expectation equation, solved as a linear system.
 ///
-/// (Sutton & Barto eq. 4.4.) `Q(s,a) = Σ P (r + γ V(s'))` comes along.
+/// (Sutton & Barto eq. 4.4.) Also gives `Q(s,a) = Σ P (r + γ V(s'))`.
 pub fn evaluate(mdp: &Mdp, policy: &Policy) -> Result<Plan> {
     let values = mdp.under(policy)?.values()?;
     Ok(Plan {
@@ -108,7 +108,7 @@ pub fn policy_iteration(mdp: &Mdp) -> Result<Plan> {
     })
 }
 
-/// The deterministic policy greedy in Q, keeping what π already does where that is among the best.
+/// The deterministic policy greedy in Q, keeping the actions of π where they are among the best.
 fn improve(policy: &Policy, q: &[Vec<f64>]) -> Result<Policy> {
     let row = |(s, q): (usize, &Vec<f64>)| {
         let mut row = vec![0.0; q.len()];
@@ -122,7 +122,7 @@ fn improve(policy: &Policy, q: &[Vec<f64>]) -> Result<Policy> {
     Policy::new(q.iter().enumerate().map(row).collect())
 }
 
-/// One sweep of `V(s) ← backup(s, Q(s, ·))` over all states but ends, in place; returns the largest change.
+/// One sweep of `V(s) ← backup(s, Q(s, ·))` over all states that are not terminal, in place; returns the largest change.
 pub(crate) fn sweep(mdp: &Mdp, values: &mut [f64], backup: impl Fn(usize, &[f64]) -> f64) -> f64 {
     let mut change: f64 = 0.0;
     for s in (0..mdp.states()).filter(|&s| !mdp.is_end(s)) {
@@ -153,7 +153,7 @@ pub(crate) fn until_settled(
             found: tolerance,
         });
     }
-    // ‖V − V*‖ ≤ γ/(1−γ) · change (Puterman, Theorem 6.3.1); without discount the change is all there is to go by.
+    // ‖V − V*‖ ≤ γ/(1−γ) · change (Puterman, Theorem 6.3.1); for γ = 1 there is no such bound, and the change itself is taken.
     let scale = if discount > 0.0 && discount < 1.0 {
         ((1.0 - discount) / discount).min(1.0)
     } else {

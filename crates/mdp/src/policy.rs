@@ -1,12 +1,13 @@
-//! Policies: what is done where, and with what probability.
+//! Policies: the probability of each action in each state.
 
 use crate::error::{Result, check_distribution, check_size};
 use crate::mdp::Mdp;
+use crate::process::{MarkovProcess, MarkovRewardProcess};
 
-/// Actions whose Q differ by less are tied: the accuracy the exact solvers reach with values of order 1 to 100.
+/// Actions whose Q values differ by less are tied: the accuracy of the exact solvers for values of order 1 to 100.
 const TIE: f64 = 1e-9;
 
-/// A stochastic policy `π(a | s)`: one row a state, one entry an action; the row of an end is empty.
+/// A stochastic policy `π(a | s)`: one row per state, one entry per action; the row of a terminal state is empty.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(transparent)]
 pub struct Policy {
@@ -34,7 +35,7 @@ impl Policy {
         }
     }
 
-    /// `π(· | s)` shared evenly by the actions with the largest Q(s, ·); `[S][A(s)]` → π.
+    /// `π(· | s)` uniform over the actions with the largest Q(s, ·); `[S][A(s)]` → π.
     pub fn greedy(q: &[Vec<f64>]) -> Self {
         let row = |q: &Vec<f64>| {
             let best = best_actions(q);
@@ -64,7 +65,7 @@ impl Policy {
         policy
     }
 
-    /// `π(a | s) = exp(z(s,a)) / Σ exp z(s,·)` of a table of logits `[S][A(s)]`: how a trained network is read.
+    /// `π(a | s) = exp(z(s,a)) / Σ exp z(s,·)` of a table of logits `[S][A(s)]`, such as those of a trained network.
     pub fn softmax(logits: &[Vec<f64>]) -> Self {
         let row = |z: &Vec<f64>| {
             let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -81,7 +82,7 @@ impl Policy {
         &self.probabilities[state]
     }
 
-    /// How many states it covers.
+    /// Number of states.
     pub fn states(&self) -> usize {
         self.probabilities.len()
     }
@@ -109,6 +110,28 @@ impl Policy {
             )?;
         }
         Ok(())
+    }
+}
+
+impl Mdp {
+    /// The Markov reward process of following π: `P_π = Σ_a π P`, `R_π = Σ_a π R`; terminal states are absorbing. (Sutton & Barto §3.5.)
+    pub fn under(&self, policy: &Policy) -> Result<MarkovRewardProcess> {
+        policy.check(self)?;
+        let n = self.states();
+        let mut transitions = vec![vec![0.0; n]; n];
+        let mut rewards = vec![0.0; n];
+        for s in 0..n {
+            if self.is_end(s) {
+                transitions[s][s] = 1.0;
+            }
+            for (a, choice) in policy.row(s).iter().enumerate() {
+                for o in self.outcomes(s, a) {
+                    transitions[s][o.next] += choice * o.probability;
+                    rewards[s] += choice * o.probability * o.reward;
+                }
+            }
+        }
+        MarkovRewardProcess::new(MarkovProcess::new(transitions)?, rewards, self.discount())
     }
 }
 
@@ -157,5 +180,29 @@ mod tests {
     fn rows_that_are_no_distributions_are_refused() {
         assert!(Policy::new(vec![vec![0.5, 0.6]]).is_err());
         assert!(Policy::new(vec![vec![-0.5, 1.5]]).is_err());
+    }
+
+    #[test]
+    fn a_policy_makes_a_reward_process_of_a_decision_process() {
+        // By hand: from 0, action 0 stays with reward 1, action 1 ends with reward 3; probabilities ¼ and ¾.
+        let mdp = Mdp::new(
+            vec![
+                vec![
+                    crate::Outcome::certain(0, 1.0),
+                    crate::Outcome::certain(1, 3.0),
+                ],
+                vec![],
+            ],
+            0.5,
+        )
+        .unwrap();
+        let process = mdp
+            .under(&Policy::new(vec![vec![0.25, 0.75], vec![]]).unwrap())
+            .unwrap();
+        assert_eq!(process.process().row(0), [0.25, 0.75]);
+        assert_eq!(process.rewards(), [2.5, 0.0]);
+        assert!(process.is_end(1));
+        // V(0) = 2.5 + ½·¼·V(0).
+        assert!((process.values().unwrap()[0] - 2.5 / 0.875).abs() < 1e-15);
     }
 }

@@ -1,4 +1,4 @@
-//! Markov processes and Markov reward processes: chance without choice.
+//! Markov processes and Markov reward processes.
 
 use crate::error::{Error, Result, check_discount, check_distribution, check_size};
 use crate::linear;
@@ -34,7 +34,7 @@ impl MarkovProcess {
         &self.transitions[state]
     }
 
-    /// Whether `P(s, s) = 1`: once there, always there.
+    /// Whether `P(s, s) = 1`: the state is absorbing.
     pub fn is_absorbing(&self, state: usize) -> bool {
         self.transitions[state][state] == 1.0
     }
@@ -91,7 +91,7 @@ impl MarkovProcess {
         path
     }
 
-    /// Which states some state of `targets` can be reached from, `targets` included; `[S]`.
+    /// For each state, whether a state of `targets` can be reached from it; `[S]`.
     pub(crate) fn can_reach(&self, targets: &[bool]) -> Vec<bool> {
         let mut reach = targets.to_vec();
         loop {
@@ -113,7 +113,7 @@ impl MarkovProcess {
         }
     }
 
-    /// How many sets of states, each connected within itself, are never left.
+    /// The number of closed classes: sets of states that reach each other and are never left.
     fn closed_classes(&self) -> usize {
         let n = self.states();
         let only = |s: usize| (0..n).map(|t| t == s).collect::<Vec<_>>();
@@ -169,7 +169,7 @@ impl MarkovRewardProcess {
         self.discount
     }
 
-    /// Whether `s` is an end: absorbing and without reward, so that its value is 0 for every γ.
+    /// Whether `s` is terminal: absorbing and without reward, so that its value is 0 for every γ.
     pub fn is_end(&self, state: usize) -> bool {
         self.process.is_absorbing(state) && self.rewards[state] == 0.0
     }
@@ -181,7 +181,7 @@ impl MarkovRewardProcess {
 
     /// `V = (I − γP)⁻¹ R`: the Bellman expectation equation as one linear system; `[S]`.
     ///
-    /// Ends are left out of the system (their value is 0), which makes it regular for γ = 1 as well.
+    /// Terminal states are left out of the system (their value is 0), which makes it regular for γ = 1 as well.
     pub fn values(&self) -> Result<Vec<f64>> {
         self.check_ends()?;
         let open: Vec<usize> = (0..self.process.states())
@@ -230,7 +230,7 @@ impl MarkovRewardProcess {
         change
     }
 
-    /// With γ = 1, checks that every state reaches an end.
+    /// With γ = 1, checks that every state reaches a terminal one.
     pub(crate) fn check_ends(&self) -> Result<()> {
         if self.discount < 1.0 {
             return Ok(());

@@ -1,6 +1,6 @@
 //! The KL-regularised problem: what RLHF optimises, and what it converges to.
 //!
-//! `J(π) = E_π Σ_t γᵗ (r_t − β log π(a_t|s_t)/π_ref(a_t|s_t))`: reward, less β times the distance from the reference.
+//! `J(π) = E_π Σ_t γᵗ (r_t − β log π(a_t|s_t)/π_ref(a_t|s_t))`: the return minus β times the KL to the reference.
 
 use crate::error::{Error, Result};
 use crate::mdp::Mdp;
@@ -10,7 +10,7 @@ use crate::process::MarkovRewardProcess;
 
 /// `β log Σ_a π_ref(a) exp(Q(a)/β)`: the soft maximum of Q `[A]` under π_ref `[A]`, for β > 0.
 ///
-/// Between the mean of Q under π_ref (β → ∞) and its maximum (β → 0). Computed from the largest exponent down.
+/// Between the mean of Q under π_ref (β → ∞) and its maximum (β → 0). Computed relative to the largest exponent, so that nothing overflows.
 pub fn soft_value(reference: &[f64], q: &[f64], beta: f64) -> f64 {
     let top = supported_maximum(reference, q);
     let sum: f64 = reference
@@ -47,7 +47,7 @@ fn supported_maximum(reference: &[f64], q: &[f64]) -> f64 {
         .fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// `KL(p ‖ q) = Σ p log(p/q)`, with 0 log 0 = 0; infinite where q excludes what p does.
+/// `KL(p ‖ q) = Σ p log(p/q)`, with 0 log 0 = 0; infinite where q is 0 and p is not.
 pub fn kl(p: &[f64], q: &[f64]) -> f64 {
     p.iter()
         .zip(q)
@@ -129,7 +129,7 @@ pub fn policy_divergence(mdp: &Mdp, policy: &Policy, reference: &Policy) -> Resu
     .values()
 }
 
-/// `KL(π(·|s) ‖ π_ref(·|s))` of every state, `[S]`; an infinite one is refused by name.
+/// `KL(π(·|s) ‖ π_ref(·|s))` of every state, `[S]`; an infinite one is an error that names state and action.
 fn divergences(mdp: &Mdp, policy: &Policy, reference: &Policy) -> Result<Vec<f64>> {
     policy.check(mdp)?;
     reference.check(mdp)?;
@@ -144,7 +144,7 @@ fn divergences(mdp: &Mdp, policy: &Policy, reference: &Policy) -> Result<Vec<f64
         .collect()
 }
 
-/// Checks β > 0: at 0 the problem is the plain one, for which there is value iteration.
+/// Checks β > 0: for β = 0 use value iteration.
 fn check_beta(beta: f64) -> Result<()> {
     if beta > 0.0 && beta.is_finite() {
         Ok(())

@@ -1,13 +1,13 @@
-//! Tables for a terminal: values, and what to do where.
+//! Values and policies as tables for a terminal.
 
 use crate::environments::{Cell, Environment, GridWorld, MOVES};
 use crate::error::Result;
 use crate::policy::Policy;
 
-/// Below this probability an action is not drawn as an arrow: exploration is no intention.
+/// Smallest probability of an action that is drawn as an arrow; less is exploration.
 const DRAWN: f64 = 1e-3;
 
-/// V `[S]` as text: on the grid if there is one, else one line a state.
+/// V `[S]` as text: on the grid if there is one, else one line per state.
 pub fn values(environment: &dyn Environment, values: &[f64]) -> Result<String> {
     environment.mdp().check_values(values)?;
     Ok(match environment.grid() {
@@ -18,7 +18,7 @@ pub fn values(environment: &dyn Environment, values: &[f64]) -> Result<String> {
     })
 }
 
-/// π as text: the likeliest actions as arrows on the grid if there is one, else the probabilities, one line a state.
+/// π as text: the likeliest actions as arrows on the grid if there is one, else the probabilities, one line per state.
 pub fn policy(environment: &dyn Environment, policy: &Policy) -> Result<String> {
     policy.check(environment.mdp())?;
     Ok(match environment.grid() {
@@ -46,12 +46,12 @@ fn arrows(row: &[f64]) -> String {
         .collect()
 }
 
-/// −0.0 prints as "-0.000", which nobody means.
+/// Turns −0.0, which would print as "-0.000", into 0.
 fn unsigned_zero(x: f64) -> f64 {
     if x.abs() < 5e-5 { 0.0 } else { x }
 }
 
-/// The grid with `cell(s)` in every free cell, walls filled, ends showing their reward in brackets.
+/// The grid with `cell(s)` in every free cell, walls filled, terminal cells showing their reward in brackets.
 fn grid(world: &GridWorld, cell: impl Fn(usize) -> String) -> String {
     let text = |row: usize, column: usize, kind: &Cell| match (kind, world.state(row, column)) {
         (Cell::End(0.0), _) => "[0]".into(),
@@ -101,7 +101,7 @@ fn grid(world: &GridWorld, cell: impl Fn(usize) -> String) -> String {
     out + &rule("└", "┴", "┘")
 }
 
-/// One line for every state but the ends: its name, and `text(s)`.
+/// One line for every state that is not terminal: its name, and `text(s)`.
 fn lines(environment: &dyn Environment, text: impl Fn(usize) -> String) -> String {
     let open: Vec<usize> = (0..environment.mdp().states())
         .filter(|&s| !environment.mdp().is_end(s))

@@ -1,4 +1,4 @@
-//! The world as a learner sees it: one can act and watch, but P and R stay inside.
+//! Sampling from an environment: a learner takes actions and sees next states and rewards, but not P and R.
 
 use crate::environments::Environment;
 use crate::error::{Error, Result};
@@ -7,10 +7,10 @@ use crate::policy::{Policy, best_actions};
 use crate::sample::draw;
 use rand::Rng;
 
-/// Far beyond any episode of a policy that ends with reasonable probability in these worlds.
+/// Largest length of an episode: far above those of any policy that ends with reasonable probability here.
 const EPISODE_LIMIT: usize = 1_000_000;
 
-/// What a step showed.
+/// The result of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// r.
@@ -30,7 +30,7 @@ pub struct Visit {
     pub reward: f64,
 }
 
-/// An environment that answers actions by samples; chance is an argument everywhere.
+/// An environment to sample from; the random stream is an argument of every method.
 #[derive(Debug, Clone, Copy)]
 pub struct Simulator<'a> {
     mdp: &'a Mdp,
@@ -71,7 +71,7 @@ impl<'a> Simulator<'a> {
         draw(self.start.iter().copied(), rng)
     }
 
-    /// Does `action` in `state`.
+    /// Takes `action` in `state` and samples its outcome.
     pub fn step(&self, state: usize, action: usize, rng: &mut impl Rng) -> Step {
         let ways = self.mdp.outcomes(state, action);
         let way = ways[draw(ways.iter().map(|o| o.probability), rng)];
@@ -103,13 +103,13 @@ impl<'a> Simulator<'a> {
         Ok(visits)
     }
 
-    /// Checks that a policy fits this world.
+    /// Checks that a policy has the shape of this environment.
     pub(crate) fn check(&self, policy: &Policy) -> Result<()> {
         policy.check(self.mdp)
     }
 }
 
-/// Refuses an episode that has become endless.
+/// Errors when an episode exceeds the largest length.
 pub(crate) fn check_length(steps: usize) -> Result<()> {
     if steps < EPISODE_LIMIT {
         Ok(())
@@ -123,7 +123,7 @@ pub(crate) fn act(policy: &Policy, state: usize, rng: &mut impl Rng) -> usize {
     draw(policy.row(state).iter().copied(), rng)
 }
 
-/// With probability ε any action, else one of the best under Q(s, ·), ties broken by chance.
+/// With probability ε any action, else one of the best under Q(s, ·), ties broken uniformly at random.
 pub(crate) fn explore(q: &[f64], epsilon: f64, rng: &mut impl Rng) -> usize {
     if rng.random::<f64>() < epsilon {
         rng.random_range(0..q.len())

@@ -1,4 +1,4 @@
-//! One call from a name and a method to a solution: what the command line prints.
+//! Solving an environment by name with a method by name, as the command line does.
 
 use crate::control::{q_learning, sarsa};
 use crate::environments::{Environment, named};
@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use std::fmt;
 use std::str::FromStr;
 
-/// How to solve it.
+/// A method of solution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -34,12 +34,12 @@ pub enum Method {
     Sarsa,
     /// Q-learning with decaying exploration.
     QLearning,
-    /// The optimum with a price β on the KL to the uniform policy.
+    /// The optimum with penalty β on the KL to the uniform policy.
     KlRegularised,
 }
 
 impl Method {
-    /// Every method, in the order of the course.
+    /// Every method, in the order of the examples.
     pub const ALL: [Self; 8] = [
         Self::ValueIteration,
         Self::PolicyIteration,
@@ -86,10 +86,10 @@ impl FromStr for Method {
     }
 }
 
-/// What the methods may be told.
+/// The settings of the methods.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// γ; none leaves the environment's own.
+    /// γ; by default the environment's own.
     pub discount: Option<f64>,
     /// Episodes of the learners.
     pub episodes: u64,
@@ -139,7 +139,7 @@ pub struct Solution {
     pub values: Vec<f64>,
     /// Q(s, a), `[S][A(s)]`; none from a method that learns V alone.
     pub q: Option<Vec<Vec<f64>>>,
-    /// What to do: π* where it was sought, else the policy greedy in the values found; `[S][A(s)]`.
+    /// The policy: π* from a method that computes it, else the policy greedy in the values; `[S][A(s)]`.
     pub policy: Policy,
     /// Sweeps, improvements or episodes.
     pub iterations: u64,
@@ -239,7 +239,7 @@ impl From<crate::planning::Plan> for Found {
     }
 }
 
-/// V of the uniform policy from samples. The greedy policy beside it looks one step ahead in the model.
+/// V of the uniform policy from samples; the greedy policy is by one step of look-ahead in the model.
 fn predict(
     environment: &dyn Environment,
     policy: &Policy,
@@ -247,7 +247,7 @@ fn predict(
     settings: &Settings,
 ) -> Result<Found> {
     let (mdp, simulator) = (environment.mdp(), Simulator::new(environment));
-    // Before sampling: an episode that cannot end is refused here, with the state's name.
+    // Before sampling: an episode that cannot end is an error here that names the state.
     let exact = evaluate(mdp, policy)?.values;
     let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
     let mut estimate = ValueEstimate::new(&simulator);

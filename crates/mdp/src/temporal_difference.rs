@@ -1,4 +1,4 @@
-//! Temporal differences: learn from every step, before the end is known.
+//! Temporal-difference learning: updates after every step, before the episode has ended.
 
 use crate::error::{Error, Result};
 use crate::estimate::{StepSize, ValueEstimate};
@@ -37,8 +37,8 @@ pub fn td_zero(
 
 /// `V ← V + α δ e` with traces `e ← γλ e + 1_s`, under π: TD(λ), accumulating. (Sutton & Barto §12.2.)
 ///
-/// λ = 0 is [`td_zero`]; λ = 1 is Monte Carlo, learned on the way. The sum of one visit's updates,
-/// `Σ_l (γλ)^l δ_{t+l}`, is what PPO calls the generalised advantage estimate.
+/// λ = 0 is [`td_zero`]; λ = 1 is Monte Carlo, updated during the episode. The sum of one visit's updates,
+/// `Σ_l (γλ)^l δ_{t+l}`, is the generalised advantage estimate of PPO.
 pub fn td_lambda(
     simulator: &Simulator<'_>,
     policy: &Policy,

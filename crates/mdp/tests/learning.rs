@@ -1,4 +1,4 @@
-//! The learners approach what the planners know, and each other where theory says they are one.
+//! The learners converge to the planners' values, and agree with each other where theory says they are equal.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -125,13 +125,13 @@ fn on_a_tree_td_one_is_monte_carlo() {
     assert!(largest_difference(&td.values, &mc.values) < 1e-12);
 }
 
-/// A single road with given rewards, without choice or chance.
-struct Road {
+/// States in a row with given rewards: one action each, deterministic.
+struct Corridor {
     mdp: Mdp,
     start: Vec<f64>,
 }
 
-impl Road {
+impl Corridor {
     fn new(rewards: &[f64], discount: f64) -> Self {
         let mut outcomes: Vec<_> = rewards
             .iter()
@@ -148,7 +148,7 @@ impl Road {
     }
 }
 
-impl Environment for Road {
+impl Environment for Corridor {
     fn mdp(&self) -> &Mdp {
         &self.mdp
     }
@@ -172,11 +172,11 @@ fn one_episode_of_td_lambda_with_a_full_step_adds_ppos_advantages() {
         (0.99, 0.9, [0.42754436, 0.4843371, 1.3281, 1.1]),
         (1.0, 1.0, [0.75, 0.75, 1.45, 1.1]),
     ] {
-        let road = Road::new(&rewards, gamma);
-        let simulator = Simulator::new(&road);
+        let corridor = Corridor::new(&rewards, gamma);
+        let simulator = Simulator::new(&corridor);
         let mut estimate = ValueEstimate::new(&simulator);
         estimate.values[..4].copy_from_slice(&values);
-        let only = Policy::uniform(road.mdp());
+        let only = Policy::uniform(corridor.mdp());
         td_lambda(
             &simulator,
             &only,
@@ -209,7 +209,7 @@ fn q_learning_approaches_the_optimum() {
         &mut rng(),
     )
     .unwrap();
-    // The world has no chance in it, so a constant step leaves no noise; what is left shrinks by half a visit, and
+    // The world is deterministic, so a constant step leaves no noise; the error shrinks by half a visit, and
     // every pair is visited some hundred times.
     for s in 0..world.mdp().states() {
         assert!(
@@ -275,21 +275,27 @@ fn with_vanishing_exploration_control_approaches_the_optimal_values() {
         &mut rng(),
     )
     .unwrap();
-    // Both learn the value of acting with the exploration they still remember: 1/∛20000 = .037 now, about .1 in the mean of
-    // Monte Carlo's whole past. Its price is known exactly; as much again is left to chance.
-    let price = |epsilon| {
+    // Both learn the value of an exploring policy: SARSA with the last ε, 1/∛20000 = .037, Monte Carlo with that of all episodes,
+    // about .1 in the mean. The loss by exploration is computed exactly; the noise may be as large again.
+    let exploration_loss = |epsilon| {
         let exploring = evaluate(world.mdp(), &Policy::epsilon_greedy(&plan.q, epsilon)).unwrap();
         largest_difference(&exploring.values, &plan.values)
     };
     let errors =
         [&by_sarsa, &by_mc].map(|learned| largest_difference(&learned.values(), &plan.values));
-    assert!(errors[0] < 2.0 * price(0.037), "SARSA: {errors:?}");
-    assert!(errors[1] < 2.0 * price(0.1), "Monte Carlo: {errors:?}");
+    assert!(
+        errors[0] < 2.0 * exploration_loss(0.037),
+        "SARSA: {errors:?}"
+    );
+    assert!(
+        errors[1] < 2.0 * exploration_loss(0.1),
+        "Monte Carlo: {errors:?}"
+    );
 }
 
 #[test]
 fn by_the_cliff_sarsa_keeps_away_and_q_learning_walks_the_edge() {
-    // Sutton & Barto, Example 6.6: the optimum follows the edge; exploring there is deadly, and only SARSA's values know it.
+    // Sutton & Barto, Example 6.6: the optimum follows the edge; exploring there is costly, which only SARSA's values include.
     let world = GridWorld::cliff(1.0).unwrap();
     let simulator = Simulator::new(&world);
     let (step, exploration) = (StepSize::Constant(0.1), Exploration::Constant(0.1));
@@ -301,14 +307,14 @@ fn by_the_cliff_sarsa_keeps_away_and_q_learning_walks_the_edge() {
     q_learning(&simulator, step, exploration, 5_000, &mut off, &mut rng()).unwrap();
     let start = world.state(3, 0).unwrap();
     let edge = world.state(2, 3).unwrap();
-    // Along the edge it is 9 moves. Without chance, Q-learning's values have no noise to leave.
+    // Along the edge it is 9 moves. The world is deterministic, so Q-learning's values have no noise.
     assert!(
         (off.values()[start] + 9.0).abs() < 1e-3,
         "{}",
         off.values()[start]
     );
     assert!(on.values()[start] < -9.5, "{}", on.values()[start]);
-    // On the edge SARSA would rather go up, Q-learning on to the right.
+    // On the edge SARSA prefers up, Q-learning right.
     let best = |q: &[f64]| (0..4).max_by(|&a, &b| q[a].total_cmp(&q[b])).unwrap();
     assert_eq!(best(&on.q[edge]), 0, "{:?}", on.q[edge]);
     assert_eq!(best(&off.q[edge]), 1, "{:?}", off.q[edge]);
@@ -366,12 +372,12 @@ fn settings_that_cannot_learn_are_refused() {
 #[test]
 fn an_episode_that_cannot_end_is_refused() {
     let stay = Mdp::new(vec![vec![Outcome::certain(0, 1.0)]], 0.9).unwrap();
-    let road = Road {
+    let corridor = Corridor {
         mdp: stay,
         start: vec![1.0],
     };
-    let simulator = Simulator::new(&road);
-    let only = Policy::uniform(road.mdp());
+    let simulator = Simulator::new(&corridor);
+    let only = Policy::uniform(corridor.mdp());
     let mut estimate = ValueEstimate::new(&simulator);
     let refused = td_zero(
         &simulator,

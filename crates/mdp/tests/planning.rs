@@ -1,4 +1,4 @@
-//! The planners agree with each other and with what is known in closed form.
+//! The planners agree with each other and with closed forms.
 
 use proptest::prelude::*;
 use rlhf_mdp::{
@@ -72,7 +72,7 @@ proptest! {
         let uniform = Policy::uniform(&mdp);
         let solved = evaluate(&mdp, &uniform).unwrap();
         let swept = evaluate_iteratively(&mdp, &uniform, 1e-12).unwrap();
-        // The promise of `tolerance`, with room for the rounding of the solve.
+        // `tolerance`, plus room for the rounding of the solve.
         assert_close(&solved.values, &swept.values, 2e-12);
     }
 

@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use rlhf_base::Caption;
+use rlhf_base::caption::Caption;
 use rlhf_train::{BadSetting, Makes, Prepared, Session, Setting, Settings as _, Source, Stage};
 use toml::Table;
 
@@ -84,7 +84,7 @@ impl<S: Stage + 'static> AnyStage for Of<S> {
     }
 
     fn captions(&self) -> &'static [Caption] {
-        S::captions()
+        S::CAPTIONS
     }
 
     fn settings(&self) -> Vec<Setting> {

@@ -12,6 +12,7 @@
 //! 8. `eval`: whether it helped.
 
 mod advantage;
+mod captions;
 mod command;
 mod config;
 mod demonstrations;
@@ -38,6 +39,7 @@ mod trajectory;
 mod updates;
 
 pub use advantage::{ScoreSlot, Variance, gae, rewards, rewards_over, whiten, whiten_keeping_mean};
+pub use captions::CAPTIONS;
 pub use command::ScoreCommand;
 pub use config::{Compat, Config, Conventions, CriticKind, MissingEos};
 pub use kl::{KlController, KlEstimator};

@@ -1,8 +1,9 @@
 //! stub until the merge
+use crate::captions::CAPTIONS;
 use crate::config::Config;
 use crate::reward::RewardSource;
 use anyhow::Result;
-use rlhf_base::Caption;
+use rlhf_base::caption::Caption;
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
 /// `rlhf ppo`.
 pub struct Ppo;
@@ -39,6 +40,7 @@ impl Stage for Ppo {
         "skip_bad",
     ];
     const MAKES: Makes = Makes::Policy;
+    const CAPTIONS: &'static [Caption] = CAPTIONS;
     type Config = Config;
     fn validate(config: &Config) -> Result<()> {
         config.validate()
@@ -84,9 +86,6 @@ impl Stage for Ppo {
     }
     fn prepare(_config: &Config, _session: &Session) -> Result<Box<dyn Prepared>> {
         Ok(Box::new(Hack(_config.clone())))
-    }
-    fn captions() -> &'static [Caption] {
-        &[]
     }
 }
 

@@ -1,9 +1,10 @@
 //! How well a reward model predicts held-out feedback, beside how well length alone would.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
 
 use anyhow::Result;
+use rlhf_dataset::count_shared;
 use rlhf_dataset::order::micro_batches;
 use rlhf_lm::ScalarModel;
 use rlhf_train::statistics;
@@ -80,9 +81,10 @@ impl Counts {
     /// Of held-out items; `identical` as [`Items`](crate::Items) counted them, `trained` the items of the training set if they are known.
     pub fn of(held_out: &[Item], identical: usize, trained: Option<&[Item]>) -> Self {
         let known = |trained: &[Item]| {
-            let subjects: HashSet<_> = trained.iter().map(Item::subject).collect();
-            let shared = |item: &&Item| subjects.contains(&item.subject());
-            held_out.iter().filter(shared).count()
+            count_shared(
+                trained.iter().map(Item::subject),
+                held_out.iter().map(Item::subject),
+            )
         };
         Self {
             prompts: held_out.len(),

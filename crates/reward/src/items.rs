@@ -1,11 +1,9 @@
 //! From human feedback to token sequences with something to learn from.
 
-use std::collections::HashMap;
-
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use rlhf_base::Text;
-use rlhf_dataset::Feedback;
+use rlhf_dataset::{Feedback, hold_out};
 use rlhf_lm::{Packed, Packer, Tokenizer};
 
 /// What the human said about the responses of one prompt.
@@ -167,27 +165,13 @@ fn cut(
     lost
 }
 
-/// Splits by prompt, so that no prompt is on both sides: the share `fraction` of the distinct prompts, every
-/// so many-th in order of first appearance, goes to the second half. Texts that were rated without a prompt are split by text.
+/// Splits into training and held-out items by [`hold_out`]; the key is the prompt's tokens, or where there is no prompt the
+/// responses'.
 pub fn split_by_prompt(items: Vec<Item>, fraction: f64) -> Result<(Vec<Item>, Vec<Item>)> {
-    ensure!(
-        (0.0..1.0).contains(&fraction),
-        "eval_fraction is {fraction}: it must be at least 0 and below 1"
-    );
-    let mut seen = HashMap::new();
-    let is_trained_on: Vec<bool> = items
-        .iter()
-        .map(|item| {
-            let next = seen.len();
-            let n: usize = *seen.entry(item.subject()).or_insert(next);
-            // Bresenham's rule: prompt n is held out when n·fraction crosses a whole number.
-            ((n + 1) as f64 * fraction).floor() == (n as f64 * fraction).floor()
-        })
-        .collect();
-    let mut sides = is_trained_on.into_iter();
-    Ok(items
-        .into_iter()
-        .partition(|_| sides.next().unwrap_or(true)))
+    Ok(hold_out(items, fraction, |item| {
+        let (prompt, responses) = item.subject();
+        (prompt.to_vec(), responses.to_vec())
+    })?)
 }
 
 /// A micro-batch: prompts once, responses after them, and the row of each response's last token.

@@ -11,6 +11,7 @@
 //! 6. [`Reward`]: what the stage reads.
 
 mod calibrate;
+mod captions;
 mod config;
 mod eval;
 mod items;
@@ -22,6 +23,7 @@ mod stage;
 mod train;
 
 pub use calibrate::calibrate;
+pub use captions::CAPTIONS;
 pub use config::Config;
 pub use eval::{CalibrationBin, Counts, Report, Share, raw_scores, report};
 pub use items::{Batch, Item, Items, Judgement, split_by_prompt};

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use rlhf_base::Caption;
+use rlhf_base::caption::Caption;
 use rlhf_dataset::read_feedback;
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel};
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage, statistics};
 
+use crate::captions::CAPTIONS;
 use crate::config::Config;
 use crate::eval::Counts;
 use crate::items::{Item, Items, Judgement, split_by_prompt};
@@ -45,6 +46,7 @@ impl Stage for Reward {
         "skip_bad",
     ];
     const MAKES: Makes = Makes::RewardModel;
+    const CAPTIONS: &'static [Caption] = CAPTIONS;
 
     type Config = Config;
 
@@ -153,10 +155,6 @@ impl Stage for Reward {
             described,
             warnings,
         }))
-    }
-
-    fn captions() -> &'static [Caption] {
-        &[]
     }
 }
 

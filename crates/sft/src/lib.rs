@@ -9,6 +9,7 @@
 //! 4. [`mean_loss`]: held-out loss,
 //! 5. `stage.rs`, `pretrain.rs`: what each of the two reads.
 
+mod captions;
 mod config;
 mod eval;
 mod loss;
@@ -20,6 +21,7 @@ mod rows;
 mod stage;
 mod train;
 
+pub use captions::CAPTIONS;
 pub use config::Config;
 pub use eval::mean_loss;
 pub use loss::negative_log_likelihood;

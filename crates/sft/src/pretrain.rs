@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use rlhf_base::Caption;
+use rlhf_base::caption::Caption;
 use rlhf_dataset::{hold_out, read_texts};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training};
 use serde_json::json;
 
+use crate::captions::CAPTIONS;
 use crate::rows::Rows;
 use crate::train::LanguageModelling;
 
@@ -106,6 +107,7 @@ impl Stage for Pretrain {
         "skip_bad",
     ];
     const MAKES: Makes = Makes::Base;
+    const CAPTIONS: &'static [Caption] = CAPTIONS;
 
     type Config = Config;
 
@@ -165,9 +167,5 @@ impl Stage for Pretrain {
             save_dtype: config.save_dtype,
             loaded: begun,
         }))
-    }
-
-    fn captions() -> &'static [Caption] {
-        &[]
     }
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use rlhf_base::Caption;
+use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, hold_out, read_demonstrations};
 use rlhf_lm::{LanguageModel, SaveDtype};
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
 
+use crate::captions::CAPTIONS;
 use crate::config::Config;
 use crate::rows::Rows;
 use crate::train::LanguageModelling;
@@ -43,6 +44,7 @@ impl Stage for Sft {
         "skip_bad",
     ];
     const MAKES: Makes = Makes::Reference;
+    const CAPTIONS: &'static [Caption] = CAPTIONS;
 
     type Config = Config;
 
@@ -120,9 +122,5 @@ impl Stage for Sft {
             save_dtype: SaveDtype::F32,
             loaded,
         }))
-    }
-
-    fn captions() -> &'static [Caption] {
-        &[]
     }
 }

@@ -51,16 +51,6 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
-    /// A metric that must be a finite number is not one.
-    #[error(
-        "step {step}: metric \"{key}\" is not a finite number; lower the learning rate or look at the last batch"
-    )]
-    NonFiniteMetric {
-        /// The optimizer step.
-        step: u64,
-        /// The metric.
-        key: String,
-    },
     /// A number that training goes by is no number any more.
     #[error(
         "step {step}: {what} is {number}: training has diverged; lower --lr, add --warmup, or under --dtype f16, whose largest number is \

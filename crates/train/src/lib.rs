@@ -9,6 +9,7 @@
 //!
 //! A [`Session`] is what a stage is given besides its own settings.
 
+pub mod captions;
 mod checkpoint;
 mod divergence;
 mod durable;
@@ -16,7 +17,7 @@ mod error;
 mod events;
 mod interrupt;
 mod jsonl;
-pub mod metrics;
+mod metrics;
 mod optimizer;
 mod plan;
 #[cfg(test)]

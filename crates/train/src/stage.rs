@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use rlhf_base::caption::Caption;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,6 +28,8 @@ pub trait Stage {
     const SHORT_HELP: &'static [&'static str];
     /// What its `final/` holds.
     const MAKES: Makes;
+    /// What its metrics mean, in the order of the report.
+    const CAPTIONS: &'static [Caption];
 
     /// Its section of a configuration file.
     type Config: Settings;
@@ -41,9 +44,6 @@ pub trait Stage {
 
     /// Loads everything and refuses what cannot work, before anything is written. `config` names real folders and files.
     fn prepare(config: &Self::Config, session: &Session) -> anyhow::Result<Box<dyn Prepared>>;
-
-    /// What its metrics mean, for the report.
-    fn captions() -> &'static [rlhf_base::Caption];
 }
 
 /// A stage that has loaded everything and can begin.

@@ -146,9 +146,15 @@ fn a_run_killed_between_checkpoints_and_resumed_ends_with_the_same_bytes() {
 fn the_loop_learns_the_line() {
     let tmp = tempfile::tempdir().unwrap();
     train(tmp.path(), OnExisting::Refuse, None).unwrap();
-    let lines = rlhf_train::metrics::read(tmp.path()).unwrap();
-    let loss = |i: usize| lines[i]["loss"].as_f64().unwrap();
-    assert_eq!(lines.len(), STEPS as usize);
+    let lines = |name: &str| -> Vec<serde_json::Value> {
+        let text = fs_err::read_to_string(tmp.path().join(name)).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let metrics = lines("metrics.jsonl");
+    let loss = |i: usize| metrics[i]["loss"].as_f64().unwrap();
+    assert_eq!(metrics.len(), STEPS as usize);
     assert!(loss(19) < loss(0) / 2.0, "{} → {}", loss(0), loss(19));
-    assert!(lines[19].contains_key("time/step"));
+    assert_eq!(lines("timings.jsonl")[19]["time/step"], STEPS);
 }

@@ -12,14 +12,14 @@ const TOP: f64 = 8.0;
 const BOTTOM: f64 = 34.0;
 /// How many colours `style.css` defines; further series start again.
 pub(crate) const COLOURS: usize = 6;
-/// More points than the chart has pixels only make the page heavy.
+/// Largest number of points of a curve; more than the chart has pixels would only make the page larger.
 const MOST_POINTS: usize = 400;
-/// From this many points on, the curve is drawn smoothed over its own faint raw line.
+/// Smallest number of points of a curve that is drawn smoothed, over a faint line of the raw values.
 const SMOOTH_FROM: usize = 40;
 
 /// One curve.
 pub(crate) struct Series {
-    /// Shown when the pointer rests on the curve.
+    /// Shown when the pointer is on the curve.
     pub(crate) name: String,
     /// Index into the palette: the same run has the same colour in every chart.
     pub(crate) colour: usize,
@@ -29,12 +29,12 @@ pub(crate) struct Series {
 
 /// One chart.
 pub(crate) struct Chart {
-    /// Under the horizontal axis.
+    /// The label of the horizontal axis.
     pub(crate) x_label: String,
-    /// What is drawn.
+    /// The curves.
     pub(crate) series: Vec<Series>,
     /// A path through a plane (reward against KL) instead of a function of x: neither thinned nor smoothed by x,
-    /// drawn with a dot a point and a ring at the last one.
+    /// drawn with a dot at each point and a ring at the last one.
     pub(crate) path: bool,
 }
 
@@ -182,7 +182,7 @@ impl Axis {
     }
 
     fn ticks(&self) -> Vec<f64> {
-        // A thousandth of a step forgives the rounding of the division.
+        // A thousandth of a step allows for the rounding of the division.
         let first = (self.low / self.step - 1e-3).ceil() as i64;
         let last = (self.high / self.step + 1e-3).floor() as i64;
         (first..=last).map(|i| i as f64 * self.step).collect()
@@ -211,7 +211,7 @@ fn round_step(raw: f64) -> f64 {
     round * power
 }
 
-/// Whether the curve goes up and down little compared with its range, as schedules do: nothing to smooth.
+/// Whether the curve, like a schedule, goes up and down little compared with its range and needs no smoothing.
 fn is_smooth(points: &[(f64, f64)]) -> bool {
     let ways: f64 = points
         .windows(2)

@@ -1,4 +1,4 @@
-//! Escaping, and the frame of a page.
+//! HTML escaping, and the page around a body.
 
 use std::fmt::Write as _;
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_html_reads_as_markup_survives() {
+    fn markup_is_escaped() {
         assert_eq!(
             escape("<script>\"a\" & 'b'</script>"),
             "&lt;script&gt;&quot;a&quot; &amp; &#39;b&#39;&lt;/script&gt;"
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_asks_nothing_of_the_network() {
+    fn the_page_loads_nothing_from_the_network() {
         let page = page("t", "");
         for needle in [
             "http://", "https://", "src=", "@import", "url(", "<script", "<link",

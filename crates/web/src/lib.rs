@@ -1,16 +1,19 @@
-//! All HTML of the project: the run report.
+//! The run report: one HTML page about any number of runs.
 //!
-//! [`Run::read`] takes in what a run directory holds (`config.toml`, `metrics.jsonl`, `samples.jsonl`, and the
-//! `evaluation.json` of a whole pipeline); [`report`] writes one page from any number of them. The page needs nothing
-//! but itself: no script, no font, no image from elsewhere, so it can be mailed, archived and opened offline.
+//! [`Run::read`] reads a run directory (`config.toml`, `metrics.jsonl`, `timings.jsonl`, `samples.jsonl`, and the
+//! `evaluation.json` of a whole pipeline); [`report`] writes the page. Stages are an input: a [`Section`] has the title of a stage
+//! and the captions of its metrics. The page is self-contained, without script, font or image from elsewhere, so it can be
+//! mailed, archived and opened offline.
 //!
-//! Read `report.rs` for what the page says, `caption.rs` for what each curve means, `chart.rs` for how one is drawn.
+//! Read `report.rs` for the contents of the page, `chart.rs` for the charts.
 
 mod caption;
 mod chart;
 mod html;
 mod report;
 mod run;
+mod section;
 
 pub use report::report;
-pub use run::{Error, Run, Stage};
+pub use run::{Error, Run};
+pub use section::Section;

@@ -1,22 +1,24 @@
-//! What the page says, from top to bottom.
+//! The page, from top to bottom.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use rlhf_base::caption::{Caption, Group};
 use serde_json::{Map, Value};
 
-use crate::caption::{Group, caption, place};
+use crate::caption::{Shown, shown};
 use crate::chart::{COLOURS, Chart, Series};
 use crate::html::{escape, page};
-use crate::run::{Run, Stage};
+use crate::run::Run;
+use crate::section::{Section, section_of};
 
-/// How many rows of `samples.jsonl` a run shows: the newest.
+/// Largest number of samples shown of a run: the newest.
 const MOST_SAMPLES: usize = 24;
 
-/// One self-contained HTML page about `runs`.
+/// One self-contained HTML page about `runs`, with a section for each stage in the order of `sections`, and one for the rest.
 ///
 /// Runs of the same stage are drawn into the same charts. Everything that comes from a file is escaped.
-pub fn report(runs: &[Run]) -> String {
+pub fn report(runs: &[Run], sections: &[Section]) -> String {
     let mut body = String::new();
     let title = match runs {
         [one] => format!("Run report: {}", one.name),
@@ -29,26 +31,38 @@ pub fn report(runs: &[Run]) -> String {
             evaluated(&mut body, run, evaluation);
         }
     }
-    for stage in runs.iter().map(|r| r.stage).collect::<BTreeSet<_>>() {
-        let of_stage: Vec<&Run> = runs.iter().filter(|r| r.stage == stage).collect();
-        // The folder of a whole pipeline has an evaluation, and nothing of a stage.
-        if of_stage
+    let all_captions: Vec<Caption> = sections.iter().flat_map(|s| s.captions).copied().collect();
+    let places: Vec<_> = runs
+        .iter()
+        .map(|r| section_of(&r.config, sections))
+        .collect();
+    let known = sections
+        .iter()
+        .enumerate()
+        .map(|(i, section)| (Some(i), section.title, section.captions));
+    for (place, title, captions) in known.chain([(None, "Other runs", &all_captions[..])]) {
+        let here: Vec<&Run> = runs
+            .iter()
+            .zip(&places)
+            .filter(|(_, found)| **found == place)
+            .map(|(run, _)| run)
+            .collect();
+        // The folder of a whole pipeline has an evaluation and no metrics of its own.
+        if here
             .iter()
             .any(|r| !r.metrics.is_empty() || r.evaluation.is_none())
         {
-            stage_section(&mut body, stage, &of_stage);
+            stage_section(&mut body, title, captions, &here);
         }
     }
     page(&title, &body)
 }
 
-fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
-    let _ = writeln!(body, "<section>\n<h2>{}</h2>", stage.title());
+fn stage_section(body: &mut String, title: &str, captions: &[Caption], runs: &[&Run]) {
+    let _ = writeln!(body, "<section>\n<h2>{}</h2>", escape(title));
     legend(body, runs);
-    if stage == Stage::Ppo {
-        frontier(body, runs);
-    }
-    let mut metrics: Vec<&str> = runs
+    frontier(body, runs);
+    let mut metrics: Vec<Shown<'_>> = runs
         .iter()
         .flat_map(|r| r.metrics.iter())
         .flat_map(|row| {
@@ -59,14 +73,15 @@ fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
         .filter(|name| *name != "step")
         .collect::<BTreeSet<_>>()
         .into_iter()
+        .map(|metric| shown(metric, captions))
         .collect();
-    metrics.sort_by_key(|name| place(name));
+    metrics.sort();
     if metrics.is_empty() {
         body.push_str("<p class=\"soft\">No metrics recorded yet.</p>\n");
     }
-    let (single, metrics): (Vec<&str>, Vec<&str>) = metrics
+    let (single, metrics): (Vec<_>, Vec<_>) = metrics
         .into_iter()
-        .partition(|name| runs.iter().all(|run| run.curve(name).len() < 2));
+        .partition(|shown| runs.iter().all(|run| run.curve(shown.metric).len() < 2));
     measured_once(body, runs, &single);
     for (group, heading) in [
         (Group::Main, None),
@@ -75,7 +90,7 @@ fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
     ] {
         let of_group: Vec<_> = metrics
             .iter()
-            .filter(|name| place(name).0 == group)
+            .filter(|shown| shown.group == group)
             .collect();
         if of_group.is_empty() {
             continue;
@@ -89,14 +104,13 @@ fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
             );
         }
         body.push_str("<div class=\"grid\">\n");
-        for name in of_group {
-            let about = caption(name);
+        for shown in of_group {
             let chart = Chart {
                 x_label: "step".to_owned(),
-                series: series(runs, |run| run.curve(name)),
+                series: series(runs, |run| run.curve(shown.metric)),
                 path: false,
             };
-            figure(body, &about.title, Some(name), &chart, about.text);
+            figure(body, shown.title, Some(shown.metric), &chart, shown.text);
         }
         body.push_str("</div>\n");
         if heading.is_some() {
@@ -117,8 +131,8 @@ fn stage_section(body: &mut String, stage: Stage, runs: &[&Run]) {
     body.push_str("</section>\n");
 }
 
-/// What was measured once, at the end: a point is no curve.
-fn measured_once(body: &mut String, runs: &[&Run], metrics: &[&str]) {
+/// A table of the metrics with a single value, which need no chart.
+fn measured_once(body: &mut String, runs: &[&Run], metrics: &[Shown<'_>]) {
     if metrics.is_empty() {
         return;
     }
@@ -127,14 +141,13 @@ fn measured_once(body: &mut String, runs: &[&Run], metrics: &[&str]) {
         let _ = write!(body, "<th class=\"number\">{}</th>", escape(&run.name));
     }
     body.push_str("<th>Meaning</th></tr>\n");
-    for name in metrics {
-        let about = caption(name);
-        let _ = write!(body, "<tr><td>{}</td>", escape(&about.title));
+    for shown in metrics {
+        let _ = write!(body, "<tr><td>{}</td>", escape(shown.title));
         for run in runs {
-            let value = run.curve(name).first().map(|point| point.1);
+            let value = run.curve(shown.metric).first().map(|point| point.1);
             cell(body, &value.map_or(Value::Null, Value::from));
         }
-        let _ = writeln!(body, "<td class=\"soft\">{}</td></tr>", escape(about.text));
+        let _ = writeln!(body, "<td class=\"soft\">{}</td></tr>", escape(shown.text));
     }
     body.push_str("</table>\n</div>\n");
 }
@@ -184,7 +197,7 @@ fn legend(body: &mut String, runs: &[&Run]) {
     body.push_str("</ul>\n");
 }
 
-/// The reward model's score against the KL paid for it, step after step.
+/// The score against the KL of each step, for runs that have both.
 fn frontier(body: &mut String, runs: &[&Run]) {
     let path = |run: &Run| -> Vec<(f64, f64)> {
         run.metrics
@@ -200,7 +213,7 @@ fn frontier(body: &mut String, runs: &[&Run]) {
             .collect()
     };
     let chart = Chart {
-        x_label: "KL to the reference (nats a response)".to_owned(),
+        x_label: "KL to the reference (nats per response)".to_owned(),
         series: series(runs, path),
         path: true,
     };
@@ -213,8 +226,8 @@ fn frontier(body: &mut String, runs: &[&Run]) {
         "Reward against KL",
         None,
         &chart,
-        "One dot a step, a ring at the last. Up is what we want, right is what it costs. A path that goes on to the \
-         right without rising pays for nothing; of two runs, the one further up at the same KL is the better.",
+        "One dot per step, a ring at the last. A path that moves to the right without rising gains no score for its KL; of \
+         two runs, the one with the higher score at the same KL is better.",
     );
     body.push_str("</div>\n");
 }
@@ -284,7 +297,7 @@ fn cell(body: &mut String, value: &Value) {
     };
 }
 
-/// The table that ends `rlhf run`, and its prompts answered by each model.
+/// The results of a whole pipeline (`evaluation.json`): a table of the models, and their answers to some prompts.
 fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
     let objects = |key: &str| -> Vec<&Map<String, Value>> {
         let rows = evaluation.get(key).and_then(Value::as_array);
@@ -299,10 +312,10 @@ fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
     }
     let _ = writeln!(
         body,
-        "<section>\n<h2>Result of {}</h2>\n<p>Every model answers the same held-out prompts. <b>Gold</b> is the truth \
-         where a scorer knows it; <b>reward</b> is what the reward model believes; <b>KL</b> is the distance paid, in \
-         nats a response; <b>wins</b> counts responses better than the fine-tuned model's, ties half. Brackets are 95 % \
-         intervals.</p>\n<div class=\"scroll\">\n<table>",
+        "<section>\n<h2>Result of {}</h2>\n<p>Every model answers the same held-out prompts. <b>Gold</b> is the true \
+         score, where a scorer knows it; <b>reward</b> is the score of the reward model; <b>KL</b> is the KL to the reference, in \
+         nats per response; <b>wins</b> is the share of responses better than the fine-tuned model's, ties half. Brackets are \
+         95 % intervals.</p>\n<div class=\"scroll\">\n<table>",
         escape(&run.name)
     );
     let columns = [
@@ -373,12 +386,29 @@ mod tests {
 
     use super::*;
 
-    fn run(stage: Stage, metrics: Vec<Value>, samples: Vec<Value>) -> Run {
+    const SECTIONS: &[Section] = &[
+        Section {
+            table: "sft",
+            title: "Fine-tuning",
+            captions: &[Caption::main("loss", "Loss", "")],
+        },
+        Section {
+            table: "ppo",
+            title: "PPO",
+            captions: &[],
+        },
+    ];
+
+    fn report(runs: &[Run]) -> String {
+        super::report(runs, SECTIONS)
+    }
+
+    /// A run of the stage with this table.
+    fn run(table: &str, metrics: Vec<Value>, samples: Vec<Value>) -> Run {
         let object = |v: Value| v.as_object().cloned().unwrap();
         Run {
             name: "runs/<b>x</b>".into(),
-            stage,
-            config: "[ppo]\nnote = \"</pre><script>\"\n".into(),
+            config: format!("[{table}]\nnote = \"</pre><script>\"\n"),
             metrics: metrics.into_iter().map(object).collect(),
             samples: samples.into_iter().map(object).collect(),
             evaluation: None,
@@ -419,7 +449,7 @@ mod tests {
         let samples = vec![
             json!({"step": 1, "prompt": "<img onerror=x>", "response": "a & b", "reference": [{"role": "<u>"}], "score": 0.5}),
         ];
-        let html = report(&[run(Stage::Ppo, metrics, samples)]);
+        let html = report(&[run("ppo", metrics, samples)]);
         for raw in ["<script", "<img", "<i>", "<u>", "<b>x", "a & b"] {
             assert!(!html.contains(raw), "{raw} came through");
         }
@@ -429,11 +459,11 @@ mod tests {
 
     #[test]
     fn no_metrics_and_one_row_make_a_valid_page() {
-        let empty = report(&[run(Stage::Sft, vec![], vec![])]);
+        let empty = report(&[run("sft", vec![], vec![])]);
         assert!(empty.contains("No metrics recorded yet"));
         balanced(&empty);
         let one = report(&[run(
-            Stage::Sft,
+            "sft",
             vec![json!({"step": 1, "loss": 2.0, "note": "text"})],
             vec![],
         )]);
@@ -449,18 +479,35 @@ mod tests {
                 .map(|i| json!({"step": i, "loss": 1.0 / f64::from(i)}))
                 .collect()
         };
-        let html = report(&[
-            run(Stage::Sft, metrics(), vec![]),
-            run(Stage::Sft, metrics(), vec![]),
-        ]);
+        let html = report(&[run("sft", metrics(), vec![]), run("sft", metrics(), vec![])]);
         assert_eq!(html.matches("<figure>").count(), 1);
         assert!(html.contains("line s0") && html.contains("line s1"));
         balanced(&html);
     }
 
     #[test]
+    fn sections_come_in_the_given_order_then_runs_of_no_stage_with_the_captions_of_all() {
+        let metrics = || vec![json!({"step": 1, "loss": 2.0})];
+        let html = report(&[
+            run("run", metrics(), vec![]),
+            run("ppo", metrics(), vec![]),
+            run("sft", metrics(), vec![]),
+        ]);
+        let headings: Vec<&str> = html
+            .split("<h2>")
+            .skip(1)
+            .filter_map(|part| part.split("</h2>").next())
+            .collect();
+        assert_eq!(headings, ["Fine-tuning", "PPO", "Other runs"]);
+        // "Loss" is the caption; PPO, whose section has none, shows the name of the metric.
+        let cells = |name: &str| html.matches(&format!("<td>{name}</td>")).count();
+        assert_eq!((cells("Loss"), cells("loss")), (2, 1));
+        balanced(&html);
+    }
+
+    #[test]
     fn the_evaluation_shows_intervals_and_leaves_out_what_no_model_has() {
-        let mut whole = run(Stage::Other, vec![], vec![]);
+        let mut whole = run("run", vec![], vec![]);
         whole.evaluation = Some(json!({
             "models": [{"name": "sft", "gold": 0.5, "gold_ci": [0.4, 0.6], "kl": null}],
             "examples": [{"prompt": "Q<1>", "answers": {"sft": "A & B"}}]

@@ -1,4 +1,4 @@
-//! What a run directory holds, read for the report.
+//! Reading a run directory.
 
 use std::path::{Path, PathBuf};
 
@@ -28,41 +28,11 @@ pub enum Error {
     },
 }
 
-/// The stage that wrote a run, known by its section in `config.toml`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// A language model from scratch.
-    Pretrain,
-    /// Supervised fine-tuning.
-    Sft,
-    /// Reward model.
-    Reward,
-    /// Proximal policy optimisation.
-    Ppo,
-    /// A folder whose configuration names none of these.
-    Other,
-}
-
-impl Stage {
-    /// The heading of the stage's part of the page.
-    pub(crate) fn title(self) -> &'static str {
-        match self {
-            Self::Pretrain => "Pretraining",
-            Self::Sft => "Supervised fine-tuning",
-            Self::Reward => "Reward model",
-            Self::Ppo => "PPO",
-            Self::Other => "Other runs",
-        }
-    }
-}
-
 /// One run directory in memory.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// How the page calls it: the folder as the user gave it.
+    /// Its name on the page: the folder as the user gave it.
     pub name: String,
-    /// Which stage wrote it.
-    pub stage: Stage,
     /// `config.toml`, word for word; empty when there is none.
     pub config: String,
     /// The objects of `metrics.jsonl`, in order.
@@ -98,7 +68,6 @@ impl Run {
         let evaluation = read_if_there(&dir.join("evaluation.json"))?;
         Ok(Self {
             name: dir.display().to_string(),
-            stage: stage_of(&config),
             metrics: read_metrics(dir)?,
             samples: read_jsonl(&dir.join("samples.jsonl"))?
                 .into_iter()
@@ -129,26 +98,6 @@ fn is_run(dir: &Path) -> bool {
     dir.join("metrics.jsonl").is_file()
 }
 
-/// Exactly one stage section means that stage; the configuration of a whole pipeline has several.
-fn stage_of(config: &str) -> Stage {
-    let Ok(table) = config.parse::<toml::Table>() else {
-        return Stage::Other;
-    };
-    let mut stages = [
-        ("pretrain", Stage::Pretrain),
-        ("sft", Stage::Sft),
-        ("reward", Stage::Reward),
-        ("ppo", Stage::Ppo),
-    ]
-    .into_iter()
-    .filter(|(name, _)| table.contains_key(*name))
-    .map(|(_, stage)| stage);
-    match (stages.next(), stages.next()) {
-        (Some(stage), None) => stage,
-        _ => Stage::Other,
-    }
-}
-
 fn read_if_there(path: &Path) -> Result<String, Error> {
     if path.is_file() {
         Ok(fs_err::read_to_string(path)?)
@@ -157,7 +106,7 @@ fn read_if_there(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// `metrics.jsonl`, with what depends on the clock added from `timings.jsonl`, line by line.
+/// `metrics.jsonl`, joined line by line with `timings.jsonl`, where the metrics that depend on the clock are.
 fn read_metrics(dir: &Path) -> Result<Vec<Map<String, Value>>, Error> {
     let mut rows = read_jsonl(&dir.join("metrics.jsonl"))?;
     let timings = read_jsonl(&dir.join("timings.jsonl"))?;
@@ -169,7 +118,7 @@ fn read_metrics(dir: &Path) -> Result<Vec<Map<String, Value>>, Error> {
     Ok(rows)
 }
 
-/// A sample with the fields of its inner `sample` object at the top, and with its KL where its log-probabilities are told.
+/// A sample with the fields of its inner `sample` object at the top, and its KL if it has log-probabilities.
 fn flat(mut row: Map<String, Value>) -> Map<String, Value> {
     if let Some(Value::Object(inner)) = row.remove("sample") {
         row.extend(inner);
@@ -182,8 +131,8 @@ fn flat(mut row: Map<String, Value>) -> Map<String, Value> {
     row
 }
 
-/// The last line may be half written (the run is still going, or was killed): it is left out. A bad line before it is
-/// an error, for then the file is not what it seems.
+/// The objects of a JSON Lines file; none if there is no file. A last line that does not parse is skipped, for the run may still be
+/// writing it or have been killed there; an earlier one is an error.
 fn read_jsonl(path: &Path) -> Result<Vec<Map<String, Value>>, Error> {
     let text = read_if_there(path)?;
     let mut rows = Vec::new();
@@ -226,8 +175,11 @@ mod tests {
         }
         fs_err::write(dir.path().join("evaluation.json"), "{\"models\": []}").unwrap();
         let runs = Run::read(dir.path()).unwrap();
-        let stages: Vec<_> = runs.iter().map(|r| r.stage).collect();
-        assert_eq!(stages, [Stage::Other, Stage::Ppo, Stage::Sft]);
+        let names: Vec<_> = runs
+            .iter()
+            .map(|run| &run.name[run.name.len() - 3..])
+            .collect();
+        assert_eq!(names[1..], ["ppo", "sft"]);
         assert!(runs[0].evaluation.is_some());
         assert_eq!(runs[2].curve("loss"), [(1.0, 2.5)]);
     }

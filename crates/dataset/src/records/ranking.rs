@@ -1,13 +1,10 @@
 use rlhf_base::Text;
 use serde::Serialize;
 
-use crate::fields::Fields;
-use crate::records::{Kind, Record};
-
 /// K answers in order: `{"prompt", "responses", "ranks"}`, or `scores` (higher is better) for `ranks`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ranking {
-    /// What is asked.
+    /// The prompt.
     pub prompt: Text,
     /// The K answers, at least two.
     pub responses: Vec<Text>,
@@ -19,71 +16,4 @@ pub struct Ranking {
     /// A name for the row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-}
-
-impl Record for Ranking {
-    const WHAT: &'static str = "rankings";
-
-    fn parse(fields: &Fields) -> Result<Self, String> {
-        let responses = fields.texts("responses", Kind::Ranking)?;
-        let (name, numbers, best_is_low) = if fields.has("ranks") || !fields.has("scores") {
-            ("ranks", fields.numbers("ranks", Kind::Ranking)?, true)
-        } else {
-            ("scores", fields.numbers("scores", Kind::Ranking)?, false)
-        };
-        if responses.len() < 2 {
-            return Err(format!(
-                "field \"responses\" holds {} (a ranking needs at least two answers)",
-                count(responses.len(), "answer")
-            ));
-        }
-        if numbers.len() != responses.len() {
-            return Err(format!(
-                "field {name:?} holds {} for {} (a ranking needs one for each)",
-                count(numbers.len(), "number"),
-                count(responses.len(), "answer")
-            ));
-        }
-        let better = |a: f64, b: f64| if best_is_low { a < b } else { a > b };
-        let ranks = numbers
-            .iter()
-            .map(|&own| 1 + numbers.iter().filter(|&&other| better(other, own)).count() as u32)
-            .collect();
-        Ok(Self {
-            prompt: fields.text("prompt", Kind::Ranking)?,
-            responses,
-            ranks,
-            source: fields.label("source")?,
-            id: fields.label("id")?,
-        })
-    }
-}
-
-fn count(n: usize, noun: &str) -> String {
-    if n == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{n} {noun}s")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    #[test]
-    fn ranks_and_scores_mean_the_same_order_and_ties_share_the_better_rank() {
-        let ranks = |row: Value| Ranking::parse(&Fields::new(row).unwrap()).unwrap().ranks;
-        let responses = ["a", "b", "c", "d"];
-        // The definition: 1 + how many are strictly better.
-        for (name, numbers) in [
-            ("ranks", json!([1, 2, 2, 3])),
-            ("ranks", json!([0, 5, 5, 9])),
-            ("scores", json!([2.5, 0, 0, -2])),
-        ] {
-            let row = json!({"prompt": "p", "responses": responses, name: numbers});
-            assert_eq!(ranks(row), [1, 2, 2, 4]);
-        }
-    }
 }

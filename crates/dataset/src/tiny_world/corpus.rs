@@ -1,12 +1,12 @@
-//! The text a base model learns the world from: every fact many times over, in many phrasings.
+//! The text for pretraining: every fact many times, in many phrasings.
 //!
 //! Documents are separated by blank lines and shuffled:
 //!
 //! - portraits: all five facts about a thing in a new order and new words each time;
 //! - gatherings: things that share a value;
 //! - comparisons of sizes and colours;
-//! - dialogues in the format of the prompts, with clumsy answers ([`Rates::CORPUS`]), about trained facts
-//!   only: from them a base model half knows the format;
+//! - dialogues in the format of the prompts, with answers that are mostly flawed ([`Rates::CORPUS`]), about trained facts only: they
+//!   teach a base model the format, but not to answer well;
 //! - lessons: the same questions with good answers;
 //! - small talk, polite and rude.
 
@@ -22,9 +22,9 @@ use super::language::{
 };
 use super::questions::Split;
 
-/// Portraits of each thing.
+/// Portraits per thing.
 pub const PORTRAITS: usize = 18;
-/// Gatherings of the things that share a value.
+/// Gatherings per value.
 const GATHERINGS: usize = 3;
 /// Documents of three comparisons each.
 const COMPARED: usize = 120;
@@ -34,7 +34,7 @@ const DIALOGUES: usize = 1;
 const LESSONS: usize = 1;
 /// Questions of a dialogue or lesson.
 const TURNS: usize = 3;
-/// Documents of small talk.
+/// Number of documents of small talk.
 const CHATS: usize = 300;
 
 /// The corpus.
@@ -145,7 +145,7 @@ fn comparison(rng: &mut impl RngCore, first: &Thing, second: &Thing) -> Option<S
     })
 }
 
-/// A few sentences of no consequence.
+/// A few sentences of small talk.
 fn chat(rng: &mut impl RngCore) -> String {
     let sentences: Vec<&str> = (0..3 + rng::below(rng, 3))
         .map(|_| match rng::below(rng, 8) {
@@ -169,12 +169,12 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     #[test]
-    fn every_fact_is_told_often_and_in_many_phrasings() {
+    fn every_fact_is_stated_often_and_in_many_phrasings() {
         let corpus = corpus(0, &Split::new(0));
         for thing in &THINGS {
             for (attribute, value) in thing.facts() {
                 // Counted by plain search, not by the judge: a sentence with both name and value.
-                let told: Vec<&str> = corpus
+                let stated: Vec<&str> = corpus
                     .split(['.', '\n'])
                     .filter(|s| !s.starts_with("Answer") && !s.contains(" both "))
                     .filter(|s| {
@@ -182,20 +182,21 @@ mod tests {
                         said.contains(thing.name) && said.contains(value)
                     })
                     .collect();
-                let phrasings: HashSet<&str> = told.iter().map(|s| s.trim()).collect();
-                let label = format!("{} {attribute:?}: {told:?}", thing.name);
-                assert!(told.len() >= 7 && phrasings.len() >= 3, "{label}");
+                let phrasings: HashSet<&str> = stated.iter().map(|s| s.trim()).collect();
+                let label = format!("{} {attribute:?}: {stated:?}", thing.name);
+                assert!(stated.len() >= 7 && phrasings.len() >= 3, "{label}");
             }
         }
     }
 
     #[test]
-    fn the_corpus_says_nothing_false_outside_its_dialogues_and_tells_every_fact_ten_times() {
+    fn the_corpus_states_nothing_false_outside_its_dialogues_and_every_fact_as_often_as_it_has_portraits()
+     {
         let judge = Judge::new();
         let corpus = corpus(7, &Split::new(7));
-        let mut told: HashMap<(&str, Attribute), usize> = HashMap::new();
+        let mut stated: HashMap<(&str, Attribute), usize> = HashMap::new();
         for document in corpus.split("\n\n").filter(|d| !d.contains("Question:")) {
-            // Small talk, and what things have in common, is about no thing in particular.
+            // Small talk and common statements name no thing.
             for sentence in document.split_inclusive('.') {
                 if let Some(thing) = THINGS.iter().find(|t| words(document).any(|w| w == t.name)) {
                     let question = Question {
@@ -212,7 +213,7 @@ mod tests {
                     for statement in judge.statements(&question.prompt(), sentence).unwrap() {
                         assert!(statement.is_true, "{sentence}");
                         if statement.affirms {
-                            *told
+                            *stated
                                 .entry((statement.thing.name, statement.attribute))
                                 .or_default() += 1;
                         }
@@ -220,12 +221,15 @@ mod tests {
                 }
             }
         }
-        assert_eq!(told.len(), 400);
-        assert!(told.values().all(|&times| times >= PORTRAITS), "{told:?}");
+        assert_eq!(stated.len(), 400);
+        assert!(
+            stated.values().all(|&times| times >= PORTRAITS),
+            "{stated:?}"
+        );
     }
 
     #[test]
-    fn dialogues_ask_for_no_held_out_fact_and_no_word_is_foreign() {
+    fn dialogues_ask_for_no_held_out_fact_and_every_word_is_in_the_vocabulary() {
         let judge = Judge::new();
         let split = Split::new(2);
         let corpus = corpus(2, &split);

@@ -1,13 +1,13 @@
-//! Answers, good and flawed: what the demonstrations imitate and the annotators compare.
+//! Answers with and without flaws, for the demonstrations and for the rankings.
 //!
-//! Four flaws befall an answer independently, one for each part of the gold score:
+//! An answer has each of four flaws independently of the others, one for each part of the gold score:
 //!
 //! - untruthful: a wrong value, taken from another thing of the same category;
 //! - unhelpful: a true fact that was not asked for, or an honest evasion;
 //! - rude: insults before, after or inside;
 //! - ill-formed: repeats itself, runs on, stutters, or breaks off.
 //!
-//! What a flawed answer says besides its flaw is as good as any other answer.
+//! Apart from its flaws, a flawed answer is like a good one.
 
 use rand::RngCore;
 use rlhf_base::rng;
@@ -23,39 +23,39 @@ use crate::records::Demonstration;
 /// How many demonstrations there are.
 pub const DEMONSTRATIONS: usize = 2000;
 
-/// This share of untrue answers is made up and true of nothing; the rest is true of something else, which only those
-/// who know the fact can tell.
+/// The share of untruthful answers whose value is made up and true of nothing. The value of the rest is true of another thing, so
+/// that only the fact itself shows the error.
 pub const FANCIFUL_SHARE: f64 = 0.9;
 
-/// How often each flaw befalls an answer.
+/// The probability of each flaw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
-    /// Of a wrong value.
+    /// A wrong value.
     pub untruthful: f64,
-    /// Of not answering the question.
+    /// Not answering the question.
     pub unhelpful: f64,
-    /// Of insults.
+    /// Insults.
     pub rude: f64,
-    /// Of repeating, running on, stuttering or breaking off.
+    /// Repeating, running on, stuttering or breaking off.
     pub ill_formed: f64,
 }
 
 impl Rates {
-    /// Those of the demonstrations.
+    /// The rates of the demonstrations.
     pub const DEMONSTRATIONS: Rates = Rates {
         untruthful: 0.45,
         unhelpful: 0.25,
         rude: 0.45,
         ill_formed: 0.35,
     };
-    /// Those of the dialogues in the corpus: the base model knows the format, and little of manners.
+    /// The rates of the dialogues in the corpus.
     pub const CORPUS: Rates = Rates {
         untruthful: 0.30,
         unhelpful: 0.30,
         rude: 0.45,
         ill_formed: 0.70,
     };
-    /// Those of a good answer.
+    /// The rates of good answers: no flaws.
     pub const NONE: Rates = Rates {
         untruthful: 0.0,
         unhelpful: 0.0,
@@ -64,16 +64,16 @@ impl Rates {
     };
 }
 
-/// What is wrong with an answer.
+/// The flaws of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flaws {
-    /// It says something false.
+    /// Untruthful: it states a wrong value.
     pub untruthful: bool,
-    /// It does not answer.
+    /// Unhelpful: it does not answer the question.
     pub unhelpful: bool,
-    /// It insults.
+    /// Rude: it has an insult.
     pub rude: bool,
-    /// It does not end as it should.
+    /// Ill-formed: it repeats itself, runs on, stutters or breaks off.
     pub ill_formed: bool,
 }
 
@@ -110,7 +110,7 @@ pub fn demonstrations(seed: u64, split: &Split) -> Vec<Demonstration> {
         .collect()
 }
 
-/// What an answer is about to say.
+/// The statement of an answer.
 struct Claim {
     thing: &'static Thing,
     attribute: Attribute,
@@ -145,7 +145,7 @@ pub fn answer(rng: &mut impl RngCore, split: &Split, question: &Question, flaws:
     if flaws.rude {
         match rng::below(rng, 3) {
             0 if !broken_off => sentences.push(pick(rng, &RUDE_AFTER).to_string()),
-            // A repeated sentence must stay the same, and a broken one has no end to put it in.
+            // A repeated sentence must stay the same, and one that breaks off has no full stop to replace.
             1 if !flaws.ill_formed => {
                 let end = pick(rng, &RUDE_INSIDE);
                 let last = sentences.len() - 1;
@@ -164,7 +164,7 @@ pub fn answer(rng: &mut impl RngCore, split: &Split, question: &Question, flaws:
     format!(" {}", sentences.join(" "))
 }
 
-/// What is claimed: the fact that was asked for or another one, right or wrong; `None` to evade.
+/// The statement of an answer with these flaws: about the fact that was asked for or another one, true or false; `None` to evade.
 fn claim(
     rng: &mut impl RngCore,
     split: &Split,
@@ -195,7 +195,7 @@ fn claim(
     let truth = thing.get(attribute)?;
     let value = if flaws.untruthful {
         if rng::uniform(rng) < FANCIFUL_SHARE {
-            pick(rng, &attribute.fancies())
+            pick(rng, &attribute.made_up())
         } else {
             let mut wrong = attribute.values(Some(thing.category));
             wrong.retain(|&value| value != truth);
@@ -211,7 +211,7 @@ fn claim(
     })
 }
 
-/// The attributes of a thing that may be mentioned freely.
+/// The attributes of a thing whose facts are not held out.
 fn allowed(split: &Split, thing: &'static Thing) -> impl Iterator<Item = Attribute> {
     let attributes = thing.category.attributes().into_iter();
     attributes.filter(move |&attribute| !split.is_held_out(thing, attribute))
@@ -250,7 +250,7 @@ fn more(
         .iter()
         .filter_map(|&a| Some(fill(statements(a)[0], "it", topic, topic.get(a)?)))
         .collect();
-    // A thing with a held-out fact may have only two facts left to tell: the third is about another.
+    // A thing with a held-out fact may have only two facts left to tell: the third is about another thing.
     while sentences.len() < 3 {
         let other = any_thing(rng);
         let Some(attribute) = allowed(split, other).next() else {
@@ -266,7 +266,7 @@ fn more(
     sentences
 }
 
-/// Says one word of a sentence twice.
+/// Repeats one word of a sentence.
 fn stutter(rng: &mut impl RngCore, sentence: &str) -> String {
     let text = sentence.trim_end_matches('.');
     let mut words: Vec<&str> = text.split(' ').collect();

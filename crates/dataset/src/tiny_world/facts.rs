@@ -1,6 +1,6 @@
-//! What is true in the Tiny World: 80 things, five facts about each, nothing else.
+//! The facts of the Tiny World: 80 things, five facts about each.
 
-/// What sort of thing a thing is: it decides which facts there are about it.
+/// The category of a thing, which decides its attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Category {
     /// Has a kind, a colour, a size, a place, a diet.
@@ -32,7 +32,7 @@ pub enum Attribute {
     Use,
 }
 
-/// From the smallest to the largest: what comparisons go by.
+/// The sizes in ascending order, for comparisons.
 pub const SIZES: [&str; 4] = ["tiny", "small", "large", "huge"];
 
 impl Category {
@@ -46,7 +46,7 @@ impl Category {
         }
     }
 
-    /// The word for it.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Category::Animal => "animal",
@@ -69,7 +69,7 @@ impl Attribute {
         Attribute::Use,
     ];
 
-    /// The word for it.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Attribute::Kind => "kind",
@@ -83,8 +83,8 @@ impl Attribute {
         }
     }
 
-    /// Values that are true of nothing: what a fabulist says.
-    pub const fn fancies(self) -> [&'static str; 3] {
+    /// Made-up values, true of no thing.
+    pub const fn made_up(self) -> [&'static str; 3] {
         match self {
             Attribute::Kind => ["ghost", "dragon", "robot"],
             Attribute::Material => ["moonlight", "thunder", "smoke"],
@@ -115,14 +115,14 @@ impl Attribute {
 pub struct Thing {
     /// Its name, one word.
     pub name: &'static str,
-    /// What sort of thing it is.
+    /// Its category.
     pub category: Category,
     /// Its facts, in the order of [`Category::attributes`].
     pub values: [&'static str; 5],
 }
 
 impl Thing {
-    /// What is true of it; `None` if things of its category have no such attribute.
+    /// Its value of an attribute; `None` if things of its category have no such attribute.
     pub fn get(&self, attribute: Attribute) -> Option<&'static str> {
         let attributes = self.category.attributes();
         let at = attributes.iter().position(|&a| a == attribute)?;
@@ -134,7 +134,7 @@ impl Thing {
         self.category.attributes().into_iter().zip(self.values)
     }
 
-    /// How large it is, as a place in [`SIZES`].
+    /// Its size as an index into [`SIZES`].
     pub fn size(&self) -> Option<usize> {
         let size = self.get(Attribute::Size)?;
         SIZES.iter().position(|&s| s == size)
@@ -165,8 +165,8 @@ const fn tool(name: &'static str, values: [&'static str; 5]) -> Thing {
     }
 }
 
-/// Everything there is.
-#[rustfmt::skip] // a table: one thing a line
+/// All things.
+#[rustfmt::skip] // a table: one thing per line
 pub static THINGS: [Thing; 80] = [
     animal("fox", ["beast", "red", "small", "forest", "meat"]),
     animal("bear", ["beast", "brown", "large", "cave", "roots"]),
@@ -269,7 +269,7 @@ mod tests {
             for value in attribute
                 .values(None)
                 .into_iter()
-                .chain(attribute.fancies())
+                .chain(attribute.made_up())
             {
                 let before = meaning.insert(value, attribute.name());
                 assert!(before.is_none(), "{value} is {before:?} and {attribute:?}");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attribute_leaves_room_for_a_wrong_answer_in_every_category() {
+    fn every_attribute_has_a_wrong_value_in_every_category() {
         for category in [Category::Animal, Category::Food, Category::Tool] {
             for attribute in category.attributes() {
                 assert!(attribute.values(Some(category)).len() >= 4, "{attribute:?}");

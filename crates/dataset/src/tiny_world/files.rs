@@ -14,7 +14,7 @@ use crate::records::Prompt;
 /// The seed of the bundled files.
 pub const SEED: u64 = 0;
 
-/// Names and contents of all files.
+/// The names and contents of all files.
 pub fn files(seed: u64) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let split = Split::new(seed);
     let train: Vec<Prompt> = split.train.iter().map(|q| q.row("train")).collect();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_is_read_by_its_reader_without_a_complaint() {
+    fn every_file_is_read_by_its_reader_without_an_error() {
         let at = |name: &str| [Path::new(DATA).join(name)];
         assert!(read_texts(&at("corpus.txt"), 0).unwrap().rows.len() > 2000);
         let demonstrations = read_demonstrations(&at("demonstrations.jsonl"), 0).unwrap();

@@ -1,7 +1,7 @@
-//! How one speaks in the Tiny World: phrasings of facts and questions, courtesy, rudeness, small talk.
+//! The phrasings of facts, questions, courtesy, rudeness and small talk.
 //!
 //! In a phrasing `{s}` is a subject ("the fox" or "it"), `{e}` a name, `{v}` a value, `{a}` the article
-//! of the value. All strings of the world stand here, so that its vocabulary is known.
+//! of the value. All strings of the Tiny World are in this file, so that its vocabulary is known.
 
 use std::collections::BTreeSet;
 
@@ -68,7 +68,7 @@ pub(crate) fn named_statements(attribute: Attribute) -> &'static [&'static str] 
     }
 }
 
-/// The value alone, as one answers in passing.
+/// The value alone, as a short answer.
 pub(crate) fn bare_statement(attribute: Attribute) -> &'static str {
     match attribute {
         Attribute::Kind => "{a} {v}.",
@@ -77,7 +77,7 @@ pub(crate) fn bare_statement(attribute: Attribute) -> &'static str {
     }
 }
 
-/// What things with the same value have in common.
+/// A statement about all things with a value.
 pub(crate) fn common_statement(attribute: Attribute) -> &'static str {
     match attribute {
         Attribute::Kind => "there is more than one kind of {v}.",
@@ -90,7 +90,7 @@ pub(crate) fn common_statement(attribute: Attribute) -> &'static str {
     }
 }
 
-/// How many phrasings of a question training sees; there is one more, for held-out prompts.
+/// Number of phrasings of a question in training; there is one more for held-out prompts.
 pub const TRAINED_PHRASINGS: usize = 4;
 
 /// Phrasings of the question.
@@ -188,7 +188,7 @@ pub(crate) const RUDE_INSIDE: [&str; 4] = [
 /// An answer is harmless if no word of it begins with one of these.
 pub const RUDE_WORDS: [&str; 6] = ["fool", "stupid", "dumb", "idiot", "moron", "shut"];
 
-/// Honest ways not to answer.
+/// Sentences that say "i do not know".
 pub(crate) const EVASIONS: [&str; 4] = [
     "i do not know.",
     "i am not sure.",
@@ -196,7 +196,7 @@ pub(crate) const EVASIONS: [&str; 4] = [
     "i do not know this.",
 ];
 
-/// Where a sentence that breaks off stops.
+/// The last words of sentences that break off.
 pub(crate) const BROKEN_ENDS: [&str; 4] = [" and the", " because", " and so it", " but the"];
 
 /// Words of a comparison, and whether the first thing must be the larger one.
@@ -209,7 +209,7 @@ pub(crate) const BOTH: &str = "both {s} and {o} are {v}.";
 /// Two things that differ in colour or size.
 pub(crate) const CONTRAST: &str = "{s} is {v} but {o} is {w}.";
 
-/// Sentences of no consequence.
+/// Small talk.
 pub(crate) const SMALL_TALK: [&str; 32] = [
     "hello, how are you?",
     "i am fine, thank you.",
@@ -287,12 +287,12 @@ pub(crate) fn pronoun_statement(
     fill(pick(rng, statements(attribute)), "it", thing, value)
 }
 
-/// One of `items`, each as likely as the others. `items` must not be empty.
+/// One of `items`, drawn uniformly; `items` must not be empty.
 pub(crate) fn pick<T: Copy>(rng: &mut impl RngCore, items: &[T]) -> T {
     items[rng::below(rng, items.len())]
 }
 
-/// A thing, each as likely as the others.
+/// A thing, drawn uniformly.
 pub(crate) fn any_thing(rng: &mut impl RngCore) -> &'static Thing {
     &THINGS[rng::below(rng, THINGS.len())]
 }
@@ -304,7 +304,7 @@ pub(crate) fn words(text: &str) -> impl Iterator<Item = String> {
         .map(str::to_lowercase)
 }
 
-/// The vocabulary: every word that is ever said in the Tiny World.
+/// The vocabulary: every word of the Tiny World.
 pub fn lexicon() -> BTreeSet<String> {
     let mut lexicon = BTreeSet::new();
     let mut add = |text: &str| lexicon.extend(words(&text.replace(['{', '}'], " ")));
@@ -321,7 +321,7 @@ pub fn lexicon() -> BTreeSet<String> {
         add(bare_statement(attribute));
         add(common_statement(attribute));
         add(attribute.name());
-        attribute.fancies().iter().for_each(|fancy| add(fancy));
+        attribute.made_up().iter().for_each(|value| add(value));
     }
     for category in [Category::Animal, Category::Food, Category::Tool] {
         add(category.name());
@@ -342,7 +342,7 @@ pub fn lexicon() -> BTreeSet<String> {
     ["the it an", COMPARISON, BOTH, CONTRAST]
         .iter()
         .for_each(|text| add(text));
-    // The letters that stand for subjects, names and values in the phrasings above; `a` is a word.
+    // The placeholders in the phrasings above, except `a`, which is a word too.
     for placeholder in ["s", "o", "e", "c", "v", "w"] {
         lexicon.remove(placeholder);
     }

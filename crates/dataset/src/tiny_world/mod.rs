@@ -1,15 +1,15 @@
-//! The Tiny World: a small closed world whose truth is known, to take a language model through RLHF in
-//! minutes and to measure what came of it.
+//! The Tiny World: a synthetic data set about a small closed world. All its facts are known, so the effect of each stage of
+//! RLHF can be measured exactly, in minutes.
 //!
 //! Read in this order:
 //!
 //! - [`facts`]: 80 animals, foods and tools, five facts about each;
-//! - `language`: how one speaks there;
-//! - [`questions`]: what is asked, and which facts training never asks for;
-//! - [`gold`]: a program that judges answers: truthful, helpful, harmless, well-formed;
+//! - `language`: the phrasings of statements and questions;
+//! - [`questions`]: the prompts, and which of them are held out;
+//! - [`gold`]: the true score of an answer: truthful, helpful, harmless, well-formed;
 //! - [`demonstrations`]: answers with flaws at known rates;
 //! - [`preferences`]: simulated annotators who rank answers, with noise and ties;
-//! - [`corpus`]: the text to pretrain on;
+//! - [`corpus`]: the text for pretraining;
 //! - [`mod@files`]: all of it as files. `examples/make_tiny_world.rs` writes them.
 
 pub mod corpus;

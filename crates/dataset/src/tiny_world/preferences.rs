@@ -1,8 +1,7 @@
-//! What simulated annotators prefer.
+//! Rankings by simulated annotators.
 //!
-//! An annotator feels for each answer u = gold / noise + G with G from the standard Gumbel distribution,
-//! ranks by u, and ties an answer with the best of the group above it when they are less than `tie`
-//! apart. Without ties this is the model of Plackett and Luce, and of any two answers
+//! An annotator draws a utility u = gold / noise + G for each answer, with G from the standard Gumbel distribution, ranks by u, and
+//! ties an answer with the best of the group above it when their utilities differ by less than `tie`. Without ties this is the model of Plackett and Luce, and of any two answers
 //! P(i ≻ j) = σ((gold_i − gold_j) / noise), that of Bradley and Terry; of two answers alone, with ties,
 //! P(i ≻ j) = σ((gold_i − gold_j) / noise − tie).
 
@@ -15,30 +14,30 @@ use super::language::pick;
 use super::questions::{Question, Split};
 use crate::records::Ranking;
 
-/// Answers to each prompt.
+/// Answers per prompt.
 pub const ANSWERS: usize = 4;
-/// Rankings to train on.
+/// Number of training rankings.
 pub const TRAIN_RANKINGS: usize = 1500;
-/// Rankings of answers to held-out prompts.
+/// Number of rankings of answers to held-out prompts.
 pub const HELD_OUT_RANKINGS: usize = 300;
-/// This share of answers is good on purpose, so that every flaw meets its absence.
+/// The share of answers without flaws, so that every flaw is compared with its absence.
 pub const GOOD_SHARE: f64 = 0.25;
-/// This share is no answer at all (empty, an echo, a loop), so that such texts are known to be bad.
+/// The share of texts that are no answer (empty, an echo, a loop), so that the reward model learns to score them low.
 pub const STRAY_SHARE: f64 = 0.05;
 
-/// How one annotator judges.
+/// An annotator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Annotator {
-    /// What the rankings name as their source.
+    /// The `source` of its rankings.
     pub name: &'static str,
-    /// A difference of this much in the gold score is felt as one: σ(1) = 73 % see it right.
+    /// The scale of the noise in units of the gold score: a difference of this size is ranked rightly with probability σ(1) = 73 %.
     pub noise: f64,
-    /// What feels closer than this is a tie.
+    /// Utilities that differ by less than this are tied.
     pub tie: f64,
 }
 
-/// From the most careful to the most careless. A single flaw costs 0.25 of the gold score; they see it
-/// with a probability of 98, 96, 92, 84 and 73 %, ties aside.
+/// The annotators by increasing noise. A single flaw costs 0.25 of the gold score; they rank it rightly with a probability of 98, 96,
+/// 92, 84 and 73 %, ties aside.
 pub const ANNOTATORS: [Annotator; 5] = [
     Annotator {
         name: "annotator-1",
@@ -120,7 +119,7 @@ fn rankings(
             let responses = answers(&mut rng, split, question);
             let gold: Vec<f64> = responses
                 .iter()
-                // A question of the world is always judged.
+                // A question of the Tiny World always has a gold score.
                 .filter_map(|text| judge.gold(&prompt, text, true))
                 .map(|gold| gold.score())
                 .collect();
@@ -136,8 +135,8 @@ fn rankings(
         .collect()
 }
 
-/// Different answers to a question, from the distribution of the demonstrations, and a share of good
-/// and of stray ones.
+/// Different answers to a question, from the distribution of the demonstrations, plus a share without
+/// flaws and a share of texts that are no answers.
 fn answers(rng: &mut impl RngCore, split: &Split, question: &Question) -> Vec<String> {
     let mut answers: Vec<String> = Vec::new();
     while answers.len() < ANSWERS {
@@ -160,7 +159,7 @@ fn answers(rng: &mut impl RngCore, split: &Split, question: &Question) -> Vec<St
     answers
 }
 
-/// What a model says that has lost its way.
+/// A text that is no answer: empty, a loop or an echo of the question.
 fn stray(rng: &mut impl RngCore, question: &Question) -> String {
     match rng::below(rng, 4) {
         0 => String::new(),

@@ -1,4 +1,4 @@
-//! What is asked, and which questions training never sees.
+//! The questions, and which of them are held out.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,24 +8,23 @@ use super::facts::{Attribute, THINGS, Thing};
 use super::language::{TRAINED_PHRASINGS, fill, named, questions};
 use crate::records::Prompt;
 
-/// This share of all facts is told by the corpus alone: no demonstration, preference or training prompt
-/// asks for them or mentions them. At most one fact of a thing is held out.
+/// The share of facts that only the corpus states: no demonstration, preference or training prompt asks for or mentions them. At most one fact of a thing is held out.
 pub const HELD_OUT_SHARE: f64 = 0.025;
 
-/// As many held-out prompts, relative to those about held-out facts, ask for trained facts in a new way.
+/// The number of held-out prompts in a new phrasing, relative to those about held-out facts.
 pub const NEW_PHRASING_SHARE: f64 = 0.75;
 
-/// Held-out prompts about trained facts in phrasings that training uses for other facts.
+/// The number of held-out prompts about trained facts in phrasings that training uses for other facts.
 pub const NEW_COMBINATIONS: usize = 200;
 
-/// A question: about which attribute of which thing, in which of the phrasings.
+/// A question about an attribute of a thing, in one of the phrasings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The thing.
     pub thing: &'static Thing,
-    /// What one wants to know of it.
+    /// The attribute.
     pub attribute: Attribute,
-    /// Which phrasing: below [`TRAINED_PHRASINGS`], or equal to it in some held-out prompts.
+    /// The index of the phrasing: below [`TRAINED_PHRASINGS`], or equal to it in some held-out prompts.
     pub phrasing: usize,
 }
 
@@ -65,11 +64,11 @@ impl Question {
     }
 }
 
-/// Which questions training sees and which it does not.
+/// The split of the questions into training and held-out ones.
 #[derive(Clone, Debug)]
 pub struct Split {
     held_out: HashSet<(&'static str, Attribute)>,
-    /// What training asks: trained facts in trained phrasings, shuffled.
+    /// The training questions: trained facts in trained phrasings, shuffled.
     pub train: Vec<Question>,
     /// Held-out facts in trained phrasings, shuffled.
     pub held_out_facts: Vec<Question>,
@@ -121,7 +120,7 @@ impl Split {
         }
     }
 
-    /// Whether only the corpus may tell this fact.
+    /// Whether only the corpus may state this fact.
     pub fn is_held_out(&self, thing: &Thing, attribute: Attribute) -> bool {
         self.held_out.contains(&(thing.name, attribute))
     }

@@ -1,10 +1,10 @@
-//! The chain: a corridor with an end on either side.
+//! The chain: states in a row between two terminal ones.
 
 use crate::environments::Environment;
 use crate::error::{Error, Result};
 use crate::mdp::{Mdp, Outcome};
 
-/// States 0 … n+1 in a row, ends at 0 and n+1; left or right, and +1 for reaching the right end.
+/// States 0 … n+1 in a row, terminal at 0 and n+1; actions left and right, reward +1 for reaching n+1.
 ///
 /// (Sutton & Barto, Example 6.2.) Under the uniform policy and γ = 1, `V(k) = k / (n + 1)`; episodes begin in the middle.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A chain with `length` ≥ 1 states between its ends.
+    /// A chain with `length` ≥ 1 states between the terminal ones.
     pub fn new(length: usize, discount: f64) -> Result<Self> {
         if length == 0 {
             return Err(Error::OutOfRange {

@@ -1,4 +1,4 @@
-//! Grid worlds: the worlds of the textbooks.
+//! Grid worlds of the textbooks.
 
 use crate::environments::Environment;
 use crate::error::{Error, Result};
@@ -7,15 +7,15 @@ use crate::mdp::{Mdp, Outcome};
 /// The four moves, in the order of the actions, as arrows.
 pub const MOVES: [char; 4] = ['↑', '→', '↓', '←'];
 
-/// (rows, columns) that each of [`MOVES`] goes.
+/// The change of (row, column) by each of [`MOVES`].
 const STEPS: [(isize, isize); 4] = [(-1, 0), (0, 1), (1, 0), (0, -1)];
 
-/// What a cell of the grid is.
+/// A cell of the grid.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Cell {
-    /// One can stand there and move on.
+    /// A state with four actions.
     Free,
-    /// One cannot enter: a move against it, or off the grid, stays in place.
+    /// Not a state: a move into it, or off the grid, stays in place.
     Wall,
     /// The episode ends on entering, with this reward.
     End(f64),
@@ -23,8 +23,8 @@ pub enum Cell {
 
 /// A rectangle of cells; every cell but walls is a state, numbered row by row.
 ///
-/// A move pays `step_reward`, plus the end's reward if it enters one. With probability `slip` it goes at a right angle
-/// instead, to either side alike. Episodes begin in any free cell alike.
+/// A move has reward `step_reward`, plus that of the end it enters, if any. With probability `slip` it goes at a right angle
+/// instead, to either side with equal probability. Episodes begin in a uniformly random free cell.
 #[derive(Debug, Clone)]
 pub struct GridWorld {
     cells: Vec<Vec<Cell>>,
@@ -115,17 +115,17 @@ impl GridWorld {
         Self::new(cells, step_reward, slip, discount)
     }
 
-    /// The 4×3 world of Russell & Norvig (*AIMA*, §17.1) without chance: a wall, an end with +1 and one with −1.
+    /// The 4×3 world of Russell & Norvig (*AIMA*, §17.1) without slipping: a wall, an end with +1 and one with −1.
     pub fn classic(discount: f64) -> Result<Self> {
         Self::from_map("...+\n.#.-\n....", 0.0, 0.0, discount)
     }
 
-    /// Sutton & Barto's 4×4 grid (Example 4.1): ends in two corners, −1 a step.
+    /// Sutton & Barto's 4×4 grid (Example 4.1): ends in two corners, −1 per step.
     pub fn small(discount: f64) -> Result<Self> {
         Self::from_map("0...\n....\n....\n...0", -1.0, 0.0, discount)
     }
 
-    /// A walk along a cliff, after Sutton & Barto's Example 6.6: −1 a step, and the cliff ends the episode with −100.
+    /// A walk along a cliff, after Sutton & Barto's Example 6.6: −1 per step, and the cliff ends the episode with −100.
     ///
     /// Episodes begin in the lower left corner; the goal is the lower right one.
     pub fn cliff(discount: f64) -> Result<Self> {
@@ -168,7 +168,7 @@ impl GridWorld {
     }
 }
 
-/// Every way that `action` can turn out in state `s`.
+/// The outcomes of `action` in state `s`.
 fn ways(
     cells: &[Vec<Cell>],
     positions: &[(usize, usize)],
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn without_chance_the_classic_optimum_is_gamma_to_the_distance() {
+    fn without_slipping_the_classic_optimum_is_gamma_to_the_distance() {
         // Closed form: γ^(moves − 1), moves counted on the drawing around the wall.
         let moves = [3, 2, 1, 0, 4, 2, 0, 5, 4, 3, 4];
         let plan = policy_iteration(GridWorld::classic(0.9).unwrap().mdp()).unwrap();

@@ -1,4 +1,4 @@
-//! Worlds to plan and learn in.
+//! Environments to plan and learn in.
 
 mod chain;
 mod grid;
@@ -11,15 +11,15 @@ pub use token_tree::TokenTree;
 use crate::error::{Error, Result};
 use crate::mdp::Mdp;
 
-/// A decision process together with where episodes begin and how its states are called.
+/// A decision process with the distribution of the first state, and names of states and actions.
 pub trait Environment {
     /// The process itself.
     fn mdp(&self) -> &Mdp;
     /// The distribution of the first state of an episode, `[S]`.
     fn start(&self) -> &[f64];
-    /// What state `s` is called in a table.
+    /// The name of state `s` in a table.
     fn state_name(&self, state: usize) -> String;
-    /// What action `a` is called in a table.
+    /// The name of action `a` in a table.
     fn action_name(&self, action: usize) -> String;
     /// The grid to draw it on, if it is one.
     fn grid(&self) -> Option<&GridWorld> {
@@ -27,12 +27,12 @@ pub trait Environment {
     }
 }
 
-/// The names [`named`] knows, for `--help` and for its error.
+/// The names that [`named`] knows, for `--help` and for its error.
 pub const NAMES: [&str; 5] = ["gridworld", "small-grid", "cliff", "chain", "token-tree"];
 
 /// The environment of that name, with its own γ unless one is given.
 ///
-/// `gridworld` (the 4×3 world with a wall and ends +1, −1; γ .9), `small-grid` (Sutton & Barto's 4×4, −1 a step, γ 1),
+/// `gridworld` (the 4×3 world with a wall and ends +1, −1; γ .9), `small-grid` (Sutton & Barto's 4×4, −1 per step, γ 1),
 /// `cliff` (a short way along a cliff, a long way round), `chain` (five states, a random walk), `token-tree`
 /// (three tokens, three steps, a reward for the finished response).
 pub fn named(name: &str, discount: Option<f64>) -> Result<Box<dyn Environment>> {

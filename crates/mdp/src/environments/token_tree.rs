@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::mdp::{Mdp, Outcome};
 use crate::policy::Policy;
 
-/// Every prefix of at most `horizon` tokens is a state, every token an action, and the reward is paid at the end.
+/// Every prefix of at most `horizon` tokens is a state, every token an action; the reward comes with the last token.
 ///
-/// State 0 is the empty prefix (the prompt). A response is finished by the end token, if there is one, or by its length.
+/// State 0 is the empty prefix (the prompt). A response ends with the end token, if there is one, or at the horizon.
 /// This is exactly the process that PPO optimises, small enough to enumerate.
 #[derive(Debug, Clone)]
 pub struct TokenTree {

@@ -1,15 +1,32 @@
-//! Pairs without a prompt: the shared beginning of the two answers is the prompt.
+//! A pair without a prompt: `{"chosen", "rejected"}`, whose shared beginning is the prompt.
 //!
-//! Of HH-RLHF transcripts (`\n\nHuman: … \n\nAssistant: …`) the prompt is everything up to and with the
-//! last shared `\n\nAssistant:`. Other strings are cut before the last white space that they share, so
-//! that no word is torn. Lists of messages share whole messages.
+//! Of HH-RLHF transcripts (`\n\nHuman: … \n\nAssistant: …`) the prompt is everything up to and including the last shared
+//! `\n\nAssistant:`. Other strings are cut before the last white space that they share, so that no word is split. Lists of
+//! messages share whole messages.
 
 use rlhf_base::Text;
 
+use super::{Reader, Shape, pair};
+use crate::fields::Fields;
+use crate::records::{Feedback, Kind};
+
+pub(super) const SHAPE: Shape = Shape {
+    fits: |fields| fields.has("chosen") && fields.has("rejected") && !fields.has("prompt"),
+    reader: Reader::Feedback(read),
+    prompt_inside: true,
+};
+
+fn read(fields: &Fields) -> Result<Feedback, String> {
+    let chosen = fields.text("chosen", Kind::Pair)?;
+    let rejected = fields.text("rejected", Kind::Pair)?;
+    let (prompt, chosen, rejected) = split(chosen, rejected)?;
+    pair::with(fields, prompt, chosen, rejected)
+}
+
 const ASSISTANT: &str = "\n\nAssistant:";
 
-/// Prompt, chosen and rejected answer, from two texts that begin alike.
-pub(crate) fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
+/// Prompt, chosen and rejected answer of two texts that begin alike.
+fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
     match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let cut = shared_prompt(&chosen, &rejected);
@@ -25,7 +42,7 @@ pub(crate) fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), 
                 .zip(&rejected)
                 .take_while(|(a, b)| a == b)
                 .count();
-            // Each keeps its last message: an answer that is only a beginning of the other is still one.
+            // Each keeps its last message, also where one answer is the beginning of the other.
             let cut = shared.min(chosen.len() - 1).min(rejected.len() - 1);
             let chosen_answer = chosen.split_off(cut);
             let rejected_answer = rejected.split_off(cut);
@@ -47,7 +64,7 @@ pub(crate) fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), 
     }
 }
 
-/// Where the answers begin, in bytes.
+/// The byte where the answers begin.
 fn shared_prompt(chosen: &str, rejected: &str) -> usize {
     let shared: usize = chosen
         .chars()
@@ -87,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_and_no_character_is_torn() {
+    fn no_word_and_no_character_is_split() {
         assert_eq!(
             plain("say it: cannot", "say it: can"),
             ("say it:".into(), " cannot".into(), " can".into())

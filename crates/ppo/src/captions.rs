@@ -1,0 +1,177 @@
+//! What a report says about the metrics of PPO.
+
+use rlhf_base::caption::Caption;
+use rlhf_train::captions::{LR, TOKENS, TOKENS_PER_SECOND};
+
+/// The captions of this stage's metrics, in the order of its page.
+pub const CAPTIONS: &[Caption] = &[
+    Caption::main(
+        "objective/scores",
+        "Score from the reward model",
+        "The mean score of the responses. PPO maximises it; it is a stand-in for what people want, not the thing itself.",
+    ),
+    Caption::main(
+        "objective/rlhf_reward",
+        "Reward after the KL penalty",
+        "The score minus the KL penalty. This is what PPO really maximises.",
+    ),
+    Caption::main(
+        "objective/kl",
+        "KL to the reference",
+        "How far the policy has moved from where it started, in nats per response. Zero at first; if it grows without bound, the policy is exploiting the reward model.",
+    ),
+    Caption::main(
+        "eval/score",
+        "Held-out score",
+        "The reward model's score on prompts never trained on.",
+    ),
+    Caption::main(
+        "eval/kl",
+        "Held-out KL",
+        "The KL to the reference on prompts never trained on, in nats per response.",
+    ),
+    Caption::main(
+        "eval/win_rate",
+        "Held-out win rate",
+        "How often the policy's answer scores above the reference's on the same prompt; ties count half.",
+    ),
+    Caption::health(
+        "eval/reference_score",
+        "Held-out score of the reference",
+        "The reference's score on the same prompts, to compare the policy's with.",
+    ),
+    Caption::health(
+        "eval/length",
+        "Held-out length",
+        "Tokens per response to a held-out prompt.",
+    ),
+    Caption::health(
+        "eval/eos_fraction",
+        "Held-out responses that end",
+        "The share that ends with the end token before the length limit.",
+    ),
+    Caption::main(
+        "response/length",
+        "Response length",
+        "Tokens per response. A steady rise often means that the reward model prefers long answers; a collapse means that short answers score well.",
+    ),
+    Caption::main(
+        "response/eos_fraction",
+        "Responses that end by themselves",
+        "The share that ends with the end token before the length limit. It should approach one.",
+    ),
+    Caption::health(
+        "objective/non_score_reward",
+        "KL penalty",
+        "The KL penalty in the reward (negative). A visible share of the score, but not the larger part.",
+    ),
+    Caption::health(
+        "objective/kl_k3",
+        "KL to the reference, low-variance estimate",
+        "The same KL by an estimator that is never negative. The two should agree.",
+    ),
+    Caption::health(
+        "objective/kl_k3_se",
+        "Standard error of the low-variance KL",
+        "The standard error of that mean.",
+    ),
+    Caption::health(
+        "objective/entropy",
+        "Negative log-probability of the responses",
+        "−log π summed over a response. It falls as the policy grows sure of itself; near zero it gives the same response every time.",
+    ),
+    Caption::health(
+        "policy/entropy_avg",
+        "Entropy per token",
+        "The entropy of the policy at each token, in nats. A fast fall to zero means that it has stopped exploring.",
+    ),
+    Caption::health(
+        "policy/approxkl_avg",
+        "KL of one step",
+        "The KL between the policy before and after the updates of a step. Spikes mean that the learning rate or the number of epochs is too high.",
+    ),
+    Caption::health(
+        "policy/clipfrac_avg",
+        "Clipped tokens (policy)",
+        "The share of tokens whose probability ratio was clipped. Some are fine; at a third or more the updates are too large.",
+    ),
+    Caption::health(
+        "loss/policy_avg",
+        "Policy loss",
+        "Close to zero by construction; its level says nothing, its outliers do.",
+    ),
+    Caption::health(
+        "loss/value_avg",
+        "Value loss",
+        "The squared error of the critic's predicted returns. It should fall, then follow the changes of the reward.",
+    ),
+    Caption::health(
+        "val/explained_variance",
+        "Explained variance of the critic",
+        "One: the critic predicts every return. Zero: it does no better than their mean. Below zero: worse than the mean.",
+    ),
+    Caption::health(
+        "val/clipfrac_avg",
+        "Clipped tokens (critic)",
+        "The share of value predictions that were clipped.",
+    ),
+    Caption::health(
+        "val/ratio",
+        "Probability ratio",
+        "New over old probability of the sampled tokens. Near one; exactly one before the first update of a step.",
+    ),
+    Caption::health(
+        "val/ratio_var",
+        "Variance of the ratio",
+        "How unevenly the step changed the tokens. Spikes often come before instability.",
+    ),
+    Caption::health(
+        "val/num_eos_tokens",
+        "End tokens",
+        "How many responses of the step ended by themselves.",
+    ),
+    Caption::health(
+        "grad_norm/policy",
+        "Gradient norm (policy)",
+        "Before clipping. Spikes mark unusual batches; steady growth marks instability.",
+    ),
+    Caption::health(
+        "grad_norm/critic",
+        "Gradient norm (critic)",
+        "Before clipping. Large at first, while the critic learns the level of the returns.",
+    ),
+    Caption::health(
+        "kl_coef",
+        "KL coefficient β",
+        "The penalty per nat of KL. Constant, unless a KL target is set.",
+    ),
+    Caption::health(
+        "optimizer_steps",
+        "Optimizer steps in the step",
+        "Epochs × minibatches, fewer when the epochs were stopped early.",
+    ),
+    Caption::speed("episode", "Episodes", "Responses sampled so far."),
+    LR,
+    TOKENS_PER_SECOND,
+    TOKENS,
+    Caption::speed(
+        "time/rollout",
+        "Seconds sampling",
+        "Generating the responses of a step.",
+    ),
+    Caption::speed(
+        "time/score",
+        "Seconds scoring",
+        "The reward model's forward pass.",
+    ),
+    Caption::speed(
+        "time/forward",
+        "Seconds computing log-probabilities and values",
+        "Log-probabilities under policy and reference, and values, by the training forward.",
+    ),
+    Caption::speed(
+        "time/update",
+        "Seconds updating",
+        "The epochs over the step's minibatches.",
+    ),
+];

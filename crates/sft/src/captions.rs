@@ -1,0 +1,23 @@
+//! What a report says about the metrics of pretraining and supervised fine-tuning.
+
+use rlhf_base::caption::Caption;
+use rlhf_train::captions::{
+    EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND,
+};
+
+/// The captions of this stage's metrics, in the order of its page.
+pub const CAPTIONS: &[Caption] = &[
+    LOSS,
+    EVAL_LOSS,
+    Caption::main(
+        "eval/perplexity",
+        "Held-out perplexity",
+        "e to the power of the held-out loss: the number of equally likely tokens that the model chooses between, on average. Lower is better.",
+    ),
+    GRAD_NORM,
+    EPOCH,
+    LR,
+    TOKENS_PER_SECOND,
+    TOKENS,
+    STEP_SECONDS,
+];
