@@ -37,13 +37,13 @@ pub(crate) enum Command {
     /// Sample responses from a model.
     ///
     /// Prompts are given one by one, or as a file of any kind whose rows have one. On a terminal responses are printed for
-    /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}. The speed is told on stderr.
+    /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}. The speed is printed to stderr.
     #[command(after_help = example("rlhf generate --model runs/ppo --prompt \"Question: what colour is the fox?\nAnswer:\""))]
     Generate(GenerateArgs),
     /// Talk to a model in the terminal, or to two side by side, and keep which answer was better.
     ///
     /// A model with a chat template remembers the conversation; without one every line is a prompt of its own, which
-    /// --format completes. With --save two answers are shown without saying whose they are, and each verdict becomes a row of
+    /// --format completes. With --save two answers are shown without their models' names, and each verdict becomes a row of
     /// feedback: preferences of your own for `rlhf reward`. Lines can also come from a pipe; without a terminal the answers
     /// are JSON Lines.
     #[command(after_help = example("rlhf chat --model runs/ppo --against runs/sft --save prefs.jsonl"))]
@@ -104,7 +104,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether only errors are to be told.
+    /// Whether --quiet was given.
     pub(crate) fn quiet(&self) -> bool {
         match self {
             Self::Run(args) => args.common.quiet,
@@ -145,7 +145,7 @@ impl Typed {
         Ok(Self::Command(Cli::from_arg_matches(&matches)?.command))
     }
 
-    /// Whether only errors are to be told.
+    /// Whether --quiet was given.
     pub(crate) fn quiet(&self) -> bool {
         match self {
             Self::Stage(_, _, args) => args.common.quiet,

@@ -7,7 +7,7 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// The request itself cannot be carried out: a setting that does not exist, a folder without a model.
+/// A usage error or bad input: a setting that does not exist, a folder without a model.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);

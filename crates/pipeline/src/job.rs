@@ -33,12 +33,12 @@ impl Job {
         quiet: bool,
     ) -> anyhow::Result<Self> {
         // Neither where the run is kept nor how many threads compute it changes the result.
-        let lasting = RunSettings {
+        let fixed = RunSettings {
             out: None,
             threads: 0,
             ..run.clone()
         };
-        let sections = [("run", lasting.to_table()), (stage, configured.to_table())];
+        let sections = [("run", fixed.to_table()), (stage, configured.to_table())];
         let table: Table = sections
             .into_iter()
             .map(|(name, settings)| (name.to_owned(), Value::Table(settings)))
@@ -104,7 +104,7 @@ impl Job {
         if !begun && !missing.is_empty() {
             // The first error is the one to report.
             let _ = fs_err::remove_dir_all(out);
-            // The folders above it were made for this run, but others may have moved in: only empty ones go.
+            // The folders above it were made for this run too; they are removed if they are empty.
             for parent in &missing[1..] {
                 let _ = fs_err::remove_dir(parent);
             }
@@ -130,7 +130,7 @@ impl Job {
     }
 }
 
-/// A run that could not be written: everything up to its last checkpoint is.
+/// A run that stopped because the disk is full or read-only.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{error:#}. Free some space or make the folder writable, then run the command again with --resume: it goes on from the last \
@@ -142,7 +142,7 @@ struct DiskError {
 
 /// Whether the disk is full, or read-only where writing had begun, and the error does not yet say what to do.
 fn is_of_the_disk(error: &anyhow::Error, begun: bool) -> bool {
-    let told = |cause: &(dyn std::error::Error + 'static)| {
+    let has_remedy = |cause: &(dyn std::error::Error + 'static)| {
         matches!(
             cause.downcast_ref(),
             Some(rlhf_train::Error::CheckpointNotSaved { .. })
@@ -159,7 +159,7 @@ fn is_of_the_disk(error: &anyhow::Error, begun: bool) -> bool {
             _ => false,
         })
     };
-    !error.chain().any(told) && error.chain().any(kind)
+    !error.chain().any(has_remedy) && error.chain().any(kind)
 }
 
 /// What a run directory holds of a stage that is about to run.
@@ -183,7 +183,7 @@ fn missing(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Before the first step only the request and its files can be at fault, or else the disk or a signal.
+/// Marks an error before the first step as bad input, unless it is an I/O error or an interruption.
 fn blame_input(error: anyhow::Error) -> anyhow::Error {
     let other = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<Interrupted>()

@@ -1,4 +1,4 @@
-//! Where a process computes, how it talks, and how it is stopped.
+//! The process: device, threads, progress, Ctrl-C.
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
@@ -7,7 +7,7 @@ use rlhf_train::{Interrupt, ProgressStyle, Session};
 use crate::exit::{Stopped, usage};
 use crate::settings::RunSettings;
 
-/// Where a process computes, and how it talks: the same for all stages it runs.
+/// Device, precision, progress and interruption of this process, the same for all stages it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) device: Device,
@@ -61,7 +61,7 @@ impl Machine {
         let interrupt = self.interrupt.clone();
         ctrlc::set_handler(move || {
             if interrupt.request() {
-                // Asked twice: whoever does not want to wait for the step loses it.
+                // The second Ctrl-C: stop at once, without a checkpoint.
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
             eprintln!(

@@ -74,7 +74,7 @@ pub(crate) fn is_reward_model(folder: &Path) -> anyhow::Result<bool> {
         .any(|name| name.ends_with("ForSequenceClassification")))
 }
 
-/// What nobody would call a repository on the hub: absolute, dotted, several folders deep, below `runs/`, or a GGUF file.
+/// Whether `spec` is a path rather than a hub id: absolute, dotted, several folders deep, below `runs/`, or a GGUF file.
 fn looks_like_a_path(spec: &str) -> bool {
     spec.starts_with(['/', '.', '~'])
         || spec.starts_with("runs/")

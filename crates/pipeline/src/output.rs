@@ -16,7 +16,7 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether stdout is a terminal that shows colours, and nobody asked for none.
+/// Whether to colour stdout: it is a terminal, and NO_COLOR is not set.
 pub(crate) fn colours() -> bool {
     std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -23,7 +23,7 @@ pub(crate) const RUN: &str = "run";
 pub(crate) const EVAL: &str = "eval";
 
 settings! {
-    /// What every command that computes can be told.
+    /// Settings of every command that computes.
     pub(crate) struct RunSettings {
         /// The one seed: every random stream derives from it by name. Same settings and seed, same bytes.
         pub(crate) seed: u64 = 0,

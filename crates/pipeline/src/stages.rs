@@ -20,7 +20,7 @@ pub(crate) fn stage(name: &str) -> Option<&'static dyn AnyStage> {
     STAGES.into_iter().find(|stage| stage.name() == name)
 }
 
-/// A [`Stage`] whose settings have no type: the list holds stages of different types.
+/// A [`Stage`] behind an object-safe trait, so that one list holds all of them.
 pub(crate) trait AnyStage: Sync {
     fn name(&self) -> &'static str;
     fn title(&self) -> &'static str;

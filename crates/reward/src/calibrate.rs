@@ -1,4 +1,4 @@
-//! The scale of a reward model's scores, and texts by which a loader knows the model again.
+//! Calibration: the scale of a reward model's scores, and probe texts by which a loader verifies the model.
 
 use anyhow::{Result, ensure};
 use rlhf_lm::{Calibration, Probe};
@@ -6,7 +6,7 @@ use rlhf_train::statistics;
 
 use crate::items::Item;
 
-/// Rows whose answers become probes.
+/// Number of rows that become probes.
 const PROBED: usize = 4;
 
 /// Mean and standard deviation (population) of the raw scores of all responses of `held_out`, so that PPO can use
@@ -29,7 +29,7 @@ pub fn calibrate(held_out: &[Item], scores: &[Vec<f64>]) -> Result<(Calibration,
         std > 0.0,
         "every held-out response gets the same score ({mean}): the reward model has learned nothing; raise --lr or --epochs"
     );
-    // A loader tokenises the probes' texts, so texts that were cut cannot serve.
+    // A loader tokenises the probes' texts, so texts that were cut cannot be probes.
     let whole = held_out.iter().zip(scores).filter(|(item, _)| item.whole);
     let probes = whole
         .take(PROBED)

@@ -52,7 +52,7 @@ pub struct Share {
     pub n: usize,
 }
 
-/// Predicted against observed: among comparisons whose predicted P(win) fell into a bin, how many were won.
+/// One bin of the calibration curve: predicted against observed share of comparisons won.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CalibrationBin {
     /// Mean predicted probability that the one with the higher score wins, in the bin.
@@ -63,7 +63,7 @@ pub struct CalibrationBin {
     pub n: usize,
 }
 
-/// What the comparisons below were made on, and what was left out or may flatter.
+/// Counts of the evaluation data: rows used, cut, left out, and shared with the training data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Counts {
     /// Held-out prompts that were scored.
@@ -98,7 +98,7 @@ impl Counts {
 /// The report on a reward model; fields that the data has nothing to say about are absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// What was measured on.
+    /// Counts of the data.
     #[serde(flatten)]
     pub counts: Counts,
     /// Share of preferred responses that score higher; equal scores count half.

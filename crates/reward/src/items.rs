@@ -1,4 +1,4 @@
-//! From human feedback to token sequences with something to learn from.
+//! Human feedback as token sequences with a judgement.
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
@@ -32,9 +32,9 @@ pub struct Item {
     pub prompt: Vec<u32>,
     /// Each response with its end token.
     pub responses: Vec<Vec<u32>>,
-    /// What they are to be scored like.
+    /// The human judgement of the responses.
     pub judgement: Judgement,
-    /// Who or what it comes from.
+    /// Annotator or data set.
     pub source: Option<String>,
     /// Whether nothing was cut off.
     pub whole: bool,
@@ -43,7 +43,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// Tokens it costs to compute.
+    /// Tokens of one forward pass: the prompt once, and every response.
     pub fn tokens(&self) -> usize {
         self.prompt.len() + self.responses.iter().map(Vec::len).sum::<usize>()
     }
@@ -59,7 +59,7 @@ impl Item {
         }
     }
 
-    /// What must not be both trained and measured on: the prompt, or where there is none the responses themselves.
+    /// The key of the hold-out split: the prompt, or for texts without a prompt the responses.
     pub(crate) fn subject(&self) -> (&[u32], &[Vec<u32>]) {
         match self.texts.0.is_empty() {
             true => (&self.prompt, &self.responses),
@@ -68,7 +68,7 @@ impl Item {
     }
 }
 
-/// Feedback ready to train on, and what was found on the way.
+/// Tokenised feedback, with counts of what was cut or dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Items {
     /// Prompts whose responses differ.

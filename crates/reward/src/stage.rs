@@ -1,4 +1,4 @@
-//! Reward modelling as a stage: what it reads, and how feedback becomes something to train and to measure on.
+//! Reward modelling as a stage: what it reads, the hold-out split, the scale of ratings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -188,7 +188,7 @@ fn standardise_ratings(items: &mut [Item], held_out: &mut [Item]) {
     }
 }
 
-/// Mean and population standard deviation; 1 where all are the same, which says nothing of a scale.
+/// Mean and population standard deviation; the latter is 1 where all ratings are equal.
 fn scale(ratings: &[f64]) -> (f64, f64) {
     let mean = statistics::mean(ratings);
     let variance = ratings.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / ratings.len() as f64;

@@ -21,7 +21,7 @@ use crate::loss::{
     thumbs_loss,
 };
 
-/// What a finished run has to say for itself.
+/// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
     /// Optimizer steps made.
@@ -65,7 +65,7 @@ impl Prepared for RewardModelling {
             session.recompute,
         ));
         let example = &items[0];
-        let (last, spoken) = example.responses[0]
+        let (end, response) = example.responses[0]
             .split_last()
             .context("a response without its end token")?;
         let text = |ids: &[u32]| self.tokenizer.decode_with_special(ids);
@@ -88,8 +88,8 @@ impl Prepared for RewardModelling {
             memory,
             device: session.describe_device(),
             example: vec![
-                (text(&[&example.prompt, spoken].concat())?, false),
-                (text(&[*last])?, true),
+                (text(&[&example.prompt, response].concat())?, false),
+                (text(&[*end])?, true),
             ],
         })
     }
@@ -237,9 +237,9 @@ impl Prepared for RewardModelling {
 /// Loss of a micro-batch; each prompt weighs `share`, whatever its kind of feedback and number of responses.
 fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) -> Result<Tensor> {
     let mut loss = Tensor::zeros((), DType::F32, scores.device())?;
-    // Of what is compared by pairs, and of what is compared at all, which centering is about.
+    // Terms of the pairwise loss, and the larger set of terms that centering applies to.
     let (mut comparisons, mut centred) = (Vec::new(), Vec::new());
-    // (index of the score, target) of responses that are judged alone.
+    // (index of the score, target) of responses judged by themselves.
     let (mut ratings, mut thumbs) = (Vec::new(), Vec::new());
     let mut first = 0;
     for item in items {
@@ -282,7 +282,7 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
 
 type LossOfOne = fn(&Tensor, &Tensor, &Tensor) -> candle_core::Result<Tensor>;
 
-/// What `reward.json` will say: the scale of held-out scores, and a few texts whose scores a loader can check.
+/// The content of `reward.json`: the scale of held-out scores, and probe texts with their scores.
 fn card(
     config: &Config,
     held_out: &[Item],
@@ -290,7 +290,7 @@ fn card(
     report: &Report,
 ) -> Result<RewardCard> {
     let (calibration, probes) = calibrate(held_out, scores)?;
-    // Names, not paths: the folder may be published, and where its maker keeps files is nobody's business.
+    // Names, not paths: the folder may be published.
     let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
         let names = paths.iter().filter_map(|path| path.file_name());
         names

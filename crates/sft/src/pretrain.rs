@@ -1,4 +1,4 @@
-//! Pretraining: a tokenizer and a small Llama from nothing but text. `[pretrain]` in a configuration file.
+//! Pretraining: a tokenizer and a small Llama from text. `[pretrain]` in a configuration file.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -75,7 +75,7 @@ impl Config {
 
 /// The token that ends a text.
 const END_TOKEN: &str = "<|endoftext|>";
-/// Never seen in training; programs that pad batches need a token for it that is not the end token.
+/// For programs that pad batches, which need a token other than EOS; never seen in training.
 const PAD_TOKEN: &str = "<|pad|>";
 
 /// `rlhf pretrain`.

@@ -16,7 +16,7 @@ use crate::eval::mean_loss;
 use crate::loss::negative_log_likelihood;
 use crate::rows::{Batch, Row, Rows};
 
-/// What a finished run has to say for itself.
+/// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
     /// Optimizer steps made.
@@ -38,7 +38,7 @@ pub(crate) struct LanguageModelling {
     pub(crate) held_out: Vec<Row>,
     /// Number format of the weights in `final/`.
     pub(crate) save_dtype: SaveDtype,
-    /// When the model was there.
+    /// When the model had been loaded.
     pub(crate) loaded: Instant,
 }
 
@@ -130,7 +130,7 @@ impl Prepared for LanguageModelling {
         };
 
         tracing::info!(
-            "the first step begins {:.2} s after the model was there",
+            "the first step begins {:.2} s after the model was loaded",
             self.loaded.elapsed().as_secs_f64()
         );
         for step in first..steps {
@@ -211,7 +211,7 @@ impl Prepared for LanguageModelling {
 }
 
 impl LanguageModelling {
-    /// Rows that the model is tried on before training.
+    /// Rows of the trial before training.
     const TRIED: usize = 4;
 
     /// The loss on a few rows: weights that are not finite show here.

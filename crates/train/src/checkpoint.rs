@@ -15,7 +15,7 @@ const TENSORS: &str = "tensors.safetensors";
 const STATE: &str = "state.json";
 const PREFIX: &str = "step-";
 
-/// The files whose lines belong to a checkpoint: a resumed run continues them from where they stood.
+/// Files that grow line by line; a checkpoint records their lengths, and a resumed run truncates them to these.
 const GROWING: [&str; 2] = [METRICS, SAMPLES];
 
 /// Everything a run needs to go on as if it had never stopped.
@@ -28,12 +28,12 @@ pub struct Checkpoint {
     pub step: u64,
     /// Named tensors, grouped by prefix: `policy/…`, `policy.adam/m/…`.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Whatever else the stage needs: counters, the KL coefficient, the place in the data.
+    /// Other state of the stage, such as the KL coefficient.
     pub state: Value,
 }
 
 impl Checkpoint {
-    /// Where one model and its optimizer stand after `step` steps.
+    /// A checkpoint of one model and its optimizer after `step` steps.
     pub fn of(step: u64, params: &Params, optimizer: &AdamW) -> Result<Self> {
         let mut checkpoint = Self {
             step,
@@ -45,7 +45,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Puts model and optimizer back to where [`Checkpoint::of`] found them.
+    /// Restores the model and optimizer state saved by [`Checkpoint::of`].
     pub fn restore(&self, params: &Params, optimizer: &mut AdamW) -> Result<()> {
         params.restore(&self.group("model"))?;
         optimizer.load_state(params, &self.group("adam"))
@@ -143,7 +143,7 @@ impl RunDir {
         Ok(None)
     }
 
-    /// Cuts the growing files back to `lengths`, and the timings, whose bytes are never the same twice, to as many lines as the metrics have.
+    /// Truncates the growing files to `lengths`, and the timings, whose bytes differ between runs, to as many lines as the metrics have.
     fn rewind(&self, lengths: &BTreeMap<String, u64>) -> Result<()> {
         for name in GROWING {
             truncate(
@@ -167,7 +167,7 @@ impl RunDir {
             .join(format!("{PREFIX}{step:06}"))
     }
 
-    /// The steps that have a checkpoint, ascending, after clearing up what a dying process left half done.
+    /// The steps that have a complete checkpoint, ascending. Removes what an interrupted save or removal left behind.
     fn checkpoints(&self) -> Result<Vec<u64>> {
         let dir = self.path().join(CHECKPOINTS);
         if !dir.exists() {
@@ -187,7 +187,7 @@ impl RunDir {
         }
         steps.sort_unstable();
         steps.dedup();
-        // A folder lacks a file only if its removal was cut short.
+        // A folder lacks a file only if its removal was interrupted.
         let mut whole = Vec::new();
         for step in steps {
             let path = self.checkpoint_path(step);
@@ -378,7 +378,7 @@ mod tests {
         let half = dir.path().join("checkpoints/step-000002.aside");
         fs_err::create_dir(&half).unwrap();
         fs_err::write(half.join(TENSORS), [0u8; 100]).unwrap();
-        // A pruned folder whose removal was cut short looks like this.
+        // What an interrupted removal leaves.
         let pruned = dir.checkpoint_path(0);
         fs_err::create_dir(&pruned).unwrap();
         fs_err::write(pruned.join(TENSORS), [0u8; 100]).unwrap();
@@ -450,7 +450,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
         dir.checkpoint_save(&at_step(1), 3).unwrap();
-        // Permissions do not stop root, a file where a folder must go stops everyone.
+        // Root ignores permissions, so a file takes the place of the folder.
         let elsewhere = tmp.path().join("elsewhere");
         fs_err::rename(tmp.path().join(CHECKPOINTS), &elsewhere).unwrap();
         fs_err::write(tmp.path().join(CHECKPOINTS), "").unwrap();

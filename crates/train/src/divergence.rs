@@ -1,11 +1,11 @@
-//! When to stop because training has come to nothing.
+//! Checks that stop a diverged run.
 
 use candle_core::Tensor;
 use rlhf_lm::{Gradients, Params};
 
 use crate::{Error, Result};
 
-/// Refuses a `number` that is none, before it moves anything.
+/// Errors on NaN or infinity; call before the optimizer step.
 pub fn check_finite(step: u64, what: &'static str, number: f64) -> Result<()> {
     if number.is_finite() {
         Ok(())
@@ -14,10 +14,10 @@ pub fn check_finite(step: u64, what: &'static str, number: f64) -> Result<()> {
     }
 }
 
-/// Refuses what the update of `step` has made of the model: its `loss` on a row must be a number, and so must the gradient.
+/// Errors if the model after the update of `step` gives a loss or a gradient that is not finite; `loss` is that of one row.
 ///
-/// What the last update did shows only when the model is asked again, so ask it before a checkpoint or the model itself is saved: else a
-/// resumed run would start from weights that are beyond help.
+/// An update that ruins the weights shows only in the next forward pass. Call this before a checkpoint or the model is saved, so that
+/// a resumed run never starts from ruined weights.
 pub fn check_update(step: u64, params: &Params, loss: &Tensor) -> Result<()> {
     let mut gradients = Gradients::new();
     gradients.accumulate(params, loss)?;

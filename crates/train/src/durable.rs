@@ -22,7 +22,7 @@ pub(crate) fn old(dest: &Path) -> PathBuf {
     with_suffix(dest, ".old")
 }
 
-/// Removes a file or a folder; that there is none is fine.
+/// Removes a file or a folder, if it exists.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs_err::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs_err::remove_dir_all(path),

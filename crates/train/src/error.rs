@@ -12,7 +12,7 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// The output directory already holds a run and nobody said what to do with it.
+    /// The output directory already holds a run, and neither --resume nor --overwrite was given.
     #[error("{} already holds a run: continue it with --resume, replace it with --overwrite, or choose another --out", .0.display())]
     RunExists(PathBuf),
     /// Another process is writing to the same run directory.
@@ -51,7 +51,7 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
-    /// A number that training goes by is no number any more.
+    /// A loss or a gradient norm is NaN or infinite.
     #[error(
         "step {step}: {what} is {number}: training has diverged; lower --lr, add --warmup, or under --dtype f16, whose largest number is \
          65504, take bf16. Checkpoints, if there are any, are from before and sound: continue with --resume"

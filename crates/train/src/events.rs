@@ -93,7 +93,7 @@ pub(crate) fn remove_all(run: &Path) -> Result<()> {
 }
 
 fn wall_time() -> f64 {
-    // A clock set before 1970 is a clock nobody can plot by.
+    // A clock set before 1970 gives 0.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |d| d.as_secs_f64())

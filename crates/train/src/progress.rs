@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
 
-/// How to tell the user of progress; always on stderr.
+/// How progress is shown, always on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProgressStyle {
     /// A bar on a terminal, a line every few seconds elsewhere.
@@ -26,7 +26,7 @@ impl ProgressStyle {
 /// How often a line appears where there is no terminal to redraw.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The progress of one long loop: position, time left, tokens a second, and the numbers that tell whether it goes well.
+/// The progress of one long loop: position, time left, tokens a second, and a few metrics.
 pub struct Progress {
     output: Output,
     name: String,

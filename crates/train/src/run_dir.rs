@@ -36,7 +36,7 @@ pub enum OnExisting {
     Refuse,
     /// Remove what a run writes (and nothing else) and start anew.
     Overwrite,
-    /// Continue from the latest checkpoint, or start anew where there is none.
+    /// Continue from the latest checkpoint, or start anew if there is none.
     Resume,
 }
 
@@ -115,7 +115,7 @@ impl RunDir {
         self.path.join(FINAL)
     }
 
-    /// Writes the resolved settings. A resumed run whose settings have changed goes on with the new ones and says so.
+    /// Writes the resolved settings. If they differ from those of the run that is resumed, the new ones apply, with a warning.
     pub fn write_config(&self, toml: &str) -> Result<()> {
         let path = self.path.join(CONFIG);
         if self.resumed && path.exists() {
@@ -153,7 +153,7 @@ impl RunDir {
         durable::replace_dir(&self.final_dir(), save)
     }
 
-    /// Marks the run as complete. The fingerprint tells what was run (settings, data, predecessor), so that an unchanged stage can be skipped.
+    /// Marks the run as complete. The fingerprint identifies settings, data and predecessor, so that an unchanged stage can be skipped.
     pub fn mark_finished(&self, fingerprint: &str) -> Result<()> {
         Ok(durable::write_file(
             &self.path.join(FINISHED),

@@ -2,7 +2,7 @@ use candle_core::{DType, Device};
 
 use crate::{Interrupt, ProgressStyle};
 
-/// What a stage needs besides its own settings: where and how to compute, what to tell, how to be stopped.
+/// What a stage needs besides its own settings: device, precision, seed, progress, interruption.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// Where tensors live.
@@ -13,7 +13,7 @@ pub struct Session {
     pub recompute: bool,
     /// The one seed; every random stream derives from it by name.
     pub seed: u64,
-    /// How to tell the user of progress.
+    /// How progress is shown.
     pub progress: ProgressStyle,
     /// Asked between steps.
     pub interrupt: Interrupt,

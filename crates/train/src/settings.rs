@@ -79,8 +79,8 @@ pub fn one_line(lines: &[&str]) -> String {
     lines.concat().trim().to_owned()
 }
 
-/// Declares a struct of settings: each field has a doc comment, which is its manual, and its default. Fields after `parts`
-/// are groups of settings shared with other sections, whose keys stand in the same table.
+/// Declares a struct of settings: each field has a doc comment, which is its manual, and a default. Fields after `parts` are groups
+/// of settings shared with other sections; their keys are in the same table.
 ///
 /// ```
 /// rlhf_train::settings! {

@@ -93,7 +93,7 @@ pub enum Source<'a> {
         files: &'a mut Vec<PathBuf>,
         /// Files or folders to evaluate on, if the stage takes any.
         held_out: Option<&'a mut Vec<PathBuf>>,
-        /// Which of the bundled files stand in.
+        /// The bundled files to take when none are given.
         bundled: Bundled,
     },
     /// Other files that the result depends on.

@@ -1,4 +1,4 @@
-//! The flags of commands that ask a model something and train nothing.
+//! The flags of commands that use a model without training it.
 
 use std::path::PathBuf;
 
@@ -32,10 +32,10 @@ pub(crate) struct GenerateArgs {
     pub(crate) json: bool,
 }
 
-// Who answers.
+// The model.
 #[derive(Debug, Args)]
 pub(crate) struct AnsweringArgs {
-    /// Who answers: a run, a directory, a GGUF file or a hub id [default: the bundled model].
+    /// The model: a run, a directory, a GGUF file or a hub id [default: the bundled model].
     #[arg(
         long,
         value_name = "MODEL",
@@ -99,7 +99,7 @@ pub(crate) struct ChatArgs {
     /// Show what this reward gives to each answer: a reward model, or a rule as in `rlhf ppo --reward`.
     #[arg(long, value_name = "MODEL")]
     pub(crate) reward: Option<String>,
-    /// Ask which of two answers is better, without saying whose they are, and add each verdict to this file as a row that
+    /// Ask which of two answers is better, without their models' names, and add each verdict to this file as a row that
     /// `rlhf reward --prefs` reads. Without --against both answers are the model's.
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,

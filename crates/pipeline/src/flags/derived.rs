@@ -73,7 +73,7 @@ pub(crate) fn toml_or_text(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// A default as one would write it; nothing where there is none worth showing.
+/// A default for the help text; none for switches and empty lists.
 pub(crate) fn readable_default(setting: &Setting) -> Option<String> {
     match setting.default.as_ref()? {
         Value::Boolean(_) => None,

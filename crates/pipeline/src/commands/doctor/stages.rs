@@ -1,7 +1,7 @@
 //! A pipeline's stages, before the first of them has run: each is prepared as it will be, and asked what it finds.
 //!
-//! A stage may start from a model that an earlier one has yet to make. What that one starts from stands in for it: it has the
-//! same shape and the same tokenizer.
+//! A stage may start from a model that an earlier stage has yet to make. Then the model which that stage starts from is used instead: it
+//! has the same shape and the same tokenizer.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
     };
     for stage in wiring.stages() {
         pipeline.report.part(stage.name());
-        // What stops the checks of a stage early stands in the report.
+        // A failure that stops the checks of this stage is in the report.
         let _ = pipeline.stage(stage);
     }
     // Two checkpoints of weights and two moments are kept while a third is written; then the model itself.
@@ -65,7 +65,7 @@ struct Start {
     described: Vec<String>,
     /// A stage of this pipeline has yet to make them.
     made_by: Vec<&'static str>,
-    /// There is nothing that could stand in for them.
+    /// No model can be used in their place.
     missing: bool,
 }
 
