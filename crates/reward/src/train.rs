@@ -9,7 +9,7 @@ use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_dataset::read_feedback;
 use rlhf_lm::{
     Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardCard, RewardModel, ScalarModel,
-    Tokenizer,
+    Tokenizer, Weights,
 };
 use rlhf_train::{
     Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Session, check_finite,
@@ -39,7 +39,8 @@ pub struct Outcome {
 
 /// Trains a reward model that starts from the language model `config.model`; it ends up in the run's `final/`.
 pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
-    let base = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
+    let path = Path::new(&config.model);
+    let base = LanguageModel::load(path, Weights::Trainable, session.dtype, &session.device)
         .with_context(|| format!("loading the model to start from at {}", config.model))?;
     let LanguageModel {
         config: model_config,
@@ -100,7 +101,7 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let tensors =
         ScalarModel::with_fresh_head(&model_config, &params.tensors(), head, &session.device)?;
     let params = Params::load(&tensors, &session.device, session.dtype)?;
-    let model = ScalarModel::new(&model_config, &params)?.recomputing(session.recompute);
+    let model = ScalarModel::new(&model_config, &params)?.gradient_checkpointing(session.recompute);
     let evaluated = ScalarModel::new(&model_config, &params.frozen())?;
     let recipe = recipe!("reward", "prompt", config);
     let mut optimizer = recipe.optimizer();
@@ -165,8 +166,8 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         }
         last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
         if step == first {
-            // A comparison stays the same when all scores move by one amount, and that is all the bias of GPT-2's last norm does.
-            gradients.check_all_but(&params, &["transformer.ln_f.bias"])?;
+            // A comparison stays the same when all scores move by one amount.
+            gradients.check_all_but(&params, model_config.shared_shifts())?;
         }
         check_finite(step + 1, "the loss", last_loss)?;
         let lr = schedule.lr(recipe.lr, step);

@@ -3,14 +3,12 @@
 //! Both minimise the negative log-likelihood of target tokens; they differ in which tokens are targets. Read in
 //! this order:
 //!
-//! 1. `rows`: from records to tokens, each marked as target or context,
-//! 2. [`negative_log_likelihood`]: the loss,
-//! 3. [`train()`]: the loop,
-//! 4. [`mean_loss`]: held-out loss.
+//! 1. [`Rows`]: from records to examples ([`rlhf_lm::Example`], whose batch has the loss),
+//! 2. [`train()`]: the loop,
+//! 3. [`mean_loss`]: held-out loss.
 
 mod config;
 mod eval;
-mod loss;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
@@ -20,6 +18,5 @@ mod train;
 
 pub use config::Config;
 pub use eval::mean_loss;
-pub use loss::negative_log_likelihood;
-pub use rows::{Batch, Row, Rows};
+pub use rows::Rows;
 pub use train::{Outcome, train};

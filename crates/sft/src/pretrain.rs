@@ -155,6 +155,12 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
         .partition(|(i, _)| i % every == every - 1);
     let strip = |rows: Vec<(usize, _)>| rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>();
     let rows = Rows::from_texts(&model.tokenizer, &strip(kept), config.max_length)?;
+    if rows.lost > 0 {
+        tracing::info!(
+            "{} end tokens alone in their window were left out",
+            rows.lost
+        );
+    }
     let held = strip(held);
     let held_out = if held.is_empty() {
         Rows::default()

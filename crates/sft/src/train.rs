@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_dataset::read_demonstrations;
-use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype, Tokenizer};
+use rlhf_lm::{
+    CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype, Tokenizer, Weights,
+};
 use rlhf_train::{
     Checkpoint, Course, Interrupted, MemoryItem, Plan, Progress, Recipe, Session, check_finite,
     check_update, recipe,
@@ -16,8 +18,7 @@ use serde_json::{Map, json};
 
 use crate::config::Config;
 use crate::eval::mean_loss;
-use crate::loss::negative_log_likelihood;
-use crate::rows::{Batch, Row, Rows};
+use crate::rows::Rows;
 
 /// What a finished run has to say for itself.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -33,7 +34,8 @@ pub struct Outcome {
 /// Fine-tunes `config.model` on demonstrations; the model ends up in the run's `final/`.
 pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
     let begun = Instant::now();
-    let model = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
+    let path = Path::new(&config.model);
+    let model = LanguageModel::load(path, Weights::Trainable, session.dtype, &session.device)
         .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
     tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
     let loaded = Instant::now();
@@ -78,13 +80,14 @@ pub fn train(config: &Config, session: &mut Session) -> Result<Outcome> {
 pub(crate) fn fit(
     recipe: &Recipe,
     language_model: &LanguageModel,
-    rows: &[Row],
-    held_out: &[Row],
+    rows: &[Example],
+    held_out: &[Example],
     loaded: Instant,
     session: &mut Session,
 ) -> Result<Outcome> {
     let params = &language_model.params;
-    let model = CausalLm::new(&language_model.config, params)?.recomputing(session.recompute);
+    let model =
+        CausalLm::new(&language_model.config, params)?.gradient_checkpointing(session.recompute);
     let evaluated = CausalLm::new(&language_model.config, &params.frozen())?;
     let mut optimizer = recipe.optimizer();
     let course = recipe.course(rows.len(), &language_model.config, session.recompute)?;
@@ -121,16 +124,16 @@ pub(crate) fn fit(
     for step in first..steps {
         let begun = Instant::now();
         let order = step_rows(session.seed, rows.len(), recipe.batch, recipe.shuffle, step);
-        let batch: Vec<&Row> = order.iter().map(|&i| &rows[i]).collect();
-        let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
-        let targets: usize = batch.iter().map(|row| row.targets()).sum();
+        let batch: Vec<&Example> = order.iter().map(|&i| &rows[i]).collect();
+        let tokens: usize = batch.iter().map(|row| row.ids().len()).sum();
+        let targets: usize = batch.iter().map(|row| row.num_targets()).sum();
 
         let mut gradients = Gradients::new();
         let mut total = Tensor::zeros((), candle_core::DType::F32, &session.device)?;
-        let lengths: Vec<usize> = batch.iter().map(|row| row.ids.len()).collect();
+        let lengths: Vec<usize> = batch.iter().map(|row| row.ids().len()).collect();
         for micro in micro_batches(&lengths, micro_tokens) {
-            let packed = Batch::pack(&batch[micro], &session.device)?;
-            let loss = negative_log_likelihood(&model, &packed, targets)?;
+            let packed = ExampleBatch::pack(&batch[micro], &session.device)?;
+            let loss = packed.loss(&model, targets)?;
             gradients.accumulate(params, &loss)?;
             total = (total + loss.detach())?;
         }
@@ -172,8 +175,8 @@ pub(crate) fn fit(
         let stop = session.interrupt.requested() && done < steps;
         let save = stop || recipe.save_every > 0 && done % recipe.save_every == 0 && done < steps;
         if save || done == steps {
-            let packed = Batch::pack(&batch[..1], &session.device)?;
-            let loss = negative_log_likelihood(&model, &packed, batch[0].targets())?;
+            let packed = ExampleBatch::pack(&batch[..1], &session.device)?;
+            let loss = packed.loss(&model, batch[0].num_targets())?;
             check_update(done, params, &loss)?;
         }
         if save {
@@ -197,13 +200,13 @@ pub(crate) fn publish(model: &LanguageModel, dtype: SaveDtype, session: &Session
 fn plan(
     recipe: &Recipe,
     model: &LanguageModel,
-    rows: &[Row],
+    rows: &[Example],
     course: &Course,
     session: &Session,
 ) -> Result<Plan> {
-    let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
-    let targets: usize = rows.iter().map(Row::targets).sum();
-    let parameters = model.params.num_parameters() as u64;
+    let tokens: usize = rows.iter().map(|row| row.ids().len()).sum();
+    let targets: usize = rows.iter().map(Example::num_targets).sum();
+    let parameters = model.params.num_trainable() as u64;
     let per_step = tokens as f64 * recipe.batch as f64 / rows.len() as f64;
     let mut memory = MemoryItem::trained("model", parameters).to_vec();
     let micro_tokens = course.micro_tokens;
@@ -237,14 +240,14 @@ fn plan(
 }
 
 /// A row as text, in pieces that carry loss or do not.
-fn marked(tokenizer: &Tokenizer, row: &Row) -> Result<Vec<(String, bool)>> {
+fn marked(tokenizer: &Tokenizer, row: &Example) -> Result<Vec<(String, bool)>> {
     let mut pieces = Vec::new();
     let mut start = 0;
-    for end in 1..=row.ids.len() {
-        if end == row.ids.len() || row.target[end] != row.target[start] {
+    for end in 1..=row.ids().len() {
+        if end == row.ids().len() || row.targets()[end] != row.targets()[start] {
             pieces.push((
-                tokenizer.decode_with_special(&row.ids[start..end])?,
-                row.target[start],
+                tokenizer.decode_with_special(&row.ids()[start..end])?,
+                row.targets()[start],
             ));
             start = end;
         }

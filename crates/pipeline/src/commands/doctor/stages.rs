@@ -9,10 +9,10 @@ use std::rc::Rc;
 use anyhow::{Context as _, ensure};
 use rlhf_base::Text;
 use rlhf_dataset::{read_demonstrations, read_feedback, read_prompts, read_texts};
-use rlhf_lm::{CausalLm, LanguageModel, ModelConfig, RewardModel};
+use rlhf_lm::{CausalLm, Example, LanguageModel, ModelConfig, RewardModel, Weights};
 use rlhf_ppo::{CriticKind, Episode, PromptRow, RewardSource, prompt_rows};
 use rlhf_reward::{Counts, Item, Items, split_by_prompt};
-use rlhf_sft::{Row, Rows, mean_loss};
+use rlhf_sft::{Rows, mean_loss};
 use rlhf_train::{MemoryItem, micro_batch_tokens};
 
 use super::machine::{disk, memory};
@@ -121,8 +121,8 @@ impl Rounds<'_> {
                     cut,
                     config.train_on_prompt,
                 )?;
-                let tokens: usize = all.rows.iter().map(|row| row.ids.len()).sum();
-                let targets: usize = all.rows.iter().map(Row::targets).sum();
+                let tokens: usize = all.rows.iter().map(|row| row.ids().len()).sum();
+                let targets: usize = all.rows.iter().map(Example::num_targets).sum();
                 let found = format!("{tokens}, of which {targets} carry loss");
                 let found = match all.cut {
                     0 => Found::Ok(found),
@@ -133,7 +133,7 @@ impl Rounds<'_> {
                 Ok((all.rows, found))
             })?;
             self.answers(&model, &rows);
-            let tokens = rows.iter().map(|row| row.ids.len()).sum::<usize>();
+            let tokens = rows.iter().map(|row| row.ids().len()).sum::<usize>();
             let held = tokens * config.batch / rows.len();
             self.room_of(&model, held, config.micro_batch);
         }
@@ -344,7 +344,8 @@ impl Rounds<'_> {
         }
         let machine = self.machine;
         let model = self.report.check("model", || {
-            let model = LanguageModel::load(folder, machine.dtype, &machine.device)?;
+            let model =
+                LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
             let end = model.tokenizer.eos_id()?;
             let found = format!(
                 "{}, {} parameters, ends with {}, {} chat template",
@@ -364,7 +365,7 @@ impl Rounds<'_> {
     }
 
     /// The loss on a few rows: weights that are not finite show here.
-    fn answers(&mut self, model: &LanguageModel, rows: &[Row]) {
+    fn answers(&mut self, model: &LanguageModel, rows: &[Example]) {
         self.report.check("loss", || {
             let causal = CausalLm::new(&model.config, &model.params.frozen())?;
             let tried = &rows[..rows.len().min(TRIED)];
@@ -404,7 +405,8 @@ impl Rounds<'_> {
         };
         let models = trained.iter().flat_map(|n| MemoryItem::trained("", *n));
         let activations = MemoryItem::activations(held.min(micro as u64), model, recompute);
-        let items = models.chain([MemoryItem::new("", 4 * frozen), activations]);
+        let width = self.machine.dtype.size_in_bytes() as u64;
+        let items = models.chain([MemoryItem::new("", width * frozen), activations]);
         let needed: u64 = items.map(|item| item.bytes).sum();
         // Two checkpoints of weights and two moments are kept while a third is written; then the model itself.
         let parameters: u64 = trained.iter().sum();
@@ -475,8 +477,7 @@ fn check_judge(
         config.reward
     );
     ensure!(
-        config.critic == CriticKind::Shared
-            || judge.tokenizer().hash()? == policy.tokenizer.hash()?,
+        config.critic == CriticKind::Shared || judge.tokenizer().encodes_like(&policy.tokenizer),
         "its tokenizer is not the policy's, and a separate critic starts from it: set ppo.critic to \"shared\""
     );
     Ok(())
