@@ -15,9 +15,12 @@ STEPS, LR, WARMUP, MAX_NORM = 10, 0.1, 2, 1.0
 BETA1, BETA2, EPS, WEIGHT_DECAY = 0.9, 0.95, 1e-6, 0.1
 
 params = {"b": torch.nn.Parameter(torch.randn(3)), "w": torch.nn.Parameter(torch.randn(2, 4))}
-optimizer = torch.optim.AdamW(
-    params.values(), lr=LR, betas=(BETA1, BETA2), eps=EPS, weight_decay=WEIGHT_DECAY, foreach=False
-)
+# Biases and norms, which have one dimension, do not decay.
+groups = [
+    {"params": [params["w"]], "weight_decay": WEIGHT_DECAY},
+    {"params": [params["b"]], "weight_decay": 0.0},
+]
+optimizer = torch.optim.AdamW(groups, lr=LR, betas=(BETA1, BETA2), eps=EPS, foreach=False)
 schedule = get_scheduler("cosine", optimizer, num_warmup_steps=WARMUP, num_training_steps=STEPS)
 
 

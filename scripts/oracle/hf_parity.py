@@ -117,7 +117,11 @@ def forward(model, sequences):
 
 def train(model, sequences):
     """Ten steps of torch.optim.AdamW with clipping and linear schedule; before each, the loss, gradient norm and rate."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+    # As the Trainer of transformers groups them: biases and norms, which have one dimension, do not decay.
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, STEPS)
     losses, norms, rates = [], [], []
     for _ in range(STEPS):

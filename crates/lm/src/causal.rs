@@ -6,9 +6,10 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use rlhf_ops::{DecodeRows, TokenLogprobs, WeightLayout};
 
+use crate::attend::Attend;
 use crate::linear::normal;
 use crate::schema::Schema;
-use crate::trunk::{self, Attend, Trunk};
+use crate::trunk::Trunk;
 use crate::{KvCache, ModelConfig, Packed, Params, Result};
 
 /// A language model: a trunk and the vocabulary projection, over the parameters of a [`Params`].
@@ -64,25 +65,27 @@ impl CausalLm {
     }
 
     fn build(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let vocab = match config.tied() {
+        let size = config.dimensions();
+        let vocab = match size.tied {
             true => None,
-            false => Some(vb.pp("lm_head").get_with_hints(
-                (config.vocab_size(), config.hidden_size()),
+            false => Some(vb.pp(config.family().names().head).get_with_hints(
+                (size.vocab, size.hidden),
                 "weight",
-                normal(config.initializer_range()),
+                normal(size.initializer_range),
             )?),
         };
         Ok(Self {
             config: config.clone(),
-            trunk: trunk::build(config, vb)?,
+            trunk: config.family().trunk(vb)?,
             vocab,
         })
     }
 
-    /// Whether training keeps, per block, one hidden state of each token instead of all that the block computes, and computes the
-    /// block again for its gradient. The numbers stay the same; a third of the work is added.
-    pub fn recomputing(mut self, on: bool) -> Self {
-        self.trunk.set_recompute(on);
+    /// Turns gradient checkpointing on or off: training keeps, per block, the hidden states that go into it instead of all that the
+    /// block computes, and computes the block again for its gradient (Chen et al. 2016, arXiv:1604.06174). The numbers stay the
+    /// same; a third of the work is added.
+    pub fn gradient_checkpointing(mut self, on: bool) -> Self {
+        self.trunk.set_checkpointing(on);
         self
     }
 

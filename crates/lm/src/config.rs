@@ -1,13 +1,11 @@
 //! `config.json`: which model a directory holds.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
-use crate::gpt2::Gpt2Config;
-use crate::llama::{LlamaConfig, Variant};
+use crate::families::{self, Dimensions, Family, ModelType};
 use crate::{Error, Result};
-
-/// The values of `model_type` that we can run.
-pub const MODEL_TYPES: [&str; 5] = ["gpt2", "llama", "mistral", "qwen2", "qwen3"];
 
 /// A parsed `config.json`, in the spelling of `transformers` 4 or 5.
 ///
@@ -21,19 +19,11 @@ pub const MODEL_TYPES: [&str; 5] = ["gpt2", "llama", "mistral", "qwen2", "qwen3"
 /// assert_eq!((config.hidden_size(), config.tied()), (32, true));
 /// # Ok::<_, rlhf_lm::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub struct ModelConfig {
-    family: Family,
+    model_type: &'static ModelType,
+    family: Arc<dyn Family>,
     json: Map<String, Value>,
-}
-
-/// The architectures, each with what its code reads.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Family {
-    /// GPT-2.
-    Gpt2(Gpt2Config),
-    /// Llama and its relatives.
-    Llama(LlamaConfig),
 }
 
 /// What sits on the trunk: decides `architectures` in `config.json`.
@@ -60,40 +50,32 @@ pub struct SpecialIds {
 impl ModelConfig {
     /// Reads the content of a `config.json`.
     pub fn from_json(json: Value) -> Result<Self> {
-        let Value::Object(object) = json else {
-            return Err(invalid("expected a JSON object"));
+        let Value::Object(json) = json else {
+            return Err(Error::config("expected a JSON object"));
         };
-        if object
+        if json
             .get("quantization_config")
             .is_some_and(|q| !q.is_null())
         {
-            return Err(invalid(
+            return Err(Error::config(
                 "quantization_config: quantised weights cannot be trained; use the unquantised model",
             ));
         }
-        let Some(model_type) = object.get("model_type").and_then(Value::as_str) else {
-            return Err(invalid(format!(
+        let Some(name) = json.get("model_type").and_then(Value::as_str) else {
+            return Err(Error::config(format!(
                 "model_type is missing; expected one of {}",
-                MODEL_TYPES.join(", ")
+                families::known()
             )));
         };
-        let llama = |variant| LlamaConfig::from_json(variant, &object).map(Family::Llama);
-        let family = match model_type {
-            "gpt2" => Family::Gpt2(Gpt2Config::from_json(&object)?),
-            "llama" => llama(Variant::Llama)?,
-            "mistral" => llama(Variant::Mistral)?,
-            "qwen2" => llama(Variant::Qwen2)?,
-            "qwen3" => llama(Variant::Qwen3)?,
-            other => {
-                return Err(invalid(format!(
-                    "model_type {other:?} is not known; expected one of {}",
-                    MODEL_TYPES.join(", ")
-                )));
-            }
-        };
+        let model_type = families::model_type(name).map_err(|known| {
+            Error::config(format!(
+                "model_type {name:?} is not known; expected one of {known}"
+            ))
+        })?;
         Ok(Self {
-            family,
-            json: object,
+            model_type,
+            family: (model_type.parse)(&json)?,
+            json,
         })
     }
 
@@ -113,13 +95,14 @@ impl ModelConfig {
         ] {
             json.remove(stale);
         }
-        let resolved = match &self.family {
-            Family::Gpt2(config) => config.to_json(),
-            Family::Llama(config) => config.to_json(),
+        json.extend(self.family.spelled_out());
+        let (causal, scalar) = self.model_type.classes;
+        let class = match head {
+            Head::CausalLm => causal,
+            Head::Scalar => scalar,
         };
-        json.extend(resolved);
         let known = json!({
-            "architectures": [self.architecture(head)],
+            "architectures": [class],
             "torch_dtype": dtype,
             "bos_token_id": special.bos,
             "eos_token_id": special.eos,
@@ -136,65 +119,61 @@ impl ModelConfig {
         Value::Object(json)
     }
 
-    /// The architecture and what its code reads.
-    pub fn family(&self) -> &Family {
-        &self.family
+    /// Whether both describe the same model, however their files spell it.
+    pub fn same_model(&self, other: &Self) -> bool {
+        self.model_type() == other.model_type()
+            && format!("{:?}", self.family) == format!("{:?}", other.family)
     }
 
-    /// `model_type`, one of [`MODEL_TYPES`].
+    /// `model_type`.
     pub fn model_type(&self) -> &'static str {
-        match &self.family {
-            Family::Gpt2(_) => "gpt2",
-            Family::Llama(config) => config.variant.model_type(),
-        }
+        self.model_type.name
     }
 
     /// H, the width of the trunk.
     pub fn hidden_size(&self) -> usize {
-        match &self.family {
-            Family::Gpt2(config) => config.n_embd,
-            Family::Llama(config) => config.hidden_size,
-        }
+        self.dimensions().hidden
     }
 
     /// V, the rows of the embedding. A tokenizer may use fewer.
     pub fn vocab_size(&self) -> usize {
-        match &self.family {
-            Family::Gpt2(config) => config.vocab_size,
-            Family::Llama(config) => config.vocab_size,
-        }
+        self.dimensions().vocab
     }
 
     /// The number of blocks.
     pub fn layers(&self) -> usize {
-        match &self.family {
-            Family::Gpt2(config) => config.n_layer,
-            Family::Llama(config) => config.num_hidden_layers,
-        }
+        self.dimensions().layers
     }
 
     /// Inner size of the MLP.
     pub fn intermediate_size(&self) -> usize {
-        match &self.family {
-            Family::Gpt2(config) => config.n_inner.unwrap_or(4 * config.n_embd),
-            Family::Llama(config) => config.intermediate_size,
-        }
+        self.dimensions().intermediate
     }
 
     /// The longest sequence the model takes, in tokens.
     pub fn max_length(&self) -> usize {
-        match &self.family {
-            Family::Gpt2(config) => config.n_positions,
-            Family::Llama(config) => config.max_length(),
-        }
+        self.dimensions().max_length
     }
 
     /// Whether the embedding is also the weight of the vocabulary projection.
     pub fn tied(&self) -> bool {
-        match &self.family {
-            Family::Gpt2(config) => config.tie_word_embeddings,
-            Family::Llama(config) => config.tie_word_embeddings,
-        }
+        self.dimensions().tied
+    }
+
+    /// Parameters that shift all scores of a scalar model alike, so that a loss of differences between scores has no gradient for
+    /// them: what [`Gradients::check_all_but`](crate::Gradients::check_all_but) is to leave out.
+    pub fn shared_shifts(&self) -> &'static [&'static str] {
+        self.family.names().shared_shifts
+    }
+
+    /// The sizes of the model.
+    pub(crate) fn dimensions(&self) -> Dimensions {
+        self.family.dimensions()
+    }
+
+    /// The family's own side of it.
+    pub(crate) fn family(&self) -> &dyn Family {
+        &*self.family
     }
 
     /// The tokens with a role, as the file names them; of several end tokens the first.
@@ -212,58 +191,17 @@ impl ModelConfig {
             pad: id("pad_token_id"),
         }
     }
-
-    /// Parameters whose gradient is zero under a loss of differences between scores, for they move all scores alike.
-    pub fn unmoved_by_comparisons(&self) -> &'static [&'static str] {
-        match &self.family {
-            Family::Gpt2(_) => &["transformer.ln_f.bias"],
-            Family::Llama(_) => &[],
-        }
-    }
-
-    /// Standard deviation of fresh weights.
-    pub(crate) fn initializer_range(&self) -> f64 {
-        match &self.family {
-            Family::Gpt2(config) => config.initializer_range,
-            Family::Llama(config) => config.initializer_range,
-        }
-    }
-
-    fn architecture(&self, head: Head) -> String {
-        match (&self.family, head) {
-            (Family::Gpt2(_), Head::CausalLm) => "GPT2LMHeadModel".into(),
-            (Family::Gpt2(_), Head::Scalar) => "GPT2ForSequenceClassification".into(),
-            (Family::Llama(config), Head::CausalLm) => {
-                format!("{}ForCausalLM", config.variant.class())
-            }
-            (Family::Llama(config), Head::Scalar) => {
-                format!("{}ForSequenceClassification", config.variant.class())
-            }
-        }
-    }
 }
 
-/// An error about `config.json`, for whoever knows its path to complete.
-pub(crate) fn invalid(what: impl std::fmt::Display) -> Error {
-    Error::Invalid(format!("model configuration: {what}"))
-}
-
-/// Refuses a switch we do not implement, unless it stands where it usually does.
-pub(crate) fn refuse(json: &Map<String, Value>, key: &str, unless: Value) -> Result<()> {
-    match json.get(key) {
-        None | Some(Value::Null) => Ok(()),
-        Some(found) if *found == unless => Ok(()),
-        Some(found) if found.is_number() && found.as_f64() == unless.as_f64() => Ok(()),
-        Some(found) => Err(invalid(format!(
-            "{key} = {found} is not supported (only {unless} is)"
-        ))),
+impl std::fmt::Debug for ModelConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ModelConfig").field(&self.family).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rotary::RopeScaling;
 
     fn llama(extra: Value) -> Value {
         let mut json = json!({
@@ -276,11 +214,8 @@ mod tests {
         json
     }
 
-    fn parsed(extra: Value) -> LlamaConfig {
-        match ModelConfig::from_json(llama(extra)).unwrap().family {
-            Family::Llama(config) => config,
-            Family::Gpt2(_) => unreachable!("model_type says otherwise"),
-        }
+    fn parsed(extra: Value) -> ModelConfig {
+        ModelConfig::from_json(llama(extra)).unwrap()
     }
 
     fn error(json: Value) -> String {
@@ -296,15 +231,13 @@ mod tests {
         v5["rope_theta"] = json!(5e5);
         let old = parsed(json!({"rope_theta": 5e5, "rope_scaling": scaling}));
         let new = parsed(json!({"rope_parameters": v5}));
-        assert_eq!(old, new);
-        assert_eq!(old.rope_theta, 5e5);
-        let linear = parsed(json!({"rope_scaling": {"type": "linear", "factor": 2.0}}));
-        assert_eq!(linear.rope_scaling, RopeScaling::Linear { factor: 2.0 });
-        let plain = parsed(json!({"rope_scaling": null}));
-        assert_eq!(
-            (plain.rope_theta, plain.rope_scaling),
-            (1e4, RopeScaling::None)
-        );
+        assert!(old.same_model(&new));
+        assert!(!old.same_model(&parsed(json!({"rope_scaling": scaling}))));
+        assert!(!old.same_model(&parsed(json!({"rope_theta": 5e5}))));
+        let linear = |kind: &str| parsed(json!({"rope_scaling": {kind: "linear", "factor": 2.0}}));
+        assert!(linear("type").same_model(&linear("rope_type")));
+        let plain = parsed(json!({"rope_theta": 1e4, "rope_scaling": null}));
+        assert!(plain.same_model(&parsed(json!({}))) && !plain.same_model(&linear("type")));
     }
 
     #[test]
@@ -316,13 +249,14 @@ mod tests {
             json!({"model_type": "mistral", "num_key_value_heads": 2}),
             json!({"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": null}),
             json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": false}),
+            json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true, "max_window_layers": 1}),
             json!({"model_type": "qwen3", "dtype": "bfloat16"}),
         ] {
             let config = ModelConfig::from_json(llama(extra)).unwrap();
             for head in [Head::CausalLm, Head::Scalar] {
                 let saved = config.to_json(head, "float32", SpecialIds::default());
                 let read = ModelConfig::from_json(saved).unwrap();
-                assert_eq!(read.family, config.family);
+                assert!(read.same_model(&config), "{read:?} {config:?}");
             }
         }
     }
@@ -373,22 +307,5 @@ mod tests {
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
         ));
         assert!(yarn.contains("yarn") && yarn.contains("llama3"), "{yarn}");
-    }
-
-    #[test]
-    fn a_sliding_window_bounds_the_length_only_where_it_is_in_use() {
-        let length = |extra| ModelConfig::from_json(llama(extra)).unwrap().max_length();
-        let mistral = |window| {
-            length(
-                json!({"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": window}),
-            )
-        };
-        assert_eq!((mistral(json!(40)), mistral(Value::Null)), (40, 128));
-        let qwen = |used| {
-            length(
-                json!({"model_type": "qwen2", "sliding_window": 40, "max_window_layers": 0, "use_sliding_window": used}),
-            )
-        };
-        assert_eq!((qwen(true), qwen(false)), (40, 128));
     }
 }

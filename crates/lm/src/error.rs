@@ -42,6 +42,11 @@ impl From<Error> for candle_core::Error {
 }
 
 impl Error {
+    /// A `config.json` says something wrong; whoever knows its path completes the message.
+    pub(crate) fn config(what: impl std::fmt::Display) -> Self {
+        Self::Invalid(format!("model configuration: {what}"))
+    }
+
     /// `path` holds something wrong; `what` says expected, found and remedy.
     pub(crate) fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Self::File {

@@ -1,6 +1,7 @@
 //! Responses from a model: many rows side by side over one cache of keys and values.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -152,6 +153,8 @@ struct Batch<'a> {
     /// (distinct prompt, prompt, sample) of rows that have not started.
     waiting: VecDeque<(usize, usize, usize)>,
     active: Vec<Row>,
+    /// As many as drew at once so far: one a thread.
+    samplers: Mutex<Vec<Sampler<'a>>>,
     /// A stop string that ends in the newest token begins at most this many tokens before the end.
     stop_window: usize,
 }
@@ -197,6 +200,7 @@ impl<'a> Batch<'a> {
             prompts: distinct,
             waiting,
             active: Vec::new(),
+            samplers: Mutex::default(),
             // Every token but a special one is at least a byte; the rest is for a character cut at
             // the window's start.
             stop_window: config
@@ -330,7 +334,14 @@ impl<'a> Batch<'a> {
                 true => self.tokenizer.end_ids(),
                 false => &[],
             };
-            Sampler::new(self.config)?.draw(z, &row.seen, forbidden, chances[i])
+            let idle = self.idle_samplers().pop();
+            let mut sampler = match idle {
+                Some(sampler) => sampler,
+                None => Sampler::new(self.config)?,
+            };
+            let draw = sampler.draw(z, &row.seen, forbidden, chances[i]);
+            self.idle_samplers().push(sampler);
+            draw
         });
         for (mut row, draw) in rows.into_iter().zip(draws) {
             match self.extend(&mut row, draw?)? {
@@ -339,6 +350,11 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Samplers hold scratch memory alone, so a panic leaves them usable.
+    fn idle_samplers(&self) -> MutexGuard<'_, Vec<Sampler<'a>>> {
+        self.samplers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a token to `row`, and says whether the row ends with it.

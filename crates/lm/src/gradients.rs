@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use crate::schema::first_few;
 use crate::{Error, Params, Result};
 
-/// By name, the f32 gradient of each parameter, summed over micro-batches.
+/// By name, the f32 gradient of each trainable parameter, summed over micro-batches.
 ///
 /// The sums hold no graph, so a micro-batch's activations are freed when its loss is dropped. They stay on the device; what the host
 /// wants to know of them, it asks with [`Gradients::read`].
@@ -25,7 +25,7 @@ impl Gradients {
         Self::default()
     }
 
-    /// Adds ∂loss/∂p for every parameter p that `loss` depends on, in order of name.
+    /// Adds ∂loss/∂p for every trainable parameter p that `loss` depends on, in order of name.
     ///
     /// In f16 what is below 6e-8 is zero and what is above 65 504 infinite, and a mean over thousands of tokens leaves each of them
     /// little. So there the loss is scaled up before it is differentiated, and its gradients, in f32, down again; a scale at which one
@@ -123,15 +123,15 @@ impl Gradients {
         Ok(squares.map(|s| f64::from(*s)).sum::<f64>().sqrt())
     }
 
-    /// The guard after a first backward: every parameter has a finite, non-zero gradient, or the
+    /// The guard after a first backward: every trainable parameter has a finite, non-zero gradient, or the
     /// error names those that do not. An operation that records no gradient shows here, and nowhere
     /// else.
     ///
     /// Three models have parameters whose true gradient is zero, and must not be checked before they
     /// have made a step: one under a head of zeros, one that only ever saw sequences of one token
     /// (softmax over one key is constant), and one whose loss is exactly zero. Biases on keys are
-    /// no exception: GPT-2's is part of one tensor with those on queries and values, and under RoPE
-    /// (Qwen2) a bias on keys is turned by each key's position and does change the scores.
+    /// no exception: where they are part of one tensor with those on queries and values it has a gradient, and
+    /// under rotary positions a bias on keys is rotated by each key's position and does change the scores.
     pub fn check_all(&self, params: &Params) -> Result<()> {
         self.check_all_but(params, &[])
     }
@@ -141,7 +141,8 @@ impl Gradients {
     pub fn check_all_but(&self, params: &Params, exempt: &[&str]) -> Result<()> {
         let squares: BTreeMap<_, _> = self.sums.keys().zip(self.squares()?).collect();
         let mut offenders = Vec::new();
-        for (name, _) in params.iter().filter(|(name, _)| !exempt.contains(name)) {
+        let trainable = || params.trainable().map(|(name, _)| name);
+        for name in trainable().filter(|name| !exempt.contains(name)) {
             match squares.get(&name.to_owned()).map(|s| **s) {
                 None => offenders.push(format!("{name} (none recorded)")),
                 Some(s) if !s.is_finite() => offenders.push(format!("{name} (not finite)")),
@@ -157,7 +158,7 @@ impl Gradients {
             "{} of {} parameters have no usable gradient: {}. Either the loss does not depend on them, \
              or an operation on the way records no gradient",
             offenders.len(),
-            params.names().count(),
+            trainable().count(),
             first_few(&offenders)
         )))
     }

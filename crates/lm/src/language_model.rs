@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CausalLm, Error, ModelConfig, Params, Result, SpecialIds, Tokenizer, check_vocabulary, gguf,
-    read_lm, write_lm,
+    CausalLm, Error, ModelConfig, Params, Result, SpecialIds, Tokenizer, Weights, check_vocabulary,
+    gguf, read_lm, write_lm,
 };
 
-/// A language model that can be trained and saved again.
+/// A language model, to be trained, sampled from and saved.
 pub struct LanguageModel {
     /// What the model is.
     pub config: ModelConfig,
@@ -48,8 +48,8 @@ impl From<SaveDtype> for DType {
 
 impl LanguageModel {
     /// Reads a Hugging Face directory, or a GGUF file ([`gguf::locate`]); the model will compute in
-    /// `dtype` on `device`.
-    pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
+    /// `dtype` on `device`. Frozen weights take as many bytes as `dtype` has, trainable ones four more where that is half precision.
+    pub fn load(path: &Path, weights: Weights, dtype: DType, device: &Device) -> Result<Self> {
         let (config, tensors, tokenizer, generation) = match gguf::locate(path)? {
             Some(file) => {
                 let read = gguf::read(&file)?;
@@ -64,7 +64,7 @@ impl LanguageModel {
         };
         Ok(Self {
             config,
-            params: Params::take(tensors, device, dtype)?,
+            params: Params::take(tensors, weights, device, dtype)?,
             tokenizer,
             generation,
         })

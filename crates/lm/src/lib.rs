@@ -2,30 +2,34 @@
 //!
 //! In the order they are best read:
 //!
-//! - `packed`: a batch without padding, and the prefix that several sequences share.
-//! - `schema`, `params`, `gradients`: the named parameters of a model, their first values, their
-//!   frozen views and copies, and the guard against gradients that silently are not there.
-//! - `trunk`, `gpt2`, `llama` (with `linear`, `rotary`): token ids in, hidden states out.
+//! - `packed`, `example`: a batch without padding, the prefix that several sequences share, and what one learns from.
+//! - `schema`, `params`, `gradients`: the named parameters of a model, which of them are trained, their first values, frozen views
+//!   and copies, and the guard against gradients that silently are not there.
+//! - `families`: one file a model family; `trunk`, `attend`, `linear`, `norm`, `rotary`: what families are made of. Token ids in,
+//!   hidden states out.
 //! - `causal`, `scalar`: the two heads, next-token probabilities and one number per token.
 //! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
 //! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
 //! - `gguf`: the same from llama.cpp's files.
-//! - `tokenizer`, `template`, `encode`, `train_bpe`: from what people write to token ids.
+//! - `tokenizer`, `fingerprint`, `template`, `encode`, `train_bpe`: from what people write to token ids.
 
+mod attend;
 mod cache;
 mod causal;
 mod config;
 mod encode;
 mod error;
+mod example;
+mod families;
 mod filters;
+mod fingerprint;
 mod generate;
 pub mod gguf;
-mod gpt2;
 mod gradients;
 pub mod hub;
 mod language_model;
 mod linear;
-mod llama;
+mod norm;
 mod packed;
 mod params;
 #[cfg(test)]
@@ -45,20 +49,18 @@ mod weights;
 
 pub use cache::KvCache;
 pub use causal::CausalLm;
-pub use config::{Family, Head, MODEL_TYPES, ModelConfig, SpecialIds};
+pub use config::{Head, ModelConfig, SpecialIds};
 pub use encode::{Encoded, Segment};
 pub use error::{Error, Result};
+pub use example::{Example, ExampleBatch};
 pub use generate::{Sampled, generate, stream_response};
-pub use gpt2::{Gelu, Gpt2Config};
 pub use gradients::Gradients;
 pub use language_model::{LanguageModel, SaveDtype};
-pub use llama::{LlamaConfig, Variant};
 pub use packed::{Packed, Packer, PrefixId};
-pub use params::Params;
+pub use params::{Params, Weights};
 pub use pretrained::{check_vocabulary, read_config, read_lm, read_scalar, write_lm, write_scalar};
 pub use reward_model::{Calibration, Probe, RewardCard, RewardModel, ScoreGroup};
 pub use rlhf_ops::TokenLogprobs;
-pub use rotary::RopeScaling;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;

@@ -7,32 +7,85 @@ use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 
 use crate::{Error, Result};
 
-/// A parameter: what the optimizer changes, and what the model reads.
+/// What weights are loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// To be trained: f32 masters are kept where the model computes in half precision.
+    Trainable,
+    /// To be read only: in the dtype the model computes in, and no graph is recorded.
+    Frozen,
+}
+
+/// A parameter.
 #[derive(Debug, Clone)]
 struct Param {
-    /// In f32 (in a snapshot: in the compute dtype).
-    master: Var,
-    /// The copy in the compute dtype, when that is another one.
-    compute: Option<Var>,
+    /// What the model reads, in the compute dtype. Where trainable it is a variable, which records a graph.
+    value: Tensor,
+    /// Frozen where absent.
+    trainable: Option<Master>,
+}
+
+/// What makes a parameter trainable.
+#[derive(Debug, Clone)]
+struct Master {
+    /// What the optimizer changes, in f32: the variable behind the value itself where the model computes in f32.
+    weight: Var,
+    /// The variable behind the value, of which gradients are taken.
+    read: Var,
 }
 
 impl Param {
-    fn read(&self) -> &Var {
-        self.compute.as_ref().unwrap_or(&self.master)
+    /// Copies `value`.
+    fn trainable(value: &Tensor, dtype: DType) -> Result<Self> {
+        // Var::from_tensor keeps a tensor that already is a variable; detaching first makes it copy.
+        let value = value.detach();
+        let weight = Var::from_tensor(&value.to_dtype(DType::F32)?.contiguous()?)?;
+        let read = match dtype {
+            DType::F32 => weight.clone(),
+            dtype => Var::from_tensor(&value.to_dtype(dtype)?.contiguous()?)?,
+        };
+        Ok(Self {
+            value: read.as_tensor().clone(),
+            trainable: Some(Master { weight, read }),
+        })
+    }
+
+    /// Shares the storage of a `value` that has this dtype already.
+    fn frozen(value: &Tensor, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            value: value.detach().to_dtype(dtype)?.contiguous()?,
+            trainable: None,
+        })
+    }
+
+    /// The value as exactly as it is held.
+    fn exact(&self) -> Tensor {
+        match &self.trainable {
+            Some(master) => master.weight.as_detached_tensor(),
+            None => self.value.clone(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        let master = match &self.trainable {
+            Some(master) if self.value.dtype() != DType::F32 => bytes(&master.weight),
+            _ => 0,
+        };
+        bytes(&self.value) + master
     }
 }
 
-/// The ordered, named store of a model's parameters.
+/// The ordered, named store of a model's parameters, each of them trainable or frozen.
 ///
 /// Models read it through [`Params::var_builder`]; optimizers change the f32 masters of
-/// [`Params::iter`] in place, after which [`Params::refresh`] brings the copies in the compute dtype up
-/// to date. Cloning shares the values.
+/// [`Params::trainable`] in place, after which [`Params::refresh`] brings the copies in the compute dtype up
+/// to date. A frozen parameter is held once, in the compute dtype, records no graph and gets no gradient. Cloning shares the values.
 #[derive(Debug, Clone)]
 pub struct Params {
     store: BTreeMap<String, Param>,
     device: Device,
     dtype: DType,
-    frozen: bool,
 }
 
 impl Params {
@@ -42,24 +95,27 @@ impl Params {
             store: BTreeMap::new(),
             device: device.clone(),
             dtype,
-            frozen: false,
         }
     }
 
-    /// A store that holds the values of `tensors`, each given back as soon as it is copied.
+    /// A store of the values of `tensors`, each given back as soon as it is copied.
     pub(crate) fn take(
         tensors: BTreeMap<String, Tensor>,
+        weights: Weights,
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
         let mut params = Self::new(device, dtype);
         for (name, tensor) in tensors {
-            params.insert(&name, &tensor)?;
+            match weights {
+                Weights::Trainable => params.insert(&name, &tensor)?,
+                Weights::Frozen => params.insert_frozen(&name, &tensor)?,
+            }
         }
         Ok(params)
     }
 
-    /// A store that holds copies of `tensors`.
+    /// A store of trainable copies of `tensors`.
     pub fn load(tensors: &BTreeMap<String, Tensor>, device: &Device, dtype: DType) -> Result<Self> {
         let mut params = Self::new(device, dtype);
         for (name, tensor) in tensors {
@@ -68,20 +124,34 @@ impl Params {
         Ok(params)
     }
 
-    /// Adds a parameter, or replaces one, with a copy of `value`. Models and views made before do not
+    /// Adds a trainable parameter, or replaces one, with a copy of `value`. Models and views made before do not
     /// see a replaced parameter; to change a value in place use [`Var::set`] on what [`Params::get`]
     /// returns, then [`Params::refresh`].
     pub fn insert(&mut self, name: &str, value: &Tensor) -> Result<()> {
-        // Var::from_tensor keeps a tensor that already is a variable; detaching first makes it copy.
-        let value = value.to_device(&self.device)?.detach();
-        let compute = match self.dtype {
-            DType::F32 => None,
-            dtype => Some(Var::from_tensor(&value.to_dtype(dtype)?.contiguous()?)?),
-        };
-        let master = Var::from_tensor(&value.to_dtype(DType::F32)?.contiguous()?)?;
-        self.store
-            .insert(name.to_owned(), Param { master, compute });
+        let value = value.to_device(&self.device)?;
+        let param = Param::trainable(&value, self.dtype)?;
+        self.store.insert(name.to_owned(), param);
         Ok(())
+    }
+
+    /// Adds a frozen parameter, or replaces one. It shares the storage of a `value` that lies on the store's device in its dtype, so
+    /// several stores can share one frozen model.
+    pub fn insert_frozen(&mut self, name: &str, value: &Tensor) -> Result<()> {
+        let value = value.to_device(&self.device)?;
+        let param = Param::frozen(&value, self.dtype)?;
+        self.store.insert(name.to_owned(), param);
+        Ok(())
+    }
+
+    /// Freezes the parameters whose names `chosen` picks: their masters are given back. Models made before still record a graph for
+    /// them.
+    pub fn freeze(&mut self, chosen: impl Fn(&str) -> bool) {
+        for (name, param) in &mut self.store {
+            if chosen(name) {
+                param.trainable = None;
+                param.value = param.value.detach();
+            }
+        }
     }
 
     /// The names, in order.
@@ -89,26 +159,25 @@ impl Params {
         self.store.keys().map(String::as_str)
     }
 
-    /// Every name with its f32 master, in order of name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.store
-            .iter()
-            .map(|(name, p)| (name.as_str(), &p.master))
+    /// Whether there is a parameter `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.store.contains_key(name)
     }
 
-    /// The f32 master of `name`.
+    /// Every trainable parameter's name with its f32 master, in order of name.
+    pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.masters().map(|(name, master)| (name, &master.weight))
+    }
+
+    /// The f32 master of `name`; none where it is frozen.
     pub fn get(&self, name: &str) -> Option<&Var> {
-        self.store.get(name).map(|p| &p.master)
+        let master = self.store.get(name)?.trainable.as_ref()?;
+        Some(&master.weight)
     }
 
     /// `name` as the model reads it: in the compute dtype, and recorded in the graph unless frozen.
     pub fn compute(&self, name: &str) -> Option<Tensor> {
-        let read = self.store.get(name)?.read();
-        Some(if self.frozen {
-            read.as_detached_tensor()
-        } else {
-            read.as_tensor().clone()
-        })
+        Some(self.store.get(name)?.value.clone())
     }
 
     /// The dtype the model computes in.
@@ -121,71 +190,83 @@ impl Params {
         &self.device
     }
 
-    /// Whether this is a [frozen view](Params::frozen) or a [snapshot](Params::snapshot).
+    /// Whether nothing is trainable.
     pub fn is_frozen(&self) -> bool {
-        self.frozen
+        self.masters().next().is_none()
     }
 
     /// Scalars in all parameters together.
     pub fn num_parameters(&self) -> usize {
-        self.store.values().map(|p| p.master.elem_count()).sum()
+        self.store.values().map(|p| p.value.elem_count()).sum()
     }
 
-    /// The masters, detached. They share storage, so they always hold the current values.
+    /// Scalars in the trainable parameters.
+    pub fn num_trainable(&self) -> usize {
+        self.trainable().map(|(_, w)| w.elem_count()).sum()
+    }
+
+    /// Bytes of all values, masters and copies in the compute dtype included.
+    pub fn bytes(&self) -> usize {
+        self.store.values().map(Param::bytes).sum()
+    }
+
+    /// All values, detached: the masters of trainable parameters, and the frozen ones in the compute dtype. They share storage, so
+    /// they always hold the current values.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
-        self.iter()
-            .map(|(name, master)| (name.to_owned(), master.as_detached_tensor()))
+        self.store
+            .iter()
+            .map(|(name, param)| (name.clone(), param.exact()))
+            .collect()
+    }
+
+    /// The masters of the trainable parameters, detached: what a checkpoint holds. They share storage.
+    pub fn trained(&self) -> BTreeMap<String, Tensor> {
+        self.trainable()
+            .map(|(name, weight)| (name.to_owned(), weight.as_detached_tensor()))
             .collect()
     }
 
     /// A view that shares storage with this store and records no graph: a model built on it always
     /// computes with the current values, and costs no memory.
     pub fn frozen(&self) -> Self {
-        Self {
-            frozen: true,
-            ..self.clone()
-        }
+        let mut view = self.clone();
+        view.freeze(|_| true);
+        view
     }
 
-    /// A frozen copy of the present values. It keeps only what the model reads, so where the compute
-    /// dtype is not f32 its masters are in the compute dtype too.
+    /// A frozen copy of the present values, in the compute dtype.
     pub fn snapshot(&self) -> Result<Self> {
-        let mut store = BTreeMap::new();
-        for (name, param) in &self.store {
-            let master = Var::from_tensor(&param.read().as_detached_tensor())?;
-            let compute = None;
-            store.insert(name.clone(), Param { master, compute });
+        let mut copy = self.frozen();
+        for param in copy.store.values_mut() {
+            param.value = param.value.copy()?.detach();
         }
-        Ok(Self {
-            store,
-            frozen: true,
-            ..self.clone()
-        })
+        Ok(copy)
     }
 
     /// Copies the masters into their copies in the compute dtype; call it after each optimizer step.
     pub fn refresh(&self) -> Result<()> {
-        for Param { master, compute } in self.store.values() {
-            if let Some(compute) = compute {
-                compute.set(&master.as_detached_tensor().to_dtype(self.dtype)?)?;
-            }
+        if self.dtype == DType::F32 {
+            return Ok(()); // the values are the masters
+        }
+        for (_, Master { weight, read }) in self.masters() {
+            read.set(&weight.as_detached_tensor().to_dtype(self.dtype)?)?;
         }
         Ok(())
     }
 
-    /// Sets every parameter to the value of its name in `values`, in place: models built on the store see it.
+    /// Sets every trainable parameter to the value of its name in `values`, in place: models built on the store see it.
     pub fn restore(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, master) in self.iter() {
+        for (name, weight) in self.trainable() {
             let value = values
                 .get(name)
-                .filter(|value| value.shape() == master.shape());
+                .filter(|value| value.shape() == weight.shape());
             let Some(value) = value else {
                 return Err(Error::Invalid(format!(
                     "the checkpoint does not fit the model: parameter {name} of shape {:?} is missing or has another shape",
-                    master.shape()
+                    weight.shape()
                 )));
             };
-            master.set(&value.to_device(&self.device)?.to_dtype(DType::F32)?)?;
+            weight.set(&value.to_device(&self.device)?.to_dtype(DType::F32)?)?;
         }
         self.refresh()
     }
@@ -198,12 +279,20 @@ impl Params {
 
     /// Every name with its shape, in order of name.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &Shape)> {
-        self.iter().map(|(name, master)| (name, master.shape()))
+        self.store
+            .iter()
+            .map(|(name, param)| (name.as_str(), param.value.shape()))
     }
 
-    /// Every name with the variable that gradients are taken of.
+    /// Every trainable name with the variable that gradients are taken of.
     pub(crate) fn read_vars(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.store.iter().map(|(name, p)| (name.as_str(), p.read()))
+        self.masters().map(|(name, master)| (name, &master.read))
+    }
+
+    fn masters(&self) -> impl Iterator<Item = (&str, &Master)> {
+        self.store
+            .iter()
+            .filter_map(|(name, param)| Some((name.as_str(), param.trainable.as_ref()?)))
     }
 }
 
@@ -257,7 +346,71 @@ mod tests {
     fn names_come_in_order_and_scalars_are_counted() {
         let params = params(DType::F32);
         assert_eq!(params.names().collect::<Vec<_>>(), ["a.w", "b.w"]);
-        assert_eq!(params.num_parameters(), 6);
+        assert_eq!((params.num_parameters(), params.num_trainable()), (6, 6));
+    }
+
+    /// By definition: 6 scalars, of which 2 (`a.w`) or 4 (`b.w`) are frozen.
+    #[test]
+    fn a_frozen_scalar_costs_one_value_in_the_compute_dtype_and_a_trainable_one_a_master_besides() {
+        for (dtype, value, master) in [(DType::F32, 4, 0), (DType::BF16, 2, 4), (DType::F16, 2, 4)]
+        {
+            let mut params = params(dtype);
+            assert_eq!(params.bytes(), 6 * (value + master));
+            assert_eq!(params.snapshot().unwrap().bytes(), 6 * value);
+            params.freeze(|name| name == "b.w");
+            assert_eq!(params.bytes(), 6 * value + 2 * master);
+            assert_eq!((params.num_parameters(), params.num_trainable()), (6, 2));
+            assert!(!params.is_frozen());
+            params.freeze(|_| true);
+            assert_eq!(params.bytes(), 6 * value);
+            assert!(params.is_frozen());
+        }
+    }
+
+    #[test]
+    fn of_a_mixed_store_optimizer_and_checkpoint_see_what_is_trainable_and_saving_sees_all() {
+        for dtype in [DType::F32, DType::BF16] {
+            let mut params = params(dtype);
+            let third = Tensor::new(&[1f32 / 3.0], &Device::Cpu).unwrap();
+            params.insert_frozen("c.w", &third).unwrap();
+            params.freeze(|name| name == "b.w");
+            let trainable: Vec<_> = params.trainable().map(|(name, _)| name).collect();
+            assert_eq!(trainable, ["a.w"]);
+            assert!(params.contains("c.w") && params.get("c.w").is_none());
+            assert!(!params.compute("c.w").unwrap().track_op());
+            assert!(params.compute("a.w").unwrap().track_op());
+            assert_eq!(params.trained().keys().collect::<Vec<_>>(), ["a.w"]);
+            let saved = params.tensors();
+            assert_eq!(saved.keys().collect::<Vec<_>>(), ["a.w", "b.w", "c.w"]);
+            assert_eq!(saved["a.w"].dtype(), DType::F32);
+            // Rounded once, when it was put in.
+            let rounded = third.to_dtype(dtype).unwrap();
+            let bits = |t: &Tensor| t.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(bits(&saved["c.w"]), bits(&rounded));
+
+            let mut values = params.trained();
+            let new = Tensor::new(&[7f32, 8.0], &Device::Cpu).unwrap();
+            values.insert("a.w".into(), new);
+            params.restore(&values).unwrap();
+            assert_eq!(bits(&params.compute("a.w").unwrap()), [7.0, 8.0]);
+            values.remove("a.w");
+            let error = params.restore(&values).unwrap_err().to_string();
+            assert!(error.contains("parameter a.w"), "{error}");
+        }
+    }
+
+    #[test]
+    fn frozen_stores_share_the_storage_of_one_model_and_a_trainable_one_copies() {
+        let w = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let mut params = Params::new(&Device::Cpu, DType::F32);
+        params.insert_frozen("frozen", &w).unwrap();
+        params.insert("trained", &w).unwrap();
+        let at = |t: &Tensor| match &*t.storage_and_layout().0 {
+            candle_core::Storage::Cpu(storage) => storage.as_slice::<f32>().unwrap().as_ptr(),
+            _ => unreachable!("on the CPU"),
+        };
+        assert_eq!(at(&params.compute("frozen").unwrap()), at(&w));
+        assert_ne!(at(&params.compute("trained").unwrap()), at(&w));
     }
 
     #[test]

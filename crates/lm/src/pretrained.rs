@@ -5,7 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
-use crate::config::{Family, Head, SpecialIds};
+use crate::config::{Head, SpecialIds};
+use crate::scalar::SCORE;
 use crate::{CausalLm, Error, ModelConfig, Params, Result, ScalarModel, weights};
 
 /// Configuration and weights of the language model in `dir`: exactly the tensors the model asks for,
@@ -130,35 +131,29 @@ fn described(config: &ModelConfig, head: Head) -> String {
 /// The name `transformers` saves a tensor under today: the trunk under its prefix, which older and
 /// trunk-only files lack. `None` for constants that older files carry.
 fn canonical(config: &ModelConfig, name: &str) -> Option<String> {
-    let (prefix, constants) = match config.family() {
-        Family::Gpt2(_) => (
-            "transformer.",
-            [".attn.bias", ".attn.masked_bias"].as_slice(),
-        ),
-        Family::Llama(_) => ("model.", [".rotary_emb.inv_freq"].as_slice()),
-    };
-    if constants.iter().any(|suffix| name.ends_with(suffix)) {
+    let names = config.family().names();
+    if names.constants.iter().any(|end| name.ends_with(end)) {
         return None;
     }
-    let is_head = ["lm_head.", "score."]
-        .iter()
-        .any(|head| name.starts_with(head));
-    Some(match is_head || name.starts_with(prefix) {
+    let within = |module: &str| {
+        let rest = name.strip_prefix(module);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    let whole = within(names.head) || within(names.trunk) || name == SCORE;
+    Some(match whole {
         true => name.to_owned(),
-        false => format!("{prefix}{name}"),
+        false => format!("{}.{name}", names.trunk),
     })
 }
 
 /// Removes a vocabulary projection that repeats the embedding it is tied to.
 fn drop_tied_head(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
-    let embedding = match config.family() {
-        Family::Gpt2(_) => "transformer.wte.weight",
-        Family::Llama(_) => "model.embed_tokens.weight",
-    };
-    let Some(head) = tensors.remove("lm_head.weight") else {
+    let names = config.family().names();
+    let (embedding, head_name) = (names.embedding_weight(), names.head_weight());
+    let Some(head) = tensors.remove(&head_name) else {
         return Ok(());
     };
-    let same = match tensors.get(embedding) {
+    let same = match tensors.get(&embedding) {
         Some(embedding) if embedding.shape() == head.shape() => {
             let difference = (embedding.to_dtype(DType::F32)? - head.to_dtype(DType::F32)?)?;
             difference.abs()?.max_all()?.to_scalar::<f32>()? == 0.0
@@ -168,7 +163,7 @@ fn drop_tied_head(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) 
     match same {
         true => Ok(()),
         false => Err(Error::Invalid(format!(
-            "lm_head.weight differs from {embedding}, but config.json ties them: set tie_word_embeddings to false"
+            "{head_name} differs from {embedding}, but config.json ties them: set tie_word_embeddings to false"
         ))),
     }
 }

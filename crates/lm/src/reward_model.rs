@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::language_model::special_ids;
 use crate::{
-    Error, ModelConfig, Packer, Params, Result, ScalarModel, Tokenizer, check_vocabulary, gguf,
-    read_scalar, write_scalar,
+    Error, ModelConfig, Packer, Params, Result, ScalarModel, Tokenizer, Weights, check_vocabulary,
+    gguf, read_scalar, write_scalar,
 };
 use rlhf_base::Text;
 
@@ -84,7 +84,7 @@ impl RewardModel {
         let (config, tensors) = read_scalar(dir)?;
         let tokenizer = Tokenizer::from_dir(dir)?;
         check_vocabulary(&config, tokenizer.vocab_size(), dir)?;
-        let params = Params::take(tensors, device, dtype)?;
+        let params = Params::take(tensors, Weights::Frozen, device, dtype)?;
         let path = dir.join(CARD);
         let card = match path.is_file() {
             true => serde_json::from_str(&fs_err::read_to_string(&path)?)
@@ -92,7 +92,7 @@ impl RewardModel {
             false => RewardCard::default(),
         };
         let model = Self {
-            model: ScalarModel::new(&config, &params.frozen())?,
+            model: ScalarModel::new(&config, &params)?,
             params,
             tokenizer,
             card,

@@ -3,12 +3,11 @@
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
-use crate::Result;
-use crate::config::invalid;
+use crate::{Error, Result};
 
 /// How a model's rotary frequencies were stretched to reach longer contexts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
+pub(crate) enum RopeScaling {
     /// Not at all.
     None,
     /// `f ← f / factor`.
@@ -34,9 +33,9 @@ impl RopeScaling {
     pub(crate) fn from_json(json: &Map<String, Value>) -> Result<Self> {
         let kind = json.get("rope_type").or_else(|| json.get("type"));
         let number = |key: &str| {
-            json.get(key)
-                .and_then(Value::as_f64)
-                .ok_or_else(|| invalid(format!("rope_scaling.{key} is missing, expected a number")))
+            json.get(key).and_then(Value::as_f64).ok_or_else(|| {
+                Error::config(format!("rope_scaling.{key} is missing, expected a number"))
+            })
         };
         match kind.and_then(Value::as_str) {
             None | Some("default") => Ok(Self::None),
@@ -49,7 +48,7 @@ impl RopeScaling {
                 high: number("high_freq_factor")?,
                 original: number("original_max_position_embeddings")?,
             }),
-            Some(other) => Err(invalid(format!(
+            Some(other) => Err(Error::config(format!(
                 "rope_type {other:?} is not known; expected default, linear or llama3"
             ))),
         }
@@ -76,28 +75,28 @@ impl RopeScaling {
     }
 }
 
-/// The rotary frequencies of a head.
+/// The rotary frequencies of the part of a head that is rotated.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary {
     frequencies: Tensor,
 }
 
 impl Rotary {
-    /// Frequencies for heads of `dim`.
+    /// Frequencies for the first `rotary_dim` numbers of every head, in most models all of them.
     pub(crate) fn new(
-        dim: usize,
+        rotary_dim: usize,
         theta: f64,
         scaling: RopeScaling,
         device: &Device,
     ) -> Result<Self> {
-        let frequencies = frequencies(dim, theta, scaling);
+        let frequencies = frequencies(rotary_dim, theta, scaling);
         let shape = (1, frequencies.len());
         Ok(Self {
             frequencies: Tensor::from_vec(frequencies, shape, device)?,
         })
     }
 
-    /// `cos(p·f_i)` and `sin(p·f_i)`, each f32 `[T, D/2]`, for `positions` u32 `[T]`.
+    /// `cos(p·f_i)` and `sin(p·f_i)`, each f32 `[T, rotary_dim/2]`, for `positions` u32 `[T]`.
     pub(crate) fn at(&self, positions: &Tensor) -> Result<(Tensor, Tensor)> {
         let positions = positions.to_dtype(DType::F32)?.unsqueeze(1)?;
         let angles = positions.matmul(&self.frequencies)?;
@@ -105,7 +104,7 @@ impl Rotary {
     }
 }
 
-/// `f_i = θ^(−2i/D)` for i < D/2 (Su et al. 2021, arXiv:2104.09864, §3.2.2), stretched by `scaling`.
+/// `f_i = θ^(−2i/dim)` for i < dim/2 (Su et al. 2021, arXiv:2104.09864, §3.2.2), stretched by `scaling`.
 ///
 /// In f32 throughout, as `transformers` does: at position 8192 one unit in the last place of a
 /// frequency turns a head by 5e-4.
@@ -124,13 +123,13 @@ pub(crate) fn frequencies(dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f
                     original,
                 } => {
                     let (factor, low, high) = (factor as f32, low as f32, high as f32);
-                    let turns = original as f32 * f / std::f32::consts::TAU;
-                    if turns > high {
+                    let periods = original as f32 * f / std::f32::consts::TAU;
+                    if periods > high {
                         f
-                    } else if turns < low {
+                    } else if periods < low {
                         f / factor
                     } else {
-                        let fast = (turns - low) / (high - low);
+                        let fast = (periods - low) / (high - low);
                         (1.0 - fast) * f / factor + fast * f
                     }
                 }

@@ -6,12 +6,14 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Init, VarBuilder};
 use rlhf_ops::WeightLayout;
 
+use crate::attend::Attend;
 use crate::linear::normal;
 use crate::schema::Schema;
-use crate::trunk::{self, Attend, Trunk};
+use crate::trunk::Trunk;
 use crate::{ModelConfig, Packed, Params, Result};
 
-const SCORE: &str = "score.weight";
+/// The head, under the name it has in every `…ForSequenceClassification`.
+pub(crate) const SCORE: &str = "score.weight";
 
 /// A trunk with a linear head of one output and no bias, `score.weight` `[1, H]`: the layout of
 /// `…ForSequenceClassification`.
@@ -56,7 +58,7 @@ impl ScalarModel {
         device: &Device,
     ) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = trunk.clone();
-        tensors.remove("lm_head.weight");
+        tensors.remove(&config.family().names().head_weight());
         let score = match head {
             HeadInit::Normal { seed } => Schema::of(|vb| Self::head(config, &vb))?
                 .init(seed, device)?
@@ -81,14 +83,15 @@ impl ScalarModel {
         Ok(Self {
             config: config.clone(),
             score: Self::head(config, &vb)?,
-            trunk: trunk::build(config, vb)?,
+            trunk: config.family().trunk(vb)?,
         })
     }
 
-    /// Whether training keeps, per block, one hidden state of each token instead of all that the block computes, and computes the
-    /// block again for its gradient. The numbers stay the same; a third of the work is added.
-    pub fn recomputing(mut self, on: bool) -> Self {
-        self.trunk.set_recompute(on);
+    /// Turns gradient checkpointing on or off: training keeps, per block, the hidden states that go into it instead of all that the
+    /// block computes, and computes the block again for its gradient (Chen et al. 2016, arXiv:1604.06174). The numbers stay the
+    /// same; a third of the work is added.
+    pub fn gradient_checkpointing(mut self, on: bool) -> Self {
+        self.trunk.set_checkpointing(on);
         self
     }
 

@@ -12,19 +12,19 @@ use rlhf_base::rng;
 
 /// The name, shape and initial distribution of every parameter of a model.
 ///
-/// It is read off the model's own constructor, run over a [`VarBuilder`] that only takes notes, so
+/// It is read off the model's own constructor, run over a [`VarBuilder`] that only records what it is asked for, so
 /// that there is no second list of names to keep in step.
 #[derive(Debug, Clone, Default)]
 pub struct Schema(BTreeMap<String, (Shape, Init)>);
 
 impl Schema {
-    /// Notes what `build` asks of its `VarBuilder`.
+    /// Records what `build` asks of its `VarBuilder`.
     pub fn of<M>(build: impl FnOnce(VarBuilder<'static>) -> Result<M>) -> Result<Self> {
-        let notes = Arc::new(Mutex::new(BTreeMap::new()));
-        let backend = Box::new(Notes(notes.clone()));
+        let asked = Arc::new(Mutex::new(BTreeMap::new()));
+        let backend = Box::new(Recorder(asked.clone()));
         build(VarBuilder::from_backend(backend, DType::F32, Device::Cpu))?;
-        let mut notes = notes.lock().map_err(|_| poisoned())?;
-        Ok(Self(std::mem::take(&mut notes)))
+        let mut asked = asked.lock().map_err(|_| poisoned())?;
+        Ok(Self(std::mem::take(&mut asked)))
     }
 
     /// Every parameter's name and shape, in order of name.
@@ -82,7 +82,7 @@ pub(crate) struct Misfits {
 }
 
 impl Misfits {
-    /// Notes the tensor `name` if it is not `found` or has another shape.
+    /// Records the tensor `name` if it is not `found` or has another shape.
     pub(crate) fn compare(&mut self, name: &str, expected: &[usize], found: Option<&[usize]>) {
         match found {
             None => self.missing.push(name.to_owned()),
@@ -138,10 +138,10 @@ fn poisoned() -> candle_core::Error {
 
 type Asked = BTreeMap<String, (Shape, Init)>;
 
-/// Takes notes, and answers with zeros that occupy a single element.
-struct Notes(Arc<Mutex<Asked>>);
+/// Records each requested parameter; returns a broadcast zero, which occupies a single element.
+struct Recorder(Arc<Mutex<Asked>>);
 
-impl SimpleBackend for Notes {
+impl SimpleBackend for Recorder {
     fn get(
         &self,
         shape: Shape,
@@ -150,8 +150,8 @@ impl SimpleBackend for Notes {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let mut notes = self.0.lock().map_err(|_| poisoned())?;
-        notes.insert(name.to_owned(), (shape.clone(), init));
+        let mut asked = self.0.lock().map_err(|_| poisoned())?;
+        asked.insert(name.to_owned(), (shape.clone(), init));
         Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }
 
@@ -160,7 +160,7 @@ impl SimpleBackend for Notes {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.lock().is_ok_and(|notes| notes.contains_key(name))
+        self.0.lock().is_ok_and(|asked| asked.contains_key(name))
     }
 }
 

@@ -6,14 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value, json};
 
+use crate::fingerprint::Fingerprint;
 use crate::template::ChatTemplate;
 use crate::{Error, Result, SpecialIds};
 use rlhf_base::Message;
-use rlhf_base::rng::fnv1a;
 
 /// The tokens that have a name; `transformers` hands them to chat templates under these names.
 const NAMED: [&str; 7] = [
@@ -65,6 +65,8 @@ struct Inner {
     vocab_size: usize,
     /// A template that does not compile is an error only for those who use it.
     template: Option<Result<ChatTemplate, String>>,
+    /// Made when it is first asked for: it takes the whole vocabulary.
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl Tokenizer {
@@ -210,6 +212,7 @@ impl Tokenizer {
                 file_adds_begin: processor_adds_begin,
                 prepends_space,
                 template,
+                fingerprint: OnceLock::new(),
             }),
         })
     }
@@ -382,13 +385,22 @@ impl Tokenizer {
         }
     }
 
-    /// Equal for tokenizers that give every text the same ids (vocabulary, merges, added tokens,
-    /// normalisation), whatever their files look like.
-    pub fn hash(&self) -> Result<u64> {
-        let canonical = self.inner.tokenizer.to_string(false);
-        Ok(fnv1a(
-            canonical.map_err(|e| failed("serialise", &*e))?.as_bytes(),
-        ))
+    /// Whether both give every text the same ids and begin and end a text alike, whatever their files look like: vocabulary, merges,
+    /// normaliser, pre-tokenizer and added tokens agree.
+    pub fn encodes_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner) || self.fingerprint().agrees(other.fingerprint())
+    }
+
+    fn fingerprint(&self) -> &Fingerprint {
+        let inner = &*self.inner;
+        inner.fingerprint.get_or_init(|| {
+            // The crate's own spelling has every default filled in. It was read from JSON, so it can be written as JSON; were it not, the
+            // file itself would be compared.
+            let json = serde_json::to_value(&*inner.tokenizer);
+            let json = json.unwrap_or_else(|_| json!({"model": inner.json}));
+            let begin = inner.begin.filter(|_| inner.adds_begin);
+            Fingerprint::new(&json, begin, inner.end, inner.pad)
+        })
     }
 
     /// The end tokens as they are spelled in a text.

@@ -1,150 +1,19 @@
-//! What every model family is: token ids in, hidden states out.
+//! The trunk of a language model: token ids in, hidden states out.
 
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
-use rlhf_ops::{DecodeRows, Layout};
 
-use crate::config::Family;
-use crate::gpt2::Gpt2;
-use crate::llama::Llama;
-use crate::{Error, KvCache, ModelConfig, Result};
-
-/// What a forward pass attends to.
-#[derive(Debug)]
-pub(crate) enum Attend<'a> {
-    /// Each other, as packed: training and scoring. Records a graph.
-    Packed(&'a Layout),
-    /// Each other, as packed; keys and values are appended to the cache, in the order of the stream.
-    Prefill {
-        /// Takes the new keys and values.
-        cache: &'a mut KvCache,
-        /// Which token sees which.
-        layout: &'a Layout,
-    },
-    /// The cache: one new token per row. Its key and value are appended first, so row r's list ends
-    /// with its own place, `KvCache::len() + r`.
-    Cached {
-        /// Holds everything the rows may see.
-        cache: &'a mut KvCache,
-        /// The places in the cache each row sees.
-        rows: &'a DecodeRows,
-    },
-}
-
-/// The projections that attention reads, in the layout of [`rlhf_ops::attention`].
-pub(crate) enum Projected<'a> {
-    /// Queries, keys and values.
-    Apart(&'a Tensor, &'a Tensor, &'a Tensor),
-    /// The same, side by side in one tensor, with so many heads of keys.
-    Fused { qkv: &'a Tensor, kv_heads: usize },
-}
-
-impl Projected<'_> {
-    fn attention(&self, head_dim: usize, layout: &Layout, scale: f64) -> Result<Tensor> {
-        Ok(match *self {
-            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, head_dim, layout, scale)?,
-            Self::Fused { qkv, kv_heads } => {
-                rlhf_ops::fused_attention(qkv, kv_heads, head_dim, layout, scale)?
-            }
-        })
-    }
-
-    fn parts(&self, head_dim: usize) -> Result<(Tensor, Tensor, Tensor)> {
-        Ok(match *self {
-            Self::Apart(q, k, v) => (q.clone(), k.clone(), v.clone()),
-            Self::Fused { qkv, kv_heads } => rlhf_ops::attention_parts(qkv, kv_heads, head_dim)?,
-        })
-    }
-}
-
-impl Attend<'_> {
-    /// Attention of one layer over heads of `head_dim`, with scores scaled by 1/√head_dim: `[T, Hq·D]`.
-    pub(crate) fn attention(
-        &mut self,
-        layer: usize,
-        projected: Projected<'_>,
-        head_dim: usize,
-    ) -> Result<Tensor> {
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        match self {
-            Self::Packed(layout) => projected.attention(head_dim, layout, scale),
-            Self::Prefill { cache, layout } => {
-                let (_, k, v) = projected.parts(head_dim)?;
-                cache.append(layer, &k, &v)?;
-                projected.attention(head_dim, layout, scale)
-            }
-            Self::Cached { cache, rows } => {
-                let (q, k, v) = projected.parts(head_dim)?;
-                cache.append(layer, &k, &v)?;
-                let (keys, values) = cache.pool(layer)?;
-                Ok(rlhf_ops::decode_attention(
-                    &q, keys, values, head_dim, rows, scale,
-                )?)
-            }
-        }
-    }
-
-    /// One block of the trunk, `x` to `block(x)`. Where `recompute` is on, a packed pass keeps `x` alone for the gradient, which
-    /// computes the block again.
-    pub(crate) fn block(
-        &mut self,
-        x: &Tensor,
-        recompute: bool,
-        block: impl Fn(&Tensor, &mut Attend<'_>) -> Result<Tensor> + Send + Sync + 'static,
-    ) -> Result<Tensor> {
-        match self {
-            Self::Packed(layout) if recompute => {
-                let layout = layout.clone();
-                Ok(rlhf_ops::recompute(x, move |x| {
-                    Ok(block(x, &mut Attend::Packed(&layout))?)
-                })?)
-            }
-            _ => block(x, self),
-        }
-    }
-
-    /// Checks that no sequence is longer than the model can take, before anything is computed.
-    pub(crate) fn check_length(&self, max_length: usize) -> Result<()> {
-        let longest = match self {
-            Self::Packed(layout) | Self::Prefill { layout, .. } => {
-                let length = |b: &rlhf_ops::Block| b.prefix.len() + b.tokens.len();
-                layout.blocks().iter().map(length).max()
-            }
-            Self::Cached { rows, .. } => rows.rows.iter().map(Vec::len).max(),
-        };
-        match longest {
-            Some(found) if found > max_length => Err(Error::Invalid(format!(
-                "a sequence of {found} tokens is longer than the {max_length} this model takes: shorten it (--max-length)"
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Counts `tokens` new entries once every layer has appended them.
-    pub(crate) fn finish(&mut self, tokens: usize) {
-        match self {
-            Self::Packed(_) => {}
-            Self::Prefill { cache, .. } | Self::Cached { cache, .. } => cache.advance(tokens),
-        }
-    }
-}
+use crate::Result;
+use crate::attend::Attend;
 
 /// A stack of transformer blocks with its embeddings and final norm; heads sit on top.
 pub(crate) trait Trunk: Send + Sync {
     /// Hidden states after the final norm, `[T, H]`, of `ids` and `positions`, both u32 `[T]`.
     fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor>;
 
-    /// Whether training keeps one hidden state per block and token, and computes each block again for its gradient.
-    fn set_recompute(&mut self, on: bool);
+    /// Turns gradient checkpointing on or off: a packed pass keeps the input of each block, and the backward pass computes the
+    /// block again.
+    fn set_checkpointing(&mut self, on: bool);
 
     /// The embedding of tokens, `[V, H]`.
     fn embedding(&self) -> &Tensor;
-}
-
-/// The trunk that `config` describes, over the parameters of `vb`.
-pub(crate) fn build(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>> {
-    Ok(match config.family() {
-        Family::Gpt2(config) => Box::new(Gpt2::new(config, vb.pp("transformer"))?),
-        Family::Llama(config) => Box::new(Llama::new(config, vb.pp("model"))?),
-    })
 }

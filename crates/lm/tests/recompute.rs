@@ -50,7 +50,7 @@ fn numbers(params: &Params, loss: &Tensor) -> Numbers {
 fn language_model(config: &ModelConfig, dtype: DType, recompute: bool) -> Numbers {
     let params = models::params(config, 3, dtype);
     let model = CausalLm::new(config, &params).unwrap();
-    let model = model.recomputing(recompute);
+    let model = model.gradient_checkpointing(recompute);
     let batch = batch();
     let found = model
         .logprobs(&model.hidden(&batch).unwrap(), &batch.ids, 0.7)
@@ -63,7 +63,7 @@ fn critic(config: &ModelConfig, dtype: DType, recompute: bool) -> Numbers {
     let weights = weights(&ScalarModel::schema(config).unwrap(), 4);
     let params = Params::load(&weights, &Device::Cpu, dtype).unwrap();
     let model = ScalarModel::new(config, &params).unwrap();
-    let model = model.recomputing(recompute);
+    let model = model.gradient_checkpointing(recompute);
     let scores = model.scores(&model.hidden(&batch()).unwrap()).unwrap();
     numbers(&params, &scores.sqr().unwrap().sum_all().unwrap())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rlhf_dataset::read_prompts;
 use rlhf_dataset::tiny_world::{Gold, Judge};
-use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights};
 use rlhf_ppo::eval::{kl_per_episode, respond, response_logprobs, win};
 use rlhf_ppo::{Episode, PromptRow, RewardSource, Scorer};
 use rlhf_train::{Progress, micro_batch_tokens, settings, statistics};
@@ -150,7 +150,7 @@ pub(crate) fn evaluate(
 }
 
 fn load(folder: &Path, machine: &Machine) -> anyhow::Result<LanguageModel> {
-    LanguageModel::load(folder, machine.dtype, &machine.device)
+    LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)
         .with_context(|| format!("loading {}", folder.display()))
 }
 
@@ -266,7 +266,7 @@ impl<'a> Room<'a> {
         episodes: &[Episode],
     ) -> anyhow::Result<f64> {
         let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
-        if model.tokenizer.hash()? != self.reference.tokenizer.hash()? {
+        if !model.tokenizer.encodes_like(&self.reference.tokenizer) {
             return Err(usage!(
                 "the models have different tokenizers, so there is no KL between them: compare models made from the same one"
             ));

@@ -7,20 +7,13 @@ use candle_core::{DType, Tensor};
 use rand::RngCore as _;
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
-use rlhf_dataset::{Demonstration, read_demonstrations};
-use rlhf_lm::{CausalLm, Gradients, Packer, Params, Tokenizer};
+use rlhf_dataset::read_demonstrations;
+use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, Tokenizer};
 
 /// Demonstrations as tokens.
 pub(crate) struct Demonstrations {
-    rows: Vec<Row>,
+    rows: Vec<Example>,
     seed: u64,
-}
-
-/// One demonstration: its tokens, and which of them carry loss.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Row {
-    ids: Vec<u32>,
-    target: Vec<bool>,
 }
 
 impl Demonstrations {
@@ -38,10 +31,13 @@ impl Demonstrations {
         }
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for demonstration in &loaded.rows {
-            let mut row = Row::new(tokenizer, demonstration)?;
-            row.ids.truncate(max_length);
-            row.target.truncate(max_length);
-            if row.target.contains(&true) {
+            let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
+            let mut row = match demonstration.messages() {
+                Some(messages) => Example::from_conversation(tokenizer, &messages, false)?,
+                None => Example::from_completion(tokenizer, prompt, completion, false)?,
+            };
+            row.truncate(max_length);
+            if row.num_targets() > 0 {
                 rows.push(row);
             }
         }
@@ -80,11 +76,12 @@ impl Demonstrations {
         micro_tokens: usize,
     ) -> Result<Tensor> {
         let rows = self.rows_of(step, count);
-        let targets: usize = rows.iter().map(|row| row.targets()).sum();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        let targets: usize = rows.iter().map(|row| row.num_targets()).sum();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
         let mut total = Tensor::zeros((), DType::F32, params.device())?;
         for range in micro_batches(&lengths, micro_tokens) {
-            let loss = (negative_log_likelihood(model, &rows[range])? / targets as f64)?;
+            let batch = ExampleBatch::pack(&rows[range], params.device())?;
+            let loss = batch.loss(model, targets)?;
             gradients.accumulate(params, &(&loss * coef)?)?;
             total = (total + loss.detach())?;
         }
@@ -92,7 +89,7 @@ impl Demonstrations {
     }
 
     /// A function of seed and step alone, so that a resumed run sees what it would have seen.
-    fn rows_of(&self, step: u64, count: usize) -> Vec<&Row> {
+    fn rows_of(&self, step: u64, count: usize) -> Vec<&Example> {
         let first = step as usize * count;
         across_epochs(self.seed, self.rows.len(), first..first + count)
             .into_iter()
@@ -101,60 +98,12 @@ impl Demonstrations {
     }
 }
 
-impl Row {
-    /// Answers and their end tokens carry loss, prompts do not.
-    fn new(tokenizer: &Tokenizer, demonstration: &Demonstration) -> Result<Self> {
-        let (mut ids, mut target) = (Vec::new(), Vec::new());
-        let mut push = |part: Vec<u32>, carries: bool| {
-            target.resize(target.len() + part.len(), carries);
-            ids.extend(part);
-        };
-        if let Some(messages) = demonstration.messages() {
-            for segment in tokenizer.encode_chat(&messages)? {
-                push(segment.ids, segment.target);
-            }
-        } else {
-            let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
-            let encoded = tokenizer.encode_demonstration(prompt, completion)?;
-            push(encoded.prompt, false);
-            push(encoded.completion, true);
-        }
-        // Nothing predicts the first token.
-        if let Some(first) = target.first_mut() {
-            *first = false;
-        }
-        Ok(Self { ids, target })
-    }
-
-    fn targets(&self) -> usize {
-        self.target.iter().filter(|carries| **carries).count()
-    }
-}
-
-/// `−Σ_{i ∈ targets} log π(x_i | x_<i)` of a micro-batch, a scalar in nats.
-fn negative_log_likelihood(model: &CausalLm, rows: &[&Row]) -> Result<Tensor> {
-    let mut packer = Packer::new();
-    let (mut predicting, mut targets) = (Vec::new(), Vec::new());
-    for row in rows {
-        let place = packer.sequence(&row.ids);
-        for i in (0..row.ids.len()).filter(|&i| row.target[i]) {
-            predicting.push((place.start + i - 1) as u32);
-            targets.push(row.ids[i]);
-        }
-    }
-    let device = model.device();
-    let hidden = model.hidden(&packer.finish(device)?)?;
-    let hidden = rlhf_ops::embedding(&Tensor::new(predicting, device)?, &hidden)?;
-    let all = model.logprobs(&hidden, &Tensor::new(targets, device)?, 1.0)?;
-    Ok(all.logprobs.sum_all()?.neg()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     use candle_core::{D, Device};
-    use rlhf_lm::ModelConfig;
+    use rlhf_lm::{ModelConfig, Packer};
     use serde_json::json;
 
     fn model() -> (CausalLm, Params) {
@@ -168,9 +117,9 @@ mod tests {
     }
 
     fn demonstrations() -> Demonstrations {
-        let row = |ids: &[u32], prompt: usize| Row {
-            ids: ids.to_vec(),
-            target: (0..ids.len()).map(|i| i >= prompt).collect(),
+        let row = |ids: &[u32], prompt: usize| {
+            let (prompt, answer) = ids.split_at(prompt);
+            Example::from_parts([(prompt.to_vec(), false), (answer.to_vec(), true)])
         };
         Demonstrations {
             rows: vec![
@@ -191,12 +140,12 @@ mod tests {
         let mut plain = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
         for row in &demonstrations.rows {
             let mut packer = Packer::new();
-            packer.sequence(&row.ids);
+            packer.sequence(row.ids());
             let hidden = model.hidden(&packer.finish(&Device::Cpu).unwrap()).unwrap();
             let logits = model.logits(&hidden).unwrap();
             let all = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
-            for i in (0..row.ids.len()).filter(|&i| row.target[i]) {
-                let logprob = all.get(i - 1).unwrap().get(row.ids[i] as usize).unwrap();
+            for i in (0..row.ids().len()).filter(|&i| row.targets()[i]) {
+                let logprob = all.get(i - 1).unwrap().get(row.ids()[i] as usize).unwrap();
                 plain = (plain - logprob).unwrap();
             }
         }
@@ -230,10 +179,10 @@ mod tests {
     fn every_demonstration_is_seen_once_before_any_is_seen_again() {
         let demonstrations = demonstrations();
         for epoch in 0..4 {
-            let mut seen: Vec<&Row> = (0..3)
+            let mut seen: Vec<&Example> = (0..3)
                 .flat_map(|i| demonstrations.rows_of(epoch * 3 + i, 1))
                 .collect();
-            seen.sort_by_key(|row| row.ids[0]);
+            seen.sort_by_key(|row| row.ids()[0]);
             assert_eq!(seen, demonstrations.rows.iter().collect::<Vec<_>>());
         }
     }

@@ -33,7 +33,7 @@ impl Ppo<'_> {
             .as_ref()
             .is_none_or(|best| evaluation.score > best.score);
         if within && better {
-            let copies = self.policy.params.tensors().into_iter();
+            let copies = self.policy.params.trained().into_iter();
             self.best = Some(Best {
                 step,
                 score: evaluation.score,

@@ -26,7 +26,7 @@ pub fn reward_scores(
     prompts: &[PromptRow],
     episodes: &[Episode],
 ) -> Result<Vec<f64>> {
-    let same_tokens = reward.tokenizer().hash()? == policy_tokenizer.hash()?;
+    let same_tokens = reward.tokenizer().encodes_like(policy_tokenizer);
     let end = policy_tokenizer.eos_id()?;
     let mut groups: Vec<ScoreGroup> = Vec::with_capacity(episodes.len());
     for episode in episodes {

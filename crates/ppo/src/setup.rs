@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use rlhf_base::Text;
 use rlhf_dataset::read_prompts;
-use rlhf_lm::{CausalLm, HeadInit, LanguageModel, ModelConfig, Params, ScalarModel, Tokenizer};
+use rlhf_lm::{
+    CausalLm, HeadInit, LanguageModel, ModelConfig, Params, ScalarModel, Tokenizer, Weights,
+    read_scalar,
+};
 use rlhf_train::{AdamW, AdamWConfig, MemoryItem, Plan, Schedule, Session, micro_batch_tokens};
 use serde_json::{Map, Value};
 
@@ -28,7 +31,8 @@ pub(crate) fn prepare<'a>(
 ) -> Result<Ppo<'a>> {
     config.validate()?;
     let device = &session.device;
-    let base = LanguageModel::load(Path::new(&config.model), session.dtype, device)
+    let path = Path::new(&config.model);
+    let base = LanguageModel::load(path, Weights::Trainable, session.dtype, device)
         .with_context(|| format!("loading the policy from {}", config.model))?;
     base.tokenizer
         .eos_id()
@@ -47,8 +51,7 @@ pub(crate) fn prepare<'a>(
             );
         }
         ensure!(
-            config.critic == CriticKind::Shared
-                || model.tokenizer().hash()? == base.tokenizer.hash()?,
+            config.critic == CriticKind::Shared || model.tokenizer().encodes_like(&base.tokenizer),
             "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
              train the reward model from the same base, or put the critic on the policy's trunk with --critic shared",
             config.reward,
@@ -71,7 +74,7 @@ pub(crate) fn prepare<'a>(
     let separate = |config: &ModelConfig, tensors: &BTreeMap<String, Tensor>| {
         let params = Params::load(tensors, device, session.dtype)?;
         anyhow::Ok(Critic::Separate(Learner {
-            model: ScalarModel::new(config, &params)?.recomputing(session.recompute),
+            model: ScalarModel::new(config, &params)?.gradient_checkpointing(session.recompute),
             view: ScalarModel::new(config, &params.frozen())?,
             params,
             adam: adam(),
@@ -80,11 +83,15 @@ pub(crate) fn prepare<'a>(
     // A separate critic starts as a copy of the reward model, which already knows good from bad; without one, as the
     // policy's trunk under a head of zeros, which foresees nothing yet. A shared one is that head alone.
     let critic = match (config.critic, reward.model()) {
-        (CriticKind::Separate, Some(model)) => separate(model.config(), &model.params().tensors())?,
+        (CriticKind::Separate, Some(_)) => {
+            // Read anew: the model that scores is frozen, in the dtype it computes in.
+            let (config, tensors) = read_scalar(Path::new(&config.reward))?;
+            separate(&config, &tensors)?
+        }
         (CriticKind::Separate, None) => separate(&base.config, &under_zeros()?)?,
         (CriticKind::Shared, _) => {
             for (name, tensor) in &under_zeros()? {
-                if policy.get(name).is_none() {
+                if !policy.contains(name) {
                     policy.insert(name, tensor)?;
                 }
             }
@@ -114,7 +121,7 @@ pub(crate) fn prepare<'a>(
         config,
         reference: CausalLm::new(&base.config, &base.params.snapshot()?)?,
         policy: Learner {
-            model: CausalLm::new(&base.config, &policy)?.recomputing(session.recompute),
+            model: CausalLm::new(&base.config, &policy)?.gradient_checkpointing(session.recompute),
             view: CausalLm::new(&base.config, &policy.frozen())?,
             params: policy,
             adam: adam(),
@@ -208,10 +215,10 @@ pub fn prompt_rows(
 /// What is about to happen, for the user to read before anything is spent.
 pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
     let config = ppo.config;
-    let policy = ppo.policy.params.num_parameters() as u64;
+    let policy = ppo.policy.params.num_trainable() as u64;
     let (critic, described) = match &ppo.critic {
         Critic::Separate(critic) => (
-            critic.params.num_parameters() as u64,
+            critic.params.num_trainable() as u64,
             "with a separate critic",
         ),
         Critic::Shared { .. } => (0, "with a value head on its trunk"),
@@ -224,10 +231,13 @@ pub(crate) fn plan(ppo: &Ppo<'_>, session: &Session) -> Result<Plan> {
     if critic > 0 {
         memory.extend(MemoryItem::trained("critic", critic));
     }
-    memory.push(MemoryItem::new("reference", 4 * policy));
+    memory.push(MemoryItem::new(
+        "reference",
+        session.dtype.size_in_bytes() as u64 * policy,
+    ));
     if let Some(model) = ppo.reward.model() {
-        let reward = model.params().num_parameters() as u64;
-        memory.push(MemoryItem::new("reward model", 4 * reward));
+        let reward = model.params().bytes() as u64;
+        memory.push(MemoryItem::new("reward model", reward));
     }
     let held = (per_step as u64 / config.minibatches as u64).min(ppo.micro_tokens as u64);
     memory.push(MemoryItem::activations(

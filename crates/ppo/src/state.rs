@@ -20,10 +20,10 @@ impl Ppo<'_> {
             checkpoint.state["best"] = json!({ "step": best.step, "score": best.score });
             checkpoint.insert_group("best", best.params.clone());
         }
-        checkpoint.insert_group("policy", self.policy.params.tensors());
+        checkpoint.insert_group("policy", self.policy.params.trained());
         checkpoint.insert_group("policy.adam", self.policy.adam.state()?);
         if let Critic::Separate(critic) = &self.critic {
-            checkpoint.insert_group("critic", critic.params.tensors());
+            checkpoint.insert_group("critic", critic.params.trained());
             checkpoint.insert_group("critic.adam", critic.adam.state()?);
         }
         Ok(checkpoint)

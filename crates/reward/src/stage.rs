@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::read_feedback;
-use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel};
+use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage, statistics};
 
 use crate::captions::CAPTIONS;
@@ -67,8 +67,13 @@ impl Stage for Reward {
     }
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
-        let base = LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
-            .with_context(|| format!("loading the model to start from at {}", config.model))?;
+        let base = LanguageModel::load(
+            Path::new(&config.model),
+            Weights::Trainable,
+            session.dtype,
+            &session.device,
+        )
+        .with_context(|| format!("loading the model to start from at {}", config.model))?;
         let described = base.describe()?;
         let read = |files: &[PathBuf]| -> Result<Items> {
             let feedback = read_feedback(files, config.training.skip_bad)?;

@@ -53,7 +53,7 @@ impl Prepared for RewardModelling {
         let items = &self.items;
         let tokens: usize = items.iter().map(Item::tokens).sum();
         let responses: usize = items.iter().map(|item| item.responses.len()).sum();
-        let parameters = self.params.num_parameters() as u64;
+        let parameters = self.params.num_trainable() as u64;
         let batch = self.config.training.batch;
         let per_step = tokens as f64 * batch as f64 / items.len() as f64;
         let mut memory = MemoryItem::trained("model", parameters).to_vec();
@@ -117,7 +117,7 @@ impl Prepared for RewardModelling {
             schedule,
             micro_batch_tokens,
         } = self.extent;
-        let model = ScalarModel::new(&self.model, params)?.recomputing(session.recompute);
+        let model = ScalarModel::new(&self.model, params)?.gradient_checkpointing(session.recompute);
         let evaluated = ScalarModel::new(&self.model, &params.frozen())?;
         let evaluate = || -> Result<(Vec<Vec<f64>>, Report)> {
             let scores = raw_scores(&evaluated, held_out, micro_batch_tokens)?;
@@ -166,7 +166,7 @@ impl Prepared for RewardModelling {
             last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
             if step == first {
                 // A comparison stays the same when all scores move by one amount.
-                gradients.check_all_but(params, self.model.unmoved_by_comparisons())?;
+                gradients.check_all_but(params, self.model.shared_shifts())?;
             }
             check_finite(step + 1, "the loss", last_loss)?;
             let lr = schedule.lr(training.lr, step);

@@ -2,22 +2,18 @@
 
 use anyhow::Result;
 use rlhf_dataset::order::micro_batches;
-use rlhf_lm::CausalLm;
-
-use crate::loss::negative_log_likelihood;
-use crate::rows::{Batch, Row};
+use rlhf_lm::{CausalLm, Example, ExampleBatch};
 
 /// Loss per target token over all `rows`, in nats; its exponential is the perplexity.
 ///
 /// `model` should record no graph (built over a frozen view of its parameters).
-pub fn mean_loss(model: &CausalLm, rows: &[Row], micro_tokens: usize) -> Result<f64> {
-    let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+pub fn mean_loss(model: &CausalLm, rows: &[Example], micro_tokens: usize) -> Result<f64> {
+    let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
     let (mut total, mut targets) = (0.0, 0);
     for micro in micro_batches(&lengths, micro_tokens) {
-        let part: Vec<&Row> = rows[micro].iter().collect();
-        targets += part.iter().map(|row| row.targets()).sum::<usize>();
-        let batch = Batch::pack(&part, model.device())?;
-        let loss = negative_log_likelihood(model, &batch, 1)?;
+        let part: Vec<&Example> = rows[micro].iter().collect();
+        targets += part.iter().map(|row| row.num_targets()).sum::<usize>();
+        let loss = ExampleBatch::pack(&part, model.device())?.loss(model, 1)?;
         total += f64::from(rlhf_ops::read_to_host(&loss)?[0]);
     }
     Ok(total / targets as f64)

@@ -147,6 +147,12 @@ impl Stage for Pretrain {
             "no text is left to train on: all was kept back for evaluation; lower pretrain.eval_fraction"
         );
         let rows = Rows::from_texts(&model.tokenizer, &trained, config.max_length)?;
+        if rows.lost > 0 {
+            tracing::info!(
+                "{} windows hold the end token alone, which nothing predicts: they are left out",
+                rows.lost
+            );
+        }
         let held_out = match held_out.as_slice() {
             [] => Rows::default(),
             texts => Rows::from_texts(&model.tokenizer, texts, config.max_length)?,

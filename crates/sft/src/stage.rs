@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, hold_out, read_demonstrations};
-use rlhf_lm::{LanguageModel, SaveDtype};
+use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
 
 use crate::captions::CAPTIONS;
@@ -66,9 +66,13 @@ impl Stage for Sft {
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
         let begun = Instant::now();
-        let model =
-            LanguageModel::load(Path::new(&config.model), session.dtype, &session.device)
-                .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
+        let model = LanguageModel::load(
+            Path::new(&config.model),
+            Weights::Trainable,
+            session.dtype,
+            &session.device,
+        )
+        .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
         tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
         let loaded = Instant::now();
         let read = |files: &[PathBuf]| -> Result<Vec<Demonstration>> {

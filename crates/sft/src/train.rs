@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
-use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype, Tokenizer};
+use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype, Tokenizer};
 use rlhf_train::{
     Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
     Session, Summary, Training, check_finite, check_update,
@@ -13,8 +13,7 @@ use rlhf_train::{
 use serde_json::{Map, json};
 
 use crate::eval::mean_loss;
-use crate::loss::negative_log_likelihood;
-use crate::rows::{Batch, Row, Rows};
+use crate::rows::Rows;
 
 /// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -35,7 +34,7 @@ pub(crate) struct LanguageModelling {
     pub(crate) max_length: usize,
     pub(crate) model: LanguageModel,
     pub(crate) rows: Rows,
-    pub(crate) held_out: Vec<Row>,
+    pub(crate) held_out: Vec<Example>,
     /// Number format of the weights in `final/`.
     pub(crate) save_dtype: SaveDtype,
     /// When the model had been loaded.
@@ -45,9 +44,9 @@ pub(crate) struct LanguageModelling {
 impl Prepared for LanguageModelling {
     fn plan(&self, session: &Session) -> Result<Plan> {
         let rows = &self.rows.rows;
-        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
-        let targets: usize = rows.iter().map(Row::targets).sum();
-        let parameters = self.model.params.num_parameters() as u64;
+        let tokens: usize = rows.iter().map(|row| row.ids().len()).sum();
+        let targets: usize = rows.iter().map(Example::num_targets).sum();
+        let parameters = self.model.params.num_trainable() as u64;
         let per_step = tokens as f64 * self.training.batch as f64 / rows.len() as f64;
         let mut memory = MemoryItem::trained("model", parameters).to_vec();
         let micro_batch_tokens = self.extent.micro_batch_tokens;
@@ -82,8 +81,8 @@ impl Prepared for LanguageModelling {
 
     fn check(&mut self) -> Vec<Finding> {
         let (model, rows) = (&self.model, &self.rows.rows);
-        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
-        let targets: usize = rows.iter().map(Row::targets).sum();
+        let tokens: usize = rows.iter().map(|row| row.ids().len()).sum();
+        let targets: usize = rows.iter().map(Example::num_targets).sum();
         let cut = (self.rows.cut > 0).then(|| {
             format!(
                 "{} rows are cut at {} tokens: raise {}.max_length to keep them whole",
@@ -112,7 +111,7 @@ impl Prepared for LanguageModelling {
             schedule,
             micro_batch_tokens,
         } = self.extent;
-        let model = CausalLm::new(&self.model.config, params)?.recomputing(session.recompute);
+        let model = CausalLm::new(&self.model.config, params)?.gradient_checkpointing(session.recompute);
         let evaluated = CausalLm::new(&self.model.config, &params.frozen())?;
         let mut optimizer = training.optimizer();
         let mut first = 0;
@@ -142,16 +141,16 @@ impl Prepared for LanguageModelling {
                 training.shuffle,
                 step,
             );
-            let batch: Vec<&Row> = order.iter().map(|&i| &rows[i]).collect();
-            let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
-            let targets: usize = batch.iter().map(|row| row.targets()).sum();
+            let batch: Vec<&Example> = order.iter().map(|&i| &rows[i]).collect();
+            let tokens: usize = batch.iter().map(|row| row.ids().len()).sum();
+            let targets: usize = batch.iter().map(|row| row.num_targets()).sum();
 
             let mut gradients = Gradients::new();
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
-            let lengths: Vec<usize> = batch.iter().map(|row| row.ids.len()).collect();
+            let lengths: Vec<usize> = batch.iter().map(|row| row.ids().len()).collect();
             for micro in micro_batches(&lengths, micro_batch_tokens) {
-                let packed = Batch::pack(&batch[micro], &session.device)?;
-                let loss = negative_log_likelihood(&model, &packed, targets)?;
+                let packed = ExampleBatch::pack(&batch[micro], &session.device)?;
+                let loss = packed.loss(&model, targets)?;
                 gradients.accumulate(params, &loss)?;
                 total = (total + loss.detach())?;
             }
@@ -191,8 +190,8 @@ impl Prepared for LanguageModelling {
             let stop = session.interrupt.requested() && done < steps;
             let save = stop || training.saves_after(done, steps);
             if save || done == steps {
-                let packed = Batch::pack(&batch[..1], &session.device)?;
-                let loss = negative_log_likelihood(&model, &packed, batch[0].targets())?;
+                let packed = ExampleBatch::pack(&batch[..1], &session.device)?;
+                let loss = packed.loss(&model, batch[0].num_targets())?;
                 check_update(done, params, &loss)?;
             }
             if save {
@@ -244,15 +243,16 @@ impl Outcome {
     }
 }
 
-/// A row as text, in pieces that carry loss or do not.
-fn marked(tokenizer: &Tokenizer, row: &Row) -> Result<Vec<(String, bool)>> {
+/// An example as text, in pieces that carry loss or do not.
+fn marked(tokenizer: &Tokenizer, example: &Example) -> Result<Vec<(String, bool)>> {
+    let (ids, targets) = (example.ids(), example.targets());
     let mut pieces = Vec::new();
     let mut start = 0;
-    for end in 1..=row.ids.len() {
-        if end == row.ids.len() || row.target[end] != row.target[start] {
+    for end in 1..=ids.len() {
+        if end == ids.len() || targets[end] != targets[start] {
             pieces.push((
-                tokenizer.decode_with_special(&row.ids[start..end])?,
-                row.target[start],
+                tokenizer.decode_with_special(&ids[start..end])?,
+                targets[start],
             ));
             start = end;
         }

@@ -40,7 +40,7 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             state: Value::Null,
         };
-        checkpoint.insert_group("model", params.tensors());
+        checkpoint.insert_group("model", params.trained());
         checkpoint.insert_group("adam", optimizer.state()?);
         Ok(checkpoint)
     }

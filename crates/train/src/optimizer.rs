@@ -17,7 +17,7 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Keeps the division finite; PPO uses 1e-5.
     pub eps: f64,
-    /// Share of the learning rate by which every weight shrinks in a step.
+    /// Share of the learning rate by which every matrix shrinks in a step; biases and norms do not.
     pub weight_decay: f64,
 }
 
@@ -32,7 +32,11 @@ impl Default for AdamWConfig {
     }
 }
 
-/// AdamW over a store of parameters, with its state by name, so that a checkpoint can hold it.
+/// AdamW over the trainable parameters of a store, with its state by name, so that a checkpoint can hold it.
+///
+/// Weight decay touches parameters of two or more dimensions alone: shrinking the gain of a norm or a bias regularises nothing. So do
+/// the Hugging Face `Trainer` (`get_decay_parameter_names`: all but biases and norms) and nanoGPT (`configure_optimizers`:
+/// `p.dim() >= 2`).
 ///
 /// The arithmetic is [`rlhf_ops::adamw`]; this adds the moments, the step count and clipping by the norm of all gradients together.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ impl AdamW {
         self.steps
     }
 
-    /// Moves every parameter by its gradient and returns the norm of all gradients before clipping; the model sees the new weights at once.
+    /// Moves every trainable parameter by its gradient and returns the norm of all gradients before clipping; the model sees the new weights at once.
     ///
     /// `g ← g · min(1, c/(‖g‖ + 1e-6))` for `max_grad_norm = Some(c)`, as `torch.nn.utils.clip_grad_norm_`; then AdamW.
     /// A parameter without a gradient, or a norm that is not finite, is an error, and then nothing has changed.
@@ -75,14 +79,18 @@ impl AdamW {
         lr: f64,
         max_grad_norm: Option<f64>,
     ) -> Result<f64> {
-        if let Some(name) = params.names().find(|name| grads.get(name).is_none()) {
+        if let Some(name) = params
+            .trainable()
+            .map(|(name, _)| name)
+            .find(|name| grads.get(name).is_none())
+        {
             return Err(Error::NoGradient(name.to_owned()));
         }
         let norm = grads.norm()?;
         if !norm.is_finite() {
             return Err(Error::NonFiniteGradient { norm });
         }
-        for (name, param) in params.iter() {
+        for (name, param) in params.trainable() {
             if !self.moments.contains_key(name) {
                 let zeros = || Var::zeros(param.shape(), DType::F32, param.device());
                 self.moments.insert(
@@ -104,10 +112,18 @@ impl AdamW {
             step: self.steps,
             grad_scale: max_grad_norm.map_or(1.0, |max| clip_factor(norm, max)),
         };
-        for (name, param) in params.iter() {
+        let without_decay = AdamWStep {
+            weight_decay: 0.0,
+            ..step
+        };
+        for (name, param) in params.trainable() {
             if let (Some(grad), Some(Moments { m, v })) = (grads.get(name), self.moments.get(name))
             {
-                rlhf_ops::adamw(param, grad, m, v, &step)?;
+                let step = match param.rank() {
+                    0 | 1 => &without_decay,
+                    _ => &step,
+                };
+                rlhf_ops::adamw(param, grad, m, v, step)?;
             }
         }
         params.refresh()?;
@@ -137,7 +153,7 @@ impl AdamW {
             .to_scalar::<i64>()?;
         let mut moments = BTreeMap::new();
         if steps > 0 {
-            for (name, param) in params.iter() {
+            for (name, param) in params.trainable() {
                 let load = |kind: &str| -> Result<Var> {
                     let key = format!("{kind}/{name}");
                     let tensor = state
@@ -287,7 +303,7 @@ mod tests {
                 (norm - want).abs() < 1e-6 * want,
                 "step {i}: norm {norm}, torch {want}"
             );
-            for (name, param) in params.iter() {
+            for (name, param) in params.trainable() {
                 // Both compute in f32 but round in another order: a few units in the last place of numbers near 1.
                 for (got, want) in flat(param)
                     .into_iter()
@@ -309,7 +325,7 @@ mod tests {
         for i in 0..5 {
             torch.step(i, &mut optimizer, &params);
         }
-        let resumed = Params::load(&params.tensors(), &Device::Cpu, DType::F32).unwrap();
+        let resumed = Params::load(&params.trained(), &Device::Cpu, DType::F32).unwrap();
         let mut again = torch.optimizer();
         again
             .load_state(&resumed, &optimizer.state().unwrap())
@@ -319,7 +335,7 @@ mod tests {
             torch.step(i, &mut again, &resumed);
         }
         assert_eq!(again.steps(), 10);
-        for (name, param) in params.iter() {
+        for (name, param) in params.trainable() {
             assert_eq!(flat(param), flat(resumed.get(name).unwrap()));
         }
         let (state, state_again) = (optimizer.state().unwrap(), again.state().unwrap());
@@ -385,6 +401,52 @@ mod tests {
             (flat(params.get("w").unwrap()), optimizer.steps()),
             (before, 0)
         );
+    }
+
+    /// Closed form: where the gradient is zero both moments are, so a step is `p ← p·(1 − lr·λ)` for a matrix and nothing for the rest.
+    #[test]
+    fn decay_shrinks_matrices_and_leaves_norms_biases_and_frozen_parameters_alone() {
+        let mut params = Params::new(&Device::Cpu, DType::F32);
+        let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let shapes: [(&str, &[usize]); 4] = [
+            ("bias", &[3]),
+            ("frozen", &[2, 2]),
+            ("scale", &[]),
+            ("weight", &[2, 3]),
+        ];
+        for (name, shape) in shapes {
+            params.insert(name, &ones(shape)).unwrap();
+        }
+        params.freeze(|name| name == "frozen");
+        let nothing = shapes.map(|(name, shape)| (name.to_owned(), (ones(shape) * 0.0).unwrap()));
+        let mut grads = gradients(&params, &BTreeMap::from(nothing));
+        let mut optimizer = AdamW::new(AdamWConfig {
+            weight_decay: 0.1,
+            ..AdamWConfig::default()
+        });
+        optimizer.step(&params, &grads, 0.5, None).unwrap();
+        assert!(
+            flat(params.get("weight").unwrap())
+                .iter()
+                .all(|w| *w == 0.95)
+        ); // 1 − 0.5·0.1
+        for name in ["bias", "frozen", "scale"] {
+            assert!(
+                flat(&params.compute(name).unwrap())
+                    .iter()
+                    .all(|w| *w == 1.0),
+                "{name}"
+            );
+        }
+        let state = optimizer.state().unwrap();
+        assert!(!state.contains_key("m/frozen"));
+        optimizer.load_state(&params, &state).unwrap();
+        // A frozen parameter needs no gradient; a trainable one does.
+        grads.clear();
+        assert!(optimizer.step(&params, &grads, 0.5, None).is_err());
+        params.freeze(|_| true);
+        let mut fresh = AdamW::new(AdamWConfig::default());
+        fresh.step(&params, &grads, 0.5, None).unwrap();
     }
 
     #[test]

@@ -218,7 +218,10 @@ mod tests {
             let mut packer = Packer::new();
             packer.sequence(&vec![1; tokens]);
             let batch = packer.finish(&Device::Cpu).unwrap();
-            let hidden = model.recomputing(recompute).hidden(&batch).unwrap();
+            let hidden = model
+                .gradient_checkpointing(recompute)
+                .hidden(&batch)
+                .unwrap();
             let estimate = activation_bytes(tokens as u64, &config, recompute);
             (held(&hidden), estimate)
         };

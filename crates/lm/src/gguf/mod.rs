@@ -7,6 +7,7 @@
 mod config;
 mod file;
 mod header;
+mod keys;
 mod rope;
 mod tokenizer;
 mod weights;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use file::GgufFile;
+pub(crate) use keys::{Keys, object};
 
 /// What a GGUF file holds.
 pub(crate) struct Gguf {
@@ -69,9 +71,9 @@ pub fn locate(path: &Path) -> Result<Option<PathBuf>> {
 /// Reads the model in `path`, one tensor at a time.
 pub(crate) fn read(path: &Path) -> Result<Gguf> {
     let mut file = GgufFile::open(path)?;
-    let config = config::read(&mut file)?;
+    let (spelling, config) = config::read(&mut file)?;
     let tokenizer = tokenizer::read(&file, config.vocab_size())?;
-    let tensors = weights::read(&mut file, &config)?;
+    let tensors = weights::read(&mut file, spelling, &config)?;
     Ok(Gguf {
         config,
         generation: match tokenizer.end_ids() {

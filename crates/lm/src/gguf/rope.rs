@@ -2,8 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use crate::RopeScaling;
-use crate::rotary::frequencies;
+use crate::rotary::{RopeScaling, frequencies};
 
 /// The scaling whose divisors are `factors`, for heads of `dim`; `None` if there is none we know.
 ///

@@ -2,6 +2,7 @@
 //! implementations agree, and directories come back as they were saved.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
+mod frozen;
 mod generate;
 mod gguf;
 mod graph;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use rlhf_base::rng::{stream, uniform};
 use rlhf_base::{Message, Text};
-use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, stream_response};
+use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, Weights, stream_response};
 use rlhf_ppo::{Episode, PromptRow, Scorer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
     let load = |name: &str| -> anyhow::Result<Speaker> {
         let folder = model_folder(name, "sft")?;
-        let model = LanguageModel::load(&folder, machine.dtype, &machine.device)?;
+        let model = LanguageModel::load(&folder, Weights::Frozen, machine.dtype, &machine.device)?;
         Ok(Speaker {
             name: if name.is_empty() { "bundled" } else { name }.to_owned(),
             causal: CausalLm::new(&model.config, &model.params.frozen())?,

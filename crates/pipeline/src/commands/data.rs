@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use rlhf_base::Text;
 use rlhf_dataset::summary::{Lengths, Summary};
 use rlhf_dataset::{Feedback, Loaded, Row, read_rows};
-use rlhf_lm::{LanguageModel, Tokenizer, gguf};
+use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
 use serde::Serialize;
 use serde_json::json;
 
@@ -44,7 +44,9 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
 fn tokenizer(name: &str) -> anyhow::Result<Tokenizer> {
     let folder = model_folder(name, "sft")?;
     Ok(match gguf::locate(&folder)? {
-        Some(_) => LanguageModel::load(&folder, DType::F32, &Device::Cpu)?.tokenizer,
+        Some(_) => {
+            LanguageModel::load(&folder, Weights::Frozen, DType::F32, &Device::Cpu)?.tokenizer
+        }
         None => Tokenizer::from_dir(&folder)?,
     })
 }

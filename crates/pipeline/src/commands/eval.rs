@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use candle_core::DType;
 use rlhf_dataset::{Row, read_feedback, read_rows};
-use rlhf_lm::{Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel};
+use rlhf_lm::{
+    Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel, Weights,
+};
 use rlhf_reward::{Counts, Items};
 use rlhf_sft::{Rows, mean_loss};
 use rlhf_train::micro_batch_tokens;
@@ -75,7 +77,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
             }
         }
     }
-    let model = LanguageModel::load(folder, machine.dtype, &machine.device)?;
+    let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
     let mut rows = Vec::new();
     if !texts.is_empty() {
@@ -88,7 +90,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         );
     }
     let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
-    let tokens: usize = rows.iter().map(|row| row.targets()).sum();
+    let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
     if args.json {
         return print_json(
             &json!({"loss": loss, "perplexity": loss.exp(), "rows": rows.len(), "tokens": tokens}),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rlhf_base::Text;
 use rlhf_dataset::read_prompts;
-use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, generate};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights, generate};
 use rlhf_train::{Progress, ProgressStyle};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let prompts = prompts(args)?;
     let folder = model_folder(&args.answering.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
-    let model = LanguageModel::load(&folder, machine.dtype, &machine.device)?;
+    let model = LanguageModel::load(&folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
 
     let ids = prompts

@@ -4,11 +4,12 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use candle_core::Tensor;
 use rlhf_base::Text;
 use rlhf_dataset::order::micro_batches;
 use rlhf_dataset::{Feedback, Row, read_rows};
-use rlhf_lm::{CausalLm, LanguageModel, Packer, RewardModel, ScoreGroup, Tokenizer};
+use rlhf_lm::{
+    CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, Tokenizer, Weights,
+};
 use rlhf_train::micro_batch_tokens;
 use serde_json::{Map, Value, json};
 
@@ -179,30 +180,21 @@ fn under_language_model(
     machine: &Machine,
     print: Print,
 ) -> anyhow::Result<()> {
-    let model = LanguageModel::load(folder, machine.dtype, &machine.device)?;
+    let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
     let mut rows = Vec::with_capacity(entries.len());
     for entry in entries {
         let (mut ids, completion) = encode(&model.tokenizer, entry)?;
         ids.extend(completion);
-        rows.push(ids);
+        rows.push(Example::whole(ids));
     }
-    let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
     for range in micro_batches(&lengths, micro_batch_tokens(&model.config, false)) {
-        let mut packer = Packer::new();
-        let (mut predicting, mut targets) = (Vec::new(), Vec::new());
-        for ids in &rows[range.clone()] {
-            let place = packer.sequence(ids);
-            predicting.extend(place.clone().take(ids.len() - 1).map(|row| row as u32));
-            targets.extend_from_slice(&ids[1..]);
-        }
+        let part: Vec<&Example> = rows[range.clone()].iter().collect();
+        let batch = ExampleBatch::pack(&part, &machine.device)?;
         let (mut logprobs, mut entropy) = (Vec::new(), Vec::new());
-        if !targets.is_empty() {
-            let device = &machine.device;
-            let hidden = causal
-                .hidden(&packer.finish(device)?)?
-                .index_select(&Tensor::new(predicting, device)?, 0)?;
-            let found = causal.logprobs(&hidden, &Tensor::new(targets, device)?, 1.0)?;
+        if batch.targets.elem_count() > 0 {
+            let found = causal.logprobs(&batch.hidden(&causal)?, &batch.targets, 1.0)?;
             (logprobs, entropy) = (
                 found.logprobs.to_vec1::<f32>()?,
                 found.entropy.to_vec1::<f32>()?,
@@ -210,14 +202,14 @@ fn under_language_model(
         }
         let mut first = 0;
         for i in range {
-            let own = first..first + rows[i].len() - 1;
+            let own = first..first + rows[i].num_targets();
             first = own.end;
             let own_logprobs = logprobs
                 .get(own.clone())
                 .context("one log-probability per predicted token")?;
             let mean = own_logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() / own.len() as f64;
             let mut line = entries[i].line();
-            line.insert("tokens".to_owned(), json!(rows[i]));
+            line.insert("tokens".to_owned(), json!(rows[i].ids()));
             line.insert("logprobs".to_owned(), json!(own_logprobs));
             line.insert("entropy".to_owned(), json!(entropy[own]));
             // One token alone predicts nothing: its perplexity is null.

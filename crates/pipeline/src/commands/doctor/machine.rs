@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, ensure};
 use candle_core::{DType, Device};
 use rlhf_dataset::TextRow;
-use rlhf_lm::{CausalLm, Gradients, LanguageModel};
-use rlhf_sft::{Batch, Row, Rows, negative_log_likelihood};
+use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, Weights};
+use rlhf_sft::Rows;
 use rlhf_train::{Finding, Verdict};
 use sysinfo::{Disks, System};
 
@@ -86,7 +86,12 @@ fn loss_and_gradient(
     dtype: DType,
     device: &Device,
 ) -> anyhow::Result<(f64, BTreeMap<String, Vec<f32>>)> {
-    let model = LanguageModel::load(&bundled::path(bundled::MODEL)?, dtype, device)?;
+    let model = LanguageModel::load(
+        &bundled::path(bundled::MODEL)?,
+        Weights::Trainable,
+        dtype,
+        device,
+    )?;
     let causal = CausalLm::new(&model.config, &model.params)?;
     let texts = TEXTS.map(|text| TextRow {
         text: text.to_owned(),
@@ -94,9 +99,9 @@ fn loss_and_gradient(
         id: None,
     });
     let rows = Rows::from_texts(&model.tokenizer, &texts, 256)?.rows;
-    let targets = rows.iter().map(Row::targets).sum();
-    let batch = Batch::pack(&rows.iter().collect::<Vec<_>>(), device)?;
-    let loss = negative_log_likelihood(&causal, &batch, targets)?;
+    let targets = rows.iter().map(Example::num_targets).sum();
+    let batch = ExampleBatch::pack(&rows.iter().collect::<Vec<_>>(), device)?;
+    let loss = batch.loss(&causal, targets)?;
     let mut gradients = Gradients::new();
     gradients.accumulate(&model.params, &loss)?;
     let loss = Gradients::read(&loss.detach(), &[&gradients])?[0];

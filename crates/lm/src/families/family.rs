@@ -1,0 +1,130 @@
+//! What a file of this folder defines: a [`ModelType`] for the table and a [`Family`] for its parsed configuration.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use candle_nn::VarBuilder;
+use serde_json::{Map, Value};
+
+use crate::gguf::Keys;
+use crate::trunk::Trunk;
+use crate::{Error, Result};
+
+/// A `model_type` of `config.json` and what belongs to it before a configuration is read.
+pub(crate) struct ModelType {
+    /// The value of `model_type`.
+    pub(crate) name: &'static str,
+    /// Its classes in `transformers`, as `architectures` names them: next-token prediction, and one label per sequence.
+    pub(crate) classes: (&'static str, &'static str),
+    /// Reads the object of `config.json`.
+    pub(crate) parse: fn(&Map<String, Value>) -> Result<Arc<dyn Family>>,
+    /// llama.cpp's spelling, unless llama.cpp takes it for another family.
+    pub(crate) gguf: Option<&'static GgufSpelling>,
+}
+
+/// The parsed `config.json` of one family. `Debug` shows every field that decides what is computed, so that two spellings of a model
+/// can be compared.
+pub(crate) trait Family: Debug + Send + Sync {
+    /// The sizes that the rest of the crate asks for.
+    fn dimensions(&self) -> Dimensions;
+
+    /// The names of parameters.
+    fn names(&self) -> &'static Names;
+
+    /// The keys of `config.json` whose absence or newer spelling different programs might read differently, as `transformers` 4
+    /// spells them.
+    fn spelled_out(&self) -> Map<String, Value>;
+
+    /// The trunk over the parameters of `vb`, which is at the root of the names.
+    fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>>;
+}
+
+/// Sizes of a model.
+pub(crate) struct Dimensions {
+    /// V, the rows of the embedding.
+    pub(crate) vocab: usize,
+    /// H, the width of the trunk.
+    pub(crate) hidden: usize,
+    /// Inner size of the MLP.
+    pub(crate) intermediate: usize,
+    /// The number of blocks.
+    pub(crate) layers: usize,
+    /// Query heads.
+    pub(crate) heads: usize,
+    /// Key and value heads.
+    pub(crate) kv_heads: usize,
+    /// The longest sequence the model takes, in tokens.
+    pub(crate) max_length: usize,
+    /// Whether the embedding is also the vocabulary projection.
+    pub(crate) tied: bool,
+    /// Standard deviation of fresh weights.
+    pub(crate) initializer_range: f64,
+}
+
+/// The names that `transformers` gives to parameters.
+pub(crate) struct Names {
+    /// The module of the trunk; trunk-only and older files leave it out of their names.
+    pub(crate) trunk: &'static str,
+    /// The module of the token embedding, within the trunk.
+    pub(crate) embedding: &'static str,
+    /// The module that holds the blocks by number, within the trunk.
+    pub(crate) blocks: &'static str,
+    /// The module of the vocabulary projection.
+    pub(crate) head: &'static str,
+    /// Endings of tensors in older files that are constants, not parameters.
+    pub(crate) constants: &'static [&'static str],
+    /// Parameters that add the same vector to every hidden state after the last block. A loss that depends on differences between
+    /// scores alone has no gradient for them.
+    pub(crate) shared_shifts: &'static [&'static str],
+}
+
+impl Names {
+    /// The parameter that embeds tokens.
+    pub(crate) fn embedding_weight(&self) -> String {
+        format!("{}.{}.weight", self.trunk, self.embedding)
+    }
+
+    /// The parameter of the vocabulary projection, where it is not the embedding.
+    pub(crate) fn head_weight(&self) -> String {
+        format!("{}.weight", self.head)
+    }
+}
+
+/// How llama.cpp spells a family.
+pub(crate) struct GgufSpelling {
+    /// The value of `general.architecture`.
+    pub(crate) architecture: &'static str,
+    /// The `config.json` that the metadata amount to; the flag says whether the embedding is the vocabulary projection.
+    pub(crate) config: fn(&Keys<'_>, bool) -> Result<Map<String, Value>>,
+    /// Modules outside the blocks, and llama.cpp's name of each.
+    pub(crate) modules: &'static [(&'static str, &'static str)],
+    /// Modules of a block, and llama.cpp's name of each.
+    pub(crate) block: &'static [(&'static str, &'static str)],
+    /// How a parameter of this name and rank is laid out in the file.
+    pub(crate) layout: fn(&Dimensions, &str, usize) -> StoredLayout,
+    /// Whether files hold a tied embedding a second time, as a head.
+    pub(crate) repeats_embedding: bool,
+}
+
+/// How a tensor of a GGUF file differs from what `transformers` holds under its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoredLayout {
+    /// Not at all.
+    Same,
+    /// A matrix of which `transformers` holds the transpose.
+    Transposed,
+    /// Rows of so many heads whose rotary pairs are neighbours (i, i + 1); in `transformers` they are (i, i + D/2).
+    Interleaved(usize),
+}
+
+/// Refuses a switch we do not implement, unless it stands where it usually does.
+pub(super) fn refuse(json: &Map<String, Value>, key: &str, unless: Value) -> Result<()> {
+    match json.get(key) {
+        None | Some(Value::Null) => Ok(()),
+        Some(found) if *found == unless => Ok(()),
+        Some(found) if found.is_number() && found.as_f64() == unless.as_f64() => Ok(()),
+        Some(found) => Err(Error::config(format!(
+            "{key} = {found} is not supported (only {unless} is)"
+        ))),
+    }
+}

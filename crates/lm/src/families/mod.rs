@@ -1,0 +1,60 @@
+//! The model families, each in a file of its own: its `config.json`, names, dimensions, trunk and GGUF spelling.
+//!
+//! A new family is a file here, its line in [`FAMILIES`], and a case of `scripts/oracle/hf_parity.py`.
+
+mod family;
+mod gpt2;
+mod llama;
+
+pub(crate) use family::{Dimensions, Family, GgufSpelling, ModelType, StoredLayout};
+
+/// Every `model_type` that we can run.
+const FAMILIES: &[&ModelType] = &[
+    &gpt2::GPT2,
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &llama::QWEN2,
+    &llama::QWEN3,
+];
+
+/// The `model_type` called `name`, or the names of those there are.
+pub(crate) fn model_type(name: &str) -> Result<&'static ModelType, String> {
+    let found = FAMILIES.iter().find(|known| known.name == name);
+    found.copied().ok_or_else(known)
+}
+
+/// The names of all model types, for messages.
+pub(crate) fn known() -> String {
+    let names: Vec<_> = FAMILIES.iter().map(|known| known.name).collect();
+    names.join(", ")
+}
+
+/// The GGUF spelling of `architecture`, or the names of those there are.
+pub(crate) fn gguf_spelling(architecture: &str) -> Result<&'static GgufSpelling, String> {
+    let spellings = || FAMILIES.iter().filter_map(|known| known.gguf);
+    let found = spellings().find(|spelling| spelling.architecture == architecture);
+    found.ok_or_else(|| {
+        let known: Vec<_> = spellings().map(|spelling| spelling.architecture).collect();
+        known.join(", ")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_families_answer_to_the_same_name() {
+        let names = |of: fn(&&ModelType) -> Option<&'static str>| {
+            let mut names: Vec<_> = FAMILIES.iter().filter_map(of).collect();
+            names.sort_unstable();
+            names
+        };
+        for names in [
+            names(|known| Some(known.name)),
+            names(|known| known.gguf.map(|gguf| gguf.architecture)),
+        ] {
+            assert!(names.windows(2).all(|two| two[0] != two[1]), "{names:?}");
+        }
+    }
+}

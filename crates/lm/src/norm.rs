@@ -1,0 +1,49 @@
+//! The norms of transformer blocks over the kernels in `ops`.
+
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+
+use crate::Result;
+
+/// `y = (x − mean) / √(var + ε) · weight + bias`, over the last dimension (Ba et al. 2016).
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(width: usize, epsilon: f64, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(width, "weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(width, "bias", Init::Const(0.0))?,
+            epsilon,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (&self.weight, &self.bias);
+        Ok(rlhf_ops::layer_norm(x, weight, bias, self.epsilon)?)
+    }
+}
+
+/// `y = x / √(mean(x²) + ε) · weight`, over each stretch of `width` numbers (Zhang and Sennrich 2019).
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(width: usize, epsilon: f64, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(width, "weight", Init::Const(1.0))?,
+            epsilon,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(rlhf_ops::rms_norm(x, &self.weight, self.epsilon)?)
+    }
+}
