@@ -17,10 +17,12 @@ pub(crate) struct ModelType {
     /// Its classes in `transformers`, as `architectures` names them: next-token prediction, and one label per sequence.
     pub(crate) classes: (&'static str, &'static str),
     /// Reads the object of `config.json`.
-    pub(crate) parse: fn(&Map<String, Value>) -> Result<Arc<dyn Family>>,
+    pub(crate) parse: Parse,
     /// llama.cpp's spelling, unless llama.cpp takes it for another family.
     pub(crate) gguf: Option<&'static GgufSpelling>,
 }
+
+type Parse = fn(&Map<String, Value>) -> Result<Arc<dyn Family>>;
 
 /// The parsed `config.json` of one family. `Debug` shows every field that decides what is computed, so that two spellings of a model
 /// can be compared.
