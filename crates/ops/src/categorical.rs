@@ -1,16 +1,9 @@
 //! Drawing from a row of logits: the parts that touch every entry of the vocabulary.
 
-use rayon::prelude::*;
-
 use crate::simd::{self, exp, vectorised};
 
 /// Weights that are summed together before the sums are, so that a draw looks at few of them one by one.
 const BLOCK: usize = 256;
-
-/// `f(0), f(1), … f(n − 1)`, computed in parallel.
-pub fn each<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
-    (0..n).into_par_iter().map(f).collect()
-}
 
 /// The first index of the largest logit. NaN is never the largest; `None` of nothing but NaNs.
 pub fn argmax(logits: &[f32]) -> Option<usize> {
@@ -120,10 +113,5 @@ mod tests {
         assert_eq!(argmax(&[f32::NAN]), None);
         assert_eq!(argmax(&[]), None);
         assert_eq!(argmax(&[f32::NEG_INFINITY; 2]), Some(0));
-    }
-
-    #[test]
-    fn each_keeps_the_order() {
-        assert_eq!(each(5, |i| i * i), [0, 1, 4, 9, 16]);
     }
 }

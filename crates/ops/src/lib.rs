@@ -41,6 +41,7 @@ mod layout;
 mod linear;
 mod log_sigmoid;
 mod negative_log_likelihood;
+mod parallel;
 #[cfg(target_arch = "x86_64")]
 mod product;
 mod recompute;
@@ -58,7 +59,7 @@ mod vocabulary;
 
 pub use adamw::{AdamWStep, adamw};
 pub use attention::{attention, fused_attention, parts as attention_parts};
-pub use categorical::{argmax, each, pick, softmax_weights};
+pub use categorical::{argmax, pick, softmax_weights};
 pub use decode::{DecodeRows, decode_attention};
 pub use embedding::embedding;
 pub use gelu::{gelu_erf, gelu_tanh};
@@ -68,6 +69,7 @@ pub use layout::{Block, Layout};
 pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
 pub use negative_log_likelihood::negative_log_likelihood;
+pub use parallel::{parallel_map, parallel_map_init};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
