@@ -390,8 +390,8 @@ impl Attention {
         if let Some((q_norm, k_norm)) = &self.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let q = rlhf_ops::rope(&q, cos, sin)?;
-        let k = rlhf_ops::rope(&k, cos, sin)?;
+        let q = rlhf_ops::rope(&q, cos, sin, self.head_dim)?;
+        let k = rlhf_ops::rope(&k, cos, sin, self.head_dim)?;
         attend.attention(layer, Projected::Apart(&q, &k, &v), self.head_dim)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use rlhf_ops::{DecodeRows, Layout};
+use rlhf_ops::{AttentionConfig, DecodeRows, Layout};
 
 use crate::config::Family;
 use crate::gpt2::Gpt2;
@@ -40,11 +40,11 @@ pub(crate) enum Projected<'a> {
 }
 
 impl Projected<'_> {
-    fn attention(&self, head_dim: usize, layout: &Layout, scale: f64) -> Result<Tensor> {
+    fn attention(&self, layout: &Layout, config: AttentionConfig) -> Result<Tensor> {
         Ok(match *self {
-            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, head_dim, layout, scale)?,
+            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, layout, config)?,
             Self::Fused { qkv, kv_heads } => {
-                rlhf_ops::fused_attention(qkv, kv_heads, head_dim, layout, scale)?
+                rlhf_ops::fused_attention(qkv, kv_heads, layout, config)?
             }
         })
     }
@@ -65,21 +65,19 @@ impl Attend<'_> {
         projected: Projected<'_>,
         head_dim: usize,
     ) -> Result<Tensor> {
-        let scale = 1.0 / (head_dim as f64).sqrt();
+        let config = AttentionConfig::new(head_dim);
         match self {
-            Self::Packed(layout) => projected.attention(head_dim, layout, scale),
+            Self::Packed(layout) => projected.attention(layout, config),
             Self::Prefill { cache, layout } => {
                 let (_, k, v) = projected.parts(head_dim)?;
                 cache.append(layer, &k, &v)?;
-                projected.attention(head_dim, layout, scale)
+                projected.attention(layout, config)
             }
             Self::Cached { cache, rows } => {
                 let (q, k, v) = projected.parts(head_dim)?;
                 cache.append(layer, &k, &v)?;
                 let (keys, values) = cache.pool(layer)?;
-                Ok(rlhf_ops::decode_attention(
-                    &q, keys, values, head_dim, rows, scale,
-                )?)
+                Ok(rlhf_ops::decode_attention(&q, keys, values, rows, config)?)
             }
         }
     }
@@ -107,8 +105,8 @@ impl Attend<'_> {
     pub(crate) fn check_length(&self, max_length: usize) -> Result<()> {
         let longest = match self {
             Self::Packed(layout) | Self::Prefill { layout, .. } => {
-                let length = |b: &rlhf_ops::Block| b.prefix.len() + b.tokens.len();
-                layout.blocks().iter().map(length).max()
+                let length = |s: &rlhf_ops::Segment| s.prefix.len() + s.tokens.len();
+                layout.segments().iter().map(length).max()
             }
             Self::Cached { rows, .. } => rows.rows.iter().map(Vec::len).max(),
         };

@@ -2,8 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
-use crate::simd::{sum, sum2, vectorised};
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{fill, fill_and_sum};
+use crate::cpu::operand::{Operand, elements, gradient, output};
+use crate::cpu::simd::{sum, sum2, vectorised};
 
 /// `y = (x − mean(x)) / √(var(x) + ε) · w + b` over the last dimension, with the population variance.
 ///
@@ -12,22 +14,21 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let d = x.dim(D::Minus1)?;
     if weight.elem_count() != d || bias.elem_count() != d {
         bail!(
-            "layer_norm: rows of {:?} need as many weights and biases, found {:?} and {:?}",
+            "layer_norm: rows of {:?} need a weight and a bias [{d}], found {:?} and {:?}",
             x.dims(),
             weight.dims(),
             bias.dims()
         )
     }
-    if fused(&[x, weight, bias]) {
-        x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 })
-    } else {
-        reference(x, weight, bias, eps)
+    match backend(&[x, weight, bias]) {
+        Backend::Fused => x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 }),
+        Backend::Reference => reference(x, weight, bias, eps),
     }
 }
 
 /// [`layer_norm`](crate::layer_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let (dtype, wide) = (x.dtype(), wide(x));
+    let (dtype, wide) = (x.dtype(), reference_dtype(x));
     let x = x.to_dtype(wide)?;
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
@@ -155,11 +156,11 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for shape in [
             vec![1, 2],
             vec![3, 7],
@@ -169,12 +170,8 @@ mod tests {
             vec![0, 8],
         ] {
             let d = shape[shape.len() - 1];
-            let operands = [
-                chance.tensor(&shape),
-                chance.tensor(&[d]),
-                chance.tensor(&[d]),
-            ];
-            hold(
+            let operands = [rng.tensor(&shape), rng.tensor(&[d]), rng.tensor(&[d])];
+            check_op(
                 &format!("layer_norm {shape:?}"),
                 &operands,
                 |t| layer_norm(&t[0], &t[1], &t[2], 1e-5),

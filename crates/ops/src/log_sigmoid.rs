@@ -2,20 +2,21 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use crate::cpu::{Operand, elements, fill, fused, gradient, output, wide};
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::fill;
+use crate::cpu::operand::{Operand, elements, gradient, output};
 
-/// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`: neither overflows nor loses a large negative `x`. Any shape.
+/// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`, of any shape. In this form nothing overflows, and for a large negative `x` the result is `x`.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
-    if fused(&[x]) {
-        x.apply_op1(LogSigmoid)
-    } else {
-        reference(x)
+    match backend(&[x]) {
+        Backend::Fused => x.apply_op1(LogSigmoid),
+        Backend::Reference => reference(x),
     }
 }
 
 /// [`log_sigmoid`](crate::log_sigmoid) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor) -> Result<Tensor> {
-    let (dtype, x) = (x.dtype(), x.to_dtype(wide(x))?);
+    let (dtype, x) = (x.dtype(), x.to_dtype(reference_dtype(x))?);
     let negative = x.minimum(&x.zeros_like()?)?;
     (negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?.to_dtype(dtype)
 }
@@ -54,15 +55,15 @@ impl CustomOp1 for LogSigmoid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
     use candle_core::Device;
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for shape in [vec![1], vec![3, 7], vec![0]] {
-            let operands = [(chance.tensor(&shape) * 8.0).unwrap()];
-            hold(
+            let operands = [(rng.tensor(&shape) * 8.0).unwrap()];
+            check_op(
                 &format!("log_sigmoid {shape:?}"),
                 &operands,
                 |t| log_sigmoid(&t[0]),
@@ -73,7 +74,7 @@ mod tests {
 
     /// Closed forms: −log 2 at 0, x itself far below, −e^(−x) far above.
     #[test]
-    fn keeps_its_precision_far_out() {
+    fn is_precise_for_large_arguments() {
         let x = Tensor::new(&[0f32, -100.0, 20.0, 200.0], &Device::Cpu).unwrap();
         let y = log_sigmoid(&x).unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(y, [-std::f32::consts::LN_2, -100.0, -(-20f32).exp(), 0.0]);

@@ -2,31 +2,32 @@
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
-use crate::simd::{sum, sum2, vectorised};
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{fill, fill_and_sum};
+use crate::cpu::operand::{Operand, elements, gradient, output};
+use crate::cpu::simd::{sum, sum2, vectorised};
 
-/// `y = x / √(mean(x²) + ε) · w` over every `D` neighbours.
+/// `y = x / √(mean(x²) + ε) · w` over each group of `D` consecutive elements.
 ///
-/// `weight` is `[D]`, `x` is `[.., n·D]`: whole rows where n = 1, each head of its own where the rows hold the heads of queries or keys
-/// side by side. Zhang, Sennrich 2019, equation 4.
+/// `weight` is `[D]`, `x` is `[.., n·D]`. With n = 1 whole rows are normalised; with n heads to a row, each head is (the norms of queries
+/// and keys). Zhang, Sennrich 2019, equation 4.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count().max(1)) {
         bail!(
-            "rms_norm: rows of {:?} are no multiple of the weights, {:?}",
+            "rms_norm: expected rows whose length is a multiple of the weight's, found {:?} and {:?}",
             x.dims(),
             weight.dims()
         )
     }
-    if fused(&[x, weight]) {
-        x.apply_op2(weight, RmsNorm { eps: eps as f32 })
-    } else {
-        reference(x, weight, eps)
+    match backend(&[x, weight]) {
+        Backend::Fused => x.apply_op2(weight, RmsNorm { eps: eps as f32 }),
+        Backend::Reference => reference(x, weight, eps),
     }
 }
 
 /// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let (dtype, wide, shape) = (x.dtype(), wide(x), x.shape().clone());
+    let (dtype, wide, shape) = (x.dtype(), reference_dtype(x), x.shape().clone());
     let x = x.to_dtype(wide)?.reshape(((), weight.elem_count()))?;
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&scale)?
@@ -116,11 +117,11 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for (shape, d) in [
             (vec![1, 1], 1),
             (vec![3, 7], 7),
@@ -130,8 +131,8 @@ mod tests {
             (vec![2, 33], 33),
             (vec![0, 8], 8),
         ] {
-            let operands = [chance.tensor(&shape), chance.tensor(&[d])];
-            hold(
+            let operands = [rng.tensor(&shape), rng.tensor(&[d])];
+            check_op(
                 &format!("rms_norm {shape:?} by {d}"),
                 &operands,
                 |t| rms_norm(&t[0], &t[1], 1e-5),
@@ -142,9 +143,9 @@ mod tests {
 
     #[test]
     fn reads_strided_input() {
-        let mut chance = Chance::new(2);
-        let operands = [chance.tensor(&[16, 5]), chance.tensor(&[16])];
-        hold(
+        let mut rng = TestRng::new(2);
+        let operands = [rng.tensor(&[16, 5]), rng.tensor(&[16])];
+        check_op(
             "rms_norm",
             &operands,
             |t| rms_norm(&t[0].t()?, &t[1], 1e-5),
