@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, b
 use rayon::prelude::*;
 
 use crate::backend::{Backend, backend, reference_dtype};
-use crate::cpu::buffer::{SharedMut, add, fill};
+use crate::cpu::buffer::{SharedMut, add, assume_init, fill, write_copy};
 use crate::cpu::operand::{Operand, elements, output};
 use crate::gradient_sums::sum_gradient;
 
@@ -51,9 +51,13 @@ impl CustomOp1 for Embedding {
         let (_, d) = layout.shape().dims2()?;
         let table = elements(table, layout)?;
         let y = fill(self.ids.len() * d, d, |at, y| {
-            for (y, &id) in y.chunks_exact_mut(d.max(1)).zip(&self.ids[at / d.max(1)..]) {
-                y.copy_from_slice(&table[id as usize * d..][..d]);
+            let ids = &self.ids[at / d.max(1)..][..y.len() / d.max(1)];
+            assert_eq!(y.len(), ids.len() * d);
+            for (y, &id) in y.chunks_exact_mut(d.max(1)).zip(ids) {
+                write_copy(y, &table[id as usize * d..][..d]);
             }
+            // SAFETY: `y` is one row of `d` for each id, and each was written.
+            unsafe { assume_init(y) }
         });
         output(y, (self.ids.len(), d))
     }

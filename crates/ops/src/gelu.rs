@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::backend::{Backend, backend, reference_dtype};
-use crate::cpu::buffer::fill;
+use crate::cpu::buffer::{Uninit, fill, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::cpu::simd::{exp, sigmoid, vectorised};
 
@@ -45,8 +45,8 @@ pub fn reference_erf(x: &Tensor) -> Result<Tensor> {
 
 struct Gelu {
     name: &'static str,
-    forward: fn(&[f32], &mut [f32]),
-    backward: fn(&[f32], &[f32], &mut [f32]),
+    forward: for<'a> fn(&[f32], &'a mut Uninit) -> &'a mut [f32],
+    backward: for<'a> fn(&[f32], &[f32], &'a mut Uninit) -> &'a mut [f32],
 }
 
 impl CustomOp1 for Gelu {
@@ -79,20 +79,24 @@ const SLOPE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FR
 const CUBIC: f32 = 0.044715;
 
 vectorised! {
-    fn forward_tanh(x: &[f32], y: &mut [f32]) {
-        for (x, y) in x.iter().zip(y) {
-            *y = x * sigmoid(SLOPE * (x + CUBIC * x * x * x));
-        }
+    fn forward_tanh<'a>(x: &[f32], y: &'a mut Uninit) -> &'a mut [f32] {
+        let x = &x[..y.len()];
+        write_each!(y, i => {
+            let x = x[i];
+            x * sigmoid(SLOPE * (x + CUBIC * x * x * x))
+        })
     }
 }
 
 vectorised! {
     /// `dx = g·(σ + x·σ(1 − σ)·(2u)′)`, with `σ = σ(2u)`.
-    fn backward_tanh(x: &[f32], g: &[f32], dx: &mut [f32]) {
-        for ((x, g), dx) in x.iter().zip(g).zip(dx) {
+    fn backward_tanh<'a>(x: &[f32], g: &[f32], dx: &'a mut Uninit) -> &'a mut [f32] {
+        let (x, g) = (&x[..dx.len()], &g[..dx.len()]);
+        write_each!(dx, i => {
+            let x = x[i];
             let sigma = sigmoid(SLOPE * (x + CUBIC * x * x * x));
-            *dx = g * (sigma + x * sigma * (1.0 - sigma) * SLOPE * (1.0 + 3.0 * CUBIC * x * x));
-        }
+            g[i] * (sigma + x * sigma * (1.0 - sigma) * SLOPE * (1.0 + 3.0 * CUBIC * x * x))
+        })
     }
 }
 
@@ -125,21 +129,21 @@ fn normal(x: f32) -> (f32, f32) {
 }
 
 vectorised! {
-    fn forward_erf(x: &[f32], y: &mut [f32]) {
-        for (x, y) in x.iter().zip(y) {
-            *y = x * normal(*x).0;
-        }
+    fn forward_erf<'a>(x: &[f32], y: &'a mut Uninit) -> &'a mut [f32] {
+        let x = &x[..y.len()];
+        write_each!(y, i => x[i] * normal(x[i]).0)
     }
 }
 
 vectorised! {
     /// `dx = g·(Φ(x) + x·φ(x))`, with `φ(x) = e^(−x²/2)/√(2π)`.
-    fn backward_erf(x: &[f32], g: &[f32], dx: &mut [f32]) {
+    fn backward_erf<'a>(x: &[f32], g: &[f32], dx: &'a mut Uninit) -> &'a mut [f32] {
         let height = 0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
-        for ((x, g), dx) in x.iter().zip(g).zip(dx) {
-            let (cumulative, bell) = normal(*x);
-            *dx = g * (cumulative + x * bell * height);
-        }
+        let (x, g) = (&x[..dx.len()], &g[..dx.len()]);
+        write_each!(dx, i => {
+            let (cumulative, bell) = normal(x[i]);
+            g[i] * (cumulative + x[i] * bell * height)
+        })
     }
 }
 

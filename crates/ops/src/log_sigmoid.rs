@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::backend::{Backend, backend, reference_dtype};
-use crate::cpu::buffer::fill;
+use crate::cpu::buffer::{fill, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
 
 /// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`, of any shape. In this form nothing overflows, and for a large negative `x` the result is `x`.
@@ -31,9 +31,8 @@ impl CustomOp1 for LogSigmoid {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(x, layout)?;
         let y = fill(x.len(), 1, |at, y| {
-            for (x, y) in x[at..].iter().zip(y) {
-                *y = x.min(0.0) - (-x.abs()).exp().ln_1p();
-            }
+            let x = &x[at..];
+            write_each!(y, i => x[i].min(0.0) - (-x[i].abs()).exp().ln_1p())
         });
         output(y, layout.shape())
     }
@@ -43,10 +42,11 @@ impl CustomOp1 for LogSigmoid {
         let operands = [x, g].map(Operand::of);
         let [xs, g] = Operand::all(&operands)?;
         let dx = fill(xs.len(), 1, |at, dx| {
-            for ((x, g), dx) in xs[at..].iter().zip(&g[at..]).zip(dx) {
-                let small = (-x.abs()).exp();
-                *dx = g * (if *x > 0.0 { small } else { 1.0 }) / (1.0 + small);
-            }
+            let (x, g) = (&xs[at..], &g[at..]);
+            write_each!(dx, i => {
+                let small = (-x[i].abs()).exp();
+                g[i] * (if x[i] > 0.0 { small } else { 1.0 }) / (1.0 + small)
+            })
         });
         gradient(dx, x)
     }

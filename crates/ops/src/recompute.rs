@@ -147,7 +147,6 @@ impl CustomOp2 for Recompute {
 struct Link(PendingGradients);
 
 /// The forward pass on one kind of device: a copy of the chain's scalar.
-
 macro_rules! copy_chain {
     ($name:ident, $storage:ident) => {
         fn $name(

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
-use crate::cpu::buffer::{fill, fill_and_sum};
+use crate::cpu::buffer::{Uninit, assume_init, fill, fill_and_sum, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::cpu::simd::{sum, sum2, vectorised};
 
@@ -53,9 +53,7 @@ impl CustomOp2 for RmsNorm {
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
-        let y = fill(x.len(), w.len(), |at, y| {
-            forward(&x[at..][..y.len()], &w, self.eps, y)
-        });
+        let y = fill(x.len(), w.len(), |at, y| forward(&x[at..], &w, self.eps, y));
         output(y, x_layout.shape())
     }
 
@@ -70,39 +68,35 @@ impl CustomOp2 for RmsNorm {
         let [xs, ws, gs] = Operand::all(&operands)?;
         let sums = if w.track_op() { ws.len() } else { 0 };
         let (dx, dw) = fill_and_sum(xs.len(), ws.len(), sums, |at, dx, dw| {
-            backward(
-                &xs[at..][..dx.len()],
-                &ws,
-                &gs[at..][..dx.len()],
-                self.eps,
-                dx,
-                dw,
-            );
+            backward(&xs[at..], &ws, &gs[at..], self.eps, dx, dw)
         });
         Ok((gradient(dx, x)?, gradient(dw, w)?))
     }
 }
 
 vectorised! {
-    fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
-        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
-            let scale = 1.0 / (sum(x, |x| x * x) / w.len() as f32 + eps).sqrt();
-            for i in 0..w.len() {
-                y[i] = x[i] * scale * w[i];
-            }
+    fn forward<'a>(x: &[f32], w: &[f32], eps: f32, y: &'a mut Uninit) -> &'a mut [f32] {
+        let d = w.len();
+        let x = &x[..y.len()];
+        assert!(y.len().is_multiple_of(d));
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let scale = 1.0 / (sum(x, |x| x * x) / d as f32 + eps).sqrt();
+            write_each!(y, i => x[i] * scale * w[i]);
         }
+        // SAFETY: whole rows cover `y`, of which there are as many as of `x`, and each was written.
+        unsafe { assume_init(y) }
     }
 }
 
 vectorised! {
     /// With `s = 1/√(mean(x²) + ε)`: `dx = s·(g·w − x·s²·mean(g·w·x))`, `dw += g·x·s`.
-    fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
-        let d = w.len();
+    fn backward<'a>(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &'a mut Uninit, dw: &mut [f32]) -> &'a mut [f32] {
+        let (n, d) = (dx.len(), w.len());
+        let (x, g) = (&x[..n], &g[..n]);
+        assert!(n.is_multiple_of(d));
         for ((x, g), dx) in x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
             let scale = 1.0 / (sum(x, |x| x * x) / d as f32 + eps).sqrt();
-            for i in 0..d {
-                dx[i] = g[i] * w[i];
-            }
+            let dx = write_each!(dx, i => g[i] * w[i]);
             let along = sum2(dx, x, |a, b| a * b) / d as f32 * scale * scale;
             for i in 0..d {
                 dx[i] = scale * (dx[i] - x[i] * along);
@@ -111,6 +105,8 @@ vectorised! {
                 dw[i] += g[i] * x[i] * scale;
             }
         }
+        // SAFETY: whole rows cover `dx`, of which there are as many as of `x` and `g`, and each was written.
+        unsafe { assume_init(dx) }
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
-use crate::cpu::buffer::fill;
+use crate::cpu::buffer::{Uninit, assume_init, fill, write_copy};
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::cpu::simd::vectorised;
 
@@ -116,7 +116,7 @@ impl Rope {
         fill(x.len(), width, |at, y| {
             let first = at / width.max(1) * half;
             rotate_rows(
-                &x[at..][..y.len()],
+                &x[at..],
                 &cos[first..],
                 &sin[first..],
                 width,
@@ -124,29 +124,34 @@ impl Rope {
                 half,
                 direction,
                 y,
-            );
+            )
         })
     }
 }
 
 vectorised! {
-    fn rotate_rows(x: &[f32], cos: &[f32], sin: &[f32], width: usize, head_dim: usize, half: usize, direction: f32, y: &mut [f32]) {
-        if width == 0 {
-            return;
-        }
-        let tokens = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
+    fn rotate_rows<'a>(x: &[f32], cos: &[f32], sin: &[f32], width: usize, head_dim: usize, half: usize, direction: f32, y: &'a mut Uninit) -> &'a mut [f32] {
+        let rows = y.len() / width.max(1);
+        assert!(y.len() == rows * width && width.is_multiple_of(head_dim));
+        let (x, cos, sin) = (&x[..y.len()], &cos[..rows * half], &sin[..rows * half]);
+        let tokens = x.chunks_exact(width.max(1)).zip(y.chunks_exact_mut(width.max(1)));
         for ((x, y), (cos, sin)) in tokens.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
             for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
                 let (x1, x2) = x.split_at(half);
                 let (y1, y2) = y.split_at_mut(half);
                 for i in 0..half {
                     let sin = sin[i] * direction;
-                    y1[i] = x1[i] * cos[i] - x2[i] * sin;
-                    y2[i] = x2[i] * cos[i] + x1[i] * sin;
+                    y1[i].write(x1[i] * cos[i] - x2[i] * sin);
+                    y2[i].write(x2[i] * cos[i] + x1[i] * sin);
                 }
-                y2[half..].copy_from_slice(&x2[half..]);
+                if 2 * half < head_dim {
+                    write_copy(&mut y2[half..], &x2[half..]);
+                }
             }
         }
+        // SAFETY: whole rows cover `y`, and there are angles for all of them; whole heads cover a row, and of each head both halves of the
+        // rotated part and the rest were written.
+        unsafe { assume_init(y) }
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
-use crate::cpu::buffer::{fill, fill_two};
+use crate::cpu::buffer::{Uninit, assume_init, fill, fill_two, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::cpu::simd::{sigmoid, vectorised};
 
@@ -57,31 +57,32 @@ impl CustomOp2 for SwiGlu {
         let operands = [gate, up, g].map(Operand::of);
         let [gates, ups, g] = Operand::all(&operands)?;
         let (dgate, dup) = fill_two(gates.len(), 1, |at, dgate, dup| {
-            backward(&gates[at..], &ups[at..], &g[at..], dgate, dup);
+            backward(&gates[at..], &ups[at..], &g[at..], dgate, dup)
         });
         Ok((gradient(dgate, gate)?, gradient(dup, up)?))
     }
 }
 
 vectorised! {
-    fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    fn forward<'a>(gate: &[f32], up: &[f32], y: &'a mut Uninit) -> &'a mut [f32] {
         let (gate, up) = (&gate[..y.len()], &up[..y.len()]);
-        for i in 0..y.len() {
-            y[i] = gate[i] * sigmoid(gate[i]) * up[i];
-        }
+        write_each!(y, i => gate[i] * sigmoid(gate[i]) * up[i])
     }
 }
 
 vectorised! {
-    /// `dgate = g·up·σ(1 + gate·(1 − σ))`, `dup = g·gate·σ`.
-    fn backward(gate: &[f32], up: &[f32], g: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    /// `dgate = g·up·σ(1 + gate·(1 − σ))`, `dup = g·gate·σ`, with `σ = σ(gate)`.
+    fn backward<'a>(gate: &[f32], up: &[f32], g: &[f32], dgate: &'a mut Uninit, dup: &'a mut Uninit) -> (&'a mut [f32], &'a mut [f32]) {
         let n = dgate.len();
-        let (gate, up, g, dup) = (&gate[..n], &up[..n], &g[..n], &mut dup[..n]);
+        assert_eq!(dup.len(), n);
+        let (gate, up, g) = (&gate[..n], &up[..n], &g[..n]);
         for i in 0..n {
             let sigma = sigmoid(gate[i]);
-            dgate[i] = g[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma));
-            dup[i] = g[i] * gate[i] * sigma;
+            dgate[i].write(g[i] * up[i] * sigma * (1.0 + gate[i] * (1.0 - sigma)));
+            dup[i].write(g[i] * gate[i] * sigma);
         }
+        // SAFETY: the loop has written every element of both, which are `n` long.
+        unsafe { (assume_init(dgate), assume_init(dup)) }
     }
 }
 

@@ -15,45 +15,125 @@ fn rows_per_piece(width: usize) -> usize {
     (GRAIN / width.max(1)).max(1)
 }
 
-/// Zeroes new memory and thereby initialises it.
-fn zeroed(memory: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    // SAFETY: the bytes of the slice are writable, and all-zero bytes are the f32 0.0, so every element is initialised when the slice
-    // is used as one of f32; both types have one layout.
+/// Memory of a new buffer, to be written before it is read.
+///
+/// Kernels write it directly: zeroing it first would cost a kernel that mostly copies a third of its time.
+pub(crate) type Uninit = [MaybeUninit<f32>];
+
+/// The same memory, initialised.
+///
+/// # Safety
+/// Every element has been written.
+pub(crate) unsafe fn assume_init(memory: &mut Uninit) -> &mut [f32] {
+    // SAFETY: both slices have one layout, and the elements are initialised by the caller's promise.
+    unsafe { &mut *(std::ptr::from_mut(memory) as *mut [f32]) }
+}
+
+/// Writes `$value` to element `$i` of `$out` for every `$i`; the value is the same memory, initialised.
+///
+/// A macro, because a closure is not always inlined, and then not compiled for the vectors of the kernel that it is written in. `$value`
+/// must not leave the loop by `break` or `continue`.
+macro_rules! write_each {
+    ($out:expr, $i:ident => $value:expr) => {{
+        let out: &mut $crate::cpu::buffer::Uninit = $out;
+        for $i in 0..out.len() {
+            out[$i].write($value);
+        }
+        // SAFETY: the loop has written every element.
+        unsafe { $crate::cpu::buffer::assume_init(out) }
+    }};
+}
+pub(crate) use write_each;
+
+/// Copies `from`, which must be as long as the memory; the same memory, initialised.
+pub(crate) fn write_copy<'a>(out: &'a mut Uninit, from: &[f32]) -> &'a mut [f32] {
+    assert_eq!(out.len(), from.len(), "kernel: a copy of another length");
+    // SAFETY: `from` is initialised and cannot overlap a mutable slice; the copy writes every element.
     unsafe {
-        memory.as_mut_ptr().write_bytes(0, memory.len());
-        &mut *(std::ptr::from_mut(memory) as *mut [f32])
+        std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr().cast(), from.len());
+        assume_init(out)
     }
 }
 
-/// A new buffer: `f(i, piece)` writes the elements from `i` on. Pieces hold whole rows of `width` and are filled in parallel.
-///
-/// A piece is zero when `f` gets it. The thread that fills it has just zeroed it, so it lies in that core's cache; zeroing the whole
-/// buffer first would be one thread's work and a second trip to memory.
-pub(crate) fn fill(len: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    fill_and_sum(len, width, 0, |at, piece, _| f(at, piece)).0
+/// Zeroes the memory; the same memory, initialised.
+fn write_zeros(out: &mut Uninit) -> &mut [f32] {
+    // SAFETY: all-zero bytes are the f32 0.0, and every byte is written.
+    unsafe {
+        out.as_mut_ptr().write_bytes(0, out.len());
+        assume_init(out)
+    }
+}
+
+/// The room for `len` elements of an empty vector.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut Uninit {
+    buffer.reserve_exact(len);
+    &mut buffer.spare_capacity_mut()[..len]
+}
+
+/// Panics unless `written` is the very memory of `piece`: how [`fill`] knows that a piece has been initialised.
+fn check_written((start, len): (*const f32, usize), written: &[f32]) {
+    assert!(
+        written.as_ptr() == start && written.len() == len,
+        "kernel: a piece was not written"
+    );
+}
+
+/// The address and length of a piece, for [`check_written`].
+fn extent(piece: &Uninit) -> (*const f32, usize) {
+    (piece.as_ptr().cast(), piece.len())
+}
+
+/// A new buffer: `f(i, piece)` writes the elements from `i` on, and returns the piece as initialised memory. Pieces hold whole rows of
+/// `width` and are filled in parallel.
+pub(crate) fn fill(
+    len: usize,
+    width: usize,
+    f: impl for<'p> Fn(usize, &'p mut Uninit) -> &'p mut [f32] + Sync,
+) -> Vec<f32> {
+    let mut out = Vec::new();
+    let memory = room(&mut out, len);
+    let piece = rows_per_piece(width) * width.max(1);
+    let write = |i: usize, chunk: &mut Uninit| {
+        let extent = extent(chunk);
+        check_written(extent, f(i * piece, chunk));
+    };
+    if len <= piece {
+        write(0, memory);
+    } else {
+        memory
+            .par_chunks_mut(piece)
+            .enumerate()
+            .for_each(|(i, chunk)| write(i, chunk));
+    }
+    // SAFETY: the pieces cover `len` elements, and each was found written.
+    unsafe { out.set_len(len) }
+    out
 }
 
 /// [`fill`] for two buffers of one length, in the same pieces.
 pub(crate) fn fill_two(
     len: usize,
     width: usize,
-    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    f: impl for<'p> Fn(usize, &'p mut Uninit, &'p mut Uninit) -> (&'p mut [f32], &'p mut [f32]) + Sync,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (mut first, mut second) = (Vec::with_capacity(len), Vec::with_capacity(len));
-    let (a, b) = (
-        &mut first.spare_capacity_mut()[..len],
-        &mut second.spare_capacity_mut()[..len],
-    );
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let (a, b) = (room(&mut first, len), room(&mut second, len));
     let piece = rows_per_piece(width) * width.max(1);
+    let write = |i: usize, a: &mut Uninit, b: &mut Uninit| {
+        let extents = (extent(a), extent(b));
+        let written = f(i * piece, a, b);
+        check_written(extents.0, written.0);
+        check_written(extents.1, written.1);
+    };
     if len <= piece {
-        f(0, zeroed(a), zeroed(b));
+        write(0, a, b);
     } else {
         a.par_chunks_mut(piece)
             .zip(b.par_chunks_mut(piece))
             .enumerate()
-            .for_each(|(i, (a, b))| f(i * piece, zeroed(a), zeroed(b)));
+            .for_each(|(i, (a, b))| write(i, a, b));
     }
-    // SAFETY: the pieces cover `len` elements of either buffer, and each piece was zeroed.
+    // SAFETY: the pieces cover `len` elements of either buffer, and each was found written.
     unsafe {
         first.set_len(len);
         second.set_len(len);
@@ -66,38 +146,38 @@ pub(crate) fn fill_and_sum(
     len: usize,
     width: usize,
     sums: usize,
-    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    f: impl for<'p> Fn(usize, &'p mut Uninit, &mut [f32]) -> &'p mut [f32] + Sync,
 ) -> (Vec<f32>, Vec<f32>) {
-    let mut out = Vec::with_capacity(len);
-    let memory = &mut out.spare_capacity_mut()[..len];
+    let mut out = Vec::new();
+    let memory = room(&mut out, len);
     let mut total = vec![0.0; sums];
     let piece = rows_per_piece(width) * width.max(1);
+    let write = |i: usize, chunk: &mut Uninit, share: &mut [f32]| {
+        let extent = extent(chunk);
+        check_written(extent, f(i * piece, chunk, share));
+    };
     if len <= piece {
-        f(0, zeroed(memory), &mut total);
-    } else if sums == 0 {
-        memory
-            .par_chunks_mut(piece)
-            .enumerate()
-            .for_each(|(i, chunk)| f(i * piece, zeroed(chunk), &mut []));
+        write(0, memory, &mut total);
     } else {
-        let mut shares = vec![0.0; len.div_ceil(piece) * sums];
+        let share = sums.max(1);
+        let mut shares = vec![0.0; len.div_ceil(piece) * share];
         memory
             .par_chunks_mut(piece)
-            .zip(shares.par_chunks_mut(sums))
+            .zip(shares.par_chunks_mut(share))
             .enumerate()
-            .for_each(|(i, (chunk, share))| f(i * piece, zeroed(chunk), share));
-        for share in shares.chunks(sums) {
+            .for_each(|(i, (chunk, share))| write(i, chunk, &mut share[..sums]));
+        for share in shares.chunks(share) {
             add(&mut total, share);
         }
     }
-    // SAFETY: the pieces cover `len` elements, and each piece was zeroed.
+    // SAFETY: the pieces cover `len` elements, and each was found written.
     unsafe { out.set_len(len) }
     (out, total)
 }
 
 /// `len` zeros, written by all threads.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
-    fill(len, 1, |_, _| {})
+    fill(len, 1, |_, piece| write_zeros(piece))
 }
 
 /// The sum of all rows of `x`, each of `width`.
@@ -131,7 +211,7 @@ vectorised! {
 pub(crate) struct SharedMut<'a> {
     start: *mut f32,
     len: usize,
-    buffer: PhantomData<&'a mut [MaybeUninit<f32>]>,
+    buffer: PhantomData<&'a mut Uninit>,
 }
 
 // SAFETY: the pointer itself may be sent and shared; every access through it is unsafe, and its caller promises that no other thread
@@ -150,7 +230,7 @@ impl<'a> SharedMut<'a> {
     }
 
     /// Memory that may be uninitialised: it must be written before it is read.
-    pub(crate) fn uninit(memory: &'a mut [MaybeUninit<f32>]) -> Self {
+    pub(crate) fn uninit(memory: &'a mut Uninit) -> Self {
         Self {
             start: memory.as_mut_ptr().cast(),
             len: memory.len(),
@@ -188,37 +268,36 @@ mod tests {
     fn pieces_cover_every_row_and_their_sums_add_up() {
         for rows in [0usize, 1, 7, 3 * rows_per_piece(5) + 1] {
             let x: Vec<f32> = (0..rows * 5).map(|i| (i % 7) as f32).collect();
-            let copy =
-                |at: usize, piece: &mut [f32]| piece.copy_from_slice(&x[at..][..piece.len()]);
             let want: Vec<f32> = (0..5)
                 .map(|column| x.iter().skip(column).step_by(5).sum())
                 .collect();
+            let part = |at: usize, piece: &Uninit| &x[at..][..piece.len()];
             let (filled, sums) = fill_and_sum(x.len(), 5, 5, |at, piece, sums| {
-                copy(at, piece);
-                piece.chunks_exact(5).for_each(|row| add(sums, row));
+                let piece_of_x = part(at, piece);
+                piece_of_x.chunks_exact(5).for_each(|row| add(sums, row));
+                write_copy(piece, piece_of_x)
             });
             assert_eq!((&filled, &sums), (&x, &want));
-            assert_eq!(fill(x.len(), 5, copy), x);
-            let both = fill_two(x.len(), 5, |at, first, second| {
-                copy(at, first);
-                copy(at, second);
+            let copy = fill(x.len(), 5, |at, piece| {
+                let from = part(at, piece);
+                write_copy(piece, from)
             });
-            assert_eq!(both, (x.clone(), x.clone()));
+            assert_eq!(copy, x);
+            let (copy, index) = fill_two(x.len(), 5, |at, a, b| {
+                let from = part(at, a);
+                (write_copy(a, from), write_each!(b, i => (at + i) as f32))
+            });
+            assert_eq!(copy, x);
+            assert!(index.iter().enumerate().all(|(i, x)| *x == i as f32));
             assert_eq!(sum_rows(&x, 5), want);
+            assert_eq!(zeros(x.len()), vec![0.0; x.len()]);
         }
     }
 
     #[test]
-    fn what_is_not_written_is_zero() {
-        for len in [0, 3, 2 * GRAIN + 1] {
-            assert_eq!(zeros(len), vec![0.0; len]);
-            let evens = fill(len, 1, |at, piece| {
-                (at..at + piece.len())
-                    .filter(|i| i % 2 == 0)
-                    .for_each(|i| piece[i - at] = 1.0)
-            });
-            assert!((0..len).all(|i| evens[i] == [1.0, 0.0][i % 2]));
-        }
+    #[should_panic(expected = "a piece was not written")]
+    fn a_piece_of_which_a_part_is_written_is_refused() {
+        fill(3, 1, |_, piece| write_each!(&mut piece[..2], i => i as f32));
     }
 
     #[test]

@@ -8,20 +8,20 @@
 
 /// Defines a function that is compiled for AVX-512, AVX2 and the baseline, and calls the widest version that the machine supports.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$life:lifetime>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $type),*) $(-> $result)? {
+        $vis fn $name $(<$life>)? ($($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $result)? $body
+            fn body $(<$life>)? ($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-                fn avx512($($arg: $type),*) $(-> $result)? {
+                fn avx512 $(<$life>)? ($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
                 }
                 #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) $(-> $result)? {
+                fn avx2 $(<$life>)? ($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
                 }
                 if $crate::cpu::simd::avx512() {

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::WeightLayout;
-use crate::cpu::buffer::{fill, sum_rows};
+use crate::cpu::buffer::{assume_init, fill, sum_rows, write_copy};
 use crate::cpu::gemm::{add_product, product, project};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -34,10 +34,13 @@ impl Linear {
         let (inputs, outputs) = self.layout.sizes(w_layout.shape().dims2()?);
         let rows = x_layout.shape().elem_count() / inputs.max(1);
         let y = bias.map(|bias| {
-            fill(rows * outputs, outputs, |_, piece| {
-                piece
-                    .chunks_exact_mut(outputs.max(1))
-                    .for_each(|row| row.copy_from_slice(bias))
+            fill(rows * outputs, outputs, |_, y| {
+                assert!(y.len().is_multiple_of(outputs));
+                for row in y.chunks_exact_mut(outputs.max(1)) {
+                    write_copy(row, bias);
+                }
+                // SAFETY: whole rows cover `y`, and each was written.
+                unsafe { assume_init(y) }
             })
         });
         let y = project(y, &x, rows, self.layout.matrix(&w, inputs, outputs));
