@@ -137,15 +137,16 @@ vectorised! {
         let tokens = x.chunks_exact(width.max(1)).zip(y.chunks_exact_mut(width.max(1)));
         for ((x, y), (cos, sin)) in tokens.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
             for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
-                let (x1, x2) = x.split_at(half);
-                let (y1, y2) = y.split_at_mut(half);
+                let (x1, x2, x3) = (&x[..half], &x[half..2 * half], &x[2 * half..]);
+                let (y1, y) = y.split_at_mut(half);
+                let (y2, y3) = y.split_at_mut(half);
                 for i in 0..half {
                     let sin = sin[i] * direction;
                     y1[i].write(x1[i] * cos[i] - x2[i] * sin);
                     y2[i].write(x2[i] * cos[i] + x1[i] * sin);
                 }
-                if 2 * half < head_dim {
-                    write_copy(&mut y2[half..], &x2[half..]);
+                if !y3.is_empty() {
+                    write_copy(y3, x3);
                 }
             }
         }

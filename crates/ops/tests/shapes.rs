@@ -99,7 +99,7 @@ fn attention_agrees_for_one_to_eight_continuations_of_any_length() {
 }
 
 #[test]
-fn attention_agrees_where_there_is_nothing_or_one_token() {
+fn attention_agrees_for_no_token_and_for_one() {
     use_fused();
     for alone in [&[0][..], &[0, 0], &[1], &[1, 1, 1], &[0, 200, 1]] {
         attention_agrees(&layout(alone, &[]), (4, 2), 16, &format!("{alone:?}"));

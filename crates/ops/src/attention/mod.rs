@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fused_projection_gives_what_its_parts_give() {
+    fn a_fused_projection_equals_its_parts() {
         let layout = layout(&[(0, 5), (1, 3), (0, 0), (0, 70)]);
         let t = layout.tokens();
         let mut rng = TestRng::new(3);
@@ -474,16 +474,16 @@ mod tests {
             0,
         )
         .unwrap();
-        let beside = attention(&q, &k, &poison, &layout, config(8, 1.0))
+        let poisoned = attention(&q, &k, &poison, &layout, config(8, 1.0))
             .unwrap()
             .narrow(0, 0, 3)
             .unwrap();
         assert!(flat(&alone).iter().all(|x| x.is_finite()));
-        assert_eq!(flat(&alone), flat(&beside));
+        assert_eq!(flat(&alone), flat(&poisoned));
     }
 
     #[test]
-    fn a_layout_of_another_length_and_a_window_of_nothing_are_refused() {
+    fn a_layout_of_another_length_and_an_empty_window_are_refused() {
         let x = TestRng::new(6).tensor(&[4, 2]);
         assert!(attention(&x, &x, &x, &layout(&[(0, 4)]), config(2, 1.0)).is_ok());
         assert!(attention(&x, &x, &x, &layout(&[(0, 4)]), windowed(2, 1.0, 0)).is_err());

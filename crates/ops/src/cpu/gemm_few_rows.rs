@@ -91,7 +91,7 @@ trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn splat(x: f32) -> Self;
     /// `self + a·b`, rounded once.
-    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    unsafe fn add_mul(self, a: Self, b: Self) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// The sum of the lanes, added in halves.
     unsafe fn sum(self) -> f32;
@@ -109,7 +109,7 @@ impl Vector for __m512 {
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
-    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+    unsafe fn add_mul(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's promise.
         unsafe { _mm512_fmadd_ps(a, b, self) }
     }
@@ -141,7 +141,7 @@ impl Vector for Pair {
         unsafe { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
     }
     #[inline(always)]
-    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+    unsafe fn add_mul(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
             Self(
@@ -279,7 +279,7 @@ impl Task<'_> {
                 for r in 0..R {
                     let x = V::load(x[r].as_ptr().add(k));
                     for o in 0..O {
-                        sums[r][o] = sums[r][o].mul_add(x, w[o]);
+                        sums[r][o] = sums[r][o].add_mul(x, w[o]);
                     }
                 }
             }
@@ -319,7 +319,7 @@ impl Task<'_> {
                 for r in 0..R {
                     let x = V::splat(*x[r].get_unchecked(k));
                     for o in 0..O {
-                        sums[r][o] = sums[r][o].mul_add(x, w[o]);
+                        sums[r][o] = sums[r][o].add_mul(x, w[o]);
                     }
                 }
             }
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_does_not_depend_on_the_rows_beside_it() {
+    fn a_row_does_not_depend_on_the_other_rows() {
         let mut rng = TestRng::new(2);
         let (inputs, outputs) = (70, 150);
         let x = rng.tensor(&[13 * inputs]).to_vec1::<f32>().unwrap();

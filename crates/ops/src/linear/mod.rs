@@ -45,7 +45,7 @@ pub fn linear(
             bias.map(Tensor::dims)
         )
     }
-    // Without a bias the weight stands in: its backend is asked twice.
+    // Without a bias the list of operands names the weight twice.
     match (backend(&[x, w, bias.unwrap_or(w)]), bias) {
         (Backend::Fused, Some(b)) => x.apply_op3(w, b, cpu::Linear { layout }),
         (Backend::Fused, None) => x.apply_op2(w, cpu::Linear { layout }),
