@@ -63,7 +63,12 @@ CASES = {
         **NARROW, num_key_value_heads=4, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0), tie_word_embeddings=False
     ),
     "mistral": MistralConfig(**NARROW, num_key_value_heads=1, rope_parameters=rope(1e6), sliding_window=None, tie_word_embeddings=False),
+    "mistral-window": MistralConfig(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), sliding_window=3, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e6), tie_word_embeddings=True),
+    "qwen2-window": Qwen2Config(
+        **NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), use_sliding_window=True, sliding_window=2, max_window_layers=1,
+        tie_word_embeddings=True
+    ),
     "qwen3": Qwen3Config(
         **dict(NARROW, num_attention_heads=2), num_key_value_heads=1, head_dim=12, rope_parameters=rope(1e6), tie_word_embeddings=True
     ),

@@ -1,7 +1,7 @@
 //! Attention of one layer: over a packed batch, or over the cache.
 
 use candle_core::Tensor;
-use rlhf_ops::{DecodeRows, Layout};
+use rlhf_ops::{AttentionConfig, DecodeRows, Layout};
 
 use crate::{Error, KvCache, Result};
 
@@ -27,40 +27,6 @@ pub(crate) enum Attend<'a> {
     },
 }
 
-/// How a layer attends: `softmax(scale · q·kᵀ)·v` over heads of `head_dim`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct AttentionShape {
-    /// D, the size of a head.
-    pub(crate) head_dim: usize,
-    /// What scores are multiplied by.
-    pub(crate) scale: f64,
-    /// Sliding window: a token sees itself and the `window − 1` tokens before it. `None`: all before it.
-    pub(crate) window: Option<usize>,
-}
-
-impl AttentionShape {
-    /// Scores scaled by 1/√D (Vaswani et al. 2017, eq. 1).
-    pub(crate) fn new(head_dim: usize, window: Option<usize>) -> Self {
-        Self {
-            head_dim,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-            window,
-        }
-    }
-}
-
-/// The longest sequence a model of these layers takes, made for so many `positions`.
-///
-/// The kernels do not mask by window yet, so a sequence must fit into the smallest one, within which a window changes nothing. Once
-/// [`Attend::attention`] passes `window` on, this is `positions`.
-pub(crate) fn longest_sequence(
-    positions: usize,
-    layers: impl Iterator<Item = AttentionShape>,
-) -> usize {
-    let windows = layers.filter_map(|shape| shape.window);
-    windows.fold(positions, usize::min)
-}
-
 /// Queries, keys and values, in the layout of [`rlhf_ops::attention`].
 pub(crate) enum Qkv<'a> {
     /// As three tensors.
@@ -70,14 +36,11 @@ pub(crate) enum Qkv<'a> {
 }
 
 impl Qkv<'_> {
-    fn attention(&self, shape: &AttentionShape, layout: &Layout) -> Result<Tensor> {
-        let AttentionShape {
-            head_dim, scale, ..
-        } = *shape;
+    fn attention(&self, layout: &Layout, config: AttentionConfig) -> Result<Tensor> {
         Ok(match *self {
-            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, head_dim, layout, scale)?,
+            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, layout, config)?,
             Self::Fused { qkv, kv_heads } => {
-                rlhf_ops::fused_attention(qkv, kv_heads, head_dim, layout, scale)?
+                rlhf_ops::fused_attention(qkv, kv_heads, layout, config)?
             }
         })
     }
@@ -96,23 +59,20 @@ impl Attend<'_> {
         &mut self,
         layer: usize,
         qkv: Qkv<'_>,
-        shape: &AttentionShape,
+        config: AttentionConfig,
     ) -> Result<Tensor> {
         match self {
-            Self::Packed(layout) => qkv.attention(shape, layout),
+            Self::Packed(layout) => qkv.attention(layout, config),
             Self::Prefill { cache, layout } => {
-                let (_, k, v) = qkv.parts(shape.head_dim)?;
+                let (_, k, v) = qkv.parts(config.head_dim)?;
                 cache.append(layer, &k, &v)?;
-                qkv.attention(shape, layout)
+                qkv.attention(layout, config)
             }
             Self::Cached { cache, rows } => {
-                let (q, k, v) = qkv.parts(shape.head_dim)?;
+                let (q, k, v) = qkv.parts(config.head_dim)?;
                 cache.append(layer, &k, &v)?;
                 let (keys, values) = cache.pool(layer)?;
-                let (head_dim, scale) = (shape.head_dim, shape.scale);
-                Ok(rlhf_ops::decode_attention(
-                    &q, keys, values, head_dim, rows, scale,
-                )?)
+                Ok(rlhf_ops::decode_attention(&q, keys, values, rows, config)?)
             }
         }
     }
@@ -140,8 +100,8 @@ impl Attend<'_> {
     pub(crate) fn check_length(&self, max_length: usize) -> Result<()> {
         let longest = match self {
             Self::Packed(layout) | Self::Prefill { layout, .. } => {
-                let length = |b: &rlhf_ops::Block| b.prefix.len() + b.tokens.len();
-                layout.blocks().iter().map(length).max()
+                let length = |s: &rlhf_ops::Segment| s.prefix.len() + s.tokens.len();
+                layout.segments().iter().map(length).max()
             }
             Self::Cached { rows, .. } => rows.rows.iter().map(Vec::len).max(),
         };

@@ -321,7 +321,7 @@ impl<'a> Batch<'a> {
         finished: &mut Vec<Sampled>,
     ) -> Result<()> {
         let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
-        let draws = rlhf_ops::each(rows.len(), |i| {
+        let draws = rlhf_ops::parallel_map(rows.len(), |i| {
             let row = &rows[i];
             let z = match logits {
                 Some(all) => {

@@ -57,7 +57,7 @@ impl Gradients {
 
     /// Adds the gradients of one backward pass.
     fn add(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
-        let mut sums = rlhf_ops::Sums::new();
+        let mut sums = rlhf_ops::GradientSums::new();
         for (name, var) in params.read_vars() {
             sums.insert(var.id(), self.sums.remove(name));
         }

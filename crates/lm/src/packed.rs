@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
-use rlhf_ops::{Block, Layout};
+use rlhf_ops::{Layout, Segment};
 
 use crate::Result;
 
@@ -50,7 +50,7 @@ pub struct PrefixId {
 pub struct Packer {
     ids: Vec<u32>,
     positions: Vec<u32>,
-    blocks: Vec<Block>,
+    blocks: Vec<Segment>,
 }
 
 impl Packer {
@@ -103,7 +103,7 @@ impl Packer {
         let first = prefix.len() as u32;
         self.positions.extend(first..first + ids.len() as u32);
         let tokens = start..self.ids.len();
-        self.blocks.push(Block {
+        self.blocks.push(Segment {
             tokens: tokens.clone(),
             prefix: if prefix.is_empty() { 0..0 } else { prefix },
         });
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(packer.continuation(empty, &[3]), 2..3);
         let batch = packer.finish(&Device::Cpu).unwrap();
         assert_eq!(batch.positions.to_vec1::<u32>().unwrap(), [0, 1, 0]);
-        assert!(batch.layout.blocks().iter().all(|b| b.prefix.is_empty()));
+        assert!(batch.layout.segments().iter().all(|b| b.prefix.is_empty()));
     }
 
     #[test]

@@ -151,7 +151,10 @@ impl RewardModel {
         }
         for (probe, found) in self.card.probes.iter().zip(self.raw_scores(&groups)?) {
             let found = found[0];
-            if (found - probe.score).abs() > tolerance * probe.score.abs().max(1.0) {
+            let gap = (found - probe.score).abs();
+            // Not `gap > …`, which a NaN would pass.
+            let close = gap <= tolerance * probe.score.abs().max(1.0);
+            if !close {
                 return Err(Error::Invalid(format!(
                     "a probe scored {} when the model was saved and scores {found} now: weights, head or tokenizer are \
                      not the ones that were saved. Copy the whole folder again, or train the reward model again",

@@ -3,10 +3,12 @@
 use candle_core::{DType, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{GRAIN, Operand, fused, with_elements_mut};
-use crate::simd::vectorised;
+use crate::backend::{Backend, backend};
+use crate::cpu::buffer::GRAIN;
+use crate::cpu::operand::{Operand, with_elements_mut};
+use crate::cpu::simd::vectorised;
 
-/// The numbers of one optimizer step.
+/// Hyperparameters and step number of one AdamW step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// Learning rate.
@@ -19,9 +21,9 @@ pub struct AdamWStep {
     pub eps: f64,
     /// Decoupled weight decay: the parameter shrinks by `lr · weight_decay`.
     pub weight_decay: f64,
-    /// The number of this step, counted from 1, for the correction of the moments' bias.
+    /// t, the number of this step, counted from 1, for bias correction.
     pub step: u64,
-    /// Multiplies the gradient first: the factor of gradient clipping, 1 for none.
+    /// Factor of the gradient, applied first: that of gradient clipping, or 1.
     pub grad_scale: f64,
 }
 
@@ -34,14 +36,14 @@ pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Res
         .any(|dims| *dims != param.dims())
     {
         bail!(
-            "adamw: parameter {:?}, gradient {:?} and moments {:?}, {:?} need one shape",
+            "adamw: expected one shape, found a parameter {:?}, a gradient {:?} and moments {:?}, {:?}",
             param.dims(),
             grad.dims(),
             m.dims(),
             v.dims()
         )
     }
-    if !fused(&[param, grad, m, v]) {
+    if backend(&[param, grad, m, v]) == Backend::Reference {
         return reference(param, grad, m, v, s);
     }
     let grad = Operand::of(grad);
@@ -87,28 +89,31 @@ impl AdamWStep {
     fn factors(&self) -> Factors {
         let (correction1, correction2) = self.corrections();
         Factors {
-            keep: (1.0 - self.lr * self.weight_decay) as f32,
+            decay: (1.0 - self.lr * self.weight_decay) as f32,
             rate: (self.lr / correction1) as f32,
             root: correction2.sqrt().recip() as f32,
             beta1: self.beta1 as f32,
-            rest1: (1.0 - self.beta1) as f32,
+            one_minus_beta1: (1.0 - self.beta1) as f32,
             beta2: self.beta2 as f32,
-            rest2: (1.0 - self.beta2) as f32,
+            one_minus_beta2: (1.0 - self.beta2) as f32,
             eps: self.eps as f32,
             grad_scale: self.grad_scale as f32,
         }
     }
 }
 
-/// The constants of one step, combined in f64.
+/// The constants of one step, computed in f64.
 struct Factors {
-    keep: f32,
+    /// `1 − lr·λ`.
+    decay: f32,
+    /// `lr / (1 − β₁ᵗ)`.
     rate: f32,
+    /// `1 / √(1 − β₂ᵗ)`.
     root: f32,
     beta1: f32,
-    rest1: f32,
+    one_minus_beta1: f32,
     beta2: f32,
-    rest2: f32,
+    one_minus_beta2: f32,
     eps: f32,
     grad_scale: f32,
 }
@@ -119,9 +124,9 @@ vectorised! {
         let (m, v, grad) = (&mut m[..n], &mut v[..n], &grad[..n]);
         for i in 0..n {
             let g = grad[i] * f.grad_scale;
-            m[i] = f.beta1 * m[i] + f.rest1 * g;
-            v[i] = f.beta2 * v[i] + f.rest2 * (g * g);
-            param[i] = f.keep * param[i] - f.rate * m[i] / (v[i].sqrt() * f.root + f.eps);
+            m[i] = f.beta1 * m[i] + f.one_minus_beta1 * g;
+            v[i] = f.beta2 * v[i] + f.one_minus_beta2 * (g * g);
+            param[i] = f.decay * param[i] - f.rate * m[i] / (v[i].sqrt() * f.root + f.eps);
         }
     }
 }
@@ -129,7 +134,7 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, assert_close};
+    use crate::testing::{TestRng, assert_close};
     use candle_core::Device;
 
     const STEP: AdamWStep = AdamWStep {
@@ -172,9 +177,9 @@ mod tests {
     fn agrees_with_the_reference_over_steps_and_on_any_number_of_threads() {
         for shape in [vec![1], vec![7, 5], vec![2 * GRAIN + 3]] {
             let run = |threads, step: fn(&Var, &Tensor, &Var, &Var, &AdamWStep) -> Result<()>| {
-                let mut chance = Chance::new(5);
+                let mut rng = TestRng::new(5);
                 let state = [0, 1, 2].map(|i| {
-                    let start = chance.tensor(&shape);
+                    let start = rng.tensor(&shape);
                     Var::from_tensor(&if i == 0 {
                         start
                     } else {
@@ -187,7 +192,7 @@ mod tests {
                     .build()
                     .unwrap();
                 for t in 1..=5 {
-                    let grad = chance.tensor(&shape);
+                    let grad = rng.tensor(&shape);
                     let s = AdamWStep {
                         step: t,
                         grad_scale: 0.3,

@@ -1,45 +1,38 @@
-//! Drawing from a row of logits: the parts that touch every entry of the vocabulary.
+//! Sampling from a row of logits: the parts that visit every entry of the vocabulary.
 
-use rayon::prelude::*;
+use crate::cpu::simd::{self, exp, vectorised};
 
-use crate::simd::{self, exp, vectorised};
+/// Weights that are summed in `f32` before these sums are added in `f64`; a draw first finds the chunk, then the index within it.
+const CHUNK: usize = 256;
 
-/// Weights that are summed together before the sums are, so that a draw looks at few of them one by one.
-const BLOCK: usize = 256;
-
-/// `f(0), f(1), … f(n − 1)`, computed in parallel.
-pub fn each<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
-    (0..n).into_par_iter().map(f).collect()
-}
-
-/// The first index of the largest logit. NaN is never the largest; `None` of nothing but NaNs.
+/// The first index of the largest logit. NaNs are ignored; `None` if there is nothing else.
 pub fn argmax(logits: &[f32]) -> Option<usize> {
     let peak = largest(logits);
     logits.iter().position(|&z| z == peak)
 }
 
-/// Fills `weights` with `w_i = e^{c·(z_i − peak)}`, and returns `Σ w_i`. A logit of −∞ weighs nothing; NaN shows in the sum.
+/// Fills `weights` with `w_i = e^{c·(z_i − peak)}`, and returns `Σ w_i`. A logit of −∞ gets weight 0; a NaN makes the sum NaN.
 pub fn softmax_weights(logits: &[f32], peak: f32, c: f32, weights: &mut Vec<f32>) -> f64 {
     weights.resize(logits.len(), 0.0);
     weigh(logits, peak, c, weights);
-    weights.chunks(BLOCK).map(total).sum()
+    weights.chunks(CHUNK).map(total).sum()
 }
 
-/// Index i with probability `w_i / Σ w`, by inverting the cumulative distribution at `u` in `[0, 1)`. An index of weight 0 is never
-/// picked; `None` if there is no other.
+/// Index i with probability `w_i / Σ w`: the cumulative distribution inverted at `u` in `[0, 1)`. An index of weight 0 is never returned;
+/// `None` if all weights are 0.
 pub fn pick(weights: &[f32], u: f64) -> Option<usize> {
-    let blocks: Vec<f64> = weights.chunks(BLOCK).map(total).collect();
-    let mut left = u * blocks.iter().sum::<f64>();
-    // The last block of any weight takes what rounding leaves beyond the sum.
-    let last = blocks.iter().rposition(|&weight| weight > 0.0)?;
-    let mut block = 0;
-    while block < last && left >= blocks[block] {
-        left -= blocks[block];
-        block += 1;
+    let sums: Vec<f64> = weights.chunks(CHUNK).map(total).collect();
+    let mut left = u * sums.iter().sum::<f64>();
+    // Rounding may leave something beyond the last sum: the last chunk that has any weight takes it.
+    let last = sums.iter().rposition(|&weight| weight > 0.0)?;
+    let mut chunk = 0;
+    while chunk < last && left >= sums[chunk] {
+        left -= sums[chunk];
+        chunk += 1;
     }
-    let first = block * BLOCK;
+    let first = chunk * CHUNK;
     let mut found = None;
-    for (i, &weight) in weights[first..].iter().take(BLOCK).enumerate() {
+    for (i, &weight) in weights[first..].iter().take(CHUNK).enumerate() {
         if weight > 0.0 {
             found = Some(first + i);
             left -= f64::from(weight);
@@ -75,17 +68,17 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Chance;
+    use crate::testing::TestRng;
 
     /// Brute force: the cumulative sum in f64, walked from the start.
     #[test]
     fn a_pick_inverts_the_cumulative_distribution() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for n in [1, 3, 256, 257, 5000] {
             let weights: Vec<f32> = (0..n).map(|i| ((i * 7919) % 13) as f32).collect();
             let sum: f64 = weights.iter().map(|&w| f64::from(w)).sum();
             for _ in 0..200 {
-                let u = chance.below(1 << 20) as f64 / f64::from(1 << 20);
+                let u = rng.below(1 << 20) as f64 / f64::from(1 << 20);
                 let mut left = u * sum;
                 let want = weights.iter().position(|&w| {
                     left -= f64::from(w);
@@ -98,8 +91,9 @@ mod tests {
         assert_eq!(pick(&[], 0.5), None);
     }
 
+    /// Closed form in f64.
     #[test]
-    fn weights_are_exponentials_and_minus_infinity_weighs_nothing() {
+    fn weights_are_exponentials_and_minus_infinity_has_weight_zero() {
         let logits = [1.0, f32::NEG_INFINITY, -2.0, 3.0];
         let mut weights = Vec::new();
         let sum = softmax_weights(&logits, 3.0, 0.5, &mut weights);
@@ -120,10 +114,5 @@ mod tests {
         assert_eq!(argmax(&[f32::NAN]), None);
         assert_eq!(argmax(&[]), None);
         assert_eq!(argmax(&[f32::NEG_INFINITY; 2]), Some(0));
-    }
-
-    #[test]
-    fn each_keeps_the_order() {
-        assert_eq!(each(5, |i| i * i), [0, 1, 4, 9, 16]);
     }
 }

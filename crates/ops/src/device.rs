@@ -1,26 +1,20 @@
-//! Where tensors live, and how many threads work on them. The only file that knows which backends were compiled in.
+//! Devices, threads and the allocator: what a process sets up before it computes.
+//!
+//! The only file that depends on which device features were compiled in.
 
 use candle_core::{Device, DeviceLocation, Result, bail};
 
-/// The device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for the best that is compiled in and present.
-///
-/// For the CPU the allocator is told to keep freed memory.
+/// The device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for the first of CUDA, Metal and CPU that is compiled in and present.
 pub fn pick(name: &str) -> Result<Device> {
-    let device = find(name)?;
-    if device.is_cpu() {
-        keep_freed_memory();
-    }
-    Ok(device)
-}
-
-fn find(name: &str) -> Result<Device> {
     match name.split_once(':').unwrap_or((name, "0")) {
         ("cpu", "0") => Ok(Device::Cpu),
         ("auto", "0") => Ok(accelerator().unwrap_or(Device::Cpu)),
         ("cuda", ordinal) => match ordinal.parse() {
             Ok(ordinal) => cuda(ordinal),
             Err(_) => {
-                bail!("device {name:?}: {ordinal:?} is no device number; write cuda:0, cuda:1, …")
+                bail!(
+                    "device {name:?}: expected a device number, found {ordinal:?}; write cuda:0, cuda:1, …"
+                )
             }
         },
         ("metal", "0") => metal(),
@@ -28,7 +22,7 @@ fn find(name: &str) -> Result<Device> {
     }
 }
 
-/// The device in words, for plans and logs: `cpu (2 threads, AVX-512)`.
+/// A description for plans and logs: `cpu (2 threads, AVX-512)`.
 pub fn describe(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cpu => {
@@ -41,21 +35,19 @@ pub fn describe(device: &Device) -> String {
     }
 }
 
-/// Lets the CPU kernels use `n` threads, of which the calling one is the first; 0 stands for as many as there are cores. Takes effect once,
-/// before the first tensor is touched; results are the same bytes for any `n`.
+/// Sets the number of threads of the CPU kernels, of which the calling thread is one. 0 means as many as the environment variable
+/// `RAYON_NUM_THREADS` says, else one per core. Call once, before the first tensor operation; results are the same bytes for any `n`.
 ///
-/// The caller takes part because a thread that only hands out work sleeps through every parallel section, and waking it costs more than
-/// a small kernel. Candle's own threads are left out: after each of its element-wise operations they spin for what comes next, on cores
-/// that a kernel here has work for.
+/// The calling thread takes part because it would otherwise sleep through every parallel section, and waking it costs more than a small
+/// kernel. candle's own pool is set to one thread: its workers busy-wait after each element-wise operation, on cores that our kernels need.
 pub fn set_threads(n: usize) -> Result<()> {
     let n = match n {
-        0 => cores(),
+        0 => default_threads(),
         n => n,
     };
-    // Candle sizes its matrix products and its own pool by these variables, when it first needs them.
+    // candle reads these variables when it first needs them: for matrix products, and for its own pool.
     for (variable, threads) in [("RAYON_NUM_THREADS", n), ("CANDLE_NUM_THREADS", 1)] {
-        // SAFETY: nothing else in the process reads or writes the environment through a raw pointer; the binary calls this while it
-        // has one thread, before any work starts.
+        // SAFETY: no other thread reads or writes the environment meanwhile: the binary calls this before it starts any.
         unsafe { std::env::set_var(variable, threads.to_string()) }
     }
     match rayon::ThreadPoolBuilder::new()
@@ -65,7 +57,7 @@ pub fn set_threads(n: usize) -> Result<()> {
     {
         Err(_) if rayon::current_num_threads() != n => {
             bail!(
-                "threads: {} are already at work; set their number before the first tensor operation",
+                "threads: expected none, found {} running; set their number before the first tensor operation",
                 rayon::current_num_threads()
             )
         }
@@ -73,35 +65,40 @@ pub fn set_threads(n: usize) -> Result<()> {
     }
 }
 
-/// As many threads as the system runs side by side, or as `RAYON_NUM_THREADS` says.
-fn cores() -> usize {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok();
-    asked
+/// The number in `RAYON_NUM_THREADS`, which users of rayon programs know, else the number of cores.
+///
+/// Read here, because the number of threads is needed before rayon, which reads the variable too, has a pool.
+fn default_threads() -> usize {
+    let requested = std::env::var("RAYON_NUM_THREADS").ok();
+    requested
         .and_then(|n| n.parse().ok())
         .filter(|&n| n > 0)
         .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
         .unwrap_or(1)
 }
 
-/// Every tensor is a new allocation, large ones a fresh mapping by default, whose pages cost more to fault in than the kernel's work on
-/// them: the gradient of an activation runs up to ten times faster on memory that stays with the process.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn keep_freed_memory() {
-    // From glibc's malloc.h.
-    const M_TRIM_THRESHOLD: i32 = -1;
-    const M_MMAP_MAX: i32 = -4;
-    unsafe extern "C" {
-        fn mallopt(parameter: i32, value: i32) -> i32;
-    }
-    // SAFETY: glibc has this function, and it may be called at any time.
-    unsafe {
-        mallopt(M_MMAP_MAX, 0);
-        mallopt(M_TRIM_THRESHOLD, i32::MAX);
+/// Makes the C allocator keep freed memory instead of returning it to the system, for the whole process. Call once, at the start, where
+/// tensors are to live on the CPU; it has no effect except with glibc.
+///
+/// Every tensor is a new allocation, by default a fresh mapping if it is large, and faulting its pages in costs more than most kernels:
+/// the gradient of an activation runs up to ten times faster on memory that the process has used before. The price is that memory once
+/// used is never given back.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // From glibc's malloc.h.
+        const M_TRIM_THRESHOLD: i32 = -1;
+        const M_MMAP_MAX: i32 = -4;
+        unsafe extern "C" {
+            fn mallopt(parameter: i32, value: i32) -> i32;
+        }
+        // SAFETY: the declaration is glibc's, and the function takes any values and locks the allocator itself.
+        unsafe {
+            mallopt(M_MMAP_MAX, 0);
+            mallopt(M_TRIM_THRESHOLD, i32::MAX);
+        }
     }
 }
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn keep_freed_memory() {}
 
 #[cfg(target_arch = "x86_64")]
 fn instructions() -> &'static str {
@@ -131,7 +128,7 @@ fn cuda(ordinal: usize) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn cuda(ordinal: usize) -> Result<Device> {
     bail!(
-        "device cuda:{ordinal}: this binary was built without CUDA; build it with --features cuda"
+        "device cuda:{ordinal}: this binary was built without CUDA; build it with --features cuda, or choose cpu"
     )
 }
 

@@ -1,15 +1,16 @@
-//! Rows of a table.
+//! Rows of a table by index.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{
-    Operand, Shared, add, clear, elements, fill, fused, gradient, output, unwritten, wide,
-};
-use crate::sums::give;
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{SharedMut, add, assume_init, fill, write_copy};
+use crate::cpu::operand::{Operand, elements, output};
+use crate::gradient_sums::sum_gradient;
 
-/// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`. Also picks, of a batch's hidden states, those that
-/// carry loss.
+/// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`.
+///
+/// Besides token embeddings this also selects the rows of a batch's hidden states that contribute to the loss.
 pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let (rows, _) = table.dims2()?;
     if ids.rank() != 1 || ids.dtype() != DType::U32 {
@@ -19,19 +20,21 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
             ids.dims()
         )
     }
-    if !fused(&[table]) {
+    if backend(&[table]) == Backend::Reference {
         return reference(ids, table);
     }
     let ids = ids.to_vec1::<u32>()?;
     if let Some((at, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= rows) {
-        bail!("embedding: id {id} at place {at} is beyond the table's {rows} rows")
+        bail!("embedding: id {id} at index {at}, expected ids below the table's {rows} rows")
     }
     table.apply_op1(Embedding { ids })
 }
 
-/// [`embedding`](crate::embedding) as candle's `index_select`, from a table in `f32` at least: its gradient is a sum over a token's readers.
+/// [`embedding`](crate::embedding) as candle's `index_select`, from a table in `f32` at least: its gradient sums over all occurrences of an id.
 pub fn reference(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
-    let rows = table.to_dtype(wide(table))?.index_select(ids, 0)?;
+    let rows = table
+        .to_dtype(reference_dtype(table))?
+        .index_select(ids, 0)?;
     rows.to_dtype(table.dtype())
 }
 
@@ -48,56 +51,51 @@ impl CustomOp1 for Embedding {
         let (_, d) = layout.shape().dims2()?;
         let table = elements(table, layout)?;
         let y = fill(self.ids.len() * d, d, |at, y| {
-            for (y, &id) in y.chunks_exact_mut(d.max(1)).zip(&self.ids[at / d.max(1)..]) {
-                y.copy_from_slice(&table[id as usize * d..][..d]);
+            let ids = &self.ids[at / d.max(1)..][..y.len() / d.max(1)];
+            assert_eq!(y.len(), ids.len() * d);
+            for (y, &id) in y.chunks_exact_mut(d.max(1)).zip(ids) {
+                write_copy(y, &table[id as usize * d..][..d]);
             }
+            // SAFETY: `y` is one row of `d` for each id, and each was written.
+            unsafe { assume_init(y) }
         });
         output(y, (self.ids.len(), d))
     }
 
-    /// Each row that was read gets the sum of its readers' gradients, in the order of the readers.
+    /// `dtable_v = Σ g_t` over the `t` with `ids_t = v`, summed in the order of `t`. Rows that no id names are not visited.
     fn bwd(&self, table: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let (_, d) = table.dims2()?;
         let g = Operand::of(g);
         let g = g.elements()?;
-        let mut readers: Vec<usize> = (0..self.ids.len()).collect();
-        readers.sort_by_key(|&t| self.ids[t]);
-        let by_row: Vec<&[usize]> = readers
+        let mut order: Vec<usize> = (0..self.ids.len()).collect();
+        order.sort_by_key(|&t| self.ids[t]);
+        let by_id: Vec<&[usize]> = order
             .chunk_by(|&a, &b| self.ids[a] == self.ids[b])
             .collect();
-        let into = |dtable: &mut [f32], accumulate: bool| {
-            if !accumulate {
-                clear(dtable);
-            }
-            let shared = Shared::new(dtable);
-            by_row.par_iter().for_each(|readers| {
-                // SAFETY: `dtable` outlives the loop, and every row belongs to one task.
-                let row = unsafe { shared.slice(self.ids[readers[0]] as usize * d, d) };
-                readers.iter().for_each(|&t| add(row, &g[t * d..][..d]));
+        sum_gradient(table, |sum| {
+            let dtable = SharedMut::new(sum.add_to(table.elem_count()));
+            by_id.par_iter().for_each(|tokens| {
+                // SAFETY: each id is one task's, so each row of the table is too.
+                let row = unsafe { dtable.slice(self.ids[tokens[0]] as usize * d, d) };
+                tokens.iter().for_each(|&t| add(row, &g[t * d..][..d]));
             });
-        };
-        if give(table, into)? {
-            return Ok(None);
-        }
-        let mut dtable = unwritten(table.elem_count());
-        into(&mut dtable, false);
-        gradient(dtable, table)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
     use candle_core::Device;
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for (tokens, rows, d) in [(1, 1, 1), (7, 3, 5), (0, 4, 8), (400, 50, 64)] {
-            let ids = chance.ids(tokens, rows);
-            let operands = [chance.tensor(&[rows, d])];
-            hold(
+            let ids = rng.ids(tokens, rows);
+            let operands = [rng.tensor(&[rows, d])];
+            check_op(
                 &format!("embedding {tokens} of {rows}×{d}"),
                 &operands,
                 |t| embedding(&ids, &t[0]),
@@ -112,6 +110,6 @@ mod tests {
         let error = embedding(&Tensor::new(&[0u32, 3], &Device::Cpu).unwrap(), &table)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("id 3 at place 1"), "{error}");
+        assert!(error.contains("id 3 at index 1"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The one door through which training reads numbers off the device.
+//! Reads from the device to the host, counted. Training reads results here and nowhere else.
 
 use std::cell::Cell;
 
@@ -10,14 +10,14 @@ thread_local! {
 
 /// The elements of an `f32` tensor, row-major, in the host's memory.
 ///
-/// The host waits here until the device has computed them, and the device then waits for new work. So an optimizer step calls this once,
-/// with all that it wants to know; [`host_reads`] counts the calls, and a test holds every stage to it.
+/// The host blocks until the device has computed them, and the device then idles until it gets new work. An optimizer step therefore calls
+/// this once, for all its numbers together; [`host_reads`] counts the calls, and a test checks every stage.
 pub fn read_to_host(t: &Tensor) -> Result<Vec<f32>> {
     READS.set(READS.get() + 1);
     t.flatten_all()?.to_vec1()
 }
 
-/// How often this thread has called [`read_to_host`].
+/// Number of calls of [`read_to_host`] by this thread.
 pub fn host_reads() -> u64 {
     READS.get()
 }

@@ -2,8 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
-use crate::simd::{sum, sum2, vectorised};
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{Uninit, assume_init, fill, fill_and_sum, write_each};
+use crate::cpu::operand::{Operand, elements, gradient, output};
+use crate::cpu::simd::{sum, sum2, vectorised};
 
 /// `y = (x − mean(x)) / √(var(x) + ε) · w + b` over the last dimension, with the population variance.
 ///
@@ -12,22 +14,21 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let d = x.dim(D::Minus1)?;
     if weight.elem_count() != d || bias.elem_count() != d {
         bail!(
-            "layer_norm: rows of {:?} need as many weights and biases, found {:?} and {:?}",
+            "layer_norm: rows of {:?} need a weight and a bias [{d}], found {:?} and {:?}",
             x.dims(),
             weight.dims(),
             bias.dims()
         )
     }
-    if fused(&[x, weight, bias]) {
-        x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 })
-    } else {
-        reference(x, weight, bias, eps)
+    match backend(&[x, weight, bias]) {
+        Backend::Fused => x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 }),
+        Backend::Reference => reference(x, weight, bias, eps),
     }
 }
 
 /// [`layer_norm`](crate::layer_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let (dtype, wide) = (x.dtype(), wide(x));
+    let (dtype, wide) = (x.dtype(), reference_dtype(x));
     let x = x.to_dtype(wide)?;
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
@@ -64,7 +65,7 @@ impl CustomOp3 for LayerNorm {
             elements(b, b_layout)?,
         );
         let y = fill(x.len(), w.len(), |at, y| {
-            forward(&x[at..][..y.len()], &w, &b, self.eps, y)
+            forward(&x[at..], &w, &b, self.eps, y)
         });
         output(y, x_layout.shape())
     }
@@ -87,15 +88,7 @@ impl CustomOp3 for LayerNorm {
         };
         let (dx, sums) = fill_and_sum(xs.len(), d, sums, |at, dx, sums| {
             let (dw, db) = sums.split_at_mut(sums.len() / 2);
-            backward(
-                &xs[at..][..dx.len()],
-                &ws,
-                &gs[at..][..dx.len()],
-                self.eps,
-                dx,
-                dw,
-                db,
-            );
+            backward(&xs[at..], &ws, &gs[at..], self.eps, dx, dw, db)
         });
         let (dw, db) = sums.split_at(sums.len() / 2);
         Ok((
@@ -116,27 +109,28 @@ fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 vectorised! {
-    fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
+    fn forward<'a>(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &'a mut Uninit) -> &'a mut [f32] {
         let d = w.len();
-        let b = &b[..d];
+        let (x, b) = (&x[..y.len()], &b[..d]);
+        assert!(y.len().is_multiple_of(d));
         for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
             let (mean, scale) = statistics(x, eps);
-            for i in 0..d {
-                y[i] = (x[i] - mean) * scale * w[i] + b[i];
-            }
+            write_each!(y, i => (x[i] - mean) * scale * w[i] + b[i]);
         }
+        // SAFETY: whole rows cover `y`, of which there are as many as of `x`, and each was written.
+        unsafe { assume_init(y) }
     }
 }
 
 vectorised! {
     /// With `x̂ = (x − mean)·s`: `dx = s·(g·w − mean(g·w) − x̂·mean(g·w·x̂))`, `dw += g·x̂`, `db += g`.
-    fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
-        let d = w.len();
+    fn backward<'a>(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &'a mut Uninit, dw: &mut [f32], db: &mut [f32]) -> &'a mut [f32] {
+        let (n, d) = (dx.len(), w.len());
+        let (x, g) = (&x[..n], &g[..n]);
+        assert!(n.is_multiple_of(d));
         for ((x, g), dx) in x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
             let (mean, scale) = statistics(x, eps);
-            for i in 0..d {
-                dx[i] = g[i] * w[i];
-            }
+            let dx = write_each!(dx, i => g[i] * w[i]);
             let level = sum(dx, |a| a) / d as f32;
             let along = sum2(dx, x, |a, x| a * (x - mean) * scale) / d as f32;
             for i in 0..d {
@@ -149,17 +143,19 @@ vectorised! {
                 db[i] += g[i];
             }
         }
+        // SAFETY: whole rows cover `dx`, of which there are as many as of `x` and `g`, and each was written.
+        unsafe { assume_init(dx) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for shape in [
             vec![1, 2],
             vec![3, 7],
@@ -169,12 +165,8 @@ mod tests {
             vec![0, 8],
         ] {
             let d = shape[shape.len() - 1];
-            let operands = [
-                chance.tensor(&shape),
-                chance.tensor(&[d]),
-                chance.tensor(&[d]),
-            ];
-            hold(
+            let operands = [rng.tensor(&shape), rng.tensor(&[d]), rng.tensor(&[d])];
+            check_op(
                 &format!("layer_norm {shape:?}"),
                 &operands,
                 |t| layer_norm(&t[0], &t[1], &t[2], 1e-5),

@@ -1,37 +1,37 @@
-//! Which token sees which: the contract between packing and attention.
+//! The layout of a packed stream: which token attends to which.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
-/// One sequence of a packed token stream, or a prefix that later sequences share.
+/// A segment of a packed stream: one sequence, or the continuation of a prefix that several sequences share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Block {
-    /// The block's own tokens in the stream.
+pub struct Segment {
+    /// The segment's own tokens in the stream.
     pub tokens: Range<usize>,
-    /// The tokens of an earlier block that this one continues; empty when it stands alone.
+    /// The tokens of the earlier segment that this one continues; empty where it continues none.
     pub prefix: Range<usize>,
 }
 
-/// How a packed stream of `T` tokens divides into blocks.
+/// How a packed stream of `T` tokens divides into segments.
 ///
-/// A token at offset `i` of its block sees all of the block's prefix and offsets `0..=i` of its own block, and nothing else.
-/// Cloning is cheap: the blocks are shared.
+/// A token at offset `i` of its segment attends to the segment's prefix and to offsets `0..=i` of the segment itself, and to nothing else.
+/// Its position is the length of the prefix plus `i`. Cloning shares the segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    blocks: Arc<[Block]>,
+    segments: Arc<[Segment]>,
 }
 
 impl Layout {
-    /// Checks and keeps `blocks`: they tile `0..T` in order, and a prefix is the whole of an earlier block that has no prefix itself.
-    pub fn new(blocks: Vec<Block>) -> Result<Self> {
+    /// A layout of segments that cover `0..T` in order; a prefix is the whole of an earlier segment that has no prefix itself.
+    pub fn new(segments: Vec<Segment>) -> Result<Self> {
         let mut roots = std::collections::HashSet::new();
         let mut end = 0;
-        for (i, Block { tokens, prefix }) in blocks.iter().enumerate() {
+        for (i, Segment { tokens, prefix }) in segments.iter().enumerate() {
             if tokens.start != end || tokens.end < tokens.start {
                 bail!(
-                    "layout: block {i} covers tokens {tokens:?}, expected a range that starts at {end}: blocks tile the stream in order"
+                    "layout: segment {i} covers tokens {tokens:?}, expected a range that starts at {end}: segments cover the stream in order"
                 )
             }
             end = tokens.end;
@@ -39,23 +39,23 @@ impl Layout {
                 roots.insert(tokens.clone());
             } else if !roots.contains(prefix) {
                 bail!(
-                    "layout: block {i} continues tokens {prefix:?}, which is not the whole of an earlier block without a prefix of its own"
+                    "layout: segment {i} continues tokens {prefix:?}, expected the whole of an earlier segment that has no prefix of its own"
                 )
             }
         }
         Ok(Self {
-            blocks: blocks.into(),
+            segments: segments.into(),
         })
     }
 
-    /// The blocks, in the order of the stream.
-    pub fn blocks(&self) -> &[Block] {
-        &self.blocks
+    /// The segments, in the order of the stream.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// `T`, the length of the stream.
     pub fn tokens(&self) -> usize {
-        self.blocks.last().map_or(0, |b| b.tokens.end)
+        self.segments.last().map_or(0, |s| s.tokens.end)
     }
 }
 
@@ -63,34 +63,38 @@ impl Layout {
 mod tests {
     use super::*;
 
-    fn block(tokens: Range<usize>, prefix: Range<usize>) -> Block {
-        Block { tokens, prefix }
+    fn segment(tokens: Range<usize>, prefix: Range<usize>) -> Segment {
+        Segment { tokens, prefix }
     }
 
     #[test]
-    fn blocks_that_tile_the_stream_are_kept() {
-        let blocks = vec![
-            block(0..3, 0..0),
-            block(3..5, 0..3),
-            block(5..5, 0..0),
-            block(5..6, 0..3),
+    fn segments_that_tile_the_stream_are_kept() {
+        let segments = vec![
+            segment(0..3, 0..0),
+            segment(3..5, 0..3),
+            segment(5..5, 0..0),
+            segment(5..6, 0..3),
         ];
-        let layout = Layout::new(blocks.clone()).unwrap();
-        assert_eq!(layout.blocks(), blocks);
+        let layout = Layout::new(segments.clone()).unwrap();
+        assert_eq!(layout.segments(), segments);
         assert_eq!(layout.tokens(), 6);
         assert_eq!(Layout::new(vec![]).unwrap().tokens(), 0);
     }
 
     #[test]
     fn gaps_overlaps_and_foreign_prefixes_are_refused() {
-        for blocks in [
-            vec![block(1..3, 0..0)],
-            vec![block(0..3, 0..0), block(2..5, 0..0)],
-            vec![block(0..3, 0..0), block(3..5, 0..2)],
-            vec![block(0..3, 3..5), block(3..5, 0..0)],
-            vec![block(0..3, 0..0), block(3..5, 0..3), block(5..6, 3..5)],
+        for segments in [
+            vec![segment(1..3, 0..0)],
+            vec![segment(0..3, 0..0), segment(2..5, 0..0)],
+            vec![segment(0..3, 0..0), segment(3..5, 0..2)],
+            vec![segment(0..3, 3..5), segment(3..5, 0..0)],
+            vec![
+                segment(0..3, 0..0),
+                segment(3..5, 0..3),
+                segment(5..6, 3..5),
+            ],
         ] {
-            assert!(Layout::new(blocks.clone()).is_err(), "{blocks:?}");
+            assert!(Layout::new(segments.clone()).is_err(), "{segments:?}");
         }
     }
 }

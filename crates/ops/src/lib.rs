@@ -4,11 +4,12 @@
 //! operation of a language model's training lives here as one public function with two forms:
 //!
 //! - `reference::name`, plain differentiable tensor operations on any device: the specification;
-//! - a fused CPU kernel with an analytic gradient, taken for `f32` tensors in memory.
+//! - a fused CPU kernel with an analytic gradient, used for `f32` tensors on the CPU.
 //!
-//! Each file holds one operation: its formula, both forms, and the test that they agree in value and gradient. Results on the CPU are
-//! the same bytes for every number of threads. [`recompute`] is the odd one: a function of any such operations, whose activations are
-//! computed again for the gradient instead of kept.
+//! Each operation is a module: one file where it is short, with formula, both forms, and the test that they agree in value and gradient;
+//! else a folder of `mod` (formula, dispatch, test), `reference` and `cpu`. An operation that gets a GPU kernel becomes such a folder, with
+//! the kernel's text in its `kernel.h`. `backend` decides which form runs, and `cpu` is what the CPU kernels share. Results on the CPU are the
+//! same bytes for any number of threads. [`recompute`] is gradient checkpointing for a function of any of these operations.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -27,70 +28,67 @@
 
 mod adamw;
 mod attention;
+mod backend;
 mod categorical;
 mod cpu;
-mod decode;
+mod decode_attention;
 pub mod device;
 mod embedding;
-#[cfg(target_arch = "x86_64")]
-mod few_rows;
 mod gelu;
+mod gradient_sums;
 mod host;
 mod layer_norm;
 mod layout;
 mod linear;
 mod log_sigmoid;
 mod negative_log_likelihood;
-#[cfg(target_arch = "x86_64")]
-mod product;
+mod parallel;
 mod recompute;
 mod rms_norm;
 mod rope;
-mod simd;
 mod sum_of_squares;
-mod sums;
 mod swiglu;
-mod switch;
 #[cfg(test)]
 mod testing;
 mod token_logprobs;
 mod vocabulary;
 
 pub use adamw::{AdamWStep, adamw};
-pub use attention::{attention, fused_attention, parts as attention_parts};
-pub use categorical::{argmax, each, pick, softmax_weights};
-pub use decode::{DecodeRows, decode_attention};
+pub use attention::{AttentionConfig, attention, fused_attention, parts as attention_parts};
+pub use backend::{reference_only, set_reference_only};
+pub use categorical::{argmax, pick, softmax_weights};
+pub use decode_attention::{DecodeRows, decode_attention};
 pub use embedding::embedding;
 pub use gelu::{gelu_erf, gelu_tanh};
+pub use gradient_sums::{GradientSums, backward_into};
 pub use host::{host_reads, read_to_host};
 pub use layer_norm::layer_norm;
-pub use layout::{Block, Layout};
+pub use layout::{Layout, Segment};
 pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
 pub use negative_log_likelihood::negative_log_likelihood;
+pub use parallel::parallel_map;
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use sum_of_squares::sum_of_squares;
-pub use sums::{Sums, backward_into};
 pub use swiglu::swiglu;
-pub use switch::{reference_only, set_reference_only};
 pub use token_logprobs::{TokenLogprobs, token_logprobs};
 
 /// The same operations in plain tensor operations: differentiable, on any device, and what the fused kernels are tested against.
 pub mod reference {
     pub use crate::adamw::reference as adamw;
-    pub use crate::attention::{fused_reference as fused_attention, reference as attention};
-    pub use crate::decode::reference as decode_attention;
+    pub use crate::attention::reference::{attention, fused_attention};
+    pub use crate::decode_attention::reference::decode_attention;
     pub use crate::embedding::reference as embedding;
     pub use crate::gelu::{reference_erf as gelu_erf, reference_tanh as gelu_tanh};
     pub use crate::layer_norm::reference as layer_norm;
-    pub use crate::linear::{reference as linear, reference_add as linear_add};
+    pub use crate::linear::reference::{linear, linear_add};
     pub use crate::log_sigmoid::reference as log_sigmoid;
     pub use crate::negative_log_likelihood::reference as negative_log_likelihood;
     pub use crate::rms_norm::reference as rms_norm;
     pub use crate::rope::reference as rope;
     pub use crate::sum_of_squares::reference as sum_of_squares;
     pub use crate::swiglu::reference as swiglu;
-    pub use crate::token_logprobs::reference as token_logprobs;
+    pub use crate::token_logprobs::reference::token_logprobs;
 }

@@ -2,20 +2,21 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use crate::cpu::{Operand, elements, fill, fused, gradient, output, wide};
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{fill, write_each};
+use crate::cpu::operand::{Operand, elements, gradient, output};
 
-/// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`: neither overflows nor loses a large negative `x`. Any shape.
+/// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`, of any shape. In this form nothing overflows, and for a large negative `x` the result is `x`.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
-    if fused(&[x]) {
-        x.apply_op1(LogSigmoid)
-    } else {
-        reference(x)
+    match backend(&[x]) {
+        Backend::Fused => x.apply_op1(LogSigmoid),
+        Backend::Reference => reference(x),
     }
 }
 
 /// [`log_sigmoid`](crate::log_sigmoid) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor) -> Result<Tensor> {
-    let (dtype, x) = (x.dtype(), x.to_dtype(wide(x))?);
+    let (dtype, x) = (x.dtype(), x.to_dtype(reference_dtype(x))?);
     let negative = x.minimum(&x.zeros_like()?)?;
     (negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?.to_dtype(dtype)
 }
@@ -30,9 +31,8 @@ impl CustomOp1 for LogSigmoid {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(x, layout)?;
         let y = fill(x.len(), 1, |at, y| {
-            for (x, y) in x[at..].iter().zip(y) {
-                *y = x.min(0.0) - (-x.abs()).exp().ln_1p();
-            }
+            let x = &x[at..];
+            write_each!(y, i => x[i].min(0.0) - (-x[i].abs()).exp().ln_1p())
         });
         output(y, layout.shape())
     }
@@ -42,10 +42,11 @@ impl CustomOp1 for LogSigmoid {
         let operands = [x, g].map(Operand::of);
         let [xs, g] = Operand::all(&operands)?;
         let dx = fill(xs.len(), 1, |at, dx| {
-            for ((x, g), dx) in xs[at..].iter().zip(&g[at..]).zip(dx) {
-                let small = (-x.abs()).exp();
-                *dx = g * (if *x > 0.0 { small } else { 1.0 }) / (1.0 + small);
-            }
+            let (x, g) = (&xs[at..], &g[at..]);
+            write_each!(dx, i => {
+                let small = (-x[i].abs()).exp();
+                g[i] * (if x[i] > 0.0 { small } else { 1.0 }) / (1.0 + small)
+            })
         });
         gradient(dx, x)
     }
@@ -54,15 +55,15 @@ impl CustomOp1 for LogSigmoid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
     use candle_core::Device;
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for shape in [vec![1], vec![3, 7], vec![0]] {
-            let operands = [(chance.tensor(&shape) * 8.0).unwrap()];
-            hold(
+            let operands = [(rng.tensor(&shape) * 8.0).unwrap()];
+            check_op(
                 &format!("log_sigmoid {shape:?}"),
                 &operands,
                 |t| log_sigmoid(&t[0]),
@@ -73,7 +74,7 @@ mod tests {
 
     /// Closed forms: −log 2 at 0, x itself far below, −e^(−x) far above.
     #[test]
-    fn keeps_its_precision_far_out() {
+    fn is_precise_for_large_arguments() {
         let x = Tensor::new(&[0f32, -100.0, 20.0, 200.0], &Device::Cpu).unwrap();
         let y = log_sigmoid(&x).unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(y, [-std::f32::consts::LN_2, -100.0, -(-20f32).exp(), 0.0]);

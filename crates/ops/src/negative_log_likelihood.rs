@@ -1,21 +1,23 @@
-//! The loss of a language model: the log-probabilities of its targets as one sum, with a cheaper gradient.
+//! The language-modelling loss: the summed negative log-likelihood of the targets, whose gradient is computed in the forward pass.
 
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu::{GRAIN, fused, gradient, output, unwritten};
-use crate::simd::vectorised;
-use crate::sums::give_values;
-use crate::token_logprobs;
-use crate::vocabulary::{Projection, check, checked_targets, slopes, summarise};
+use crate::backend::{Backend, backend};
+use crate::cpu::buffer::{GRAIN, zeros};
+use crate::cpu::operand::output;
+use crate::cpu::simd::vectorised;
+use crate::gradient_sums::sum_values;
+use crate::token_logprobs::reference::token_logprobs as reference_logprobs;
+use crate::vocabulary::{Projection, check, checked_targets, dlogits, logsumexp_entropy};
 
 /// `scale · Σ_i −log p(target_i)`, a scalar in `f32`, with `p = softmax(hidden·vocabᵀ)`.
 ///
-/// Operands as in [`token_logprobs`](crate::token_logprobs()), whose sum this is. Of a sum the gradient is known up to one factor before anything
-/// comes back, so it is taken chunk by chunk along with the value, and the logits are computed once instead of twice (Hsu et al. 2024,
-/// "Liger Kernel").
+/// Operands as for [`token_logprobs`](crate::token_logprobs()). The gradient of a sum is known up to one factor, the upstream gradient, so
+/// each chunk's is computed together with its value, and the logits are computed once instead of twice (Hsu et al. 2024, "Liger
+/// Kernel"). It can be taken once.
 pub fn negative_log_likelihood(
     hidden: &Tensor,
     vocab: &Tensor,
@@ -23,32 +25,32 @@ pub fn negative_log_likelihood(
     scale: f64,
 ) -> Result<Tensor> {
     let (_, v, _) = check(hidden, vocab, targets, 1.0)?;
-    if !fused(&[hidden, vocab]) {
-        return reference(hidden, vocab, targets, scale);
+    match backend(&[hidden, vocab]) {
+        Backend::Fused => hidden.apply_op2(
+            vocab,
+            NegativeLogLikelihood {
+                targets: checked_targets(targets, v)?,
+                scale: scale as f32,
+                tracked: [hidden.track_op(), vocab.track_op()],
+                gradients: Mutex::new([None, None]),
+            },
+        ),
+        Backend::Reference => reference(hidden, vocab, targets, scale),
     }
-    hidden.apply_op2(
-        vocab,
-        NegativeLogLikelihood {
-            targets: checked_targets(targets, v)?,
-            scale: scale as f32,
-            wanted: [hidden.track_op(), vocab.track_op()],
-            gradients: Mutex::new([None, None]),
-        },
-    )
 }
 
 /// [`negative_log_likelihood`](crate::negative_log_likelihood()) as the sum of [`token_logprobs`](crate::reference::token_logprobs).
 pub fn reference(hidden: &Tensor, vocab: &Tensor, targets: &Tensor, scale: f64) -> Result<Tensor> {
-    let all = token_logprobs::reference(hidden, vocab, targets, 1.0)?;
+    let all = reference_logprobs(hidden, vocab, targets, 1.0)?;
     all.logprobs.sum_all()? * -scale
 }
 
 struct NegativeLogLikelihood {
     targets: Vec<u32>,
     scale: f32,
-    /// Which operands want a gradient.
-    wanted: [bool; 2],
-    /// For hidden states and vocabulary, left by the forward pass.
+    /// Whether hidden states and vocabulary need a gradient.
+    tracked: [bool; 2],
+    /// Their gradients, stored by the forward pass.
     gradients: Mutex<[Option<Vec<f32>>; 2]>,
 }
 
@@ -66,33 +68,32 @@ impl CustomOp2 for NegativeLogLikelihood {
     ) -> Result<(CpuStorage, Shape)> {
         let projection = Projection::of((h, h_layout), (vocab, vocab_layout))?;
         let v = projection.v;
-        let room = |wanted: bool, layout: &Layout| {
-            if wanted {
-                layout.shape().elem_count()
-            } else {
-                0
-            }
-        };
+        let [mut dhidden, mut dvocab] = [None, None];
+        if self.tracked[0] {
+            dhidden = Some(Vec::new());
+        }
+        if self.tracked[1] {
+            dvocab = Some(zeros(vocab_layout.shape().elem_count()));
+        }
         let mut losses = vec![0.0; self.targets.len()];
-        let mut dhidden = unwritten(room(self.wanted[0], h_layout));
-        let mut dvocab = vec![0.0; room(self.wanted[1], vocab_layout)];
         projection.chunks(1.0, |first, logits| {
             logits
                 .par_chunks_mut(v)
                 .zip(&self.targets[first..])
                 .zip(&mut losses[first..])
                 .for_each(|((z, &target), loss)| {
-                    let (normaliser, _) = summarise(z);
+                    let (normaliser, _) = logsumexp_entropy(z);
                     *loss = normaliser - z[target as usize];
-                    if self.wanted != [false, false] {
-                        slopes(z, normaliser, -1.0, 0.0, 0.0);
+                    if self.tracked != [false, false] {
+                        dlogits(z, normaliser, -1.0, 0.0, 0.0);
                         z[target as usize] -= 1.0;
                     }
                 });
-            projection.chunk_back(self.scale, first, logits, &mut dhidden, &mut dvocab);
+            let dvocab = dvocab.as_deref_mut();
+            projection.chunk_backward(self.scale, first, logits, dhidden.as_mut(), dvocab);
         });
         if let Ok(mut gradients) = self.gradients.lock() {
-            *gradients = [dhidden, dvocab].map(Some);
+            *gradients = [dhidden, dvocab];
         }
         let total: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
         output(vec![(total * f64::from(self.scale)) as f32], ())
@@ -107,24 +108,23 @@ impl CustomOp2 for NegativeLogLikelihood {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.to_scalar::<f32>()?;
         let Ok(mut gradients) = self.gradients.lock() else {
-            bail!("negative_log_likelihood: the forward pass died")
+            bail!("negative_log_likelihood: the forward pass panicked")
         };
         let mut of = |i: usize, operand: &Tensor| {
-            if !self.wanted[i] {
+            if !self.tracked[i] {
                 return Ok(None);
             }
             let Some(mut values) = gradients[i].take() else {
-                bail!("negative_log_likelihood: its gradient can be taken once")
+                bail!(
+                    "negative_log_likelihood: the gradient can be taken once; compute the loss again"
+                )
             };
             if g != 1.0 {
                 values
                     .par_chunks_mut(GRAIN)
-                    .for_each(|piece| times(piece, g));
+                    .for_each(|piece| scale(piece, g));
             }
-            if give_values(operand, &mut values)? {
-                return Ok(None);
-            }
-            gradient(values, operand)
+            sum_values(operand, values)
         };
         Ok((of(0, hidden)?, of(1, vocab)?))
     }
@@ -132,7 +132,7 @@ impl CustomOp2 for NegativeLogLikelihood {
 
 vectorised! {
     /// `a ← a·c`.
-    fn times(a: &mut [f32], c: f32) {
+    fn scale(a: &mut [f32], c: f32) {
         a.iter_mut().for_each(|a| *a *= c);
     }
 }
@@ -140,18 +140,15 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
 
     #[test]
     fn is_the_sum_and_agrees_with_finite_differences() {
-        let mut chance = Chance::new(5);
+        let mut rng = TestRng::new(5);
         for (n, d, v) in [(1, 1, 1), (5, 7, 33), (40, 16, 300), (0, 4, 9)] {
-            let targets = chance.ids(n, v);
-            let operands = [
-                (chance.tensor(&[n, d]) * 2.0).unwrap(),
-                chance.tensor(&[v, d]),
-            ];
-            hold(
+            let targets = rng.ids(n, v);
+            let operands = [(rng.tensor(&[n, d]) * 2.0).unwrap(), rng.tensor(&[v, d])];
+            check_op(
                 &format!("negative_log_likelihood {n}×{d} over {v}"),
                 &operands,
                 |t| negative_log_likelihood(&t[0], &t[1], &targets, 0.3),

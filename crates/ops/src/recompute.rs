@@ -1,4 +1,4 @@
-//! Activations computed again instead of kept.
+//! Gradient checkpointing: activations are recomputed in the backward pass instead of kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +9,13 @@ use candle_core::{
     TensorId, Var, bail,
 };
 
-use crate::sums::is_summed;
+use crate::gradient_sums::is_summed;
 
-/// `y = f(x)`, for which the graph keeps `x` and nothing that `f` computes on the way: the gradient computes `f(x)` a second time.
+/// `y = f(x)` with gradient checkpointing: the graph keeps `x` but no intermediate result of `f`, and the backward pass computes `f(x)` a
+/// second time.
 ///
-/// Value and gradients, of `x` and of every variable that `f` reads, are the same bits as those of `f` itself, so long as `f` gives the
-/// same bits for the same input and its variables do not change between the two passes. Chen et al. 2016, arXiv:1604.06174.
+/// Value and gradients, of `x` and of every variable that `f` reads, are the same bits as without checkpointing, provided that `f` is
+/// deterministic and its variables do not change between the two passes. Chen et al. 2016, arXiv:1604.06174.
 pub fn recompute(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
@@ -28,19 +29,19 @@ pub fn recompute(
     if variables.is_empty() && !x.track_op() {
         return Ok(y);
     }
-    // An operation has three operands at most, and a block has more variables than that. So they hang on a chain of scalars, and each
-    // link hands over what the gradient of `f` has left for its variable.
-    let left = Left::default();
+    // An operation can have three operands, and `f` reads more variables than that. So each variable becomes an operand of its own link in
+    // a chain of scalars, and that link returns the variable's gradient, which the backward pass of `Recompute` has stored.
+    let pending = PendingGradients::default();
     let mut chain = Tensor::zeros((), x.dtype(), x.device())?;
     for variable in variables {
-        chain = variable.apply_op2(&chain, Link(left.clone()))?;
+        chain = variable.apply_op2(&chain, Link(pending.clone()))?;
     }
     x.apply_op2(
         &chain,
         Recompute {
             f: Box::new(f),
             y: Mutex::new(Some(y)),
-            left,
+            pending,
         },
     )
 }
@@ -50,11 +51,11 @@ fn variables(y: &Tensor) -> impl Iterator<Item = &Tensor> {
     y.sorted_nodes().into_iter().filter(|t| t.is_variable())
 }
 
-/// Gradients on their way from the recomputed graph to the links of the chain; `None` for one that is in its sum already.
+/// Gradients of the recomputed graph, until the links of the chain return them; `None` for one that has been added to its sum.
 #[derive(Clone, Default)]
-struct Left(Arc<Mutex<HashMap<TensorId, Option<Tensor>>>>);
+struct PendingGradients(Arc<Mutex<HashMap<TensorId, Option<Tensor>>>>);
 
-impl Left {
+impl PendingGradients {
     fn lock(&self) -> MutexGuard<'_, HashMap<TensorId, Option<Tensor>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,9 +65,9 @@ type Function = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
 
 struct Recompute {
     f: Box<Function>,
-    /// What `f` gave, until the forward pass has passed it on.
+    /// `f(x)`, until the forward pass has taken it.
     y: Mutex<Option<Tensor>>,
-    left: Left,
+    pending: PendingGradients,
 }
 
 impl Recompute {
@@ -74,13 +75,13 @@ impl Recompute {
         let mut y = self.y.lock().unwrap_or_else(PoisonError::into_inner);
         match y.take() {
             Some(y) => Ok(y),
-            None => bail!("recompute: one operation has one forward pass"),
+            None => bail!("recompute: the forward pass of one operation ran twice"),
         }
     }
 }
 
-/// The forward pass for one kind of storage: a copy of what was computed.
-macro_rules! pass_on {
+/// The forward pass on one kind of device: a copy of `f(x)`.
+macro_rules! copy_result {
     ($name:ident, $storage:ident, $variant:ident) => {
         fn $name(
             &self,
@@ -94,7 +95,7 @@ macro_rules! pass_on {
             match &*storage {
                 Storage::$variant(storage) => Ok((storage.try_clone(layout)?, y.shape().clone())),
                 _ => {
-                    bail!("recompute: the function's result lies on another device than its input")
+                    bail!("recompute: expected a result on the device of the input")
                 }
             }
         }
@@ -106,9 +107,9 @@ impl CustomOp2 for Recompute {
         "recompute"
     }
 
-    pass_on!(cpu_fwd, CpuStorage, Cpu);
-    pass_on!(cuda_fwd, CudaStorage, Cuda);
-    pass_on!(metal_fwd, MetalStorage, Metal);
+    copy_result!(cpu_fwd, CpuStorage, Cpu);
+    copy_result!(cuda_fwd, CudaStorage, Cuda);
+    copy_result!(metal_fwd, MetalStorage, Metal);
 
     fn bwd(
         &self,
@@ -118,22 +119,22 @@ impl CustomOp2 for Recompute {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let x = Var::from_tensor(&x.detach())?;
-        // The derivative of Σ f(x)·g by f(x) is g.
+        // The gradient of Σ f(x)·g with respect to f(x) is g.
         let sum = ((self.f)(&x)? * g)?.sum_all()?;
         let mut gradients = sum.backward()?;
         let dx = match gradients.remove(&x) {
             Some(dx) => dx.detach(),
             None => x.as_tensor().zeros_like()?,
         };
-        let mut left = self.left.lock();
+        let mut pending = self.pending.lock();
         for variable in variables(&sum) {
             match gradients.remove(variable) {
-                // The gradient of a leaf still holds the graph it was computed from.
+                // The gradient of a leaf still refers to the graph it was computed from.
                 Some(gradient) => {
-                    left.insert(variable.id(), Some(gradient.detach()));
+                    pending.insert(variable.id(), Some(gradient.detach()));
                 }
                 None if is_summed(variable) => {
-                    left.insert(variable.id(), None);
+                    pending.insert(variable.id(), None);
                 }
                 None => {}
             }
@@ -142,10 +143,11 @@ impl CustomOp2 for Recompute {
     }
 }
 
-/// Passes the scalar of the chain on; its gradient is the one that was left for the variable.
-struct Link(Left);
+/// A link of the chain: returns the scalar of the previous one, and in the backward pass the pending gradient of its variable.
+struct Link(PendingGradients);
 
-macro_rules! pass_along {
+/// The forward pass on one kind of device: a copy of the chain's scalar.
+macro_rules! copy_chain {
     ($name:ident, $storage:ident) => {
         fn $name(
             &self,
@@ -164,9 +166,9 @@ impl CustomOp2 for Link {
         "recompute_link"
     }
 
-    pass_along!(cpu_fwd, CpuStorage);
-    pass_along!(cuda_fwd, CudaStorage);
-    pass_along!(metal_fwd, MetalStorage);
+    copy_chain!(cpu_fwd, CpuStorage);
+    copy_chain!(cuda_fwd, CudaStorage);
+    copy_chain!(metal_fwd, MetalStorage);
 
     fn bwd(
         &self,
@@ -178,7 +180,7 @@ impl CustomOp2 for Link {
         match self.0.lock().remove(&variable.id()) {
             Some(gradient) => Ok((gradient, Some(g.clone()))),
             None => bail!(
-                "recompute: the second pass did not read a variable of shape {:?} that the first one read",
+                "recompute: the backward pass did not read a variable of shape {:?} that the forward pass read; the function must be deterministic",
                 variable.dims()
             ),
         }
@@ -190,7 +192,7 @@ mod tests {
     use candle_core::{D, DType};
 
     use super::*;
-    use crate::testing::{Chance, flat};
+    use crate::testing::{TestRng, flat};
     use crate::{WeightLayout, linear, rms_norm};
 
     /// `x + silu(norm(x)·Wᵀ + b)`: a small block with a residual.
@@ -200,9 +202,9 @@ mod tests {
     }
 
     fn operands(dtype: DType) -> (Var, [Var; 3]) {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         let mut var = |shape: &[usize]| {
-            Var::from_tensor(&chance.tensor(shape).to_dtype(dtype).unwrap()).unwrap()
+            Var::from_tensor(&rng.tensor(shape).to_dtype(dtype).unwrap()).unwrap()
         };
         (var(&[5, 4]), [var(&[4]), var(&[4, 4]), var(&[4])])
     }
@@ -211,12 +213,12 @@ mod tests {
         vars.clone().map(Var::into_inner)
     }
 
-    /// The value of two blocks over the same weights and all gradients; `again` computes the blocks twice.
-    fn two_blocks(dtype: DType, again: bool) -> Vec<Vec<f64>> {
+    /// The value of two blocks over the same weights and all gradients; with gradient checkpointing or without.
+    fn two_blocks(dtype: DType, checkpoint: bool) -> Vec<Vec<f64>> {
         let (x, weights) = operands(dtype);
         let step = |x: &Tensor| {
             let weights = tensors(&weights);
-            match again {
+            match checkpoint {
                 true => recompute(x, move |x| block(x, &weights)).unwrap(),
                 false => block(x, &weights).unwrap(),
             }
@@ -224,9 +226,9 @@ mod tests {
         let y = step(&step(&x));
         let loss = y.sqr().unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();
-        let of = |v: &Var| flat(gradients.get(v).unwrap());
-        let mut all = vec![flat(&y), of(&x)];
-        all.extend(weights.iter().map(of));
+        let gradient = |v: &Var| flat(gradients.get(v).unwrap());
+        let mut all = vec![flat(&y), gradient(&x)];
+        all.extend(weights.iter().map(gradient));
         all
     }
 
@@ -247,11 +249,14 @@ mod tests {
         let inner = tensors(&weights);
         let y = recompute(&x, move |x| block(x, &inner)).unwrap();
         let loss = y.sqr().unwrap().sum_all().unwrap();
-        let of = |v: &Var| flat(loss.backward().unwrap().get(v).unwrap());
-        assert_eq!(weights.each_ref().map(of), weights.each_ref().map(of));
+        let gradient = |v: &Var| flat(loss.backward().unwrap().get(v).unwrap());
+        assert_eq!(
+            weights.each_ref().map(gradient),
+            weights.each_ref().map(gradient)
+        );
     }
 
-    /// The nodes that record something: the input, the variables, one link each, and the result.
+    /// Counting the nodes of the graph: the input, the variables, one link each, and the result.
     #[test]
     fn the_graph_keeps_the_input_and_no_activation() {
         let (x, weights) = operands(DType::F32);
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_is_a_view_is_laid_out_anew() {
+    fn a_result_that_is_a_view_becomes_contiguous() {
         let (x, _) = operands(DType::F32);
         let last = |x: &Tensor| x.narrow(D::Minus1, 1, 3);
         let y = recompute(&x, last).unwrap();

@@ -2,31 +2,32 @@
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fill_and_sum, fused, gradient, output, wide};
-use crate::simd::{sum, sum2, vectorised};
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{Uninit, assume_init, fill, fill_and_sum, write_each};
+use crate::cpu::operand::{Operand, elements, gradient, output};
+use crate::cpu::simd::{sum, sum2, vectorised};
 
-/// `y = x / √(mean(x²) + ε) · w` over every `D` neighbours.
+/// `y = x / √(mean(x²) + ε) · w` over each group of `D` consecutive elements.
 ///
-/// `weight` is `[D]`, `x` is `[.., n·D]`: whole rows where n = 1, each head of its own where the rows hold the heads of queries or keys
-/// side by side. Zhang, Sennrich 2019, equation 4.
+/// `weight` is `[D]`, `x` is `[.., n·D]`. With n = 1 whole rows are normalised; with n heads to a row, each head is (the norms of queries
+/// and keys). Zhang, Sennrich 2019, equation 4.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count().max(1)) {
         bail!(
-            "rms_norm: rows of {:?} are no multiple of the weights, {:?}",
+            "rms_norm: expected rows whose length is a multiple of the weight's, found {:?} and {:?}",
             x.dims(),
             weight.dims()
         )
     }
-    if fused(&[x, weight]) {
-        x.apply_op2(weight, RmsNorm { eps: eps as f32 })
-    } else {
-        reference(x, weight, eps)
+    match backend(&[x, weight]) {
+        Backend::Fused => x.apply_op2(weight, RmsNorm { eps: eps as f32 }),
+        Backend::Reference => reference(x, weight, eps),
     }
 }
 
 /// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let (dtype, wide, shape) = (x.dtype(), wide(x), x.shape().clone());
+    let (dtype, wide, shape) = (x.dtype(), reference_dtype(x), x.shape().clone());
     let x = x.to_dtype(wide)?.reshape(((), weight.elem_count()))?;
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&scale)?
@@ -52,9 +53,7 @@ impl CustomOp2 for RmsNorm {
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
-        let y = fill(x.len(), w.len(), |at, y| {
-            forward(&x[at..][..y.len()], &w, self.eps, y)
-        });
+        let y = fill(x.len(), w.len(), |at, y| forward(&x[at..], &w, self.eps, y));
         output(y, x_layout.shape())
     }
 
@@ -69,39 +68,35 @@ impl CustomOp2 for RmsNorm {
         let [xs, ws, gs] = Operand::all(&operands)?;
         let sums = if w.track_op() { ws.len() } else { 0 };
         let (dx, dw) = fill_and_sum(xs.len(), ws.len(), sums, |at, dx, dw| {
-            backward(
-                &xs[at..][..dx.len()],
-                &ws,
-                &gs[at..][..dx.len()],
-                self.eps,
-                dx,
-                dw,
-            );
+            backward(&xs[at..], &ws, &gs[at..], self.eps, dx, dw)
         });
         Ok((gradient(dx, x)?, gradient(dw, w)?))
     }
 }
 
 vectorised! {
-    fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
-        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
-            let scale = 1.0 / (sum(x, |x| x * x) / w.len() as f32 + eps).sqrt();
-            for i in 0..w.len() {
-                y[i] = x[i] * scale * w[i];
-            }
+    fn forward<'a>(x: &[f32], w: &[f32], eps: f32, y: &'a mut Uninit) -> &'a mut [f32] {
+        let d = w.len();
+        let x = &x[..y.len()];
+        assert!(y.len().is_multiple_of(d));
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let scale = 1.0 / (sum(x, |x| x * x) / d as f32 + eps).sqrt();
+            write_each!(y, i => x[i] * scale * w[i]);
         }
+        // SAFETY: whole rows cover `y`, of which there are as many as of `x`, and each was written.
+        unsafe { assume_init(y) }
     }
 }
 
 vectorised! {
     /// With `s = 1/√(mean(x²) + ε)`: `dx = s·(g·w − x·s²·mean(g·w·x))`, `dw += g·x·s`.
-    fn backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
-        let d = w.len();
+    fn backward<'a>(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &'a mut Uninit, dw: &mut [f32]) -> &'a mut [f32] {
+        let (n, d) = (dx.len(), w.len());
+        let (x, g) = (&x[..n], &g[..n]);
+        assert!(n.is_multiple_of(d));
         for ((x, g), dx) in x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
             let scale = 1.0 / (sum(x, |x| x * x) / d as f32 + eps).sqrt();
-            for i in 0..d {
-                dx[i] = g[i] * w[i];
-            }
+            let dx = write_each!(dx, i => g[i] * w[i]);
             let along = sum2(dx, x, |a, b| a * b) / d as f32 * scale * scale;
             for i in 0..d {
                 dx[i] = scale * (dx[i] - x[i] * along);
@@ -110,17 +105,19 @@ vectorised! {
                 dw[i] += g[i] * x[i] * scale;
             }
         }
+        // SAFETY: whole rows cover `dx`, of which there are as many as of `x` and `g`, and each was written.
+        unsafe { assume_init(dx) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, check_op};
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for (shape, d) in [
             (vec![1, 1], 1),
             (vec![3, 7], 7),
@@ -130,8 +127,8 @@ mod tests {
             (vec![2, 33], 33),
             (vec![0, 8], 8),
         ] {
-            let operands = [chance.tensor(&shape), chance.tensor(&[d])];
-            hold(
+            let operands = [rng.tensor(&shape), rng.tensor(&[d])];
+            check_op(
                 &format!("rms_norm {shape:?} by {d}"),
                 &operands,
                 |t| rms_norm(&t[0], &t[1], 1e-5),
@@ -142,9 +139,9 @@ mod tests {
 
     #[test]
     fn reads_strided_input() {
-        let mut chance = Chance::new(2);
-        let operands = [chance.tensor(&[16, 5]), chance.tensor(&[16])];
-        hold(
+        let mut rng = TestRng::new(2);
+        let operands = [rng.tensor(&[16, 5]), rng.tensor(&[16])];
+        check_op(
             "rms_norm",
             &operands,
             |t| rms_norm(&t[0].t()?, &t[1], 1e-5),

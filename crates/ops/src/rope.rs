@@ -2,51 +2,64 @@
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{Operand, elements, fill, fused, gradient, output, wide};
-use crate::simd::vectorised;
+use crate::backend::{Backend, backend, reference_dtype};
+use crate::cpu::buffer::{Uninit, assume_init, fill, write_copy};
+use crate::cpu::operand::{Operand, elements, gradient, output};
+use crate::cpu::simd::vectorised;
 
-/// `y₁ = x₁·cos − x₂·sin`, `y₂ = x₂·cos + x₁·sin`, where `x₁`, `x₂` are the first and second half of a head.
+/// `y₁ = x₁·cos − x₂·sin`, `y₂ = x₂·cos + x₁·sin` in every head, where `x₁` and `x₂` are the first and second half of the head's first `R`
+/// elements; the others pass unchanged.
 ///
-/// `x` is `[T, H·D]`, the heads of a token side by side; `cos` and `sin` are `f32 [T, D/2]`, already gathered by each token's position,
-/// and get no gradient. Su et al. 2021, in the half-rotated form of Hugging Face's models.
-pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+/// `x` is `[T, H·D]`, the heads of a token side by side, each of `D = head_dim`; `cos` and `sin` are `f32 [T, R/2]` with `R ≤ D`, already
+/// gathered by each token's position, and get no gradient. Su et al. 2021, in the half-rotated form of Hugging Face's models. `R < D` is
+/// the partial rotation of GPT-NeoX and Phi (`partial_rotary_factor`).
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (tokens, width) = x.dims2()?;
     let (angles, half) = cos.dims2()?;
-    if half == 0 || !width.is_multiple_of(2 * half) || angles != tokens || sin.dims() != cos.dims()
+    if half == 0
+        || 2 * half > head_dim
+        || !width.is_multiple_of(head_dim)
+        || angles != tokens
+        || sin.dims() != cos.dims()
     {
         bail!(
-            "rope: {:?} needs angles [{tokens}, D/2] for heads of D that fill a row, found {:?} and {:?}",
+            "rope: {:?} in heads of {head_dim} needs cos and sin [{tokens}, R/2] with 0 < R ≤ {head_dim} and whole heads in a row, found {:?} and {:?}",
             x.dims(),
             cos.dims(),
             sin.dims()
         )
     }
-    if fused(&[x, cos, sin]) {
-        x.apply_op3(&cos.detach(), &sin.detach(), Rope)
-    } else {
-        reference(x, cos, sin)
+    match backend(&[x, cos, sin]) {
+        Backend::Fused => x.apply_op3(&cos.detach(), &sin.detach(), Rope { head_dim }),
+        Backend::Reference => reference(x, cos, sin, head_dim),
     }
 }
 
 /// [`rope`](crate::rope) in tensor operations, computed in `f32` at least.
-pub fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+pub fn reference(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (tokens, width) = x.dims2()?;
     let half = cos.dim(1)?;
-    let (dtype, wide) = (x.dtype(), wide(x));
+    let (dtype, wide) = (x.dtype(), reference_dtype(x));
     let x = x.to_dtype(wide)?;
-    let x = x.reshape((tokens, width / (2 * half), 2 * half))?;
+    let x = x.reshape((tokens, width / head_dim, head_dim))?;
     let cos = cos.detach().to_dtype(wide)?.unsqueeze(1)?;
     let sin = sin.detach().to_dtype(wide)?.unsqueeze(1)?;
     let first = x.narrow(D::Minus1, 0, half)?;
     let second = x.narrow(D::Minus1, half, half)?;
     let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
     let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[rotated_first, rotated_second], D::Minus1)?
+    let mut parts = vec![rotated_first, rotated_second];
+    if 2 * half < head_dim {
+        parts.push(x.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?);
+    }
+    Tensor::cat(&parts, D::Minus1)?
         .to_dtype(dtype)?
         .reshape((tokens, width))
 }
 
-struct Rope;
+struct Rope {
+    head_dim: usize,
+}
 
 impl CustomOp3 for Rope {
     fn name(&self) -> &'static str {
@@ -69,10 +82,11 @@ impl CustomOp3 for Rope {
         );
         let (_, width) = x_layout.shape().dims2()?;
         let half = cos_layout.dims()[1];
-        output(turn(&x, &cos, &sin, width, half, 1.0), x_layout.shape())
+        let y = self.rotate(&x, &cos, &sin, width, half, 1.0);
+        output(y, x_layout.shape())
     }
 
-    /// A rotation's gradient is the rotation back.
+    /// The gradient of a rotation is the inverse rotation of the upstream gradient.
     fn bwd(
         &self,
         x: &Tensor,
@@ -83,86 +97,168 @@ impl CustomOp3 for Rope {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let operands = [cos, sin, g].map(Operand::of);
         let [cosines, sines, g] = Operand::all(&operands)?;
-        let back = turn(&g, &cosines, &sines, x.dim(1)?, cos.dim(1)?, -1.0);
-        Ok((gradient(back, x)?, None, None))
+        let dx = self.rotate(&g, &cosines, &sines, x.dim(1)?, cos.dim(1)?, -1.0);
+        Ok((gradient(dx, x)?, None, None))
     }
 }
 
-/// Rotates every head by its token's angle, times `direction`.
-fn turn(
-    x: &[f32],
-    cos: &[f32],
-    sin: &[f32],
-    width: usize,
-    half: usize,
-    direction: f32,
-) -> Vec<f32> {
-    fill(x.len(), width, |at, y| {
-        let first = at / width.max(1) * half;
-        rotate(
-            &x[at..][..y.len()],
-            &cos[first..],
-            &sin[first..],
-            width,
-            half,
-            direction,
-            y,
-        );
-    })
+impl Rope {
+    /// Rotates every head by its token's angle, times `direction`.
+    fn rotate(
+        &self,
+        x: &[f32],
+        cos: &[f32],
+        sin: &[f32],
+        width: usize,
+        half: usize,
+        direction: f32,
+    ) -> Vec<f32> {
+        fill(x.len(), width, |at, y| {
+            let first = at / width.max(1) * half;
+            rotate_rows(
+                &x[at..],
+                &cos[first..],
+                &sin[first..],
+                width,
+                self.head_dim,
+                half,
+                direction,
+                y,
+            )
+        })
+    }
 }
 
 vectorised! {
-    fn rotate(x: &[f32], cos: &[f32], sin: &[f32], width: usize, half: usize, direction: f32, y: &mut [f32]) {
-        if width == 0 {
-            return;
-        }
-        let tokens = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
+    fn rotate_rows<'a>(x: &[f32], cos: &[f32], sin: &[f32], width: usize, head_dim: usize, half: usize, direction: f32, y: &'a mut Uninit) -> &'a mut [f32] {
+        let rows = y.len() / width.max(1);
+        assert!(y.len() == rows * width && width.is_multiple_of(head_dim));
+        let (x, cos, sin) = (&x[..y.len()], &cos[..rows * half], &sin[..rows * half]);
+        let tokens = x.chunks_exact(width.max(1)).zip(y.chunks_exact_mut(width.max(1)));
         for ((x, y), (cos, sin)) in tokens.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
-            for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
-                let (x1, x2) = x.split_at(half);
-                let (y1, y2) = y.split_at_mut(half);
+            for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
+                let (x1, x2, x3) = (&x[..half], &x[half..2 * half], &x[2 * half..]);
+                let (y1, y) = y.split_at_mut(half);
+                let (y2, y3) = y.split_at_mut(half);
                 for i in 0..half {
                     let sin = sin[i] * direction;
-                    y1[i] = x1[i] * cos[i] - x2[i] * sin;
-                    y2[i] = x2[i] * cos[i] + x1[i] * sin;
+                    y1[i].write(x1[i] * cos[i] - x2[i] * sin);
+                    y2[i].write(x2[i] * cos[i] + x1[i] * sin);
+                }
+                if !y3.is_empty() {
+                    write_copy(y3, x3);
                 }
             }
         }
+        // SAFETY: whole rows cover `y`, and there are angles for all of them; whole heads cover a row, and of each head both halves of the
+        // rotated part and the rest were written.
+        unsafe { assume_init(y) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, hold};
+    use crate::testing::{TestRng, assert_close, check_op, flat};
 
+    /// Whole heads, and heads of which a part is rotated.
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
-        let mut chance = Chance::new(1);
-        for (tokens, heads, d) in [(1, 1, 2), (5, 3, 8), (0, 2, 4), (70, 4, 64), (3, 2, 34)] {
+        let mut rng = TestRng::new(1);
+        for (tokens, heads, d, rotated) in [
+            (1, 1, 2, 2),
+            (5, 3, 8, 8),
+            (0, 2, 4, 4),
+            (70, 4, 64, 64),
+            (3, 2, 34, 34),
+            (5, 3, 8, 2),
+            (4, 2, 7, 6),
+            (70, 4, 64, 16),
+            (300, 2, 80, 32),
+        ] {
             let (cos, sin) = (
-                chance.tensor(&[tokens, d / 2]),
-                chance.tensor(&[tokens, d / 2]),
+                rng.tensor(&[tokens, rotated / 2]),
+                rng.tensor(&[tokens, rotated / 2]),
             );
-            let operands = [chance.tensor(&[tokens, heads * d])];
-            hold(
-                &format!("rope {tokens} {heads} {d}"),
+            let operands = [rng.tensor(&[tokens, heads * d])];
+            check_op(
+                &format!("rope of {tokens} tokens, {rotated} of {heads} heads of {d}"),
                 &operands,
-                |t| rope(&t[0], &cos, &sin),
-                &|t| reference(&t[0], &cos, &sin),
+                |t| rope(&t[0], &cos, &sin, d),
+                &|t| reference(&t[0], &cos, &sin, d),
             );
         }
     }
 
-    /// Closed form: a quarter turn sends (1, 2) to (−2, 1).
+    /// Closed form: a rotation by 90° sends (1, 2) to (−2, 1).
     #[test]
-    fn turns_a_pair_by_the_angle() {
+    fn rotates_a_pair_by_the_angle() {
         let x = Tensor::new(&[[1f32, 2.0]], &candle_core::Device::Cpu).unwrap();
         let (cos, sin) = (
             x.narrow(1, 0, 1).unwrap().zeros_like().unwrap(),
             x.narrow(1, 0, 1).unwrap().ones_like().unwrap(),
         );
-        let y = rope(&x, &cos, &sin).unwrap();
+        let y = rope(&x, &cos, &sin, 2).unwrap();
         assert_eq!(y.to_vec2::<f32>().unwrap(), [[-2.0, 1.0]]);
+    }
+
+    /// Brute force from the formula, in f64: element i of the first R/2 is paired with i + R/2, and the rest are the very input.
+    #[test]
+    fn a_partial_rotation_pairs_within_the_first_elements_and_keeps_the_rest() {
+        let (tokens, heads, d, rotated) = (3, 2, 10, 6);
+        let half = rotated / 2;
+        let mut rng = TestRng::new(2);
+        let x = rng.tensor(&[tokens, heads * d]);
+        let [cos, sin] = [0, 1].map(|_| rng.tensor(&[tokens, half]));
+        let (xs, c, s) = (flat(&x), flat(&cos), flat(&sin));
+        let want: Vec<f32> = (0..tokens * heads * d)
+            .map(|at| {
+                let (token, i) = (at / (heads * d), at % d);
+                let angle = token * half + i % half;
+                let value = if i < half {
+                    xs[at] * c[angle] - xs[at + half] * s[angle]
+                } else if i < rotated {
+                    xs[at] * c[angle] + xs[at - half] * s[angle]
+                } else {
+                    xs[at]
+                };
+                value as f32
+            })
+            .collect();
+        let want = Tensor::from_vec(want, x.shape(), x.device()).unwrap();
+        for got in [
+            rope(&x, &cos, &sin, d).unwrap(),
+            reference(&x, &cos, &sin, d).unwrap(),
+        ] {
+            assert_close(&got, &want, 1e-6, "partial rotation");
+            let rest = |t: &Tensor| {
+                flat(
+                    &t.reshape((tokens * heads, d))
+                        .unwrap()
+                        .narrow(1, rotated, d - rotated)
+                        .unwrap(),
+                )
+            };
+            assert_eq!(rest(&got), rest(&x));
+        }
+    }
+
+    #[test]
+    fn angles_that_do_not_fit_the_heads_are_refused() {
+        let mut rng = TestRng::new(3);
+        let x = rng.tensor(&[2, 12]);
+        for (angles, head_dim) in [
+            ([2, 3], 4),
+            ([2, 2], 5),
+            ([3, 2], 4),
+            ([2, 0], 4),
+            ([2, 1], 0),
+        ] {
+            let cos = rng.tensor(&angles);
+            assert!(
+                rope(&x, &cos, &cos, head_dim).is_err(),
+                "{angles:?} {head_dim}"
+            );
+        }
     }
 }

@@ -3,12 +3,14 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu::{GRAIN, Operand, fused};
-use crate::simd::{sum, vectorised};
+use crate::backend::{Backend, backend};
+use crate::cpu::buffer::GRAIN;
+use crate::cpu::operand::Operand;
+use crate::cpu::simd::{sum, vectorised};
 
 /// `Σ x²` over all elements, as a scalar `f32` that stays on the device. No gradient.
 pub fn sum_of_squares(t: &Tensor) -> Result<Tensor> {
-    if !fused(&[t]) {
+    if backend(&[t]) == Backend::Reference {
         return reference(t);
     }
     let t = Operand::of(t);
@@ -34,14 +36,14 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Chance, flat};
+    use crate::testing::{TestRng, flat};
 
     /// The sum in f64.
     #[test]
     fn equals_the_sum_in_f64_for_any_number_of_threads() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for shape in [vec![], vec![0], vec![3, 5], vec![3 * GRAIN + 17]] {
-            let x = chance.tensor(&shape);
+            let x = rng.tensor(&shape);
             let want: f64 = flat(&x).iter().map(|x| x * x).sum();
             let got = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new()

@@ -1,13 +1,13 @@
-//! What every kernel is held to: its reference form, finite differences, and the same bytes on any number of threads.
+//! The check of every kernel: against its reference form, against finite differences, and on several numbers of threads.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// A generator of test operands.
-pub(crate) struct Chance(ChaCha8Rng);
+pub(crate) struct TestRng(ChaCha8Rng);
 
-impl Chance {
+impl TestRng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
@@ -45,17 +45,29 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
     flat(a).iter().zip(flat(b)).map(|(a, b)| a * b).sum()
 }
 
-/// Elements differ by at most `tolerance` of the largest.
+/// Asserts that elements differ by at most `tolerance`, relative to the largest expected one or to 1.
 pub(crate) fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64, what: &str) {
     assert_eq!(got.dims(), want.dims(), "{what}");
     let (got, want) = (flat(got), flat(want));
-    let size = want.iter().fold(1.0f64, |m, w| m.max(w.abs()));
+    let size = largest(&want).max(1.0);
     for (i, (g, w)) in got.iter().zip(&want).enumerate() {
         assert!(
             (g - w).abs() <= tolerance * size,
             "{what}: element {i} is {g}, expected {w}"
         );
     }
+}
+
+/// max |x|, or NaN if there is one: `f64::max` ignores NaN, and a bound computed with it would too.
+pub(crate) fn largest(x: &[f64]) -> f64 {
+    x.iter().fold(0.0, |largest, x| {
+        let x = x.abs();
+        if x > largest || x.is_nan() {
+            x
+        } else {
+            largest
+        }
+    })
 }
 
 type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
@@ -98,22 +110,22 @@ fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
         .install(f)
 }
 
-/// Holds `fused` to `reference` at these operands, all of them differentiated:
+/// Checks `fused` against `reference` at these operands, with gradients of all of them:
 ///
-/// - value and gradients agree, elementwise, to f32's rounding;
+/// - value and gradients agree, element by element, to the rounding of f32;
 /// - gradients agree with central differences of `reference` in f64, along random directions;
 /// - one, two and three threads give the same bits;
-/// - a frozen operand gets no gradient, and the others keep theirs.
-pub(crate) fn hold(
+/// - an operand that records no graph gets no gradient, and the gradients of the others stay the same.
+pub(crate) fn check_op(
     what: &str,
     operands: &[Tensor],
     fused: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
     reference: Op<'_>,
 ) {
     const TOLERANCE: f64 = 2e-5; // sums of a few hundred products in f32
-    let mut chance = Chance::new(7);
+    let mut rng = TestRng::new(7);
     let shape = reference(operands).unwrap().dims().to_vec();
-    let upstream = chance.tensor(&shape);
+    let upstream = rng.tensor(&shape);
     let run = |threads, frozen| {
         on_threads(threads, || {
             value_and_gradients(&fused, operands, &upstream, frozen)
@@ -147,7 +159,7 @@ pub(crate) fn hold(
         .enumerate()
         .filter_map(|(i, g)| Some((i, g.as_ref()?)))
     {
-        let direction = chance.tensor(operands[i].dims());
+        let direction = rng.tensor(operands[i].dims());
         let loss = |step: f64| {
             let mut moved = wide.clone();
             moved[i] =
@@ -182,7 +194,7 @@ pub(crate) fn hold(
 
     for frozen in 0..operands.len() {
         if operands.len() == 1 {
-            break; // nothing would be left to differentiate
+            break; // no other operand would be left
         }
         let (_, kept) = run(1, Some(frozen));
         for (i, (kept, full)) in kept.iter().zip(&grads).enumerate() {
@@ -193,5 +205,16 @@ pub(crate) fn hold(
                 "{what}: operand {i} with operand {frozen} frozen"
             );
         }
+    }
+}
+
+#[test]
+fn the_largest_element_of_anything_with_nan_is_nan() {
+    assert_eq!(largest(&[]), 0.0);
+    assert_eq!(largest(&[1.0, -3.0, 2.0]), 3.0);
+    for at in 0..3 {
+        let mut x = [1.0, -3.0, 2.0];
+        x[at] = f64::NAN;
+        assert!(largest(&x).is_nan(), "NaN at {at}");
     }
 }

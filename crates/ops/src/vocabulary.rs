@@ -1,18 +1,22 @@
-//! Hidden states against the vocabulary, a chunk of rows at a time: the table `[N, V]` never exists at once.
+//! The projection of hidden states onto the vocabulary, a chunk of rows at a time: the logits `[N, V]` never exist at once.
+//!
+//! Shared by [`token_logprobs`](crate::token_logprobs()) and [`negative_log_likelihood`](crate::negative_log_likelihood()).
 
 use std::borrow::Cow;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
-use crate::cpu::{Matrix, elements, multiply, unwritten};
-use crate::simd::{exp, max, sum_pair, vectorised};
+use crate::cpu::gemm::{add_product, append_product};
+use crate::cpu::matrix::Matrix;
+use crate::cpu::operand::elements;
+use crate::cpu::simd::{exp, max, sum_pair, vectorised};
 
-/// Rows worked off at once: a table of 64 MiB, large enough for efficient products, small beside the model.
+/// Rows of a chunk: 64 MiB of logits, enough for efficient products, and small compared to the model.
 pub(crate) fn chunk_rows(vocab: usize) -> usize {
     ((16 << 20) / vocab.max(1)).clamp(16, 1024)
 }
 
-/// The sizes `N, V, D`, or what does not fit.
+/// Checks the operands; the sizes `N, V, D`.
 pub(crate) fn check(
     hidden: &Tensor,
     vocab: &Tensor,
@@ -36,7 +40,7 @@ pub(crate) fn check(
     Ok((n, v, d))
 }
 
-/// The targets, all within the vocabulary.
+/// The targets, or an error that names one beyond the vocabulary.
 pub(crate) fn checked_targets(targets: &Tensor, v: usize) -> Result<Vec<u32>> {
     let targets = targets.to_vec1::<u32>()?;
     match targets.iter().enumerate().find(|&(_, &t)| t as usize >= v) {
@@ -47,7 +51,7 @@ pub(crate) fn checked_targets(targets: &Tensor, v: usize) -> Result<Vec<u32>> {
     }
 }
 
-/// `z = scale · hidden·vocabᵀ`, forwards and backwards: `hidden` is `[N, D]`, `vocab` is `[V, D]`.
+/// `z = scale · hidden·vocabᵀ` and its gradient, by chunks of rows: `hidden` is `[N, D]`, `vocab` is `[V, D]`.
 pub(crate) struct Projection<'a> {
     hidden: Cow<'a, [f32]>,
     vocab: Cow<'a, [f32]>,
@@ -56,7 +60,6 @@ pub(crate) struct Projection<'a> {
 }
 
 impl<'a> Projection<'a> {
-    /// Of two operands as they are stored.
     pub(crate) fn of(
         (hidden, hidden_layout): (&'a CpuStorage, &Layout),
         (vocab, vocab_layout): (&'a CpuStorage, &Layout),
@@ -70,47 +73,47 @@ impl<'a> Projection<'a> {
         })
     }
 
-    /// Calls `f(first row, z)` for one chunk of rows after another.
+    /// Calls `f(first row, z)` for each chunk of rows, in order.
     pub(crate) fn chunks(&self, scale: f32, mut f: impl FnMut(usize, &mut [f32])) {
         let (v, d) = (self.v, self.d);
         let n = self.hidden.len() / d.max(1);
         let chunk = chunk_rows(v);
-        let mut z = unwritten(chunk.min(n) * v);
+        let mut z = Vec::new();
         for first in (0..n).step_by(chunk) {
             let rows = chunk.min(n - first);
-            let z = &mut z[..rows * v];
             let hidden = Matrix::new(&self.hidden[first * d..], rows, d);
             let vocab = Matrix::new(&self.vocab, v, d);
-            multiply(z, hidden, vocab.t(), scale, false);
-            f(first, z);
+            z.clear();
+            append_product(&mut z, hidden, vocab.t(), scale);
+            f(first, &mut z);
         }
     }
 
-    /// `dhidden = scale · dz·vocab` and `dvocab += scale · dzᵀ·hidden` for the chunk of rows from `first` on; an empty buffer is passed over.
-    pub(crate) fn chunk_back(
+    /// For the chunk of rows from `first` on: appends `scale · dz·vocab` to `dhidden`, and `dvocab += scale · dzᵀ·hidden`.
+    pub(crate) fn chunk_backward(
         &self,
         scale: f32,
         first: usize,
         dz: &[f32],
-        dhidden: &mut [f32],
-        dvocab: &mut [f32],
+        dhidden: Option<&mut Vec<f32>>,
+        dvocab: Option<&mut [f32]>,
     ) {
         let (v, d) = (self.v, self.d);
         let dz = Matrix::new(dz, dz.len() / v, v);
-        if !dhidden.is_empty() {
-            let vocab = Matrix::new(&self.vocab, v, d);
-            multiply(&mut dhidden[first * d..], dz, vocab, scale, false);
+        if let Some(dhidden) = dhidden {
+            dhidden.reserve_exact(self.hidden.len() - dhidden.len());
+            append_product(dhidden, dz, Matrix::new(&self.vocab, v, d), scale);
         }
-        if !dvocab.is_empty() {
+        if let Some(dvocab) = dvocab {
             let hidden = Matrix::new(&self.hidden[first * d..], dz.rows(), d);
-            multiply(dvocab, dz.t(), hidden, scale, true);
+            add_product(dvocab, dz.t(), hidden, scale);
         }
     }
 }
 
 vectorised! {
     /// `log Σ e^z`, and the entropy of the distribution: `log Σ e^(z−m) − Σ e^(z−m)(z−m) / Σ e^(z−m)`.
-    pub(crate) fn summarise(z: &[f32]) -> (f32, f32) {
+    pub(crate) fn logsumexp_entropy(z: &[f32]) -> (f32, f32) {
         let top = max(z);
         let (total, along) = sum_pair(z, |z| {
             let weight = exp(z - top);
@@ -121,8 +124,9 @@ vectorised! {
 }
 
 vectorised! {
+    /// The gradient of `a·log p_target + b·entropy` with respect to the logits, but for the target's `+ a`:
     /// `z_j ← −p_j·(a + b·(log p_j + entropy))`.
-    pub(crate) fn slopes(z: &mut [f32], normaliser: f32, a: f32, b: f32, entropy: f32) {
+    pub(crate) fn dlogits(z: &mut [f32], normaliser: f32, a: f32, b: f32, entropy: f32) {
         for z in z {
             let logp = *z - normaliser;
             *z = -exp(logp) * (a + b * (logp + entropy));

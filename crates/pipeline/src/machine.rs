@@ -31,6 +31,9 @@ impl Machine {
         rlhf_ops::device::set_threads(run.threads)?;
         let device =
             rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
+        if device.is_cpu() {
+            rlhf_ops::device::keep_freed_memory();
+        }
         let progress = if quiet {
             ProgressStyle::Quiet
         } else {

@@ -117,7 +117,8 @@ impl Prepared for RewardModelling {
             schedule,
             micro_batch_tokens,
         } = self.extent;
-        let model = ScalarModel::new(&self.model, params)?.gradient_checkpointing(session.recompute);
+        let model =
+            ScalarModel::new(&self.model, params)?.gradient_checkpointing(session.recompute);
         let evaluated = ScalarModel::new(&self.model, &params.frozen())?;
         let evaluate = || -> Result<(Vec<Vec<f64>>, Report)> {
             let scores = raw_scores(&evaluated, held_out, micro_batch_tokens)?;

@@ -111,7 +111,8 @@ impl Prepared for LanguageModelling {
             schedule,
             micro_batch_tokens,
         } = self.extent;
-        let model = CausalLm::new(&self.model.config, params)?.gradient_checkpointing(session.recompute);
+        let model =
+            CausalLm::new(&self.model.config, params)?.gradient_checkpointing(session.recompute);
         let evaluated = CausalLm::new(&self.model.config, &params.frozen())?;
         let mut optimizer = training.optimizer();
         let mut first = 0;

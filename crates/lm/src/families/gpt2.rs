@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use rlhf_ops::WeightLayout;
+use rlhf_ops::{AttentionConfig, WeightLayout};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::family::{Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse};
-use crate::attend::{Attend, AttentionShape, Qkv};
+use crate::attend::{Attend, Qkv};
 use crate::gguf::{self, Keys};
 use crate::linear::{Linear, normal};
 use crate::norm::LayerNorm;
@@ -228,7 +228,7 @@ impl Trunk for Gpt2 {
 struct Block {
     attention_norm: LayerNorm,
     qkv: Linear,
-    shape: AttentionShape,
+    attention: AttentionConfig,
     out: Linear,
     mlp_norm: LayerNorm,
     up: Linear,
@@ -251,7 +251,7 @@ impl Block {
         Ok(Self {
             attention_norm: norm("ln_1")?,
             qkv: linear(width, 3 * width, std, attn.pp("c_attn"))?,
-            shape: AttentionShape::new(width / config.n_head, None),
+            attention: AttentionConfig::new(width / config.n_head),
             out: linear(width, width, residual_std, attn.pp("c_proj"))?,
             mlp_norm: norm("ln_2")?,
             up: linear(width, config.inner(), std, mlp.pp("c_fc"))?,
@@ -264,7 +264,7 @@ impl Block {
     fn forward(&self, x: &Tensor, layer: usize, attend: &mut Attend<'_>) -> Result<Tensor> {
         let qkv = &self.qkv.forward(&self.attention_norm.forward(x)?)?;
         let kv_heads = self.heads;
-        let seen = attend.attention(layer, Qkv::Fused { qkv, kv_heads }, &self.shape)?;
+        let seen = attend.attention(layer, Qkv::Fused { qkv, kv_heads }, self.attention)?;
         let x = self.out.forward_add(x, &seen)?;
         let up = self.up.forward(&self.mlp_norm.forward(&x)?)?;
         let active = match self.gelu {

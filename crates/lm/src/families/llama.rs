@@ -7,11 +7,11 @@ mod trunk;
 use std::sync::Arc;
 
 use candle_nn::VarBuilder;
+use rlhf_ops::AttentionConfig;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::family::{Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse};
-use crate::attend::{AttentionShape, longest_sequence};
 use crate::gguf::{self, Keys};
 use crate::rotary::RopeScaling;
 use crate::trunk::Trunk;
@@ -284,9 +284,12 @@ impl LlamaConfig {
     }
 
     /// How each layer attends.
-    fn attention(&self) -> impl Iterator<Item = AttentionShape> {
-        let shape = |window: &Option<usize>| AttentionShape::new(self.head_dim, *window);
-        self.windows.iter().map(shape)
+    fn attention(&self) -> impl Iterator<Item = AttentionConfig> {
+        let config = |window: &Option<usize>| AttentionConfig {
+            window: *window,
+            ..AttentionConfig::new(self.head_dim)
+        };
+        self.windows.iter().map(config)
     }
 }
 
@@ -341,7 +344,7 @@ impl Family for LlamaConfig {
             layers: self.num_hidden_layers,
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads,
-            max_length: longest_sequence(self.max_position_embeddings, self.attention()),
+            max_length: self.max_position_embeddings,
             tied: self.tie_word_embeddings,
             initializer_range: self.initializer_range,
         }
@@ -399,6 +402,12 @@ fn gguf_config(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
         (name, Some(_)) if name == LLAMA.name => MISTRAL.name,
         (name, _) => name,
     };
+    // Of other models the file does not say which layers the window bounds. Sequences within it are right on all.
+    let context = keys.length("context_length")?;
+    let (window, longest) = match window {
+        Some(window) if model_type != MISTRAL.name => (None, context.min(window)),
+        window => (window, context),
+    };
     let kv_heads = keys.optional_size("attention.head_count_kv")?;
     let mut json = gguf::object(json!({
         "model_type": model_type,
@@ -410,7 +419,7 @@ fn gguf_config(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
         "num_key_value_heads": kv_heads.unwrap_or(heads),
         "head_dim": head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": keys.length("context_length")?,
+        "max_position_embeddings": longest,
         "rms_norm_eps": keys.positive("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6),
         "rope_theta": theta,
         "rope_scaling": keys.rope_scaling(theta, head_dim)?,
@@ -423,12 +432,6 @@ fn gguf_config(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
     }
     if model_type == LLAMA.name {
         add("mlp_bias", keys.has("blk.0.ffn_gate.bias").into());
-    } else {
-        add("use_sliding_window", window.is_some().into());
-    }
-    if window.is_some() && model_type != MISTRAL.name {
-        // Which layers it bounds the file does not say; sequences within it are right on all.
-        add("max_window_layers", json!(0));
     }
     Ok(json)
 }
@@ -483,16 +486,10 @@ mod tests {
     }
 
     #[test]
-    fn a_window_bounds_the_length_only_where_a_layer_has_it() {
-        let length = |relative, extra| parsed(relative, extra).unwrap().dimensions().max_length;
-        let mistral = |window: Value| length(&LIKE_MISTRAL, json!({"sliding_window": window}));
-        assert_eq!((mistral(json!(40)), mistral(Value::Null)), (40, 128));
-        let qwen = |used| {
-            length(
-                &LIKE_QWEN2,
-                json!({"sliding_window": 40, "max_window_layers": 3, "use_sliding_window": used}),
-            )
-        };
-        assert_eq!((qwen(true), qwen(false)), (40, 128));
+    fn a_window_bounds_what_a_token_sees_not_the_length_of_a_sequence() {
+        for window in [json!(40), Value::Null] {
+            let config = parsed(&LIKE_MISTRAL, json!({"sliding_window": window})).unwrap();
+            assert_eq!(config.dimensions().max_length, 128);
+        }
     }
 }

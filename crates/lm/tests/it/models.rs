@@ -52,6 +52,10 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
             ),
         ),
         (
+            "mistral, sliding window",
+            llama(json!({"model_type": "mistral", "sliding_window": 3})),
+        ),
+        (
             "qwen2",
             llama(
                 json!({"model_type": "qwen2", "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6}),
@@ -98,11 +102,16 @@ pub(crate) fn tokens(rng: &mut ChaCha8Rng, n: usize) -> Vec<u32> {
     (0..n).map(|_| rng::below(rng, VOCAB) as u32).collect()
 }
 
-/// max |t|.
+/// The larger number, or NaN if either is NaN. `f64::max` and candle's `max` skip NaN, so an assertion on their result would too.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
+/// max |t|, or NaN if there is one.
 pub(crate) fn largest(t: &Tensor) -> f64 {
     let values = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
-    let largest = values.abs().unwrap().max(0).unwrap();
-    largest.to_scalar::<f32>().unwrap() as f64
+    let values = values.to_vec1::<f32>().unwrap();
+    values.iter().map(|x| f64::from(x.abs())).fold(0.0, larger)
 }
 
 /// Asserts that |found − expected| ≤ tolerance · max |expected|, element by element.
@@ -116,4 +125,22 @@ pub(crate) fn assert_within(found: &Tensor, expected: &Tensor, bound: f64, what:
     let found = found.to_dtype(DType::F32).unwrap();
     let error = largest(&(found - expected.to_dtype(DType::F32).unwrap()).unwrap());
     assert!(error <= bound, "{what}: error {error:e}, allowed {bound:e}");
+}
+
+#[test]
+fn nan_anywhere_is_the_largest_element() {
+    let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
+    assert_eq!(largest(&tensor([1.0, -3.0, 2.0])), 3.0);
+    for at in 0..3 {
+        let mut values = [1.0, -3.0, 2.0];
+        values[at] = f32::NAN;
+        assert!(largest(&tensor(values)).is_nan(), "NaN at {at}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "error NaN")]
+fn nan_is_within_no_bound() {
+    let found = Tensor::new(&[0f32, f32::NAN, 0.0], &Device::Cpu).unwrap();
+    assert_within(&found, &found.zeros_like().unwrap(), 1e9, "one of three");
 }

@@ -8,7 +8,7 @@ use rlhf_base::rng;
 use rlhf_lm::{CausalLm, Gradients, KvCache, Packed, Packer, Params, ScalarModel};
 use rlhf_ops::DecodeRows;
 
-use crate::models::{assert_close, assert_within, configs, largest, params, tokens};
+use crate::models::{assert_close, assert_within, configs, larger, largest, params, tokens};
 
 /// f32 rounding through two blocks; the architecture's bound.
 const TOLERANCE: f64 = 1e-5;
@@ -122,14 +122,9 @@ fn assert_same(what: &str, found: &(Vec<Tensor>, Gradients), expected: &(Vec<Ten
     assert_eq!(found.1.iter().count(), expected.1.iter().count(), "{what}");
     // What a bias on keys adds to the scores of a query cancels but for the rotation, so its gradient
     // is small beside the sums it is the difference of: the model's largest gradient sets a floor.
-    let floor = 0.01
-        * expected
-            .1
-            .iter()
-            .map(|(_, g)| largest(g))
-            .fold(0.0, f64::max);
+    let floor = 0.01 * expected.1.iter().map(|(_, g)| largest(g)).fold(0.0, larger);
     for ((name, found), (_, expected)) in found.1.iter().zip(expected.1.iter()) {
-        let bound = TOLERANCE * largest(expected).max(floor);
+        let bound = TOLERANCE * larger(largest(expected), floor);
         let what = format!("{what}, gradient of {name}");
         assert_within(found, expected, bound, &what);
     }

@@ -1,4 +1,4 @@
-//! Attention on the CPU: tiles of queries against all their keys, probabilities recomputed for the gradient.
+//! Attention on the CPU: by tiles of queries; probabilities are recomputed for the gradient.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -6,40 +6,45 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout as Strides, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::AttentionConfig;
 use super::heads::{HeadShape, Heads, Output};
-use super::tile::{recall, soften, tiles};
-use crate::cpu::{Operand, Shared, gradient, output, unwritten};
-use crate::layout::{Block, Layout};
+use super::softmax::{softmax_backward, softmax_row};
+use super::tile::tiles;
+use crate::cpu::buffer::{SharedMut, zeros};
+use crate::cpu::operand::{Operand, gradient, output};
+use crate::layout::{Layout, Segment};
 
 pub(super) struct Attention {
     layout: Layout,
     shape: HeadShape,
     scale: f32,
-    /// `log Σ e^score` of each token and head, `[T, Hq]`, left by the forward pass.
+    window: Option<usize>,
+    /// `log Σ e^score` of each token and head, `[T, Hq]`, stored by the forward pass.
     normalisers: OnceLock<Vec<f32>>,
 }
 
-/// Blocks that share keys: a prefix and its continuations, or one block alone.
-fn families(layout: &Layout) -> Vec<Vec<&Block>> {
+/// Segments that share keys: a prefix with its continuations, or a segment alone.
+fn families(layout: &Layout) -> Vec<Vec<&Segment>> {
     let mut of_root = HashMap::new();
-    let mut families: Vec<Vec<&Block>> = Vec::new();
-    for block in layout.blocks().iter().filter(|b| !b.tokens.is_empty()) {
-        if block.prefix.is_empty() {
-            of_root.insert(block.tokens.start, families.len());
-            families.push(vec![block]);
+    let mut families: Vec<Vec<&Segment>> = Vec::new();
+    for segment in layout.segments().iter().filter(|s| !s.tokens.is_empty()) {
+        if segment.prefix.is_empty() {
+            of_root.insert(segment.tokens.start, families.len());
+            families.push(vec![segment]);
         } else {
-            families[of_root[&block.prefix.start]].push(block);
+            families[of_root[&segment.prefix.start]].push(segment);
         }
     }
     families
 }
 
 impl Attention {
-    pub(super) fn new(layout: &Layout, shape: HeadShape, scale: f64) -> Self {
+    pub(super) fn new(layout: &Layout, shape: HeadShape, config: AttentionConfig) -> Self {
         Self {
             layout: layout.clone(),
             shape,
-            scale: scale as f32,
+            scale: config.scale as f32,
+            window: config.window,
             normalisers: OnceLock::new(),
         }
     }
@@ -47,96 +52,99 @@ impl Attention {
     fn forward(&self, q: &Heads<'_>, k: &Heads<'_>, v: &Heads<'_>) -> Result<(CpuStorage, Shape)> {
         let HeadShape { heads, d, .. } = self.shape;
         let (tokens, group) = (self.layout.tokens(), self.shape.group());
-        let mut out = unwritten(tokens * heads * d);
-        let mut normalisers = unwritten(tokens * heads);
+        let len = tokens * heads * d;
+        let mut out = Vec::with_capacity(len);
+        let mut normalisers = vec![0.0; tokens * heads];
         let target = Output {
-            buffer: Shared::new(&mut out),
+            buffer: SharedMut::uninit(&mut out.spare_capacity_mut()[..len]),
             first: 0,
             stride: heads * d,
             d,
         };
-        let shared_normalisers = Shared::new(&mut normalisers);
-        let tasks: Vec<(&Block, usize)> = self
+        let shared_normalisers = SharedMut::new(&mut normalisers);
+        let tasks: Vec<(&Segment, usize)> = self
             .layout
-            .blocks()
+            .segments()
             .iter()
-            .flat_map(|b| (0..heads).map(move |h| (b, h)))
+            .flat_map(|s| (0..heads).map(move |h| (s, h)))
             .collect();
         tasks
             .par_iter()
-            .for_each_init(Vec::new, |scores, &(block, head)| {
-                for tile in tiles(block, head, head / group) {
+            .for_each_init(Vec::new, |scores, &(segment, head)| {
+                for tile in tiles(segment, head, head / group, self.window) {
                     tile.scores(q, k, self.scale, scores);
-                    for (i, row) in scores.chunks_exact_mut(tile.seen()).enumerate() {
-                        let normaliser = soften(row, tile.visible(i));
-                        // SAFETY: `normalisers` outlives the loop, and each token and head is one task's.
-                        unsafe {
-                            shared_normalisers.slice((tile.queries.start + i) * heads + head, 1)
-                                [0] = normaliser
-                        }
+                    for (i, row) in scores.chunks_exact_mut(tile.keys()).enumerate() {
+                        let at = (tile.queries.start + i) * heads + head;
+                        let normaliser = softmax_row(row, tile.visible(i));
+                        // SAFETY: `normalisers` is initialised, and each token and head is one task's.
+                        unsafe { shared_normalisers.slice(at, 1)[0] = normaliser }
                     }
-                    // SAFETY: `out` outlives the loop, and each token and head is one task's.
-                    unsafe { tile.gather(target.rows(&tile.queries, head), scores, v, 1.0) }
+                    // SAFETY: each token and head of `out` is one task's.
+                    unsafe { tile.weighted_sum(target.rows(&tile.queries, head), scores, v, 1.0) }
                 }
             });
-        // A second forward pass of one op does not happen; if it did, it would leave the same numbers.
+        // SAFETY: the layout's segments cover all tokens, their tiles cover the segments, and `check` saw `heads` heads of `d`: every
+        // element of `out` was written.
+        unsafe { out.set_len(len) }
+        // Already set only by an earlier forward pass of this op, to the same numbers.
         let _ = self.normalisers.set(normalisers);
         output(out, (tokens, heads * d))
     }
 
     /// With `p` the probabilities and `δ = g·o`: `dV = pᵀ·g`, `ds = p∘(g·vᵀ − δ)`, `dQ = scale·ds·k`, `dK = scale·dsᵀ·q`.
     ///
-    /// A family's sums over its shared prefix run in one task, in order: no races, and one result for any number of threads.
+    /// One task has a whole family, because all of it adds to the gradient of the shared prefix: no two tasks write the same element, and the
+    /// order of the sums does not depend on the number of threads.
     fn backward(
         &self,
         [q, k, v]: [&Heads<'_>; 3],
         out: &Tensor,
         g: &Tensor,
-        [dq, dk, dv]: [Output; 3],
+        [dq, dk, dv]: [Output<'_>; 3],
     ) -> Result<()> {
         let HeadShape { heads, kv_heads, d } = self.shape;
         let group = self.shape.group();
         let (out, g) = (Operand::of(out), Operand::of(g));
         let (out, g) = (&Heads::of(&out, d)?, &Heads::of(&g, d)?);
         let Some(normalisers) = self.normalisers.get() else {
-            candle_core::bail!("attention: the gradient comes before the forward pass")
+            candle_core::bail!("attention: the backward pass ran before the forward pass")
         };
         let families = families(&self.layout);
-        let tasks: Vec<(&Vec<&Block>, usize)> = families
+        let tasks: Vec<(&Vec<&Segment>, usize)> = families
             .iter()
             .flat_map(|f| (0..kv_heads).map(move |h| (f, h)))
             .collect();
         tasks.par_iter().for_each_init(
             || (Vec::new(), Vec::new()),
-            |(weights, slopes), &(family, kv_head)| {
+            |(weights, dscores), &(family, kv_head)| {
                 let heads_of_key = kv_head * group..(kv_head + 1) * group;
-                for tile in family.iter().flat_map(|b| {
+                for tile in family.iter().flat_map(|s| {
                     heads_of_key
                         .clone()
-                        .flat_map(move |head| tiles(b, head, kv_head))
+                        .flat_map(move |head| tiles(s, head, kv_head, self.window))
                 }) {
                     let head = tile.head;
                     tile.scores(q, k, self.scale, weights);
-                    tile.scores(g, v, 1.0, slopes);
+                    tile.scores(g, v, 1.0, dscores);
                     let rows = weights
-                        .chunks_exact_mut(tile.seen())
-                        .zip(slopes.chunks_exact_mut(tile.seen()));
-                    for (i, (weights, slopes)) in rows.enumerate() {
+                        .chunks_exact_mut(tile.keys())
+                        .zip(dscores.chunks_exact_mut(tile.keys()));
+                    for (i, (weights, dscores)) in rows.enumerate() {
                         let token = tile.queries.start + i;
-                        recall(
+                        softmax_backward(
                             weights,
-                            slopes,
+                            dscores,
                             tile.visible(i),
                             normalisers[token * heads + head],
                             g.row(token, head),
                             out.row(token, head),
                         );
                     }
-                    // SAFETY: the buffers outlive the loop; this task alone has the family's tokens of this key head and its query heads.
+                    // SAFETY: the buffers are initialised; this task alone has the family's tokens of this key head and its query heads.
                     unsafe {
-                        tile.gather(dq.rows(&tile.queries, head), slopes, k, self.scale);
-                        tile.scatter(dk, slopes, q.rows(&tile.queries, head), self.scale);
-                        tile.scatter(dv, weights, g.rows(&tile.queries, head), 1.0);
+                        tile.weighted_sum(dq.rows(&tile.queries, head), dscores, k, self.scale);
+                        tile.add_to_keys(dk, dscores, q.rows(&tile.queries, head), self.scale);
+                        tile.add_to_keys(dv, weights, g.rows(&tile.queries, head), 1.0);
                     }
                 }
             },
@@ -178,19 +186,18 @@ impl CustomOp3 for Attention {
         let d = self.shape.d;
         let [qs, ks, vs] = &[q, k, v].map(Operand::of);
         let inputs = [&Heads::of(qs, d)?, &Heads::of(ks, d)?, &Heads::of(vs, d)?];
-        let [mut dq, mut dk, mut dv] = [q, k, v].map(|t| vec![0.0; t.elem_count()]);
-        let target = |buffer: &mut Vec<f32>, of: &Tensor| -> Result<Output> {
-            Ok(Output {
-                buffer: Shared::new(buffer),
-                first: 0,
-                stride: of.dim(1)?,
-                d,
-            })
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|t| zeros(t.elem_count()));
+        let widths = [q.dim(1)?, k.dim(1)?, v.dim(1)?];
+        let target = |buffer, stride| Output {
+            buffer: SharedMut::new(buffer),
+            first: 0,
+            stride,
+            d,
         };
         let targets = [
-            target(&mut dq, q)?,
-            target(&mut dk, k)?,
-            target(&mut dv, v)?,
+            target(&mut dq, widths[0]),
+            target(&mut dk, widths[1]),
+            target(&mut dv, widths[2]),
         ];
         self.backward(inputs, out, g, targets)?;
         Ok((gradient(dq, q)?, gradient(dk, k)?, gradient(dv, v)?))
@@ -201,7 +208,7 @@ impl CustomOp3 for Attention {
 pub(super) struct FusedAttention(pub(super) Attention);
 
 impl FusedAttention {
-    /// The columns at which queries, keys and values begin, and the width of a row.
+    /// The first columns of queries, keys and values, and the width of a row.
     fn columns(&self) -> ([usize; 3], usize) {
         let HeadShape { heads, kv_heads, d } = self.0.shape;
         let (keys, values) = (heads * d, (heads + kv_heads) * d);
@@ -226,8 +233,8 @@ impl CustomOp1 for FusedAttention {
         let d = self.0.shape.d;
         let operand = Operand::of(qkv);
         let [q, k, v] = columns.map(|first| Heads::from(&operand, first, d));
-        let mut dqkv = vec![0.0; qkv.elem_count()];
-        let buffer = Shared::new(&mut dqkv);
+        let mut dqkv = zeros(qkv.elem_count());
+        let buffer = SharedMut::new(&mut dqkv);
         let targets = columns.map(|first| Output {
             buffer,
             first,

@@ -1,11 +1,13 @@
-//! Where the heads of queries, keys and values lie, and where those of results are written.
+//! Views of heads: where those of queries, keys and values lie, and where those of results are written.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, Layout as Strides, Result};
 
-use crate::cpu::{Matrix, Operand, Shared, Target, elements};
+use crate::cpu::buffer::SharedMut;
+use crate::cpu::matrix::{Matrix, Target};
+use crate::cpu::operand::{Operand, elements};
 
 /// The sizes of an attention: query heads, key heads, and the elements of one head.
 #[derive(Clone, Copy)]
@@ -22,10 +24,10 @@ impl HeadShape {
     }
 }
 
-/// The heads of some tokens: those of a token lie side by side, in rows any stride apart. Parts of one fused projection are read in place.
+/// The heads of a matrix `[T, ..]`, those of a token side by side, read in place: also from the columns of a fused projection.
 pub(crate) struct Heads<'a> {
     data: Cow<'a, [f32]>,
-    /// Where the first head begins.
+    /// The column of the first head.
     first: usize,
     /// Between tokens.
     stride: usize,
@@ -33,7 +35,7 @@ pub(crate) struct Heads<'a> {
 }
 
 impl<'a> Heads<'a> {
-    /// The heads of `d` in the columns from `first` on of a matrix.
+    /// The heads of `d` in the columns from `first` on. A matrix whose rows are not contiguous is copied.
     pub(super) fn new(
         storage: &'a CpuStorage,
         layout: &Strides,
@@ -72,7 +74,7 @@ impl<'a> Heads<'a> {
         &self.data[token * self.stride + self.first + head * self.d..][..self.d]
     }
 
-    /// One head of some tokens, a row each.
+    /// One head of several tokens, as a matrix with a row for each.
     pub(super) fn rows(&self, tokens: &Range<usize>, head: usize) -> Matrix<'_> {
         let start = if tokens.is_empty() {
             0
@@ -83,19 +85,19 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// A contiguous matrix in which tasks write heads, each to its own tokens and heads.
+/// A contiguous matrix to which tasks write heads, each task its own tokens and heads.
 #[derive(Clone, Copy)]
-pub(super) struct Output {
-    pub(super) buffer: Shared,
-    /// Where the first head begins.
+pub(super) struct Output<'a> {
+    pub(super) buffer: SharedMut<'a>,
+    /// The column of the first head.
     pub(super) first: usize,
     /// Between tokens.
     pub(super) stride: usize,
     pub(super) d: usize,
 }
 
-impl Output {
-    pub(super) fn rows(self, tokens: &Range<usize>, head: usize) -> Target {
+impl<'a> Output<'a> {
+    pub(super) fn rows(self, tokens: &Range<usize>, head: usize) -> Target<'a> {
         Target {
             buffer: self.buffer,
             at: tokens.start * self.stride + self.first + head * self.d,

@@ -1,51 +1,67 @@
-//! Some queries of one head against all the keys they see: the pieces that attention is worked off in.
+//! Tiles: the unit of work of attention, some queries of one head with all the keys that they see.
 
 use std::ops::Range;
 
 use super::heads::{Heads, Output};
-use crate::cpu::{Matrix, Shared, Target, Threads, multiply_into};
-use crate::layout::Block;
-use crate::simd::{exp, max, sum, sum2, vectorised};
+use crate::cpu::buffer::SharedMut;
+use crate::cpu::gemm::{Threads, multiply_into};
+use crate::cpu::matrix::{Matrix, Target};
+use crate::layout::Segment;
 
-/// Queries of a tile. Its scores, 64 by the number of keys, are all that ever exists of the T×T table.
+/// Queries of a tile. Of the T×T scores only those of a tile, 64 by the number of its keys, exist at a time.
 const TILE: usize = 64;
 
-/// Some queries of one block and head, with the keys they see.
-pub(super) struct Tile<'a> {
+/// Some queries of one segment and head, with the keys that at least one of them sees.
+pub(super) struct Tile {
     pub(super) queries: Range<usize>,
-    pub(super) prefix: &'a Range<usize>,
-    /// Up to the last query's own; earlier queries see fewer.
-    pub(super) own: Range<usize>,
+    /// Keys in the shared prefix.
+    prefix: Range<usize>,
+    /// Keys in the segment itself, up to the last query.
+    own: Range<usize>,
     pub(super) head: usize,
-    pub(super) kv_head: usize,
+    kv_head: usize,
+    window: Option<usize>,
 }
 
-/// The tiles of one block and head, in order.
-pub(super) fn tiles(block: &Block, head: usize, kv_head: usize) -> impl Iterator<Item = Tile<'_>> {
-    let Block { tokens, prefix } = block;
+/// The tiles of one segment and head, in order. Keys before the `window` of a tile's first query are in no tile's range, so neither memory
+/// nor time is spent on them.
+pub(super) fn tiles(
+    Segment { tokens, prefix }: &Segment,
+    head: usize,
+    kv_head: usize,
+    window: Option<usize>,
+) -> impl Iterator<Item = Tile> {
     tokens.clone().step_by(TILE).map(move |first| {
         let queries = first..tokens.end.min(first + TILE);
+        // Positions count from the start of the prefix; the first query sees those from `start` to its own.
+        let position = prefix.len() + first - tokens.start;
+        let start = window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let in_prefix = start.min(prefix.len());
         Tile {
-            own: tokens.start..queries.end,
+            prefix: prefix.start + in_prefix..prefix.end,
+            own: tokens.start + (start - in_prefix)..queries.end,
             queries,
-            prefix,
             head,
             kv_head,
+            window,
         }
     })
 }
 
-impl Tile<'_> {
-    pub(super) fn seen(&self) -> usize {
+impl Tile {
+    /// Keys of the tile: the columns of its scores.
+    pub(super) fn keys(&self) -> usize {
         self.prefix.len() + self.own.len()
     }
 
-    /// Keys that the `i`th query sees.
-    pub(super) fn visible(&self, i: usize) -> usize {
-        self.seen() - self.queries.len() + i + 1
+    /// The columns that the `i`th query sees: up to its own, and no more than the window.
+    pub(super) fn visible(&self, i: usize) -> Range<usize> {
+        let end = self.keys() - self.queries.len() + i + 1;
+        let start = self.window.map_or(0, |window| end.saturating_sub(window));
+        start..end
     }
 
-    /// `scores = scale · queries·keysᵀ`, `[queries, seen]`; entries after a query's own token are left for the caller to clear.
+    /// `scores = scale · queries·keysᵀ`, `[queries, keys]`, those that a query does not see included.
     pub(super) fn scores(
         &self,
         queries: &Heads<'_>,
@@ -53,17 +69,17 @@ impl Tile<'_> {
         scale: f32,
         scores: &mut Vec<f32>,
     ) {
-        scores.resize(self.queries.len() * self.seen(), 0.0);
-        let (buffer, row_stride) = (Shared::new(scores), self.seen());
+        scores.resize(self.queries.len() * self.keys(), 0.0);
+        let (buffer, row_stride) = (SharedMut::new(scores), self.keys());
         let rows = queries.rows(&self.queries, self.head);
-        for (at, tokens) in [(0, self.prefix), (self.prefix.len(), &self.own)] {
+        for (at, tokens) in [(0, &self.prefix), (self.prefix.len(), &self.own)] {
             if !tokens.is_empty() {
                 let target = Target {
                     buffer,
                     at,
                     row_stride,
                 };
-                // SAFETY: `scores` is this task's own.
+                // SAFETY: `scores` is initialised and borrowed exclusively.
                 unsafe {
                     multiply_into(
                         target,
@@ -78,34 +94,34 @@ impl Tile<'_> {
         }
     }
 
-    /// `target (+)= scale · weights·values` over the prefix and the tile's own keys, with `weights` as [`scores`](Self::scores) lays them out.
+    /// `target = scale · weights·values`, summed over the tile's keys; `weights` is `[queries, keys]`.
     ///
     /// # Safety
-    /// No other task touches the target's rows.
-    pub(super) unsafe fn gather(
+    /// Nothing else accesses the target's rows meanwhile. They need not be initialised.
+    pub(super) unsafe fn weighted_sum(
         &self,
-        target: Target,
+        target: Target<'_>,
         weights: &[f32],
         values: &Heads<'_>,
         scale: f32,
     ) {
-        let (rows, seen) = (self.queries.len(), self.seen());
+        let (rows, keys) = (self.queries.len(), self.keys());
         if !self.prefix.is_empty() {
-            let weights = Matrix::strided(weights, rows, self.prefix.len(), seen);
-            // SAFETY: the caller's promise.
+            let weights = Matrix::strided(weights, rows, self.prefix.len(), keys);
+            // SAFETY: the caller's promise; this does not accumulate.
             unsafe {
                 multiply_into(
                     target,
                     weights,
-                    values.rows(self.prefix, self.kv_head),
+                    values.rows(&self.prefix, self.kv_head),
                     scale,
                     false,
                     Threads::One,
                 )
             }
         }
-        let weights = Matrix::strided(&weights[self.prefix.len()..], rows, self.own.len(), seen);
-        // SAFETY: the caller's promise.
+        let weights = Matrix::strided(&weights[self.prefix.len()..], rows, self.own.len(), keys);
+        // SAFETY: the caller's promise; this accumulates only to what was written above.
         unsafe {
             multiply_into(
                 target,
@@ -118,24 +134,24 @@ impl Tile<'_> {
         }
     }
 
-    /// `target += scale · weightsᵀ·rows`: what the tile's queries add to the prefix and its own keys.
+    /// `target += scale · weightsᵀ·rows` at the tile's keys: its part of the gradient of keys or values.
     ///
     /// # Safety
-    /// No other task touches these tokens of this key head.
-    pub(super) unsafe fn scatter(
+    /// The target is initialised, and nothing else accesses the tile's keys of its key head meanwhile.
+    pub(super) unsafe fn add_to_keys(
         &self,
-        target: Output,
+        target: Output<'_>,
         weights: &[f32],
         rows: Matrix<'_>,
         scale: f32,
     ) {
-        for (at, tokens) in [(0, self.prefix), (self.prefix.len(), &self.own)] {
+        for (at, tokens) in [(0, &self.prefix), (self.prefix.len(), &self.own)] {
             if !tokens.is_empty() {
                 let weights = Matrix::strided(
                     &weights[at..],
                     self.queries.len(),
                     tokens.len(),
-                    self.seen(),
+                    self.keys(),
                 );
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -149,37 +165,6 @@ impl Tile<'_> {
                     )
                 }
             }
-        }
-    }
-}
-
-vectorised! {
-    /// Turns the first `visible` scores into probabilities and the others into zeros; returns `log Σ e^score`.
-    pub(crate) fn soften(row: &mut [f32], visible: usize) -> f32 {
-        let (seen, unseen) = row.split_at_mut(visible);
-        unseen.fill(0.0);
-        let top = max(seen);
-        for x in seen.iter_mut() {
-            *x = exp(*x - top);
-        }
-        let total = sum(seen, |x| x);
-        let share = 1.0 / total;
-        for x in seen.iter_mut() {
-            *x *= share;
-        }
-        top + total.ln()
-    }
-}
-
-vectorised! {
-    /// Scores back to probabilities `p = e^(score − normaliser)`, and `g·vᵀ` to `p∘(g·vᵀ − g·o)`.
-    pub(super) fn recall(weights: &mut [f32], slopes: &mut [f32], visible: usize, normaliser: f32, g: &[f32], o: &[f32]) {
-        let delta = sum2(g, o, |g, o| g * o);
-        weights[visible..].fill(0.0);
-        slopes[visible..].fill(0.0);
-        for (weight, slope) in weights[..visible].iter_mut().zip(&mut slopes[..visible]) {
-            *weight = exp(*weight - normaliser);
-            *slope = *weight * (*slope - delta);
         }
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use rlhf_ops::WeightLayout;
+use rlhf_ops::{AttentionConfig, WeightLayout};
 
 use super::{LlamaConfig, NAMES};
 use crate::Result;
-use crate::attend::{Attend, AttentionShape, Qkv};
+use crate::attend::{Attend, Qkv};
 use crate::families::family::Family;
 use crate::linear::{Linear, normal};
 use crate::norm::RmsNorm;
@@ -27,9 +27,9 @@ pub(super) struct Llama {
 impl Llama {
     pub(super) fn new(config: &LlamaConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (width, epsilon) = (config.hidden_size, config.rms_norm_eps);
-        let block = |(i, shape)| {
+        let block = |(i, attention)| {
             let vb = vb.pp(NAMES.blocks).pp(i);
-            Block::new(config, shape, vb).map(Arc::new)
+            Block::new(config, attention, vb).map(Arc::new)
         };
         Ok(Self {
             tokens: vb.pp(NAMES.embedding).get_with_hints(
@@ -90,7 +90,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(config: &LlamaConfig, shape: AttentionShape, vb: VarBuilder<'_>) -> Result<Self> {
+    fn new(config: &LlamaConfig, attention: AttentionConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let mlp = vb.pp("mlp");
         let linear = |inputs, outputs, name| {
@@ -101,7 +101,7 @@ impl Block {
         let norm = |name| RmsNorm::new(width, config.rms_norm_eps, vb.pp(name));
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
-            attention: Attention::new(config, shape, vb.pp("self_attn"))?,
+            attention: Attention::new(config, attention, vb.pp("self_attn"))?,
             mlp_norm: norm("post_attention_layernorm")?,
             gate: linear(width, inner, "gate_proj")?,
             up: linear(width, inner, "up_proj")?,
@@ -132,11 +132,11 @@ struct Attention {
     out: Linear,
     /// Over each head of the queries and of the keys.
     norms: Option<(RmsNorm, RmsNorm)>,
-    shape: AttentionShape,
+    config: AttentionConfig,
 }
 
 impl Attention {
-    fn new(config: &LlamaConfig, shape: AttentionShape, vb: VarBuilder<'_>) -> Result<Self> {
+    fn new(config: &LlamaConfig, attention: AttentionConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let (width, dim) = (config.hidden_size, config.head_dim);
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let linear = |inputs, outputs, bias, name| {
@@ -153,7 +153,7 @@ impl Attention {
                 true => Some((norm("q_norm")?, norm("k_norm")?)),
                 false => None,
             },
-            shape,
+            config: attention,
         })
     }
 
@@ -169,8 +169,8 @@ impl Attention {
         if let Some((q_norm, k_norm)) = &self.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let q = rlhf_ops::rope(&q, cos, sin)?;
-        let k = rlhf_ops::rope(&k, cos, sin)?;
-        attend.attention(layer, Qkv::Apart(&q, &k, &v), &self.shape)
+        let q = rlhf_ops::rope(&q, cos, sin, self.config.head_dim)?;
+        let k = rlhf_ops::rope(&k, cos, sin, self.config.head_dim)?;
+        attend.attention(layer, Qkv::Apart(&q, &k, &v), self.config)
     }
 }

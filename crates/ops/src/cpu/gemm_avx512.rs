@@ -1,42 +1,44 @@
-//! Large matrix products on AVX-512.
+//! Large matrix products with AVX-512.
 //!
-//! The result is cut into tiles of 8 rows by 48 columns, whose 24 running sums fill the registers. Both operands are copied into panels that
-//! a tile reads from front to back: the smaller one once, for all; the larger one piece by piece, each piece small enough for the
-//! second-level cache of the core that works on it (Goto, van de Geijn 2008, "Anatomy of high-performance matrix multiplication").
-//! Every element is summed in one order, however the work is shared out.
+//! The result is computed in tiles of 8 rows by 48 columns, whose 24 vectors of running sums stay in registers. Both operands are first
+//! copied into panels, which a tile reads sequentially: the smaller operand once, for all tasks; the larger one piece by piece, each piece
+//! small enough for the second-level cache of the core that works on it (Goto, van de Geijn 2008, "Anatomy of high-performance matrix
+//! multiplication"). Every element is summed in the order of k, whatever the number of tasks.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, Shared, Target, unwritten};
-use crate::simd::fetch;
+use super::buffer::SharedMut;
+use super::matrix::{Matrix, Target};
+use super::simd::{self, prefetch};
 
 /// Rows of a tile.
 const ROWS: usize = 8;
 
-/// Numbers in a register, and registers in a row of a tile.
+/// Elements of a vector, and vectors in a row of a tile.
 const LANES: usize = 16;
 const VECTORS: usize = 3;
 
 /// Columns of a tile.
 const COLUMNS: usize = VECTORS * LANES;
 
-/// Products that are summed in registers before they are added to the result.
+/// Block of k: how many products are summed in registers before they are added to the result.
 const DEPTH: usize = 256;
 
-/// Panels of columns in a piece: 384 KiB.
+/// Most panels of columns in a piece: 384 KiB.
 const COLUMN_PANELS: usize = 8;
 
-/// So many rows before it is copied, one is asked for.
+/// Prefetch distance, in rows.
 const AHEAD: usize = 6;
 
-/// Panels of rows in a piece: 128 KiB.
+/// Most panels of rows in a piece: 128 KiB.
 const ROW_PANELS: usize = 16;
 
-/// Whether a product is worth copying its operands for, on a machine that has the instructions.
-pub(crate) fn suits(a: Matrix<'_>, b: Matrix<'_>) -> bool {
-    crate::simd::avx512()
+/// Whether the machine has AVX-512 and the product is large enough to repay copying its operands.
+pub(super) fn is_worthwhile(a: Matrix<'_>, b: Matrix<'_>) -> bool {
+    simd::avx512()
         && a.rows() >= ROWS
         && b.columns() >= LANES
         && a.rows() * a.columns() * b.columns() >= 1 << 20
@@ -45,9 +47,9 @@ pub(crate) fn suits(a: Matrix<'_>, b: Matrix<'_>) -> bool {
 /// `target = scale · a·b`, or `target += scale · a·b`, by all threads.
 ///
 /// # Safety
-/// The machine has AVX-512; the target holds `a.rows × b.columns`, its buffer is alive and no other thread touches its rows.
-pub(crate) unsafe fn multiply_into(
-    target: Target,
+/// The machine has AVX-512. The rest as for [`gemm::multiply_into`](super::gemm::multiply_into).
+pub(super) unsafe fn multiply_into(
+    target: Target<'_>,
     a: Matrix<'_>,
     b: Matrix<'_>,
     scale: f32,
@@ -56,11 +58,11 @@ pub(crate) unsafe fn multiply_into(
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     let threads = rayon::current_num_threads();
     let write = |tile: Tile<'_>, first: bool| {
-        // SAFETY: the caller's promises; the tasks below have tiles of their own.
+        // SAFETY: the caller's promises; every tile below is one task's.
         unsafe { tile.add_to(target, scale, accumulate || !first) }
     };
     if m <= n {
-        let packed = Panels::<ROWS>::all(a.by_row());
+        let packed = Panels::<ROWS>::all(Lines::rows(a));
         let (panels, most) = (n.div_ceil(COLUMNS), COLUMN_PANELS);
         let share = share(panels, most, threads);
         (0..panels.div_ceil(share)).into_par_iter().for_each_init(
@@ -68,7 +70,7 @@ pub(crate) unsafe fn multiply_into(
             |piece: &mut Vec<f32>, task| {
                 let columns = task * share * COLUMNS..n.min((task + 1) * share * COLUMNS);
                 for (block, depth) in blocks(k) {
-                    pack::<COLUMNS>(b.by_column(), columns.clone(), depth.clone(), piece);
+                    pack::<COLUMNS>(Lines::columns(b), columns.clone(), depth.clone(), piece);
                     for (row, a) in packed.block(block, depth.len()) {
                         for (column, b) in panels_of::<COLUMNS>(piece, depth.len()) {
                             let tile = Tile {
@@ -84,7 +86,7 @@ pub(crate) unsafe fn multiply_into(
             },
         );
     } else {
-        let packed = Panels::<COLUMNS>::all(b.by_column());
+        let packed = Panels::<COLUMNS>::all(Lines::columns(b));
         let (panels, most) = (m.div_ceil(ROWS), ROW_PANELS);
         let share = share(panels, most, threads);
         (0..panels.div_ceil(share)).into_par_iter().for_each_init(
@@ -92,7 +94,7 @@ pub(crate) unsafe fn multiply_into(
             |piece: &mut Vec<f32>, task| {
                 let rows = task * share * ROWS..m.min((task + 1) * share * ROWS);
                 for (block, depth) in blocks(k) {
-                    pack::<ROWS>(a.by_row(), rows.clone(), depth.clone(), piece);
+                    pack::<ROWS>(Lines::rows(a), rows.clone(), depth.clone(), piece);
                     for (column, b) in packed.block(block, depth.len()) {
                         for (row, a) in panels_of::<ROWS>(piece, depth.len()) {
                             let tile = Tile {
@@ -110,55 +112,78 @@ pub(crate) unsafe fn multiply_into(
     }
 }
 
-/// Panels of one task: at most `most`, and as many tasks for one thread as for another where that can be had, two at least: one thread
-/// may be held up.
+/// Panels of one task: at most `most`, so that there are at least two tasks for each thread, and equally many where possible. With one
+/// task each, a thread that the system delays would make all others wait.
 fn share(panels: usize, most: usize, threads: usize) -> usize {
     let tasks = panels.div_ceil(most).next_multiple_of(2 * threads);
     panels.div_ceil(tasks).max(1)
 }
 
-/// The number and the range of each block of the depth.
-fn blocks(depth: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+/// The blocks of k: each with its number and range.
+fn blocks(depth: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     (0..depth.div_ceil(DEPTH)).map(move |i| (i, i * DEPTH..depth.min((i + 1) * DEPTH)))
 }
 
-/// A matrix seen as lines of some depth: its rows, or its columns.
+/// The rows of the left operand or the columns of the right one: lines of `depth` elements, the k of the product.
 #[derive(Clone, Copy)]
-pub(crate) struct Lines<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) lines: usize,
-    pub(crate) depth: usize,
+struct Lines<'a> {
+    data: &'a [f32],
+    lines: usize,
+    depth: usize,
     /// Between lines.
-    pub(crate) stride: usize,
+    stride: usize,
     /// Along a line.
-    pub(crate) step: usize,
+    step: usize,
 }
 
-/// All lines of a matrix in panels of `W`: block after block of the depth, and in it panel after panel.
+impl<'a> Lines<'a> {
+    fn rows(of: Matrix<'a>) -> Self {
+        Self {
+            data: of.data(),
+            lines: of.rows(),
+            depth: of.columns(),
+            stride: of.row_stride(),
+            step: of.column_stride(),
+        }
+    }
+
+    fn columns(of: Matrix<'a>) -> Self {
+        Self::rows(of.t())
+    }
+}
+
+/// All lines of an operand in panels of `W` lines: for each block of k, one panel after another.
 struct Panels<const W: usize> {
     data: Vec<f32>,
-    /// Rounded up to whole panels.
+    /// Their number, rounded up to whole panels.
     lines: usize,
 }
 
 impl<const W: usize> Panels<W> {
     fn all(of: Lines<'_>) -> Self {
         let lines = of.lines.next_multiple_of(W);
-        let mut data = unwritten(lines * of.depth);
-        let buffer = Shared::new(&mut data);
+        let len = lines * of.depth;
+        let mut data = Vec::with_capacity(len);
+        let buffer = SharedMut::uninit(&mut data.spare_capacity_mut()[..len]);
         let tasks: Vec<_> = blocks(of.depth)
             .flat_map(|(_, depth)| (0..lines / W).map(move |panel| (depth.clone(), panel)))
             .collect();
         tasks.into_par_iter().for_each(|(depth, panel)| {
             let at = depth.start * lines + panel * W * depth.len();
-            // SAFETY: `data` outlives the loop, and each panel is one task's.
-            let out = unsafe { buffer.slice(at, W * depth.len()) };
+            let panel_len = W * depth.len();
+            // SAFETY: each panel is one task's, which initialises it before it makes a slice of it.
+            let out = unsafe {
+                buffer.pointer(at, panel_len).write_bytes(0, panel_len);
+                buffer.slice(at, panel_len)
+            };
             pack_panel::<W>(of, panel * W, of.lines, depth, out);
         });
+        // SAFETY: the panels of all blocks cover the buffer, and each was initialised.
+        unsafe { data.set_len(len) }
         Self { data, lines }
     }
 
-    /// The panels of one block of this depth, each with its first line.
+    /// The panels of one block, which is `depth` deep, each with its first line.
     fn block(&self, block: usize, depth: usize) -> impl Iterator<Item = (usize, &[f32])> {
         panels_of::<W>(
             &self.data[block * DEPTH * self.lines..][..self.lines * depth],
@@ -167,32 +192,32 @@ impl<const W: usize> Panels<W> {
     }
 }
 
-/// Panels that lie one after another, each with its first line.
+/// Consecutive panels, each with its first line.
 fn panels_of<const W: usize>(data: &[f32], depth: usize) -> impl Iterator<Item = (usize, &[f32])> {
     data.chunks_exact(W * depth)
         .enumerate()
         .map(|(i, panel)| (i * W, panel))
 }
 
-/// Some lines, at some depth, in panels.
+/// Copies some lines, in a range of k, into panels.
 fn pack<const W: usize>(
     of: Lines<'_>,
-    lines: std::ops::Range<usize>,
-    depth: std::ops::Range<usize>,
+    lines: Range<usize>,
+    depth: Range<usize>,
     out: &mut Vec<f32>,
 ) {
     let panel = W * depth.len();
     out.resize(lines.len().div_ceil(W) * panel, 0.0);
     let whole = if of.stride == 1 { lines.len() / W } else { 0 };
-    // Neighbours in memory are read in one go, whatever panels they belong to.
+    // Where lines are adjacent in memory, all panels are filled from one sequential read.
     for (i, k) in depth.clone().enumerate() {
         let start = lines.start + k * of.step;
         let from = &of.data[start..][..whole * W];
-        // Rows lie in pages of their own, which no hardware fetches before they are touched.
+        // Each k lies in another page, and hardware prefetchers stop at the end of a page.
         let later = of.data.as_ptr().wrapping_add(start + AHEAD * of.step);
         (0..from.len())
             .step_by(LANES)
-            .for_each(|line| fetch(later.wrapping_add(line)));
+            .for_each(|line| prefetch(later.wrapping_add(line)));
         for (j, from) in from.chunks_exact(W).enumerate() {
             out[j * panel + i * W..][..W].copy_from_slice(from);
         }
@@ -202,12 +227,12 @@ fn pack<const W: usize>(
     }
 }
 
-/// Up to `W` lines from `first` on, a number of each in turn; lines from `end` on are zeros.
+/// Copies up to `W` lines from `first` on, interleaved: for each k one element of every line. Lines from `end` on are zeros.
 fn pack_panel<const W: usize>(
     of: Lines<'_>,
     first: usize,
     end: usize,
-    depth: std::ops::Range<usize>,
+    depth: Range<usize>,
     out: &mut [f32],
 ) {
     let lines = W.min(end - first);
@@ -229,7 +254,7 @@ fn pack_panel<const W: usize>(
             for k in (0..whole).step_by(BLOCK) {
                 let from = &of.data[start + i * of.stride + k..][..(BLOCK - 1) * of.stride + BLOCK];
                 let to = &mut out[k * W + i..][..(BLOCK - 1) * W + BLOCK];
-                // SAFETY: panels are made on machines with AVX-512 only; both slices hold a block at their strides.
+                // SAFETY: panels are made only on machines with AVX-512, which have AVX2 too; the slices hold a block at their strides.
                 unsafe { transpose(from.as_ptr(), of.stride, to.as_mut_ptr(), W) };
             }
         }
@@ -244,19 +269,19 @@ fn pack_panel<const W: usize>(
     }
 }
 
-/// Rows and columns that [`transpose`] turns at once; every panel is as wide as some of them.
+/// Rows and columns of a [`transpose`]; the widths of panels are multiples.
 const BLOCK: usize = 8;
 
-/// Eight rows of eight, `stride` apart, become columns, `width` apart.
+/// Transposes 8 by 8 elements: rows `stride` apart become columns of rows `width` apart.
 ///
 /// # Safety
-/// All of them are readable, and writable, and the machine has AVX.
+/// The machine has AVX2; all 64 elements can be read, and written.
 #[target_feature(enable = "avx2")]
 unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, width: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let row: [__m256; BLOCK] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * stride)));
-        // Pairs of rows, then fours, then halves of eight.
+        // Interleaves pairs of rows, then pairs of pairs, then the halves of the vectors.
         let mut pairs = row;
         for i in 0..4 {
             pairs[2 * i] = _mm256_unpacklo_ps(row[2 * i], row[2 * i + 1]);
@@ -278,7 +303,7 @@ unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, width: usize)
     }
 }
 
-/// A tile of the result: panels of both operands, where it begins, and where the result ends.
+/// A tile of the result: panels of both operands, its first row and column, and the size of the whole result.
 struct Tile<'a> {
     a: &'a [f32],
     b: &'a [f32],
@@ -288,55 +313,42 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// # Safety
-    /// As [`multiply_into`]; no other thread touches this tile.
-    unsafe fn add_to(self, target: Target, scale: f32, accumulate: bool) {
+    /// As for [`multiply_into`]; nothing else accesses this tile of the target meanwhile.
+    unsafe fn add_to(self, target: Target<'_>, scale: f32, accumulate: bool) {
         let (rows, columns) = (
             ROWS.min(self.end.0 - self.at.0),
             COLUMNS.min(self.end.1 - self.at.1),
         );
         let stride = target.row_stride;
-        let at = target.at + self.at.0 * stride + self.at.1;
+        // Other threads write between the rows of the tile, so this is a pointer and never a slice.
+        let out = target.pointer(self.at, (rows, columns));
         let depth = self.a.len() / ROWS;
-        assert!(self.b.len() == depth * COLUMNS);
-        // SAFETY: the panels are as long as they must be; a tile is within the target, or what of it is goes there by a buffer.
+        assert!(self.a.len() == depth * ROWS && self.b.len() == depth * COLUMNS);
+        // SAFETY: the panels are `depth` deep, and the tile lies within the target, which is initialised if it is accumulated to. At the
+        // edges whole tiles are computed aside.
         unsafe {
             if (rows, columns) == (ROWS, COLUMNS) {
-                let tile = target.buffer.slice(at, (ROWS - 1) * stride + COLUMNS);
-                sum_products(
-                    self.a,
-                    self.b,
-                    depth,
-                    tile.as_mut_ptr(),
-                    stride,
-                    scale,
-                    accumulate,
-                );
+                sum_products(self.a, self.b, depth, out, stride, scale, accumulate);
                 return;
             }
             let mut whole = [0f32; ROWS * COLUMNS];
-            sum_products(
-                self.a,
-                self.b,
-                depth,
-                whole.as_mut_ptr(),
-                COLUMNS,
-                scale,
-                false,
-            );
+            let tile = whole.as_mut_ptr();
+            sum_products(self.a, self.b, depth, tile, COLUMNS, scale, false);
             for (r, sums) in whole.chunks_exact(COLUMNS).take(rows).enumerate() {
-                let row = target.buffer.slice(at + r * stride, columns);
-                for (out, sum) in row.iter_mut().zip(sums) {
-                    *out = if accumulate { *out + sum } else { *sum };
+                for (c, sum) in sums.iter().take(columns).enumerate() {
+                    let out = out.add(r * stride + c);
+                    out.write(if accumulate { out.read() + sum } else { *sum });
                 }
             }
         }
     }
 }
 
-/// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`), a tile of rows `stride` apart.
+/// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`) for one tile, of rows `stride` apart.
 ///
 /// # Safety
-/// `a` holds `depth` columns of a tile's rows, `b` as many rows of its columns, and `out` the tile.
+/// `a` holds `depth` columns of [`ROWS`], `b` holds `depth` rows of [`COLUMNS`]. The tile's elements at `out` are the caller's alone, and
+/// initialised to `accumulate`.
 #[target_feature(enable = "avx512f")]
 unsafe fn sum_products(
     a: &[f32],
@@ -380,16 +392,16 @@ unsafe fn sum_products(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::multiply;
-    use crate::testing::Chance;
+    use crate::cpu::gemm::{add_product, append_product};
+    use crate::testing::TestRng;
 
     /// Brute force in f64, for whole tiles, edges, and either operand the smaller one.
     #[test]
     fn agrees_with_sums_of_products_whatever_the_sizes_and_strides() {
-        if !crate::simd::avx512() {
+        if !simd::avx512() {
             return;
         }
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for (m, k, n) in [
             (8, 2731, 48),
             (100, 300, 401),
@@ -398,39 +410,52 @@ mod tests {
             (9, 4000, 65),
             (1000, 64, 17),
         ] {
-            let mut values = |n| chance.tensor(&[n]).to_vec1::<f32>().unwrap();
+            let mut values = |n| rng.tensor(&[n]).to_vec1::<f32>().unwrap();
             let (a, b, start) = (values(m * k), values(k * n), values(m * n));
-            for turned in [0, 1, 2, 3] {
-                let (a_turned, b_turned) = (turned & 1 == 1, turned & 2 == 2);
-                let left = match a_turned {
+            for transposed in [0, 1, 2, 3] {
+                let (a_transposed, b_transposed) = (transposed & 1 == 1, transposed & 2 == 2);
+                let left = match a_transposed {
                     true => Matrix::new(&a, k, m).t(),
                     false => Matrix::new(&a, m, k),
                 };
-                let right = match b_turned {
+                let right = match b_transposed {
                     true => Matrix::new(&b, n, k).t(),
                     false => Matrix::new(&b, k, n),
                 };
-                assert!(suits(left, right));
+                assert!(is_worthwhile(left, right));
                 for accumulate in [false, true] {
-                    let mut out = start.clone();
-                    multiply(&mut out, left, right, 0.5, accumulate);
+                    let mut out = Vec::new();
+                    if accumulate {
+                        out.clone_from(&start);
+                        add_product(&mut out, left, right, 0.5);
+                    } else {
+                        append_product(&mut out, left, right, 0.5);
+                    }
                     for at in (0..m * n).step_by(7) {
                         let (i, j) = (at / n, at % n);
                         let term = |p: usize| {
-                            let x = if a_turned { a[p * m + i] } else { a[i * k + p] };
-                            let y = if b_turned { b[j * k + p] } else { b[p * n + j] };
+                            let x = if a_transposed {
+                                a[p * m + i]
+                            } else {
+                                a[i * k + p]
+                            };
+                            let y = if b_transposed {
+                                b[j * k + p]
+                            } else {
+                                b[p * n + j]
+                            };
                             f64::from(x) * f64::from(y)
                         };
-                        let begun = if accumulate {
+                        let initial = if accumulate {
                             f64::from(start[at])
                         } else {
                             0.0
                         };
-                        let want = begun + 0.5 * (0..k).map(term).sum::<f64>();
+                        let want = initial + 0.5 * (0..k).map(term).sum::<f64>();
                         let error = (f64::from(out[at]) - want).abs();
                         assert!(
                             error < 1e-5 * (k as f64).sqrt(),
-                            "{m}×{k}×{n} {turned}: {error} at ({i}, {j})"
+                            "{m}×{k}×{n} {transposed}: {error} at ({i}, {j})"
                         );
                     }
                 }

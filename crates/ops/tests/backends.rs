@@ -1,11 +1,11 @@
-//! Which form of an operation runs: half precision takes the reference, and so does everything once the switch is on.
-//! And what half precision means: operands and results are stored in it, sums are not taken in it.
+//! Which form of an operation runs: the reference in half precision, and everywhere once the switch is on. In half precision operands and
+//! results are stored, and sums are computed in f32.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use rlhf_ops::{Block, DecodeRows, Layout, WeightLayout, reference};
+use rlhf_ops::{AttentionConfig, DecodeRows, Layout, Segment, WeightLayout, reference};
 
-/// Values between −1 and 1 without a pattern that could hide an error.
+/// Values between −1 and 1 without an obvious pattern.
 fn tensor(shape: &[usize], seed: usize) -> Tensor {
     let n: usize = shape.iter().product();
     let values: Vec<f32> = (0..n)
@@ -15,21 +15,28 @@ fn tensor(shape: &[usize], seed: usize) -> Tensor {
 }
 
 fn layout() -> Layout {
+    let segment = |tokens, prefix| Segment { tokens, prefix };
     Layout::new(vec![
-        Block {
-            tokens: 0..3,
-            prefix: 0..0,
-        },
-        Block {
-            tokens: 3..5,
-            prefix: 0..3,
-        },
-        Block {
-            tokens: 5..6,
-            prefix: 0..3,
-        },
+        segment(0..3, 0..0),
+        segment(3..5, 0..3),
+        segment(5..6, 0..3),
     ])
     .unwrap()
+}
+
+/// Heads of 8, with a window that ends within a prefix.
+fn config() -> AttentionConfig {
+    AttentionConfig {
+        head_dim: 8,
+        scale: 0.3,
+        window: Some(2),
+    }
+}
+
+fn decode_rows() -> DecodeRows {
+    DecodeRows {
+        rows: vec![vec![1, 0, 2], vec![5]],
+    }
 }
 
 type Op = fn(&[Tensor]) -> Result<Tensor>;
@@ -70,8 +77,8 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         (
             "rope",
             vec![vec![6, 8]],
-            |t| rlhf_ops::rope(&t[0], &angles().0, &angles().1),
-            |t| reference::rope(&t[0], &angles().0, &angles().1),
+            |t| rlhf_ops::rope(&t[0], &angles().0, &angles().1, 8),
+            |t| reference::rope(&t[0], &angles().0, &angles().1, 8),
         ),
         (
             "gelu_tanh",
@@ -94,14 +101,14 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         (
             "attention",
             vec![vec![6, 32], vec![6, 16], vec![6, 16]],
-            |t| rlhf_ops::attention(&t[0], &t[1], &t[2], 8, &layout(), 0.3),
-            |t| reference::attention(&t[0], &t[1], &t[2], 8, &layout(), 0.3),
+            |t| rlhf_ops::attention(&t[0], &t[1], &t[2], &layout(), config()),
+            |t| reference::attention(&t[0], &t[1], &t[2], &layout(), config()),
         ),
         (
             "fused_attention",
             vec![vec![6, 64]],
-            |t| rlhf_ops::fused_attention(&t[0], 2, 8, &layout(), 0.3),
-            |t| reference::fused_attention(&t[0], 2, 8, &layout(), 0.3),
+            |t| rlhf_ops::fused_attention(&t[0], 2, &layout(), config()),
+            |t| reference::fused_attention(&t[0], 2, &layout(), config()),
         ),
         (
             "embedding",
@@ -130,30 +137,8 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         (
             "decode_attention",
             vec![vec![2, 32], vec![6, 16], vec![6, 16]],
-            |t| {
-                rlhf_ops::decode_attention(
-                    &t[0],
-                    &t[1],
-                    &t[2],
-                    8,
-                    &DecodeRows {
-                        rows: vec![vec![0, 2], vec![5]],
-                    },
-                    0.3,
-                )
-            },
-            |t| {
-                reference::decode_attention(
-                    &t[0],
-                    &t[1],
-                    &t[2],
-                    8,
-                    &DecodeRows {
-                        rows: vec![vec![0, 2], vec![5]],
-                    },
-                    0.3,
-                )
-            },
+            |t| rlhf_ops::decode_attention(&t[0], &t[1], &t[2], &decode_rows(), config()),
+            |t| reference::decode_attention(&t[0], &t[1], &t[2], &decode_rows(), config()),
         ),
     ]
 }
@@ -212,7 +197,7 @@ fn half_precision_works_with_gradients() {
     }
 }
 
-/// Counting: in a sum of ones bf16 stops at 256 and f16 at 2048, so gradients that are such sums show where they are taken.
+/// Counting: a sum of ones stops at 256 in bf16 and at 2048 in f16, so gradients that are such sums show their precision.
 #[test]
 fn half_precision_sums_in_f32() {
     let n = 5000;
@@ -252,7 +237,7 @@ fn half_precision_sums_in_f32() {
     }
 }
 
-/// Closed forms over n equal elements: a mean is one of them, a softmax gives each 1/n, and log 1/n is −log n.
+/// Closed forms over n equal elements: the mean is the element, and a softmax gives each 1/n, whose logarithm is −log n.
 #[test]
 fn half_precision_normalises_in_f32() {
     let n = 5000;
@@ -281,25 +266,29 @@ fn half_precision_normalises_in_f32() {
 
         // A prefix of one token with 600 continuations of one token: each gives half its weight to the prefix.
         let k = 600;
-        let block = |tokens: std::ops::Range<usize>, prefix| Block { tokens, prefix };
-        let mut blocks = vec![block(0..1, 0..0)];
-        blocks.extend((1..=k).map(|t| block(t..t + 1, 0..1)));
-        let shared = Layout::new(blocks).unwrap();
+        let segment = |tokens: std::ops::Range<usize>, prefix| Segment { tokens, prefix };
+        let mut segments = vec![segment(0..1, 0..0)];
+        segments.extend((1..=k).map(|t| segment(t..t + 1, 0..1)));
+        let shared = Layout::new(segments).unwrap();
         let v = Var::from_tensor(&ones(&[k + 1, 2])).unwrap();
         let attend = |v: &Tensor, layout: &Layout| {
             let zeros = v.zeros_like().unwrap();
-            rlhf_ops::attention(&zeros, &zeros, v, 2, layout, 1.0).unwrap()
+            let config = AttentionConfig {
+                scale: 1.0,
+                ..AttentionConfig::new(2)
+            };
+            rlhf_ops::attention(&zeros, &zeros, v, layout, config).unwrap()
         };
         let grads = attend(&v, &shared).sum_all().unwrap().backward().unwrap();
         let prefix = grads.get(&v).unwrap().narrow(0, 0, 1).unwrap();
         all("gradient of a shared value", &prefix, 1.0 + k as f32 / 2.0);
-        let whole = Layout::new(vec![block(0..k + 1, 0..0)]).unwrap();
+        let whole = Layout::new(vec![segment(0..k + 1, 0..0)]).unwrap();
         all("attention", &attend(&v, &whole), 1.0);
     }
 }
 
 #[test]
-fn the_switch_sends_every_operation_down_its_reference_road() {
+fn the_switch_makes_every_operation_use_its_reference() {
     let before = rlhf_ops::reference_only();
     rlhf_ops::set_reference_only(true);
     assert!(rlhf_ops::reference_only());

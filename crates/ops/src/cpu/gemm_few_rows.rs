@@ -1,7 +1,7 @@
-//! A few rows times a large matrix: the products of decoding, where reading the weights once is all the work there is.
+//! Products of a few rows with a large matrix, as in decoding, which are bound by reading the weights.
 //!
-//! A general matrix product first copies the matrix into tiles, which pays when hundreds of rows use them. Here every weight is read
-//! where it lies, and meets all the rows while it is at hand. A row's sums run in one order whatever rows are beside it.
+//! A general matrix product first copies the weights into tiles, which is repaid only when hundreds of rows use the copy. Here every weight
+//! is read in place, once, and multiplied with all rows. The order of a row's sums does not depend on the other rows.
 
 use std::arch::x86_64::*;
 use std::array;
@@ -9,50 +9,51 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::cpu::{Matrix, Shared};
-use crate::simd::{self, fetch};
+use super::buffer::SharedMut;
+use super::matrix::Matrix;
+use super::simd::{self, prefetch};
 
-/// Up to so many rows are a few.
-const FEW: usize = 15;
+/// Largest number of rows that takes this path.
+const MAX_ROWS: usize = 15;
 
-/// Numbers that a [`Vector`] holds.
+/// Elements of a [`Vector`].
 const LANES: usize = 16;
 
-/// Outputs of one task over rows of weights: whole tiles for every vector below, and weights that fit a second-level cache.
+/// Outputs of one task: a multiple of every tile's below, with weights that fit a second-level cache.
 const TASK: usize = 96;
 
-/// Inputs whose rows of weights are read side by side, a tile's columns at a time.
+/// Rows of weights that are read together, a tile's columns at a time, where the weights are `[inputs, outputs]`.
 const DEPTH: usize = 16;
 
-/// Whether the rows are few, and the machine multiplies and adds in one instruction.
-pub(crate) fn suits(rows: usize, w: Matrix<'_>) -> bool {
-    rows <= FEW
+/// Whether this path takes the product: few rows, and a machine with fused multiply-add.
+pub(super) fn is_supported(rows: usize, w: Matrix<'_>) -> bool {
+    rows <= MAX_ROWS
         && w.rows() >= LANES
         && w.columns() >= LANES
         && simd::avx2()
         && is_x86_feature_detected!("fma")
 }
 
-/// `y += x·w` for a contiguous `x`, where that [`suits`].
+/// `y += x·w` for a contiguous `x`, where [`is_supported`].
 ///
 /// `w` is `[inputs, outputs]`, either contiguous or the transpose of a contiguous matrix.
-pub(crate) fn multiply(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>) {
+pub(super) fn add_product(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>) {
     let (inputs, outputs) = (w.rows(), w.columns());
     assert!(
-        suits(rows, w) && x.len() == rows * inputs && y.len() == rows * outputs,
+        is_supported(rows, w) && x.len() == rows * inputs && y.len() == rows * outputs,
         "kernel: {rows}×{inputs}×{outputs}"
     );
-    multiply_in(y, x, rows, w, simd::avx512());
+    add_product_with(y, x, rows, w, simd::avx512());
 }
 
-/// [`multiply`] in vectors of AVX-512, or of AVX2.
-fn multiply_in(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: bool) {
+/// [`add_product`] with AVX-512 if `wide`, else with AVX2.
+fn add_product_with(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: bool) {
     let (inputs, outputs) = (w.rows(), w.columns());
-    let target = Shared::new(y);
+    let target = SharedMut::new(y);
     let share = if w.is_transposed() {
         TASK
     } else {
-        // Rows of weights are read in as long pieces as can be.
+        // Few, long pieces of each row of weights: sequential reads are fastest.
         outputs
             .div_ceil(rayon::current_num_threads())
             .next_multiple_of(TASK)
@@ -64,13 +65,13 @@ fn multiply_in(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: bool)
                 x,
                 inputs,
                 rows,
-                w: w.elements(),
+                w: w.data(),
                 outputs,
                 first: task * share,
                 end: outputs.min((task + 1) * share),
                 y: target,
             };
-            // SAFETY: the machine has these instructions; `y` outlives the loop, and each output of every row is one task's.
+            // SAFETY: `is_supported` has found these instructions; each output of every row is one task's.
             unsafe {
                 match (wide, w.is_transposed()) {
                     (true, true) => task.dots_avx512(),
@@ -82,18 +83,18 @@ fn multiply_in(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: bool)
         });
 }
 
-/// [`LANES`] numbers in one or two registers.
+/// [`LANES`] elements in one or two registers.
 ///
 /// # Safety
-/// Pointers are good for as many numbers, and the machine has the instructions.
+/// Of all functions: the machine has the instructions, and as many elements can be read, or written, at the pointer.
 trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
-    unsafe fn all(x: f32) -> Self;
+    unsafe fn splat(x: f32) -> Self;
     /// `self + a·b`, rounded once.
-    unsafe fn plus(self, a: Self, b: Self) -> Self;
+    unsafe fn add_mul(self, a: Self, b: Self) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// The sum of the lanes, in halves.
-    unsafe fn fold(self) -> f32;
+    /// The sum of the lanes, added in halves.
+    unsafe fn sum(self) -> f32;
 }
 
 impl Vector for __m512 {
@@ -103,12 +104,12 @@ impl Vector for __m512 {
         unsafe { _mm512_loadu_ps(from) }
     }
     #[inline(always)]
-    unsafe fn all(x: f32) -> Self {
+    unsafe fn splat(x: f32) -> Self {
         // SAFETY: the caller's promise.
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
-    unsafe fn plus(self, a: Self, b: Self) -> Self {
+    unsafe fn add_mul(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's promise.
         unsafe { _mm512_fmadd_ps(a, b, self) }
     }
@@ -118,13 +119,13 @@ impl Vector for __m512 {
         unsafe { _mm512_storeu_ps(to, self) }
     }
     #[inline(always)]
-    unsafe fn fold(self) -> f32 {
+    unsafe fn sum(self) -> f32 {
         // SAFETY: the caller's promise.
         unsafe { _mm512_reduce_add_ps(self) }
     }
 }
 
-/// Two halves of eight.
+/// Two vectors of eight.
 #[derive(Clone, Copy)]
 struct Pair(__m256, __m256);
 
@@ -135,12 +136,12 @@ impl Vector for Pair {
         unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
     }
     #[inline(always)]
-    unsafe fn all(x: f32) -> Self {
+    unsafe fn splat(x: f32) -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
     }
     #[inline(always)]
-    unsafe fn plus(self, a: Self, b: Self) -> Self {
+    unsafe fn add_mul(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
             Self(
@@ -158,7 +159,7 @@ impl Vector for Pair {
         }
     }
     #[inline(always)]
-    unsafe fn fold(self) -> f32 {
+    unsafe fn sum(self) -> f32 {
         // SAFETY: the caller's promise.
         unsafe {
             let eight = _mm256_add_ps(self.0, self.1);
@@ -172,7 +173,7 @@ impl Vector for Pair {
     }
 }
 
-/// Some outputs of all rows.
+/// The outputs `first..end` of all rows.
 struct Task<'a> {
     x: &'a [f32],
     inputs: usize,
@@ -181,10 +182,10 @@ struct Task<'a> {
     outputs: usize,
     first: usize,
     end: usize,
-    y: Shared,
+    y: SharedMut<'a>,
 }
 
-/// Walks `$from..$to` in steps of the given sizes, the largest that fits first: `$body` sees each size as a constant.
+/// Covers `$from..$to` with steps of the given sizes, the largest that fits first; each size is a constant in `$body`.
 macro_rules! in_tiles {
     ($at:ident in $from:expr, $to:expr, [$($size:literal),*], $n:ident => $body:expr) => {
         let mut $at = $from;
@@ -199,7 +200,7 @@ macro_rules! in_tiles {
 }
 
 impl Task<'_> {
-    // Tiles hold as many running sums as there are registers, less those for operands.
+    // Tile sizes: as many running sums as there are registers, less those for operands.
 
     #[target_feature(enable = "avx512f")]
     unsafe fn dots_avx512(&self) {
@@ -251,7 +252,7 @@ impl Task<'_> {
         unsafe { self.columns_one_by_one(tail) }
     }
 
-    /// The inputs, some at a time.
+    /// The inputs in blocks of [`DEPTH`].
     fn depths(&self) -> impl Iterator<Item = Range<usize>> {
         let inputs = self.inputs;
         (0..inputs)
@@ -266,26 +267,26 @@ impl Task<'_> {
         let w: [&[f32]; O] =
             array::from_fn(|o| &self.w[(output + o) * self.inputs..][..self.inputs]);
         let whole = self.inputs - self.inputs % LANES;
-        // SAFETY: every load ends within its row, and each output is this task's alone.
+        // SAFETY: every load ends within its row; each output is initialised and this task's alone.
         unsafe {
-            let mut sums = [[V::all(0.0); O]; R];
+            let mut sums = [[V::splat(0.0); O]; R];
             for k in (0..whole).step_by(LANES) {
                 let w: [V; O] = array::from_fn(|o| {
                     let at = w[o].as_ptr().add(k);
-                    fetch(at.wrapping_add(O * self.inputs)); // the next tile's
+                    prefetch(at.wrapping_add(O * self.inputs)); // for the next tile
                     V::load(at)
                 });
                 for r in 0..R {
                     let x = V::load(x[r].as_ptr().add(k));
                     for o in 0..O {
-                        sums[r][o] = sums[r][o].plus(x, w[o]);
+                        sums[r][o] = sums[r][o].add_mul(x, w[o]);
                     }
                 }
             }
             for r in 0..R {
                 for o in 0..O {
                     let tail = x[r][whole..].iter().zip(&w[o][whole..]);
-                    let dot = tail.fold(sums[r][o].fold(), |sum, (&x, &w)| x.mul_add(w, sum));
+                    let dot = tail.fold(sums[r][o].sum(), |sum, (&x, &w)| x.mul_add(w, sum));
                     self.y.slice((row + r) * self.outputs + output + o, 1)[0] += dot;
                 }
             }
@@ -301,7 +302,8 @@ impl Task<'_> {
         inputs: &Range<usize>,
     ) {
         let x: [&[f32]; R] = array::from_fn(|r| &self.x[(row + r) * self.inputs..][..self.inputs]);
-        // SAFETY: `output` and the columns after it lie within a row of `w` and of `y`, and are this task's alone.
+        // SAFETY: the tile's columns lie within a row of `w` and of `y`. In `y` they are initialised, disjoint from row to row, and this
+        // task's alone. `k` is below `inputs`.
         unsafe {
             let y: [&mut [f32]; R] =
                 array::from_fn(|r| self.y.slice((row + r) * self.outputs + output, O * LANES));
@@ -311,13 +313,13 @@ impl Task<'_> {
                 let w = self.w[k * self.outputs + output..][..O * LANES].as_ptr();
                 let w: [V; O] = array::from_fn(|o| {
                     let at = w.add(o * LANES);
-                    fetch(at.wrapping_add(2 * O * LANES)); // the tile's after the next
+                    prefetch(at.wrapping_add(2 * O * LANES)); // for the tile after the next
                     V::load(at)
                 });
                 for r in 0..R {
-                    let x = V::all(*x[r].get_unchecked(k));
+                    let x = V::splat(*x[r].get_unchecked(k));
                     for o in 0..O {
-                        sums[r][o] = sums[r][o].plus(x, w[o]);
+                        sums[r][o] = sums[r][o].add_mul(x, w[o]);
                     }
                 }
             }
@@ -334,7 +336,7 @@ impl Task<'_> {
         for row in 0..self.rows {
             let x = &self.x[row * self.inputs..][..self.inputs];
             for output in tail..self.end {
-                // SAFETY: this output is the task's alone.
+                // SAFETY: this output is initialised and the task's alone.
                 let y = unsafe { &mut self.y.slice(row * self.outputs + output, 1)[0] };
                 for (k, x) in x.iter().enumerate() {
                     *y = x.mul_add(self.w[k * self.outputs + output], *y);
@@ -347,20 +349,20 @@ impl Task<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Chance;
+    use crate::testing::TestRng;
 
     /// Brute force in f64.
     #[test]
     fn agrees_with_sums_of_products_for_every_size_of_tile() {
-        let mut chance = Chance::new(1);
+        let mut rng = TestRng::new(1);
         for (rows, inputs, outputs) in [
             (1, 16, 16),
             (3, 20, 33),
             (7, 64, 97),
             (15, 100, 131),
-            (FEW, 33, 230),
+            (MAX_ROWS, 33, 230),
         ] {
-            let mut values = |n| chance.tensor(&[n]).to_vec1::<f32>().unwrap();
+            let mut values = |n| rng.tensor(&[n]).to_vec1::<f32>().unwrap();
             let (x, w) = (values(rows * inputs), values(inputs * outputs));
             let start = values(rows * outputs);
             for transposed in [false, true] {
@@ -369,16 +371,16 @@ mod tests {
                 } else {
                     Matrix::new(&w, inputs, outputs)
                 };
-                if !suits(rows, matrix) {
+                if !is_supported(rows, matrix) {
                     return; // an old machine
                 }
                 let mut y = start.clone();
-                multiply(&mut y, &x, rows, matrix);
+                add_product(&mut y, &x, rows, matrix);
                 let mut narrow = start.clone();
-                multiply_in(&mut narrow, &x, rows, matrix, false);
+                add_product_with(&mut narrow, &x, rows, matrix, false);
                 assert_eq!(
                     y, narrow,
-                    "{rows}×{inputs}×{outputs}: the width of vectors shows"
+                    "{rows}×{inputs}×{outputs}: AVX-512 and AVX2 differ"
                 );
                 for (i, (got, start)) in y.iter().zip(&start).enumerate() {
                     let (row, output) = (i / outputs, i % outputs);
@@ -400,23 +402,23 @@ mod tests {
     }
 
     #[test]
-    fn a_row_does_not_depend_on_the_rows_beside_it() {
-        let mut chance = Chance::new(2);
+    fn a_row_does_not_depend_on_the_other_rows() {
+        let mut rng = TestRng::new(2);
         let (inputs, outputs) = (70, 150);
-        let x = chance.tensor(&[13 * inputs]).to_vec1::<f32>().unwrap();
-        let w = chance.tensor(&[inputs * outputs]).to_vec1::<f32>().unwrap();
+        let x = rng.tensor(&[13 * inputs]).to_vec1::<f32>().unwrap();
+        let w = rng.tensor(&[inputs * outputs]).to_vec1::<f32>().unwrap();
         for matrix in [
             Matrix::new(&w, inputs, outputs),
             Matrix::new(&w, outputs, inputs).t(),
         ] {
             let mut together = vec![0.0; 13 * outputs];
-            if !suits(13, matrix) {
+            if !is_supported(13, matrix) {
                 return;
             }
-            multiply(&mut together, &x, 13, matrix);
+            add_product(&mut together, &x, 13, matrix);
             for row in 0..13 {
                 let mut alone = vec![0.0; outputs];
-                multiply(&mut alone, &x[row * inputs..][..inputs], 1, matrix);
+                add_product(&mut alone, &x[row * inputs..][..inputs], 1, matrix);
                 assert_eq!(alone, together[row * outputs..][..outputs], "row {row}");
             }
         }

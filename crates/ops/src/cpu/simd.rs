@@ -1,30 +1,34 @@
-//! Vector arithmetic: one body of plain Rust per kernel, compiled for each width of vector and chosen at run time.
+//! Vector arithmetic: a kernel is one body of plain Rust, which [`vectorised!`] compiles for AVX-512, for AVX2 and for the baseline; which
+//! of them runs is decided at run time.
 //!
-//! Sums run over a fixed number of lanes, so they give the same bits on every width.
+//! Nothing here names an instruction. The compiler vectorises the loops of `body` for the features of the function that it is inlined
+//! into, so what such a loop calls must be inlined too: these functions are `#[inline(always)]`. A sum over floats is not vectorised by
+//! itself, because that changes the order of additions; [`sum`] and its relatives therefore fix the order, as [`LANES`] running sums that
+//! are folded at the end, and give the same bits for every width of vector.
 
-/// Compiles a function for AVX-512, AVX2 and the baseline, and calls the widest that the machine has.
+/// Defines a function that is compiled for AVX-512, AVX2 and the baseline, and calls the widest version that the machine supports.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$life:lifetime>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $type),*) $(-> $result)? {
+        $vis fn $name $(<$life>)? ($($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $result)? $body
+            fn body $(<$life>)? ($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-                fn avx512($($arg: $type),*) $(-> $result)? {
+                fn avx512 $(<$life>)? ($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
                 }
                 #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) $(-> $result)? {
+                fn avx2 $(<$life>)? ($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
                 }
-                if $crate::simd::avx512() {
-                    // SAFETY: the machine has these instructions.
+                if $crate::cpu::simd::avx512() {
+                    // SAFETY: the features were detected.
                     return unsafe { avx512($($arg),*) };
                 }
-                if $crate::simd::avx2() {
+                if $crate::cpu::simd::avx2() {
                     // SAFETY: as above.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -50,15 +54,15 @@ pub(crate) fn avx2() -> bool {
     is_x86_feature_detected!("avx2")
 }
 
-/// Asks for what lies at `from`, which need not exist.
+/// Loads the cache line at `from` ahead of its use. The address need not be valid.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn fetch(from: *const f32) {
-    // SAFETY: a prefetch reads nothing.
+pub(crate) fn prefetch(from: *const f32) {
+    // SAFETY: a prefetch of an invalid address does nothing.
     unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast()) }
 }
 
-/// Lanes of a running sum: two AVX-512 vectors, enough to hide the latency of an addition.
+/// Running sums of a [`sum`]: two AVX-512 vectors, enough to hide the latency of an addition.
 const LANES: usize = 32;
 
 /// `f(a₀, b₀) + f(a₁, b₁) + …` over [`LANES`] lanes.
@@ -111,7 +115,7 @@ pub(crate) fn sum_pair(a: &[f32], f: impl Fn(f32) -> (f32, f32)) -> (f32, f32) {
     (first, second)
 }
 
-/// The largest element; −∞ of none.
+/// The largest element, NaN aside; −∞ if there is none.
 #[inline(always)]
 pub(crate) fn max(a: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -125,7 +129,7 @@ pub(crate) fn max(a: &[f32]) -> f32 {
     tail.iter().fold(fold(lanes, larger), |x, &y| larger(x, y))
 }
 
-/// Folds the lanes in halves.
+/// Combines the lanes, in halves.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
@@ -138,14 +142,14 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// `eˣ` to about one unit in the last place; beyond ±87.3 it stays at the last finite, normal value. NaN stays NaN.
+/// `eˣ` to about one unit in the last place. Arguments beyond ±87.3 are clamped, so results are finite and normal; NaN stays NaN.
 ///
 /// `x = n·ln 2 + r` with `|r| ≤ ½ ln 2`; `eʳ` by its Taylor series, `2ⁿ` by the exponent's bits.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Adding it rounds to an integer, which is left in the low bits.
+    // Adding this rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    // ln 2 in two parts: n times the first is exact.
+    // ln 2 in two parts; n times the first is exact.
     const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = (std::f64::consts::LN_2 - 355.0 / 512.0) as f32;
     let x = x.clamp(-87.3, 87.3);
@@ -172,7 +176,7 @@ mod tests {
 
     /// The standard library's `exp` in f64.
     #[test]
-    fn exp_is_good_to_the_last_places() {
+    fn exp_is_exact_to_the_last_places() {
         for i in -87_300..=87_300 {
             let x = i as f32 / 1000.0;
             let want = f64::from(x).exp();
