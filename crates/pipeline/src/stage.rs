@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rlhf_dataset::{Loaded, read_demonstrations, read_feedback, read_prompts, read_texts};
-use rlhf_ppo::RewardSource;
+use rlhf_rollout::RewardSource;
 use rlhf_train::{Interrupted, OnExisting, RunDir, Session};
 use serde::Serialize;
 use toml::Table;

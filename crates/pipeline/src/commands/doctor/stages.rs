@@ -10,8 +10,8 @@ use anyhow::{Context as _, ensure};
 use rlhf_base::Text;
 use rlhf_dataset::{read_demonstrations, read_feedback, read_prompts, read_texts};
 use rlhf_lm::{CausalLm, LanguageModel, ModelConfig, RewardModel};
-use rlhf_ppo::{CriticKind, Episode, PromptRow, RewardSource, prompt_rows};
 use rlhf_reward::{Counts, Item, Items, split_by_prompt};
+use rlhf_rollout::{Episode, PromptRow, RewardSource, prompt_rows};
 use rlhf_sft::{Row, Rows, mean_loss};
 use rlhf_train::{MemoryItem, micro_batch_tokens};
 
@@ -247,9 +247,9 @@ impl Rounds<'_> {
             })?;
             let parameters = model.params.num_parameters() as u64;
             let judge = self.reward_of_ppo(&config, later, &model, &prompts)?;
-            let critic = match config.critic {
-                CriticKind::Separate => parameters.max(judge),
-                CriticKind::Shared => 0,
+            let critic = match config.separate_critic() {
+                true => parameters.max(judge),
+                false => 0,
             };
             let prompt_tokens: usize = prompts.iter().map(|row| row.ids.len()).sum();
             let distinct = config.batch / config.samples_per_prompt;
@@ -475,8 +475,7 @@ fn check_judge(
         config.reward
     );
     ensure!(
-        config.critic == CriticKind::Shared
-            || judge.tokenizer().hash()? == policy.tokenizer.hash()?,
+        !config.separate_critic() || judge.tokenizer().hash()? == policy.tokenizer.hash()?,
         "its tokenizer is not the policy's, and a separate critic starts from it: set ppo.critic to \"shared\""
     );
     Ok(())
