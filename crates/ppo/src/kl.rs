@@ -62,6 +62,16 @@ pub enum KlIn {
     Loss,
 }
 
+impl KlIn {
+    /// β as it acts in the reward.
+    pub(crate) fn reward_coef(self, beta: f64) -> f64 {
+        match self {
+            Self::Reward => beta,
+            Self::Loss => 0.0,
+        }
+    }
+}
+
 /// The coefficient β of the KL penalty: fixed, or steered towards a target.
 ///
 /// Adaptive: `e = clip(KL / target − 1, ±0.2)`, `β ← β · (1 + e · episodes / horizon)`.

@@ -37,10 +37,8 @@ impl Ppo {
         };
         let kl = statistics::mean(&per_episode(KlEstimator::K1));
         let k3 = per_episode(KlEstimator::K3);
-        let penalty = match config.kl_in {
-            KlIn::Reward => -beta * statistics::mean(&per_episode(config.kl_estimator)),
-            KlIn::Loss => 0.0,
-        };
+        let in_reward = config.kl_in.reward_coef(beta);
+        let penalty = -in_reward * statistics::mean(&per_episode(config.kl_estimator));
         let score = statistics::mean(&t.scores);
         let logprobs = t.logprobs.iter().flatten().map(|p| f64::from(*p));
         let entropy = -logprobs.sum::<f64>() / episodes;

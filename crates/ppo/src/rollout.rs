@@ -8,6 +8,7 @@ use rlhf_lm::CausalLm;
 use rlhf_rollout::{Episode, EpisodeBatch, PromptRow, micro_batches, respond, response_logprobs};
 
 use crate::guards::blame_training;
+use crate::rewards::shape_score;
 use crate::train::Ppo;
 
 /// log π_old `[B][n_i]`, and with a critic V `[B][m_i]`.
@@ -35,6 +36,26 @@ impl Ppo {
             &self.config.sampling(seed),
         )
         .map_err(|error| blame_training(step, error))
+    }
+
+    /// S(x, y) of every episode, `[B]`, clipped and with the rule for a missing EOS token applied.
+    pub(crate) fn scores(&self, prompts: &[PromptRow], episodes: &[Episode]) -> Result<Vec<f64>> {
+        let tokenizer = &self.language_model.tokenizer;
+        let raw = self.reward.scores(tokenizer, prompts, episodes)?;
+        let (bound, missing_eos) = (
+            self.config.score_clip,
+            self.config.conventions().missing_eos,
+        );
+        let shaped = |(score, episode): (f64, &Episode)| {
+            shape_score(score, episode.finished, bound, missing_eos)
+        };
+        Ok(raw.into_iter().zip(episodes).map(shaped).collect())
+    }
+
+    /// m_i: number of rewards of an episode.
+    pub(crate) fn slots(&self, episode: &Episode) -> usize {
+        let slot = self.config.conventions().score_slot;
+        slot.slots(episode.response.len(), self.config.response_length)
     }
 
     /// log-probabilities of the responses under `model`, at the temperature they were sampled at.

@@ -28,7 +28,7 @@ use crate::kl::{KlController, KlIn};
 use crate::learner::Learner;
 use crate::loss::{VALUE_SUMS, policy_loss, update_sums};
 use crate::record::Clock;
-use crate::rewards::{rewards_over, shape_score};
+use crate::rewards::rewards_over;
 use crate::trajectory::{CriticTargets, Trajectory};
 use crate::updates::{MinibatchSums, Updates};
 use crate::whiten::{whiten, whiten_keeping_mean};
@@ -83,15 +83,7 @@ impl Ppo {
         clock.lap("rollout");
 
         // 3. Score: S(x, y) from the reward model (normalised), a rule or a program; clipped; with the rule for a missing EOS token.
-        let tokenizer = &self.language_model.tokenizer;
-        let raw = self
-            .reward
-            .scores(tokenizer, &prompts, &episodes)?
-            .into_iter();
-        let (bound, missing_eos) = (config.score_clip, conventions.missing_eos);
-        let shaped =
-            |(score, e): (f64, &Episode)| shape_score(score, e.finished, bound, missing_eos);
-        let scores: Vec<f64> = raw.zip(&episodes).map(shaped).collect();
+        let scores = self.scores(&prompts, &episodes)?;
         clock.lap("score");
 
         // 4. Old log-probabilities, values, reference log-probabilities: with the training forward, never the sampler's numbers.
@@ -102,20 +94,13 @@ impl Ppo {
 
         // 5. Rewards: r_t = −β k_t + [t = n] S; without the penalty where it stands in the loss.
         let beta = self.kl.coef;
-        let penalty = if config.kl_in == KlIn::Reward {
-            beta
-        } else {
-            0.0
-        };
-        let slots = |i: usize| {
-            let tokens = episodes[i].response.len();
-            conventions.score_slot.slots(tokens, config.response_length)
-        };
-        let reward = |i: usize| {
-            let (p, r, k) = (&logprobs[i], &ref_logprobs[i], config.kl_estimator);
-            rewards_over(slots(i), p, r, scores[i], penalty, k)
-        };
-        let mut rewards: Vec<Vec<f64>> = (0..episodes.len()).map(reward).collect();
+        let penalty = config.kl_in.reward_coef(beta);
+        let mut rewards: Vec<Vec<f64>> = (0..episodes.len())
+            .map(|i| {
+                let (p, r, k) = (&logprobs[i], &ref_logprobs[i], config.kl_estimator);
+                rewards_over(self.slots(&episodes[i]), p, r, scores[i], penalty, k)
+            })
+            .collect();
         if config.whiten_rewards {
             whiten_keeping_mean(&mut rewards, conventions.variance);
         }
