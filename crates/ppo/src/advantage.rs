@@ -12,17 +12,17 @@ pub enum Advantage {
     /// Generalised advantage estimation, see [`gae`]: from the values of a critic.
     #[default]
     Gae,
-    /// Leave-one-out, see [`rloo`]: from the other responses to the same prompt, without a critic.
+    /// Leave-one-out (RLOO): from the other responses to the same prompt, without a critic.
     Rloo,
 }
 
 /// What an estimator makes of the rewards of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Estimated {
+pub(crate) struct Estimated {
     /// `[B][m_i]` A_t.
-    pub advantages: Vec<Vec<f64>>,
+    pub(crate) advantages: Vec<Vec<f64>>,
     /// `[B][m_i]` R_t, which a critic is trained towards, where there is one.
-    pub returns: Option<Vec<Vec<f64>>>,
+    pub(crate) returns: Option<Vec<Vec<f64>>>,
 }
 
 impl Advantage {
@@ -37,7 +37,7 @@ impl Advantage {
     /// The advantages of every response, and returns where there is a critic.
     ///
     /// `rewards`: `[B][m_i]`, the `samples` responses to a prompt adjacent; `values`: `[B][m_i]`, of the critic.
-    pub fn estimate(
+    pub(crate) fn estimate(
         self,
         rewards: &[Vec<f64>],
         values: Option<&[Vec<f32>]>,
@@ -98,7 +98,7 @@ pub fn gae(rewards: &[f64], values: &[f32], gamma: f64, lambda: f64) -> (Vec<f64
 /// `totals`: `[n]`, R_i the sum of the KL-shaped rewards of response i; n ≥ 2. The baseline does not depend on response i, so the policy
 /// gradient stays unbiased. Source: Ahmadian et al., "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human
 /// Feedback in LLMs" (2024), §3.3; Kool et al. (2019).
-pub fn rloo(totals: &[f64]) -> Vec<f64> {
+pub(crate) fn rloo(totals: &[f64]) -> Vec<f64> {
     let (n, sum) = (totals.len() as f64, totals.iter().sum::<f64>());
     let others = |total: &f64| (sum - total) / (n - 1.0);
     totals.iter().map(|total| total - others(total)).collect()

@@ -77,18 +77,18 @@ impl KlIn {
 /// Adaptive: `e = clip(KL / target − 1, ±0.2)`, `β ← β · (1 + e · episodes / horizon)`.
 /// Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), §2.2.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KlController {
+pub(crate) struct KlController {
     /// β as used by the next step.
-    pub coef: f64,
+    pub(crate) coef: f64,
     /// Target KL per episode in nats; `None` keeps β fixed.
-    pub target: Option<f64>,
+    pub(crate) target: Option<f64>,
     /// Episodes over which a constant full error would change β by a factor e^0.2.
-    pub horizon: f64,
+    pub(crate) horizon: f64,
 }
 
 impl KlController {
     /// Moves β after a step whose mean KL per episode was `kl` over `episodes` episodes.
-    pub fn update(&mut self, kl: f64, episodes: usize) {
+    pub(crate) fn update(&mut self, kl: f64, episodes: usize) {
         if let Some(target) = self.target {
             let error = (kl / target - 1.0).clamp(-0.2, 0.2);
             self.coef *= 1.0 + error * episodes as f64 / self.horizon;

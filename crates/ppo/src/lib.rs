@@ -4,10 +4,10 @@
 //!
 //! 1. `train.rs`: the algorithm, a step in nine parts on one screen, and its update,
 //! 2. `trajectory.rs`: what a rollout leaves behind, field by field,
-//! 3. [`rewards`], [`Advantage`], [`whiten`]: from a score to an advantage per token,
+//! 3. [`rewards()`], [`Advantage`], [`whiten()`]: from a score to an advantage per token,
 //! 4. [`policy_loss`], [`value_loss`]: what is minimised,
 //! 5. `critic.rs`: the critic, where the advantage needs one,
-//! 6. [`KlEstimator`], [`KlIn`], [`KlController`]: the distance to the reference, and its price,
+//! 6. [`KlEstimator`], [`KlIn`], and the controller of β in `kl.rs`: the distance to the reference, and its penalty,
 //! 7. [`train()`] in `run.rs`: step after step, with evaluations and checkpoints.
 //!
 //! Responses, their log-probabilities, scorers and the evaluation are in `rlhf_rollout`.
@@ -39,11 +39,11 @@ mod trajectory;
 mod updates;
 mod whiten;
 
-pub use advantage::{Advantage, Estimated, gae, rloo};
+pub use advantage::{Advantage, gae};
 pub use config::{Config, CriticKind};
 pub use conventions::{Compat, Conventions, MissingEos};
-pub use kl::{KlController, KlEstimator, KlIn};
-pub use loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss, value_sums};
+pub use kl::{KlEstimator, KlIn};
+pub use loss::{is_clipped, policy_loss, value_loss, value_sums};
 pub use rewards::{ScoreSlot, rewards, rewards_over, shape_score};
 pub use run::{Outcome, train};
 pub use whiten::{Variance, whiten, whiten_keeping_mean};

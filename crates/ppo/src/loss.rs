@@ -43,25 +43,25 @@ pub fn value_loss(
 
 /// What an update looked like, averaged over its response tokens; read from the device once.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct UpdateStats {
+pub(crate) struct UpdateStats {
     /// `½ E[(log π − log π_old)²]`, the second-order estimate of `KL(π_old ‖ π)`, in nats per token.
-    pub approx_kl: f64,
+    pub(crate) approx_kl: f64,
     /// Fraction of tokens whose clipped term is the larger loss.
-    pub clip_fraction: f64,
+    pub(crate) clip_fraction: f64,
     /// Mean ratio ρ.
-    pub ratio: f64,
+    pub(crate) ratio: f64,
     /// Mean entropy of the policy in nats per token.
-    pub entropy: f64,
+    pub(crate) entropy: f64,
     /// Mean policy loss.
-    pub policy_loss: f64,
+    pub(crate) policy_loss: f64,
 }
 
 impl UpdateStats {
     /// Number of sums that [`update_sums`] returns.
-    pub const LEN: usize = 5;
+    pub(crate) const LEN: usize = 5;
 
     /// From sums over `tokens` response tokens, in the order of [`update_sums`].
-    pub fn from_sums(sums: &[f32], tokens: usize) -> Self {
+    pub(crate) fn from_sums(sums: &[f32], tokens: usize) -> Self {
         let mean = |i: usize| f64::from(sums[i]) / tokens as f64;
         Self {
             approx_kl: mean(0),
@@ -74,7 +74,7 @@ impl UpdateStats {
 }
 
 /// Sums over tokens that [`UpdateStats`] averages: `[5]` f32, on the device, without a graph.
-pub fn update_sums(
+pub(crate) fn update_sums(
     logprobs: &Tensor,
     old_logprobs: &Tensor,
     advantages: &Tensor,

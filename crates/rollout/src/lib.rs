@@ -7,7 +7,7 @@
 //! 4. [`response_logprobs`], [`kl_per_episode`]: log π(y_t) of every response token, and the KL between two models;
 //! 5. [`RewardSource`], [`Scorer`]: S(x, y) from a reward model, a rule or a program;
 //! 6. [`Evaluator`]: a policy against its reference on held-out prompts;
-//! 7. [`best_of_n`]: the baseline that needs no training.
+//! 7. [`best_of_n()`]: the baseline that needs no training.
 
 mod best_of_n;
 mod episode;

@@ -130,16 +130,16 @@ fn comes_close_to_the_optimum(config: &Config) {
     let distance = tree.total_variation(&found, &optimum.policy);
     let way = tree.total_variation(&reference, &optimum.policy);
     let (best, reached) = (optimum.values[0], value(&found));
-    let told = format!("{:?}, β {beta}", config.advantage);
+    let case = format!("{:?}, β {beta}", config.advantage);
     assert!(
         distance < 0.03,
-        "{told}: total variation {distance}, at the start {way}"
+        "{case}: total variation {distance}, at the start {way}"
     );
     assert!(
         best - reached < 0.01,
-        "{told}: value {reached}, optimum {best}"
+        "{case}: value {reached}, optimum {best}"
     );
-    assert!(way > 0.1, "{told}: nowhere to go");
+    assert!(way > 0.1, "{case}: nowhere to go");
 }
 
 #[test]
