@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use rlhf_base::rng::{shuffle, stream};
+use rlhf_base::rng::stream;
 use rlhf_dataset::order::file_order;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel};
 use rlhf_rollout::{
@@ -163,9 +163,7 @@ impl Ppo {
         }
         'epochs: for epoch in 0..config.epochs {
             let epoch = step * config.epochs as u64 + epoch as u64;
-            let mut groups = trajectory.groups(&all);
-            shuffle(&mut stream(self.seed, "minibatches", epoch), &mut groups);
-            let order = groups.concat();
+            let order = trajectory.shuffled(&mut stream(self.seed, "minibatches", epoch));
             let minibatches = order.chunks(order.len() / config.minibatches);
             for (place, minibatch) in minibatches.enumerate() {
                 let update = epoch * config.minibatches as u64 + place as u64;

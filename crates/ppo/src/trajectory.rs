@@ -2,6 +2,9 @@
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use rand::RngCore;
+use rlhf_base::rng::shuffle;
+use rlhf_dataset::order::file_order;
 use rlhf_rollout::Episode;
 
 /// One rollout batch: B episodes over B / n distinct prompts, the n responses to a prompt adjacent.
@@ -38,10 +41,13 @@ pub(crate) struct CriticTargets {
 }
 
 impl Trajectory {
-    /// The episodes of each prompt, as indices.
-    pub(crate) fn groups<'a>(&self, all: &'a [usize]) -> Vec<&'a [usize]> {
+    /// The episodes, as indices, in a random order of prompts; the responses to a prompt stay side by side.
+    pub(crate) fn shuffled(&self, rng: &mut impl RngCore) -> Vec<usize> {
+        let all = file_order(self.episodes.len());
         let prompt = |i: usize| self.episodes[i].prompt;
-        all.chunk_by(|&a, &b| prompt(a) == prompt(b)).collect()
+        let mut groups: Vec<&[usize]> = all.chunk_by(|&a, &b| prompt(a) == prompt(b)).collect();
+        shuffle(rng, &mut groups);
+        groups.concat()
     }
 
     /// Response tokens of the chosen episodes.
@@ -81,5 +87,40 @@ impl Trajectory {
             .map(|x| f64::from(*x) as f32)
             .collect();
         Ok(Tensor::new(flat, device)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rlhf_base::rng::stream;
+
+    /// Eight responses: of two to a prompt, each pair stays together; one to a prompt are shuffled as if there were no groups.
+    #[test]
+    fn a_shuffle_keeps_the_responses_to_a_prompt_together() {
+        let rollout = |samples: usize| Trajectory {
+            episodes: (0..8)
+                .map(|i| Episode {
+                    prompt: i / samples,
+                    response: vec![2],
+                    finished: true,
+                })
+                .collect(),
+            ..Trajectory::default()
+        };
+        let mut moved = 0;
+        for epoch in 0..20 {
+            let shuffled =
+                |samples| rollout(samples).shuffled(&mut stream(1, "minibatches", epoch));
+            let pairs = shuffled(2);
+            for pair in pairs.chunks(2) {
+                assert_eq!((pair[0] % 2, pair[1]), (0, pair[0] + 1));
+            }
+            moved += usize::from(pairs != file_order(8));
+            let mut plain = file_order(8);
+            shuffle(&mut stream(1, "minibatches", epoch), &mut plain);
+            assert_eq!(shuffled(1), plain);
+        }
+        assert!(moved > 10, "{moved} of 20");
     }
 }
