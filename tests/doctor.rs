@@ -94,7 +94,7 @@ fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
     let checks = with(["[ppo]", "[ppo]\nbatch = 5"]);
     assert!(found(&checks, "ppo", "settings", "fail").contains("ppo.minibatches"));
     let checks = with(["[ppo]", "[ppo]\nresponse_length = 100000"]);
-    assert!(found(&checks, "ppo", "length", "fail").contains("response_length"));
+    assert!(found(&checks, "ppo", "start", "fail").contains("response_length"));
     let checks = with(["[ppo]", "[ppo]\nreward = \"command:false\""]);
     assert!(found(&checks, "ppo", "reward", "fail").contains("false"));
     let checks = with(["eval_prompts = [\"prompts.jsonl\"]", ""]);

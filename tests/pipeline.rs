@@ -26,6 +26,8 @@ fn a_pipeline_ends_with_every_model_in_one_table_and_skips_what_is_finished() {
     assert_eq!(models[1]["kl"], 0.0);
     // log 4 − 3/4.
     assert!((models[2]["kl"].as_f64().unwrap() - 0.636_294).abs() < 1e-6);
+    assert_eq!(models[2]["kl_bound"], true);
+    assert!(models[3].get("kl_bound").is_none());
     assert!(models[2]["reward"].as_f64() >= models[1]["reward"].as_f64());
     assert!(models[3]["win_rate_ci"][0].as_f64() <= models[3]["win_rate"].as_f64());
 

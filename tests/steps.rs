@@ -135,6 +135,89 @@ fn each_prompt_is_answered_as_often_as_asked_and_scores_stay_within_their_clip()
     assert!(clipped > 0);
 }
 
+/// Leave-one-out has no critic: none in the record, in the samples, in the explanation, in the checkpoint; and a run that is resumed from
+/// its checkpoint ends with the same bytes.
+#[test]
+fn without_a_critic_nothing_of_one_is_recorded_and_a_resumed_run_is_the_same() {
+    let folder = folder();
+    let rloo = "--steps 4 --save-every 2 --set ppo.advantage=rloo --set ppo.log_samples=4";
+    // A reward that tells responses apart, for without a difference there is nothing to learn.
+    let ppo = PPO.replace("length:4", "regex:[aeiou]");
+    let said = folder.refused(&format!("{ppo} {rloo}"));
+    assert!(said.contains("ppo.samples_per_prompt"), "{said}");
+    let rloo = format!("{rloo} --samples-per-prompt 2");
+    folder.done(&format!("{ppo} {rloo}"));
+    let mut steps = lines(&folder, "metrics.jsonl");
+    steps.retain(|line| line.contains_key("lr"));
+    let norms: f64 = steps
+        .iter()
+        .filter_map(|s| s["grad_norm/policy"].as_f64())
+        .sum();
+    assert!(norms > 0.0);
+    for step in steps {
+        for name in [
+            "loss/value_avg",
+            "val/clipfrac_avg",
+            "val/explained_variance",
+            "grad_norm/critic",
+        ] {
+            assert!(!step.contains_key(name), "{name}");
+        }
+    }
+    let samples = lines(&folder, "samples.jsonl");
+    let rollouts = samples.iter().filter(|s| s["kind"] == "rollout");
+    for sample in rollouts {
+        assert!(!sample.contains_key("values") && !sample.contains_key("returns"));
+        // One advantage for all tokens of a response.
+        let advantages = sample["advantages"].as_array().unwrap();
+        assert!(advantages.iter().all(|a| *a == advantages[0]));
+    }
+    let table = folder.done("explain runs/ppo --step 1");
+    assert!(
+        table.contains("advantage") && !table.contains("return"),
+        "{table}"
+    );
+
+    let (whole, cut) = (folder.path("runs/ppo"), folder.path("runs/cut"));
+    let copy = |name: &str| {
+        let to = cut.join(name);
+        fs_err::create_dir_all(to.parent().unwrap()).unwrap();
+        fs_err::copy(whole.join(name), to).unwrap();
+    };
+    // What a kill after the second step and before the end leaves.
+    for (name, _) in crate::folder::files(&whole) {
+        if !name.starts_with("final") && name != "finished" {
+            copy(&name);
+        }
+    }
+    let resumed = format!("{ppo} {rloo} --out runs/cut").replace("--overwrite", "--resume");
+    folder.done(&resumed);
+    crate::folder::assert_same_run(&whole, &cut);
+}
+
+/// With one update a step, which meets the policy that sampled, the penalty in the loss is the mean over tokens of the k3 that is recorded
+/// per episode; the reward is the score alone.
+#[test]
+fn a_kl_penalty_in_the_loss_is_recorded_there_and_not_in_the_reward() {
+    let folder = folder();
+    let flags = "--lr 1e-2 --set ppo.minibatches=1 --set ppo.kl_in=loss";
+    let said = folder.refused(&format!("{PPO} {flags}"));
+    assert!(said.contains("ppo.kl_estimator"), "{said}");
+    let steps = steps(&folder, &format!("{flags} --set ppo.kl_estimator=k3"));
+    let number = |step: usize, name: &str| steps[step][name].as_f64().unwrap();
+    for step in 0..3 {
+        let want = number(step, "objective/kl_k3") / number(step, "response/length");
+        // f32 keeps a k3 to 1e-7.
+        assert!((number(step, "loss/kl_avg") - want).abs() < 1e-6);
+        assert_eq!(number(step, "objective/non_score_reward"), 0.0);
+        assert_eq!(
+            number(step, "objective/rlhf_reward"),
+            number(step, "objective/scores")
+        );
+    }
+    assert!(number(2, "loss/kl_avg") > 1e-4);
+}
+
 /// Sampling from less than the whole distribution would make π_old another policy than the one that sampled.
 #[test]
 fn a_truncated_distribution_cannot_be_asked_for() {

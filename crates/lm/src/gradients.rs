@@ -167,7 +167,8 @@ impl Gradients {
         let Some(grad) = self.sums.get(name) else {
             return Ok(true);
         };
-        Ok(rlhf_ops::read_to_host(&grad.abs()?.max_all()?)? == [0.0])
+        // A sum, since a maximum skips NaN.
+        Ok(rlhf_ops::read_to_host(&grad.abs()?.sum_all()?)? == [0.0])
     }
 
     /// `Σ g²` of each parameter, in order of name: as they were read, or read now.

@@ -156,7 +156,8 @@ fn drop_tied_head(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) 
     let same = match tensors.get(&embedding) {
         Some(embedding) if embedding.shape() == head.shape() => {
             let difference = (embedding.to_dtype(DType::F32)? - head.to_dtype(DType::F32)?)?;
-            difference.abs()?.max_all()?.to_scalar::<f32>()? == 0.0
+            // A sum, since a maximum skips NaN.
+            difference.abs()?.sum_all()?.to_scalar::<f32>()? == 0.0
         }
         _ => false,
     };

@@ -1,8 +1,8 @@
 //! Every model of a pipeline on the same held-out prompts.
 //!
-//! Each model answers each prompt once, sampled with the same seed. The truth comes from the Tiny World's judge where it
-//! knows the prompt, the learned reward from the reward model, the distance from the training forward of model and
-//! reference. No part of training sees the judge.
+//! Each model answers each prompt once, sampled with the same seed. Gold scores come from the Tiny World's judge where it knows the
+//! prompt, the learned reward from the reward model, the KL from the training forward of model and reference. No part of training sees the
+//! judge.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,8 +11,10 @@ use anyhow::Context as _;
 use rlhf_dataset::read_prompts;
 use rlhf_dataset::tiny_world::{Gold, Judge};
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights};
-use rlhf_ppo::eval::{kl_per_episode, respond, response_logprobs, win};
-use rlhf_ppo::{Episode, PromptRow, RewardSource, Scorer};
+use rlhf_rollout::{
+    Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
+    respond, response_logprobs, win,
+};
 use rlhf_train::{Progress, micro_batch_tokens, settings, statistics};
 
 use crate::exit::usage;
@@ -91,7 +93,16 @@ struct Answers {
     texts: Vec<String>,
     gold: Vec<Option<Gold>>,
     rewards: Option<Vec<f64>>,
-    kl: f64,
+    kl: Kl,
+}
+
+/// Nats per response to the reference.
+#[derive(Clone, Copy)]
+enum Kl {
+    /// Mean over responses of Σₜ (log π − log π_ref).
+    Measured(f64),
+    /// Known only to be no more than this.
+    AtMost(f64),
 }
 
 /// Answers, judges and compares.
@@ -159,7 +170,7 @@ struct Room<'a> {
     prompts: Vec<PromptRow>,
     sampling: &'a SamplingConfig,
     reference: LanguageModel,
-    reward: Option<Scorer>,
+    reward: Option<Box<dyn Scorer>>,
     judge: Judge,
     micro_tokens: usize,
 }
@@ -208,11 +219,11 @@ impl<'a> Room<'a> {
         }
         let episodes = respond(&causal, &model.tokenizer, &prompts, 1, self.sampling)?;
         let rewards = self.rewards(model, &prompts, &episodes)?;
-        let kl = self.kl(model, &causal, &prompts, &episodes)?;
+        let kl = Kl::Measured(self.kl(model, &causal, &prompts, &episodes)?);
         self.answers(name, model, episodes.iter().collect(), rewards, kl)
     }
 
-    /// The reference's own response (its distance from itself is 0), and with a reward model its best of n.
+    /// The reference's own response (its KL to itself is 0), and with a reward model its best of n.
     ///
     /// A response depends on prompt and sample alone, so the first of n is the very response of a single one.
     fn ask_reference(&self, name: &str, n: usize) -> anyhow::Result<Vec<Answers>> {
@@ -221,26 +232,17 @@ impl<'a> Room<'a> {
         let causal = CausalLm::new(&model.config, &model.params.frozen())?;
         let episodes = respond(&causal, &model.tokenizer, &self.prompts, n, self.sampling)?;
         let rewards = self.rewards(model, &self.prompts, &episodes)?;
-        let pick = |choose: &dyn Fn(usize) -> usize| -> (Vec<&Episode>, Option<Vec<f64>>) {
-            let chosen: Vec<usize> = (0..self.prompts.len()).map(choose).collect();
-            let scores = rewards
-                .as_ref()
-                .map(|rewards| chosen.iter().map(|&i| rewards[i]).collect());
-            (chosen.iter().map(|&i| &episodes[i]).collect(), scores)
+        let chosen = |name: &str, chosen: &[usize], kl| {
+            let own = |rewards: &Vec<f64>| chosen.iter().map(|&i| rewards[i]).collect();
+            let scores = rewards.as_ref().map(own);
+            let episodes = chosen.iter().map(|&i| &episodes[i]).collect();
+            self.answers(name, model, episodes, scores, kl)
         };
-        let (first, scores) = pick(&|prompt| prompt * n);
-        let mut all = vec![self.answers(name, model, first, scores, 0.0)?];
+        let first: Vec<usize> = (0..self.prompts.len()).map(|prompt| prompt * n).collect();
+        let mut all = vec![chosen(name, &first, Kl::Measured(0.0))?];
         if let Some(rewards) = rewards.as_ref().filter(|_| n > 1) {
-            let best = |prompt: usize| {
-                let own = prompt * n..(prompt + 1) * n;
-                own.fold(prompt * n, |best, i| {
-                    if rewards[i] > rewards[best] { i } else { best }
-                })
-            };
-            let (best, scores) = pick(&best);
-            // KL of the best of n from one: log n − (n − 1)/n (Beirami et al. 2024, an upper bound).
-            let kl = (n as f64).ln() - (n as f64 - 1.0) / n as f64;
-            all.push(self.answers(&format!("best_of_{n}"), model, best, scores, kl)?);
+            let kl = Kl::AtMost(best_of_n_kl_bound(n));
+            all.push(chosen(&format!("best_of_{n}"), &best_of_n(rewards, n), kl)?);
         }
         Ok(all)
     }
@@ -272,17 +274,8 @@ impl<'a> Room<'a> {
             ));
         }
         let reference = CausalLm::new(&self.reference.config, &self.reference.params.frozen())?;
-        let logprobs = |of: &CausalLm| {
-            let device = model.params.device();
-            response_logprobs(
-                of,
-                &ids,
-                episodes,
-                self.sampling.temperature,
-                self.micro_tokens,
-                device,
-            )
-        };
+        let (tau, micro_tokens) = (self.sampling.temperature, self.micro_tokens);
+        let logprobs = |of: &CausalLm| response_logprobs(of, &ids, episodes, tau, micro_tokens);
         Ok(statistics::mean(&kl_per_episode(
             &logprobs(causal)?,
             &logprobs(&reference)?,
@@ -295,7 +288,7 @@ impl<'a> Room<'a> {
         model: &LanguageModel,
         episodes: Vec<&Episode>,
         rewards: Option<Vec<f64>>,
-        kl: f64,
+        kl: Kl,
     ) -> anyhow::Result<Answers> {
         let mut texts = Vec::with_capacity(episodes.len());
         let mut gold = Vec::with_capacity(episodes.len());
@@ -343,6 +336,10 @@ fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
         let (low, high) = statistics::bootstrap_interval(values, seed);
         [low, high]
     };
+    let (kl, kl_bound) = match answers.kl {
+        Kl::Measured(kl) => (kl, false),
+        Kl::AtMost(kl) => (kl, true),
+    };
     ModelRow {
         name: answers.name.clone(),
         gold: gold.map(|gold| {
@@ -362,7 +359,8 @@ fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
             .rewards
             .as_ref()
             .map(|rewards| statistics::mean(rewards)),
-        kl: answers.kl,
+        kl,
+        kl_bound,
         win_rate: wins.as_ref().map(|wins| statistics::mean(wins)),
         // Prompts are resampled, both answers together: a paired interval.
         win_rate_ci: wins.as_ref().map(|wins| interval(wins)),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlhf_ppo::RewardSource;
+use rlhf_rollout::RewardSource;
 use rlhf_train::Source;
 
 use crate::bundled;

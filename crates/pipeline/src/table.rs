@@ -30,6 +30,9 @@ pub(crate) struct ModelRow {
     pub(crate) reward: Option<f64>,
     /// Mean over responses of Σₜ (log π − log π_ref), in nats.
     pub(crate) kl: f64,
+    /// Whether `kl` was not measured and is an upper bound.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) kl_bound: bool,
     /// How often better than the reference, ties half: by gold where it exists, else by the reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) win_rate: Option<f64>,
@@ -83,7 +86,8 @@ impl Evaluation {
                     [g.truthful, g.helpful, g.harmless, g.well_formed].map(|x| number(Some(x))),
                 );
             }
-            row.extend([number(model.reward), format!("{:.2}", model.kl)]);
+            let at_most = if model.kl_bound { "≤ " } else { "" };
+            row.extend([number(model.reward), format!("{at_most}{:.2}", model.kl)]);
             row.extend([number(model.win_rate), interval(model.win_rate_ci)]);
             rows.push(row);
         }
@@ -91,8 +95,13 @@ impl Evaluation {
         if self.models.iter().any(|m| m.win_rate.is_some()) {
             let judge = if gold { "gold score" } else { "reward model" };
             out.push_str(&format!(
-                "\nwins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response.\n",
-                self.reference
+                "\nwins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response{1}.\n",
+                self.reference,
+                if self.models.iter().any(|m| m.kl_bound) {
+                    "; ≤ marks an upper bound, log n − (n − 1)/n for the best of n"
+                } else {
+                    ""
+                }
             ));
         }
         for example in &self.examples {
@@ -164,6 +173,7 @@ mod tests {
             gold: gold.clone(),
             reward: Some(-0.25),
             kl: 1.5,
+            kl_bound: name.starts_with("best"),
             win_rate: Some(0.5),
             win_rate_ci: Some([0.4, 0.6]),
         };
@@ -195,11 +205,11 @@ mod tests {
         insta::assert_snapshot!(evaluation(Some(gold)).render(), @r"
         64 held-out prompts, one response each
 
-                    gold            95 %  truthful  helpful  harmless  well-formed  reward    KL   wins            95 %
-        sft        0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  1.50  0.500  [0.400, 0.600]
-        best of 4  0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  1.50  0.500  [0.400, 0.600]
+                    gold            95 %  truthful  helpful  harmless  well-formed  reward      KL   wins            95 %
+        sft        0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250    1.50  0.500  [0.400, 0.600]
+        best of 4  0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  ≤ 1.50  0.500  [0.400, 0.600]
 
-        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response.
+        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response; ≤ marks an upper bound, log n − (n − 1)/n for the best of n.
 
         What colour is a fox?
           sft        red
@@ -213,5 +223,10 @@ mod tests {
         assert!(!evaluation.render().contains("truthful"));
         let json = serde_json::to_value(&evaluation).unwrap();
         assert!(json["models"][0].get("gold").is_none() && json["models"][0]["kl"] == 1.5);
+        // A bound is marked as one, and nothing else is.
+        assert!(json["models"][0].get("kl_bound").is_none());
+        assert_eq!(json["models"][1]["kl_bound"], true);
+        let read: Evaluation = serde_json::from_value(json).unwrap();
+        assert_eq!(read, evaluation);
     }
 }

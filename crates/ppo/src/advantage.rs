@@ -1,67 +1,70 @@
-//! From scores to advantages: KL-shaped rewards, generalised advantage estimation, whitening.
+//! Advantages: how much better a token was than expected, from the rewards of a rollout.
 //!
-//! Everything here is ragged: one slice per response, exactly as long as the response. There is no mask,
-//! so nothing outside a response can reach a result.
+//! To add an estimator: a function with its formula, an arm in each `match` of [`Advantage`], and its numbers from an oracle.
 
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::kl::KlEstimator;
-
-/// Rewards of one response: `r_t = −β k_t + [t = n] S`, t = 1…n.
-///
-/// `logprobs`, `ref_logprobs`: `[n]`, natural log, under π_old and π_ref at the sampling temperature;
-/// `score`: S(x, y) after normalisation, clipping and the end-token rule.
-/// Source: Ziegler et al. (2019), eq. 2, spread over tokens; Ouyang et al. (2022), eq. 2.
-pub fn rewards(
-    logprobs: &[f32],
-    ref_logprobs: &[f32],
-    score: f64,
-    beta: f64,
-    estimator: KlEstimator,
-) -> Vec<f64> {
-    rewards_over(
-        logprobs.len(),
-        logprobs,
-        ref_logprobs,
-        score,
-        beta,
-        estimator,
-    )
-}
-
-/// [`rewards`] with the score in the last of `slots`: n of them, or one more, which has no token and so no penalty.
-pub fn rewards_over(
-    slots: usize,
-    logprobs: &[f32],
-    ref_logprobs: &[f32],
-    score: f64,
-    beta: f64,
-    estimator: KlEstimator,
-) -> Vec<f64> {
-    let penalty = |t: usize| match (logprobs.get(t), ref_logprobs.get(t)) {
-        (Some(p), Some(r)) => -beta * estimator.estimate(*p, *r),
-        _ => 0.0,
-    };
-    (0..slots)
-        .map(|t| penalty(t) + if t + 1 == slots { score } else { 0.0 })
-        .collect()
-}
-
-/// Where a response's score stands.
+/// The estimator of the advantages A_t.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ScoreSlot {
-    /// On its last token: OpenAI's, and ours.
+pub enum Advantage {
+    /// Generalised advantage estimation, see [`gae`]: from the values of a critic.
     #[default]
-    Last,
-    /// One slot later, where a response is shorter than the longest, and a value is learnt there too: TRL's.
-    After,
+    Gae,
+    /// Leave-one-out (RLOO): from the other responses to the same prompt, without a critic.
+    Rloo,
 }
 
-impl ScoreSlot {
-    /// How many rewards and values a response of `tokens` tokens has, where the longest may have `longest`.
-    pub fn slots(self, tokens: usize, longest: usize) -> usize {
-        tokens + usize::from(self == Self::After && tokens < longest)
+/// What an estimator makes of the rewards of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Estimated {
+    /// `[B][m_i]` A_t.
+    pub(crate) advantages: Vec<Vec<f64>>,
+    /// `[B][m_i]` R_t, which a critic is trained towards, where there is one.
+    pub(crate) returns: Option<Vec<Vec<f64>>>,
+}
+
+impl Advantage {
+    /// Whether a critic must be trained for it.
+    pub fn needs_critic(self) -> bool {
+        match self {
+            Self::Gae => true,
+            Self::Rloo => false,
+        }
+    }
+
+    /// The advantages of every response, and returns where there is a critic.
+    ///
+    /// `rewards`: `[B][m_i]`, the `samples` responses to a prompt adjacent; `values`: `[B][m_i]`, of the critic.
+    pub(crate) fn estimate(
+        self,
+        rewards: &[Vec<f64>],
+        values: Option<&[Vec<f32>]>,
+        samples: usize,
+        (gamma, lambda): (f64, f64),
+    ) -> Result<Estimated> {
+        match self {
+            Self::Gae => {
+                let values =
+                    values.context("gae needs the values of a critic, and there is none")?;
+                let pairs = rewards.iter().zip(values);
+                let (advantages, returns) = pairs.map(|(r, v)| gae(r, v, gamma, lambda)).unzip();
+                Ok(Estimated {
+                    advantages,
+                    returns: Some(returns),
+                })
+            }
+            Self::Rloo => {
+                let totals: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
+                let advantages = totals.chunks(samples).flat_map(rloo);
+                let over_tokens = advantages.zip(rewards).map(|(a, r)| vec![a; r.len()]);
+                Ok(Estimated {
+                    advantages: over_tokens.collect(),
+                    returns: None,
+                })
+            }
+        }
     }
 }
 
@@ -90,44 +93,15 @@ pub fn gae(rewards: &[f64], values: &[f32], gamma: f64, lambda: f64) -> (Vec<f64
     (advantages, returns)
 }
 
-/// Which variance whitening divides by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Variance {
-    /// `Σ(x − mean)² / n`: OpenAI's, and ours.
-    #[default]
-    Population,
-    /// `Σ(x − mean)² / (n − 1)`: TRL's.
-    Unbiased,
-}
-
-/// Whitens in place over all response tokens of a step, `[B][n_i]`: `A ← (A − mean) / sqrt(var + 1e-8)`.
-pub fn whiten(advantages: &mut [Vec<f64>], variance: Variance) {
-    let (mean, scale) = standard(advantages, variance);
-    let all = advantages.iter_mut().flatten();
-    all.for_each(|a| *a = (*a - mean) * scale);
-}
-
-/// Scales in place to variance 1 and leaves the mean: `r ← (r − mean) / sqrt(var + 1e-8) + mean`.
+/// Advantages of the n responses to one prompt: `A_i = R_i − 1/(n−1) Σ_{j≠i} R_j`, the same for every token of a response.
 ///
-/// What OpenAI and TRL do to rewards on request, where a shift would change what is rewarded.
-pub fn whiten_keeping_mean(rewards: &mut [Vec<f64>], variance: Variance) {
-    let (mean, scale) = standard(rewards, variance);
-    let all = rewards.iter_mut().flatten();
-    all.for_each(|r| *r = (*r - mean) * scale + mean);
-}
-
-/// The mean over all rows as one list, and `1 / sqrt(var + 1e-8)`.
-fn standard(rows: &[Vec<f64>], variance: Variance) -> (f64, f64) {
-    let all = || rows.iter().flatten();
-    let n = all().count() as f64;
-    let mean = all().sum::<f64>() / n;
-    let degrees = match variance {
-        Variance::Population => n,
-        Variance::Unbiased => (n - 1.0).max(1.0),
-    };
-    let var = all().map(|x| (x - mean).powi(2)).sum::<f64>() / degrees;
-    (mean, 1.0 / (var + 1e-8).sqrt())
+/// `totals`: `[n]`, R_i the sum of the KL-shaped rewards of response i; n ≥ 2. The baseline does not depend on response i, so the policy
+/// gradient stays unbiased. Source: Ahmadian et al., "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human
+/// Feedback in LLMs" (2024), §3.3; Kool et al. (2019).
+pub(crate) fn rloo(totals: &[f64]) -> Vec<f64> {
+    let (n, sum) = (totals.len() as f64, totals.iter().sum::<f64>());
+    let others = |total: &f64| (sum - total) / (n - 1.0);
+    totals.iter().map(|total| total - others(total)).collect()
 }
 
 #[cfg(test)]
@@ -138,24 +112,6 @@ mod tests {
         assert_eq!(got.len(), want.len());
         for (g, w) in got.iter().zip(want) {
             assert!((g - w).abs() < tolerance, "{got:?} against {want:?}");
-        }
-    }
-
-    /// Derived by hand and checked with NumPy (scripts/oracle/losses.py).
-    #[test]
-    fn rewards_are_the_kl_penalty_with_the_score_on_the_last_token() {
-        let logprobs = [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.6, 0.7, 0.8]];
-        let references = [[0.2, 0.3, 0.4], [0.6, 0.7, 0.8], [0.9, 1.0, 1.1]];
-        let expected = [[0.05, 0.05, 1.05], [0.1, 0.1, 2.1], [0.15, 0.15, 3.15]];
-        for (i, want) in expected.iter().enumerate() {
-            let got = rewards(
-                &logprobs[i],
-                &references[i],
-                (i + 1) as f64,
-                0.5,
-                KlEstimator::K1,
-            );
-            assert_close(&got, want, 1e-6); // f32 inputs
         }
     }
 
@@ -200,33 +156,26 @@ mod tests {
         assert_close(&advantages, &brute, 1e-7);
     }
 
-    /// By hand: a response of 2 tokens where 3 are the most: the score moves to a third slot, which has no penalty.
+    /// Computed independently with NumPy (shared/design/algorithms.md §5).
     #[test]
-    fn a_score_after_the_end_has_a_slot_of_its_own_where_there_is_room() {
-        assert_eq!(ScoreSlot::After.slots(2, 3), 3);
-        assert_eq!(ScoreSlot::After.slots(3, 3), 3);
-        assert_eq!(ScoreSlot::Last.slots(2, 3), 2);
-        let (p, r) = ([-1.0, -1.0], [-2.0, -1.5]);
-        let got = rewards_over(3, &p, &r, 4.0, 0.5, KlEstimator::K1);
-        assert_close(&got, &[-0.5, -0.25, 4.0], 1e-12);
+    fn rloo_compares_a_response_with_the_mean_of_the_others() {
+        let got = rloo(&[1.0, 2.0, 4.0, 5.0]);
+        assert_close(&got, &[-2.666_667, -1.333_333, 1.333_333, 2.666_667], 1e-6);
     }
 
-    /// By hand: 1 and 3 have mean 2 and population deviation 1.
+    /// By hand: two prompts with totals (1, 2) and (5, 3), so that nothing of one prompt reaches the other.
     #[test]
-    fn whitening_rewards_keeps_their_mean() {
-        let mut rewards = [vec![0.0], vec![4.0]];
-        whiten_keeping_mean(&mut rewards, Variance::Population);
-        assert_close(&rewards.concat(), &[1.0, 3.0], 1e-7);
-    }
-
-    /// Closed form: two values a distance 1 apart have population deviation ½ and unbiased √½.
-    #[test]
-    fn whitening_centres_and_scales_by_the_chosen_variance() {
-        let mut population = [vec![2.0], vec![3.0]];
-        whiten(&mut population, Variance::Population);
-        assert_close(&population.concat(), &[-1.0, 1.0], 1e-7);
-        let mut unbiased = [vec![2.0, 3.0]];
-        whiten(&mut unbiased, Variance::Unbiased);
-        assert_close(&unbiased.concat(), &[-0.5f64.sqrt(), 0.5f64.sqrt()], 1e-7);
+    fn rloo_gives_every_token_of_a_response_its_whole_advantage_within_its_prompt() {
+        let rewards = [
+            vec![-0.5, 1.5],
+            vec![2.0],
+            vec![0.0, 1.0, 4.0],
+            vec![1.0, 2.0],
+        ];
+        let estimate = |advantage: Advantage| advantage.estimate(&rewards, None, 2, (1.0, 1.0));
+        let found = estimate(Advantage::Rloo).unwrap();
+        let want = [vec![-1.0; 2], vec![1.0], vec![2.0; 3], vec![-2.0; 2]];
+        assert_eq!((found.advantages, found.returns), (want.to_vec(), None));
+        assert!(estimate(Advantage::Gae).is_err());
     }
 }

@@ -106,6 +106,16 @@ pub const CAPTIONS: &[Caption] = &[
         "The squared error of the critic's predicted returns. It should fall, then follow the changes of the reward.",
     ),
     Caption::health(
+        "loss/kl_avg",
+        "KL loss",
+        "The KL penalty in the loss, before β, per token.",
+    ),
+    Caption::health(
+        "loss/ptx_avg",
+        "Loss on demonstrations",
+        "The loss of PPO-ptx per answer token, in nats. A steady rise means that the policy forgets what it was fine-tuned on.",
+    ),
+    Caption::health(
         "val/explained_variance",
         "Explained variance of the critic",
         "One: the critic predicts every return. Zero: it does no better than their mean. Below zero: worse than the mean.",
@@ -113,7 +123,7 @@ pub const CAPTIONS: &[Caption] = &[
     Caption::health(
         "val/clipfrac_avg",
         "Clipped tokens (critic)",
-        "The share of value predictions that were clipped.",
+        "The share of value predictions whose loss the clip has stopped moving.",
     ),
     Caption::health(
         "val/ratio",
@@ -122,8 +132,8 @@ pub const CAPTIONS: &[Caption] = &[
     ),
     Caption::health(
         "val/ratio_var",
-        "Variance of the ratio",
-        "How unevenly the step changed the tokens. Spikes often come before instability.",
+        "Variance of the updates' mean ratios",
+        "How far the mean ratios of the step's updates lie apart. Spikes often come before instability.",
     ),
     Caption::health(
         "val/num_eos_tokens",
@@ -149,6 +159,11 @@ pub const CAPTIONS: &[Caption] = &[
         "optimizer_steps",
         "Optimizer steps in the step",
         "Epochs × minibatches, fewer when the epochs were stopped early.",
+    ),
+    Caption::health(
+        "skipped_updates",
+        "Skipped updates",
+        "Updates that were left out because a number was not finite. It should stay at zero.",
     ),
     Caption::speed("episode", "Episodes", "Responses sampled so far."),
     LR,

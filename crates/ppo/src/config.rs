@@ -3,65 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rlhf_lm::SamplingConfig;
+use rlhf_rollout::RewardSource;
 use rlhf_train::ScheduleKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{KlEstimator, RewardSource, ScoreSlot, Variance};
+use crate::advantage::Advantage;
+use crate::conventions::{Compat, Conventions, MissingEos};
+use crate::kl::{KlEstimator, KlIn};
+use crate::rewards::ScoreSlot;
+use crate::whiten::Variance;
 
-/// What happens to the score of a response that did not end by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MissingEos {
-    /// The score becomes this value, whatever the reward model said (the "EOS trick").
-    Replace(f64),
-    /// This much is taken off the score.
-    Subtract(f64),
-    /// The score stands.
-    None,
-}
-
-/// Whose conventions to follow where implementations differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compat {
-    /// OpenAI's lm-human-preferences and summarize-from-feedback.
-    Openai,
-    /// Hugging Face's TRL, as of 0.24.
-    Trl,
-}
-
-/// Where implementations of PPO differ without saying so.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Conventions {
-    /// What whitening divides by.
-    pub variance: Variance,
-    /// Where the score stands.
-    pub score_slot: ScoreSlot,
-    /// What a response without end token gets.
-    pub missing_eos: MissingEos,
-}
-
-impl Compat {
-    /// Theirs.
-    pub fn conventions(self) -> Conventions {
-        match self {
-            Self::Openai => Conventions {
-                variance: Variance::Population,
-                score_slot: ScoreSlot::Last,
-                missing_eos: MissingEos::Replace(-1.0),
-            },
-            Self::Trl => Conventions {
-                variance: Variance::Unbiased,
-                score_slot: ScoreSlot::After,
-                missing_eos: MissingEos::Subtract(1.0),
-            },
-        }
-    }
-}
-
-/// Where the values come from.
+/// Where the weights of the critic live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CriticKind {
@@ -83,15 +37,17 @@ rlhf_train::settings! {
         pub reward: String = "runs/reward".into(),
         /// Seconds that a reward command may take for one batch of responses.
         pub reward_timeout: f64 = 60.0,
-        /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk.
+        /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk. Only `gae` has one.
         pub critic: CriticKind = CriticKind::Separate,
+        /// Estimator of the advantages: `gae`, from the critic's values, or `rloo`, from the other responses to the same prompt.
+        pub advantage: Advantage = Advantage::Gae,
         /// Prompt files; empty means the bundled ones.
         pub prompts: Vec<PathBuf> = Vec::new(),
         /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
         pub eval_prompts: Vec<PathBuf> = Vec::new(),
         /// Share of `prompts` kept back when `eval_prompts` is empty.
         pub eval_fraction: f64 = 0.1,
-        /// Prompts are compared on at most this many held-out prompts.
+        /// Held-out prompts used in an evaluation, at most.
         pub eval_limit: usize = 256,
         /// PPO steps: each is one rollout and its updates.
         pub steps: u64 = 1000,
@@ -105,41 +61,43 @@ rlhf_train::settings! {
         pub epochs: usize = 4,
         /// Tokens per forward and backward pass; the result does not depend on it, memory does. 0 chooses by the model's size.
         pub micro_batch_tokens: usize = 0,
-        /// Longest response in tokens, end token included.
+        /// Longest response in tokens, EOS token included.
         pub response_length: usize = 53,
-        /// The end token is forbidden before this many tokens.
+        /// The EOS token is forbidden before this many tokens.
         pub min_response_length: usize = 0,
         /// Longest prompt in tokens; longer prompts are dropped and counted.
         pub max_prompt_length: usize = 512,
-        /// Texts that end a response (which is cut after them) besides the end token.
+        /// Texts that end a response (which is cut after them) besides the EOS token.
         pub stop: Vec<String> = Vec::new(),
         /// Sampling temperature τ; log-probabilities are taken at the same τ.
         pub temperature: f64 = 0.7,
-        /// Most responses decoded at a time.
+        /// Responses decoded at a time, at most.
         pub rollout_rows: usize = 64,
         /// Peak learning rate of policy and critic.
         pub lr: f64 = 1e-5,
-        /// How the learning rate moves over the run.
+        /// Schedule of the learning rate.
         pub schedule: ScheduleKind = ScheduleKind::Linear,
         /// PPO steps over which the learning rate rises from 0.
         pub warmup: u64 = 0,
-        /// AdamW's ε. The larger value than usual tames the first updates.
+        /// AdamW's ε; larger than usual, which keeps the first updates small.
         pub adam_eps: f64 = 1e-5,
-        /// β: weight of the KL penalty in the reward.
+        /// β: weight of the KL penalty.
         pub kl_coef: f64 = 0.05,
         /// Target KL per episode for an adaptive β; absent keeps β fixed.
         pub kl_target: Option<f64> = None,
         /// Episodes over which the adaptive β acts.
         pub kl_horizon: f64 = 10_000.0,
-        /// Estimator of the per-token KL in the reward.
+        /// Estimator of the KL per token: `k1`, `k2` or `k3`.
         pub kl_estimator: KlEstimator = KlEstimator::K1,
+        /// Where the KL penalty acts: `reward`, in the reward of every token, or `loss`, differentiated beside the policy loss (`k2`, `k3`).
+        pub kl_in: KlIn = KlIn::Reward,
         /// γ: discount per token.
         pub gamma: f64 = 1.0,
         /// λ of generalised advantage estimation.
         pub lambda: f64 = 0.95,
         /// ε: the ratio is clipped to 1 ± ε.
         pub clip: f64 = 0.2,
-        /// ε_v: the value moves at most this far from its old value without cost.
+        /// ε_v: the value loss is clipped where a value has moved by more than this from its old value.
         pub value_clip: f64 = 0.2,
         /// c_v: weight of the value loss.
         pub value_coef: f64 = 0.1,
@@ -157,28 +115,28 @@ rlhf_train::settings! {
         pub variance: Variance = Variance::Population,
         /// Where the score stands: on the `last` token, or in a slot of its own `after` it.
         pub score_slot: ScoreSlot = ScoreSlot::Last,
-        /// `openai` or `trl`: sets `variance`, `score_slot` and `missing_eos` as they do; absent leaves the three to themselves.
+        /// `openai` or `trl`: sets `variance`, `score_slot` and `missing_eos` as they do; absent leaves the three as set.
         pub compat: Option<Compat> = None,
         /// Gradients of policy and of critic are each scaled down to this norm; 0 turns clipping off.
         pub max_grad_norm: f64 = 1.0,
-        /// Stop a step's epochs once the approximate KL(π_old ‖ π) per token exceeds this; absent never.
+        /// Stop the epochs of a step once the approximate KL(π_old ‖ π) per token exceeds this; absent: never.
         pub target_kl: Option<f64> = None,
-        /// The KL budget per episode: the run stops beyond it, and the evaluated policy with the highest score within it is published;
-        /// absent neither.
+        /// KL budget per episode: the run stops beyond it, and the evaluated policy with the highest score within it is published; absent:
+        /// no budget.
         pub max_kl: Option<f64> = None,
         /// The normalised score is clipped to ± this; absent leaves it.
         pub score_clip: Option<f64> = None,
-        /// What happens to the score of a response without end token.
+        /// What happens to the score of a response without an EOS token.
         pub missing_eos: MissingEos = MissingEos::Replace(-1.0),
-        /// Take the reward model's score as it is when it has no calibration.
+        /// Use a reward model without calibration, with its scores as they are.
         pub uncalibrated: bool = false,
-        /// Evaluate on held-out prompts every so many steps (and at the end); 0 only at the end, with `max_kl` ten times.
+        /// Evaluate on held-out prompts every this many steps, and at the end; 0 only at the end, with `max_kl` ten times.
         pub eval_every: u64 = 0,
-        /// Save a checkpoint every so many steps; 0 only when interrupted.
+        /// Save a checkpoint every this many steps; 0 only when interrupted.
         pub save_every: u64 = 50,
-        /// Sampled rollouts written to `samples.jsonl` per step.
+        /// Episodes written to `samples.jsonl` per step.
         pub log_samples: usize = 4,
-        /// Unusable rows to put up with before giving up.
+        /// Malformed rows to skip before failing.
         pub skip_bad: usize = 0,
     }
 }
@@ -212,7 +170,12 @@ impl Config {
         self.compat.map_or(own, Compat::conventions)
     }
 
-    /// Refuses a setting that `compat` would silently overrule.
+    /// Whether a critic with weights of its own is trained.
+    pub fn separate_critic(&self) -> bool {
+        self.advantage.needs_critic() && self.critic == CriticKind::Separate
+    }
+
+    /// Errors on a setting that `compat` would silently overrule.
     fn validate_compat(&self) -> Result<()> {
         if let Some(compat) = self.compat {
             let (theirs, defaults) = (compat.conventions(), Self::default());
@@ -240,15 +203,45 @@ impl Config {
         ensure!(
             self.critic == CriticKind::Separate || self.conventions().score_slot == ScoreSlot::Last,
             "the score stands after the last token (ppo.score_slot, or ppo.compat = \"trl\"), where a shared critic has no value: \
-             take --critic separate"
+             use --critic separate"
         );
         Ok(())
     }
 
-    /// Refuses arithmetic that does not divide and values outside their range, naming the setting.
+    /// Errors on advantages and KL penalties that cannot work as set.
+    fn validate_objective(&self) -> Result<()> {
+        if self.advantage == Advantage::Rloo {
+            ensure!(
+                self.samples_per_prompt >= 2,
+                "ppo.advantage is \"rloo\", which compares the responses to a prompt with each other, and ppo.samples_per_prompt is {}: \
+                 set it to at least 2",
+                self.samples_per_prompt
+            );
+            ensure!(
+                self.critic == CriticKind::Separate,
+                "ppo.critic is \"shared\", and ppo.advantage = \"rloo\" trains no critic: leave out one of the two"
+            );
+            ensure!(
+                self.gamma == 1.0,
+                "ppo.gamma is {}, and ppo.advantage = \"rloo\" sums the rewards of a response without discount: leave ppo.gamma at 1",
+                self.gamma
+            );
+        }
+        ensure!(
+            self.kl_in == KlIn::Reward || self.kl_estimator != KlEstimator::K1,
+            "ppo.kl_in is \"loss\" and ppo.kl_estimator \"k1\", whose gradient is zero on average, so it would penalise nothing: set \
+             ppo.kl_estimator to \"k2\" or \"k3\""
+        );
+        Ok(())
+    }
+
+    /// Errors on arithmetic that does not divide and values outside their range, naming the setting.
     pub fn validate(&self) -> Result<()> {
-        self.reward.parse::<RewardSource>()?;
+        self.reward
+            .parse::<RewardSource>()
+            .context("ppo.reward cannot be used")?;
         self.validate_compat()?;
+        self.validate_objective()?;
         ensure!(
             self.reward_timeout > 0.0 && self.reward_timeout <= 1e9,
             "ppo.reward_timeout is {}: it must be above 0 seconds",
@@ -380,5 +373,41 @@ mod tests {
         };
         let said = shared.validate().unwrap_err().to_string();
         assert!(said.contains("--critic separate"), "{said}");
+    }
+    #[test]
+    fn advantages_and_penalties_that_cannot_work_are_refused_by_name() {
+        let rloo = Config {
+            advantage: Advantage::Rloo,
+            samples_per_prompt: 2,
+            ..Config::default()
+        };
+        rloo.validate().unwrap();
+        let in_the_loss = |kl_estimator| Config {
+            kl_in: KlIn::Loss,
+            kl_estimator,
+            ..Config::default()
+        };
+        in_the_loss(KlEstimator::K3).validate().unwrap();
+        for (config, named) in [
+            (
+                Config {
+                    samples_per_prompt: 1,
+                    ..rloo.clone()
+                },
+                "ppo.samples_per_prompt",
+            ),
+            (
+                Config {
+                    critic: CriticKind::Shared,
+                    ..rloo.clone()
+                },
+                "ppo.critic",
+            ),
+            (Config { gamma: 0.9, ..rloo }, "ppo.gamma"),
+            (in_the_loss(KlEstimator::K1), "ppo.kl_estimator"),
+        ] {
+            let said = config.validate().unwrap_err().to_string();
+            assert!(said.contains(named), "{said}");
+        }
     }
 }

@@ -1,16 +1,17 @@
-//! The Kullback–Leibler penalty: its estimators and the controller of its coefficient β.
+//! The Kullback–Leibler penalty: its estimators, where it acts, and the controller of its coefficient β.
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// How `KL(π ‖ π_ref)` is estimated from one sampled token.
 ///
 /// With `q = log π_ref(y) − log π(y)` for `y ~ π`:
 ///
-/// | name | value | unbiased | always ≥ 0 |
-/// |---|---|---|---|
-/// | `k1` | `−q` | yes | no |
-/// | `k2` | `q² / 2` | no | yes |
-/// | `k3` | `e^q − 1 − q` | yes | yes |
+/// | name | value | unbiased | always ≥ 0 | as a loss: `∂/∂ log π` |
+/// |---|---|---|---|---|
+/// | `k1` | `−q` | yes | no | `1`, whose mean is no gradient at all |
+/// | `k2` | `q² / 2` | no | yes | `−q`, whose mean is the gradient of the KL |
+/// | `k3` | `e^q − 1 − q` | yes | yes | `1 − e^q`, whose mean is the gradient of `KL(π_ref ‖ π)` |
 ///
 /// Source: J. Schulman, "Approximating KL Divergence" (2020).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,39 @@ impl KlEstimator {
             KlEstimator::K3 => q.exp_m1() - q,
         }
     }
+
+    /// The estimate for every token, `[N]` f32, differentiable in `logprobs`; `ref_logprobs` records no graph.
+    ///
+    /// In f32 `k3` is right to 1e-7 nats and its gradient `1 − e^q` to 1e-7: what cancels near q = 0 is far below the loss beside it.
+    pub fn losses(self, logprobs: &Tensor, ref_logprobs: &Tensor) -> candle_core::Result<Tensor> {
+        let q = (ref_logprobs - logprobs)?;
+        match self {
+            KlEstimator::K1 => q.neg(),
+            KlEstimator::K2 => q.sqr()? * 0.5,
+            KlEstimator::K3 => (q.exp()? - 1.0)? - q,
+        }
+    }
+}
+
+/// Where the KL penalty acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KlIn {
+    /// In the reward of every token, `r_t = −β k_t`: InstructGPT's.
+    #[default]
+    Reward,
+    /// In the loss, `L_π + β · mean_t k_t`, differentiated: GRPO's. The reward is the score alone.
+    Loss,
+}
+
+impl KlIn {
+    /// β as it acts in the reward.
+    pub(crate) fn reward_coef(self, beta: f64) -> f64 {
+        match self {
+            Self::Reward => beta,
+            Self::Loss => 0.0,
+        }
+    }
 }
 
 /// The coefficient β of the KL penalty: fixed, or steered towards a target.
@@ -43,18 +77,18 @@ impl KlEstimator {
 /// Adaptive: `e = clip(KL / target − 1, ±0.2)`, `β ← β · (1 + e · episodes / horizon)`.
 /// Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), §2.2.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KlController {
+pub(crate) struct KlController {
     /// β as used by the next step.
-    pub coef: f64,
+    pub(crate) coef: f64,
     /// Target KL per episode in nats; `None` keeps β fixed.
-    pub target: Option<f64>,
+    pub(crate) target: Option<f64>,
     /// Episodes over which a constant full error would change β by a factor e^0.2.
-    pub horizon: f64,
+    pub(crate) horizon: f64,
 }
 
 impl KlController {
     /// Moves β after a step whose mean KL per episode was `kl` over `episodes` episodes.
-    pub fn update(&mut self, kl: f64, episodes: usize) {
+    pub(crate) fn update(&mut self, kl: f64, episodes: usize) {
         if let Some(target) = self.target {
             let error = (kl / target - 1.0).clamp(-0.2, 0.2);
             self.coef *= 1.0 + error * episodes as f64 / self.horizon;
@@ -65,6 +99,19 @@ impl KlController {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::{Device, Var};
+
+    const ALL: [KlEstimator; 3] = [KlEstimator::K1, KlEstimator::K2, KlEstimator::K3];
+
+    /// Values and gradients of the loss at `logprobs`.
+    fn losses(e: KlEstimator, logprobs: &[f32], ref_logprobs: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let var = Var::from_tensor(&Tensor::new(logprobs, &Device::Cpu).unwrap()).unwrap();
+        let reference = Tensor::new(ref_logprobs, &Device::Cpu).unwrap();
+        let losses = e.losses(&var, &reference).unwrap();
+        let gradients = losses.sum_all().unwrap().backward().unwrap();
+        let gradient = gradients.get(&var).unwrap().to_vec1::<f32>().unwrap();
+        (losses.to_vec1().unwrap(), gradient)
+    }
 
     /// Closed forms, computed independently with NumPy (scripts/oracle/losses.py).
     #[test]
@@ -75,6 +122,59 @@ mod tests {
         assert!((k(KlEstimator::K3, 1.0) - 0.718_282).abs() < 1e-6);
         // f32 holds 1e-4 to 8 digits, so the result is right to about 1e-7 relative.
         assert!((k(KlEstimator::K3, 1e-4) - 5.000_17e-9).abs() < 1e-14);
+    }
+
+    /// Computed independently with NumPy (shared/design/algorithms.md §5): log π = −1, log π_ref = −1.2.
+    #[test]
+    fn k3_as_a_loss_has_its_closed_form_and_gradient() {
+        let (value, gradient) = losses(KlEstimator::K3, &[-1.0], &[-1.2]);
+        assert!((value[0] - 0.018_731).abs() < 1e-6, "{value:?}");
+        assert!((gradient[0] - 0.181_269).abs() < 1e-6, "{gradient:?}");
+    }
+
+    /// The value is that of the reward, the gradient that of finite differences of it, in f64.
+    #[test]
+    fn as_a_loss_an_estimator_has_the_same_value_and_the_gradient_of_finite_differences() {
+        let (p, r) = ([-0.1f32, -1.0, -2.0, -5.0], [-0.1f32, -2.5, -1.0, -4.9]);
+        for e in ALL {
+            let (values, gradients) = losses(e, &p, &r);
+            for i in 0..p.len() {
+                let at = |p: f32| e.estimate(p, r[i]);
+                assert!((f64::from(values[i]) - at(p[i])).abs() < 1e-5);
+                // Exact in binary, so that the division makes no error.
+                let h = 1.0 / 256.0;
+                let want = (at(p[i] + h) - at(p[i] - h)) / f64::from(2.0 * h);
+                // The third derivative leaves h²/6 · e^q.
+                assert!((f64::from(gradients[i]) - want).abs() < 1e-4, "{e:?} {i}");
+            }
+        }
+    }
+
+    /// Exact, over a categorical π with logits z: the expected gradient `Σ_y π(y) ∂k/∂log π(y) ∂log π(y)/∂z` is that of the KL for
+    /// k2, that of the reverse KL for k3, and nothing for k1, which is why k1 is refused as a loss.
+    #[test]
+    fn in_expectation_k2_moves_down_the_kl_and_k1_moves_nothing() {
+        let (p, r) = ([0.5f64, 0.3, 0.2], [0.2f64, 0.2, 0.6]);
+        let logs = |x: &[f64; 3]| x.map(|x| x.ln() as f32);
+        let expected = |e: KlEstimator| -> Vec<f64> {
+            let (_, gradient) = losses(e, &logs(&p), &logs(&r));
+            let weighted: Vec<f64> = p
+                .iter()
+                .zip(&gradient)
+                .map(|(p, g)| p * f64::from(*g))
+                .collect();
+            let total: f64 = weighted.iter().sum();
+            // ∂log π(y)/∂z_a = [a = y] − π(a).
+            (0..3).map(|a| weighted[a] - p[a] * total).collect()
+        };
+        let kl: f64 = p.iter().zip(&r).map(|(p, r)| p * (p / r).ln()).sum();
+        for a in 0..3 {
+            assert!(expected(KlEstimator::K1)[a].abs() < 1e-6);
+            let forward = p[a] * ((p[a] / r[a]).ln() - kl);
+            assert!((expected(KlEstimator::K2)[a] - forward).abs() < 1e-6);
+            let reverse = p[a] - r[a];
+            assert!((expected(KlEstimator::K3)[a] - reverse).abs() < 1e-6);
+        }
     }
 
     /// Closed form: KL 9, target 6, 512 episodes, horizon 10 000 → ×1.01024; KL 3 → ×0.98976.

@@ -1,52 +1,54 @@
-//! Stage three: PPO with a reward, a critic and a KL penalty against the frozen reference.
+//! Stage three: PPO of a language model against a reward, with a KL penalty to the frozen reference.
 //!
 //! Read in this order:
 //!
 //! 1. `train.rs`: the algorithm, a step in nine parts on one screen, and its update,
-//! 2. [`Trajectory`]: what a rollout leaves behind, field by field,
-//! 3. [`rewards`], [`gae`], [`whiten`]: from a score to an advantage per token,
+//! 2. `trajectory.rs`: what a rollout leaves behind, field by field,
+//! 3. [`rewards()`], [`Advantage`], [`whiten()`]: from a score to an advantage per token,
 //! 4. [`policy_loss`], [`value_loss`]: what is minimised,
-//! 5. [`KlEstimator`], [`KlController`]: the leash,
-//! 6. [`RewardSource`]: where the score comes from,
-//! 7. [`train()`] in `run.rs`: step after step, with evaluations and checkpoints,
-//! 8. `eval`: whether it helped.
+//! 5. `critic.rs`: the critic, where the advantage needs one,
+//! 6. [`KlEstimator`], [`KlIn`], and the controller of β in `kl.rs`: the distance to the reference, and its penalty,
+//! 7. `run.rs`: step after step, with evaluations and checkpoints,
+//! 8. [`Ppo`]: the stage as the program around it sees it.
+//!
+//! Responses, their log-probabilities, scorers and the evaluation are in `rlhf_rollout`.
 
 mod advantage;
 mod captions;
-mod command;
+mod collapse;
 mod config;
+mod conventions;
+mod critic;
 mod demonstrations;
-pub mod eval;
 mod frontier;
 mod guards;
 mod kl;
+mod learner;
 mod loss;
+mod plan;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
+mod prepare;
 mod record;
-mod reward;
-mod roles;
+mod rewards;
 mod rollout;
 mod run;
 mod samples;
-mod score;
-mod setup;
 mod stage;
 mod state;
 mod train;
 mod trajectory;
 mod updates;
+mod whiten;
 
-pub use advantage::{ScoreSlot, Variance, gae, rewards, rewards_over, whiten, whiten_keeping_mean};
+pub use advantage::{Advantage, gae};
 pub use captions::CAPTIONS;
-pub use command::ScoreCommand;
-pub use config::{Compat, Config, Conventions, CriticKind, MissingEos};
-pub use kl::{KlController, KlEstimator};
-pub use loss::{UpdateStats, is_clipped, policy_loss, update_sums, value_loss};
-pub use reward::{RewardSource, Scorer};
-pub use run::{Outcome, train};
-pub use score::{PromptRow, reward_scores, shape_score};
-pub use setup::prompt_rows;
+pub use config::{Config, CriticKind};
+pub use conventions::{Compat, Conventions, MissingEos};
+pub use kl::{KlEstimator, KlIn};
+pub use loss::{is_clipped, policy_loss, value_loss, value_sums};
+pub use rewards::{ScoreSlot, rewards, rewards_over, shape_score};
+pub use run::Outcome;
 pub use stage::Ppo;
-pub use trajectory::{Batch, Episode, Trajectory};
+pub use whiten::{Variance, whiten, whiten_keeping_mean};

@@ -43,41 +43,38 @@ pub fn value_loss(
 
 /// What an update looked like, averaged over its response tokens; read from the device once.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct UpdateStats {
+pub(crate) struct UpdateStats {
     /// `½ E[(log π − log π_old)²]`, the second-order estimate of `KL(π_old ‖ π)`, in nats per token.
-    pub approx_kl: f64,
+    pub(crate) approx_kl: f64,
     /// Fraction of tokens whose clipped term is the larger loss.
-    pub clip_fraction: f64,
+    pub(crate) clip_fraction: f64,
     /// Mean ratio ρ.
-    pub ratio: f64,
-    /// Mean of ρ².
-    pub ratio_squared: f64,
+    pub(crate) ratio: f64,
     /// Mean entropy of the policy in nats per token.
-    pub entropy: f64,
+    pub(crate) entropy: f64,
     /// Mean policy loss.
-    pub policy_loss: f64,
+    pub(crate) policy_loss: f64,
 }
 
 impl UpdateStats {
     /// Number of sums that [`update_sums`] returns.
-    pub const LEN: usize = 6;
+    pub(crate) const LEN: usize = 5;
 
     /// From sums over `tokens` response tokens, in the order of [`update_sums`].
-    pub fn from_sums(sums: &[f32], tokens: usize) -> Self {
+    pub(crate) fn from_sums(sums: &[f32], tokens: usize) -> Self {
         let mean = |i: usize| f64::from(sums[i]) / tokens as f64;
         Self {
             approx_kl: mean(0),
             clip_fraction: mean(1),
             ratio: mean(2),
-            ratio_squared: mean(3),
-            entropy: mean(4),
-            policy_loss: mean(5),
+            entropy: mean(3),
+            policy_loss: mean(4),
         }
     }
 }
 
-/// Sums over tokens that [`UpdateStats`] averages: `[6]` f32, on the device, without a graph.
-pub fn update_sums(
+/// Sums over tokens that [`UpdateStats`] averages: `[5]` f32, on the device, without a graph.
+pub(crate) fn update_sums(
     logprobs: &Tensor,
     old_logprobs: &Tensor,
     advantages: &Tensor,
@@ -94,7 +91,6 @@ pub fn update_sums(
             (log_ratio.sqr()? * 0.5)?.sum_all()?,
             clipped.sum_all()?,
             ratio.sum_all()?,
-            ratio.sqr()?.sum_all()?,
             entropy.detach().sum_all()?,
             losses.sum_all()?,
         ],
@@ -105,17 +101,21 @@ pub fn update_sums(
 /// Number of sums that [`value_sums`] returns.
 pub(crate) const VALUE_SUMS: usize = 2;
 
-/// Over the values of a micro-batch, the sum of their losses, and how many have moved beyond the clip: `[2]` f32, on the device,
-/// without a graph.
-pub(crate) fn value_sums(
+/// Over the values of a micro-batch, the sum of their losses, and the number whose clipped loss is the larger,
+/// `(V_clip − R)² > (V − R)²`: `[2]` f32, on the device, without a graph. `losses` are those of [`value_loss`].
+pub fn value_sums(
     values: &Tensor,
     old_values: &Tensor,
+    returns: &Tensor,
     losses: &Tensor,
     clip: f64,
 ) -> Result<Tensor> {
-    let moved = (values.detach() - old_values)?.abs()?.gt(clip)?;
-    let moved = moved.to_dtype(candle_core::DType::F32)?.sum_all()?;
-    Tensor::stack(&[losses.detach().sum_all()?, moved], 0)
+    let (values, losses) = (values.detach(), losses.detach());
+    let larger = losses.gt(&((&values - returns)?.sqr()? * 0.5)?)?;
+    // Within the clip V_clip is V but for rounding, which must not count.
+    let moved = (values - old_values)?.abs()?.gt(clip)?;
+    let clipped = (larger * moved)?.to_dtype(candle_core::DType::F32)?;
+    Tensor::stack(&[losses.sum_all()?, clipped.sum_all()?], 0)
 }
 
 #[cfg(test)]
@@ -172,12 +172,18 @@ mod tests {
         assert!((got.to_vec1::<f32>().unwrap()[0] - 0.32).abs() < 1e-6);
     }
 
-    /// By hand: of moves by .5, −.3 and .1, two are beyond .2; the losses are 1, 2 and 4.
+    /// By hand, V_old = 1 and ε_v = .2: a move by .5 towards R = 2 is clipped to 1.2, whose loss is the larger; that of a move by .5 away
+    /// from R = 0 is not, and a move by .1 is not clipped. Losses ½·.64, ½·2.25, ½·.81.
     #[test]
-    fn values_beyond_the_clip_are_counted() {
-        let values = tensor(&[1.5, 0.7, 1.1]);
-        let got = value_sums(&values, &tensor(&[1.0; 3]), &tensor(&[1.0, 2.0, 4.0]), 0.2).unwrap();
-        assert_eq!(got.to_vec1::<f32>().unwrap(), [7.0, 2.0]);
+    fn values_whose_clipped_loss_is_the_larger_are_counted() {
+        let (values, old) = (tensor(&[1.5, 1.5, 1.1]), tensor(&[1.0; 3]));
+        let returns = tensor(&[2.0, 0.0, 2.0]);
+        let losses = value_loss(&values, &old, &returns, 0.2).unwrap();
+        let sums = value_sums(&values, &old, &returns, &losses, 0.2).unwrap();
+        let [loss, clipped] = sums.to_vec1::<f32>().unwrap()[..] else {
+            panic!("two sums");
+        };
+        assert!((loss - 1.85).abs() < 1e-6 && clipped == 1.0, "{sums}");
     }
 
     /// Finite differences of the scalar formulas in f64, at points away from the kinks and at ρ = 1.

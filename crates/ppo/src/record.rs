@@ -6,15 +6,16 @@ use anyhow::Result;
 use rlhf_train::statistics;
 use serde_json::{Map, Value, json};
 
-use crate::config::CriticKind;
-use crate::kl::KlEstimator;
+use crate::critic::CriticMetrics;
+use crate::kl::{KlEstimator, KlIn};
 use crate::loss::UpdateStats;
-use crate::train::Ppo;
+use crate::train::PolicyOptimization;
 use crate::trajectory::Trajectory;
 use crate::updates::Updates;
 
-impl Ppo<'_> {
-    /// The numbers of one step, under the names people know from TRL and its ancestors, over response tokens only.
+impl PolicyOptimization {
+    /// The numbers of one step, under the names people know from TRL and its ancestors, over response tokens only. Those of a critic, of
+    /// demonstrations and of a KL penalty in the loss are there where the objective has them.
     pub(crate) fn record(
         &self,
         step: u64,
@@ -23,7 +24,7 @@ impl Ppo<'_> {
         (beta, lr): (f64, f64),
         clock: &Clock,
     ) -> Result<Map<String, Value>> {
-        let config = self.config;
+        let config = &self.config;
         let episodes = t.episodes.len() as f64;
         let per_episode = |estimator: KlEstimator| -> Vec<f64> {
             let sum = |(p, r): (&Vec<f32>, &Vec<f32>)| {
@@ -36,105 +37,95 @@ impl Ppo<'_> {
         };
         let kl = statistics::mean(&per_episode(KlEstimator::K1));
         let k3 = per_episode(KlEstimator::K3);
-        let penalty = -beta * statistics::mean(&per_episode(config.kl_estimator));
+        let in_reward = config.kl_in.reward_coef(beta);
+        let penalty = -in_reward * statistics::mean(&per_episode(config.kl_estimator));
         let score = statistics::mean(&t.scores);
-        let entropy = -t
-            .logprobs
-            .iter()
-            .flatten()
-            .map(|p| f64::from(*p))
-            .sum::<f64>()
-            / episodes;
-        let end = self.language_model.tokenizer.eos_id()?;
-        let ended = t
-            .episodes
-            .iter()
-            .filter(|e| e.response.last() == Some(&end))
-            .count();
+        let logprobs = t.logprobs.iter().flatten().map(|p| f64::from(*p));
+        let entropy = -logprobs.sum::<f64>() / episodes;
+        let eos = self.language_model.tokenizer.eos_id()?;
+        let ended = t.episodes.iter();
+        let ended = ended.filter(|e| e.response.last() == Some(&eos)).count();
         let tokens: usize = t.episodes.iter().map(|e| e.response.len()).sum();
         let prompt_tokens: usize = t.prompts.iter().map(Vec::len).sum();
         let over_epochs = |pick: fn(&UpdateStats) -> f64| {
-            updates.per_epoch.iter().map(pick).sum::<f64>() / updates.per_epoch.len().max(1) as f64
+            let sum = updates.per_epoch.iter().map(pick).sum::<f64>();
+            json!(sum / updates.per_epoch.len().max(1) as f64)
         };
         let by_epoch = |pick: fn(&UpdateStats) -> f64| {
-            Value::from(updates.per_epoch.iter().map(pick).collect::<Vec<_>>())
+            json!(updates.per_epoch.iter().map(pick).collect::<Vec<_>>())
         };
-        let ratio = over_epochs(|s| s.ratio);
+        let (ratio, ratio_var) = updates.ratio();
+        let critic = self.critic.as_ref().zip(t.critic.as_ref());
+        let critic = critic.map(|(critic, targets)| critic.metrics(targets, updates));
+        let critic = |pick: fn(&CriticMetrics) -> Option<f64>| {
+            let number = critic.as_ref().and_then(pick);
+            number.map(Value::from)
+        };
+        let only = |present: bool, number: f64| present.then(|| json!(number));
+        let finished = t.episodes.iter().filter(|e| e.finished).count() as f64;
 
-        let mut line = Map::new();
-        let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
-        put("episode", json!((step + 1) * t.episodes.len() as u64));
-        put("objective/kl", json!(kl));
-        put("objective/kl_k3", json!(statistics::mean(&k3)));
-        put("objective/kl_k3_se", json!(statistics::standard_error(&k3)));
-        put("objective/entropy", json!(entropy));
-        put("objective/non_score_reward", json!(penalty));
-        put("objective/rlhf_reward", json!(score + penalty));
-        put("objective/scores", json!(score));
-        put("policy/approxkl_avg", json!(over_epochs(|s| s.approx_kl)));
-        put("policy/approxkl_by_epoch", by_epoch(|s| s.approx_kl));
-        put(
-            "policy/clipfrac_avg",
-            json!(over_epochs(|s| s.clip_fraction)),
-        );
-        put("policy/clipfrac_by_epoch", by_epoch(|s| s.clip_fraction));
-        put("policy/entropy_avg", json!(over_epochs(|s| s.entropy)));
-        put("loss/policy_avg", json!(over_epochs(|s| s.policy_loss)));
-        put("loss/value_avg", json!(updates.value_loss));
-        if config.ptx_coef > 0.0 {
-            put("loss/ptx_avg", json!(updates.ptx_loss));
-        }
-        put("val/clipfrac_avg", json!(updates.value_clip_fraction));
-        put("val/ratio", json!(ratio));
-        put(
-            "val/ratio_var",
-            json!(over_epochs(|s| s.ratio_squared) - ratio * ratio),
-        );
-        put("val/num_eos_tokens", json!(ended));
-        put(
-            "val/explained_variance",
-            json!(explained_variance(&t.values, &t.returns)),
-        );
-        put("lr", json!(lr));
-        put("kl_coef", json!(beta));
-        put("grad_norm/policy", json!(updates.policy_grad_norm));
-        if config.critic == CriticKind::Separate {
-            put("grad_norm/critic", json!(updates.critic_grad_norm));
-        }
-        put("optimizer_steps", json!(updates.optimizer_steps));
-        put("skipped_updates", json!(updates.skipped));
-        put("stopped_early", json!(updates.stopped_early));
-        put("response/length", json!(tokens as f64 / episodes));
-        put(
-            "response/eos_fraction",
-            json!(t.episodes.iter().filter(|e| e.finished).count() as f64 / episodes),
-        );
-        put("tokens", json!(prompt_tokens + tokens));
-        for (name, seconds) in &clock.laps {
-            put(&format!("time/{name}"), json!(seconds));
-        }
-        put(
-            "tokens_per_second",
-            json!((prompt_tokens + tokens) as f64 / clock.total()),
-        );
-        Ok(line)
+        let numbers = [
+            ("episode", Some(json!((step + 1) * t.episodes.len() as u64))),
+            ("objective/kl", Some(json!(kl))),
+            ("objective/kl_k3", Some(json!(statistics::mean(&k3)))),
+            (
+                "objective/kl_k3_se",
+                Some(json!(statistics::standard_error(&k3))),
+            ),
+            ("objective/entropy", Some(json!(entropy))),
+            ("objective/non_score_reward", Some(json!(penalty))),
+            ("objective/rlhf_reward", Some(json!(score + penalty))),
+            ("objective/scores", Some(json!(score))),
+            ("policy/approxkl_avg", Some(over_epochs(|s| s.approx_kl))),
+            ("policy/approxkl_by_epoch", Some(by_epoch(|s| s.approx_kl))),
+            (
+                "policy/clipfrac_avg",
+                Some(over_epochs(|s| s.clip_fraction)),
+            ),
+            (
+                "policy/clipfrac_by_epoch",
+                Some(by_epoch(|s| s.clip_fraction)),
+            ),
+            ("policy/entropy_avg", Some(over_epochs(|s| s.entropy))),
+            ("loss/policy_avg", Some(over_epochs(|s| s.policy_loss))),
+            (
+                "loss/kl_avg",
+                only(config.kl_in == KlIn::Loss, updates.kl_loss),
+            ),
+            ("loss/value_avg", critic(|c| Some(c.loss))),
+            (
+                "loss/ptx_avg",
+                only(config.ptx_coef > 0.0, updates.ptx_loss),
+            ),
+            ("val/clipfrac_avg", critic(|c| Some(c.clip_fraction))),
+            ("val/ratio", Some(json!(ratio))),
+            ("val/ratio_var", Some(json!(ratio_var))),
+            ("val/num_eos_tokens", Some(json!(ended))),
+            (
+                "val/explained_variance",
+                critic(|c| Some(c.explained_variance)),
+            ),
+            ("lr", Some(json!(lr))),
+            ("kl_coef", Some(json!(beta))),
+            ("grad_norm/policy", Some(json!(updates.policy_grad_norm))),
+            ("grad_norm/critic", critic(|c| c.grad_norm)),
+            ("optimizer_steps", Some(json!(updates.optimizer_steps))),
+            ("skipped_updates", Some(json!(updates.skipped))),
+            ("stopped_early", Some(json!(updates.stopped_early))),
+            ("response/length", Some(json!(tokens as f64 / episodes))),
+            ("response/eos_fraction", Some(json!(finished / episodes))),
+            ("tokens", Some(json!(prompt_tokens + tokens))),
+        ];
+        let times = clock.laps.iter();
+        let times = times.map(|(name, seconds)| (format!("time/{name}"), json!(seconds)));
+        let per_second = json!((prompt_tokens + tokens) as f64 / clock.total());
+        Ok(numbers
+            .into_iter()
+            .filter_map(|(name, number)| Some((name.to_owned(), number?)))
+            .chain(times)
+            .chain([("tokens_per_second".to_owned(), per_second)])
+            .collect())
     }
-}
-
-/// `1 − Var(R − V) / Var(R)`: 1 when the critic foresees every return, 0 when it is no better than their mean.
-fn explained_variance(values: &[Vec<f32>], returns: &[Vec<f64>]) -> f64 {
-    let returns: Vec<f64> = returns.iter().flatten().copied().collect();
-    let errors: Vec<f64> = values
-        .iter()
-        .flatten()
-        .zip(&returns)
-        .map(|(v, r)| r - f64::from(*v))
-        .collect();
-    let variance = |x: &[f64]| {
-        let mean = statistics::mean(x);
-        x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64
-    };
-    1.0 - variance(&errors) / variance(&returns)
 }
 
 /// Wall-clock seconds of the parts of a step.

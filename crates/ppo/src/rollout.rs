@@ -1,19 +1,20 @@
-//! What a rollout is made of: its prompts, its responses, and what each of the models says about them.
+//! What a rollout is made of: its prompts, its responses, and the policy's and the critic's numbers for them.
 
 use anyhow::Result;
 use rand::RngCore;
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::across_epochs;
 use rlhf_lm::CausalLm;
+use rlhf_rollout::{Episode, EpisodeBatch, PromptRow, micro_batches, respond, response_logprobs};
 
-use crate::eval::{respond, response_logprobs};
 use crate::guards::blame_training;
-use crate::roles::Critic;
-use crate::score::PromptRow;
-use crate::train::Ppo;
-use crate::trajectory::{Episode, per_token};
+use crate::rewards::shape_score;
+use crate::train::PolicyOptimization;
 
-impl Ppo<'_> {
+/// log π_old `[B][n_i]`, and with a critic V `[B][m_i]`.
+type OldPolicy = (Vec<Vec<f32>>, Option<Vec<Vec<f32>>>);
+
+impl PolicyOptimization {
     /// The prompts of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
     pub(crate) fn next_prompts(&self, step: u64) -> Vec<PromptRow> {
         let wanted = self.config.batch / self.config.samples_per_prompt;
@@ -24,56 +25,37 @@ impl Ppo<'_> {
             .collect()
     }
 
-    /// Responses to `prompts`, each answered n times.
+    /// Responses to `prompts`, n to each.
     pub(crate) fn responses(&self, prompts: &[PromptRow], step: u64) -> Result<Vec<Episode>> {
+        let seed = stream(self.seed, "rollout", step).next_u64();
         respond(
             &self.policy.view,
             &self.language_model.tokenizer,
             prompts,
             self.config.samples_per_prompt,
-            &self
-                .config
-                .sampling(stream(self.seed, "rollout", step).next_u64()),
+            &self.config.sampling(seed),
         )
         .map_err(|error| blame_training(step, error))
     }
 
-    /// What the critic reads: a slot after the last token is read where that token stands, so any token can hold its place.
-    pub(crate) fn valued(&self, episodes: &[Episode]) -> Result<Vec<Episode>> {
-        let config = self.config;
-        let end = self.language_model.tokenizer.eos_id()?;
-        let slot = config.conventions().score_slot;
-        let mut valued = episodes.to_vec();
-        for Episode { response, .. } in &mut valued {
-            response.resize(slot.slots(response.len(), config.response_length), end);
-        }
-        Ok(valued)
+    /// S(x, y) of every episode, `[B]`, clipped and with the rule for a missing EOS token applied.
+    pub(crate) fn scores(&self, prompts: &[PromptRow], episodes: &[Episode]) -> Result<Vec<f64>> {
+        let tokenizer = &self.language_model.tokenizer;
+        let raw = self.reward.scores(tokenizer, prompts, episodes)?;
+        let (bound, missing_eos) = (
+            self.config.score_clip,
+            self.config.conventions().missing_eos,
+        );
+        let shaped = |(score, episode): (f64, &Episode)| {
+            shape_score(score, episode.finished, bound, missing_eos)
+        };
+        Ok(raw.into_iter().zip(episodes).map(shaped).collect())
     }
 
-    /// log π_old and V, in one forward pass where policy and critic share the trunk.
-    pub(crate) fn old_policy(
-        &self,
-        prompts: &[Vec<u32>],
-        episodes: &[Episode],
-        valued: &[Episode],
-    ) -> Result<[Vec<Vec<f32>>; 2]> {
-        let (micro_tokens, device) = (self.micro_tokens, &self.device);
-        let policy = &self.policy.view;
-        match &self.critic {
-            Critic::Separate(critic) => {
-                let [values] = per_token(prompts, valued, micro_tokens, device, |batch| {
-                    Ok([batch.values(&critic.view)?])
-                })?;
-                Ok([self.logprobs(policy, prompts, episodes)?, values])
-            }
-            Critic::Shared { view, .. } => {
-                per_token(prompts, episodes, micro_tokens, device, |batch| {
-                    let hidden = batch.hidden(policy)?;
-                    let now = policy.logprobs(&hidden, &batch.targets, self.config.temperature)?;
-                    Ok([now.logprobs, view.scores(&hidden)?])
-                })
-            }
-        }
+    /// m_i: number of rewards of an episode.
+    pub(crate) fn slots(&self, episode: &Episode) -> usize {
+        let slot = self.config.conventions().score_slot;
+        slot.slots(episode.response.len(), self.config.response_length)
     }
 
     /// log-probabilities of the responses under `model`, at the temperature they were sampled at.
@@ -83,13 +65,34 @@ impl Ppo<'_> {
         prompts: &[Vec<u32>],
         episodes: &[Episode],
     ) -> Result<Vec<Vec<f32>>> {
-        response_logprobs(
-            model,
-            prompts,
-            episodes,
-            self.config.temperature,
-            self.micro_tokens,
-            &self.device,
-        )
+        let (tau, micro_tokens) = (self.config.temperature, self.micro_tokens);
+        response_logprobs(model, prompts, episodes, tau, micro_tokens)
+    }
+
+    /// log π_old and V; in one forward pass where policy and critic share the trunk.
+    pub(crate) fn old_policy(
+        &self,
+        prompts: &[Vec<u32>],
+        episodes: &[Episode],
+    ) -> Result<OldPolicy> {
+        let policy = &self.policy.view;
+        let Some(critic) = &self.critic else {
+            return Ok((self.logprobs(policy, prompts, episodes)?, None));
+        };
+        let Some(head) = critic.shared_head() else {
+            let values = critic.values(prompts, episodes, self.micro_tokens)?;
+            return Ok((self.logprobs(policy, prompts, episodes)?, Some(values)));
+        };
+        let all: Vec<usize> = (0..episodes.len()).collect();
+        let (mut logprobs, mut values) = (Vec::new(), Vec::new());
+        for part in micro_batches(prompts, episodes, &all, self.micro_tokens) {
+            let part = part.iter().map(|&i| &episodes[i]);
+            let batch = EpisodeBatch::pack(prompts, part, &self.device)?;
+            let hidden = batch.hidden(policy)?;
+            let now = policy.logprobs(&hidden, &batch.targets, self.config.temperature)?;
+            logprobs.extend(batch.by_episode(&now.logprobs)?);
+            values.extend(batch.by_episode(&head.scores(&hidden)?)?);
+        }
+        Ok((logprobs, Some(values)))
     }
 }

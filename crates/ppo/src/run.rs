@@ -1,19 +1,20 @@
 //! A run: step after step, with evaluations, checkpoints and, at the end, the policy to publish.
 
+use std::rc::Rc;
+
 use anyhow::Result;
 use rand::RngCore;
 use rlhf_base::rng::stream;
 use rlhf_lm::SaveDtype;
-use rlhf_train::{Interrupted, Metrics, Progress, Session};
-use serde_json::json;
+use rlhf_rollout::{Evaluation, Evaluator};
+use rlhf_train::{Interrupted, Metrics, Progress, RunDir, Session};
+use serde_json::{Map, Value, json};
 
-use crate::config::Config;
-use crate::eval::{Evaluation, Yardstick};
-use crate::guards::{Health, blame_training};
-use crate::setup::{number, plan, prepare};
-use crate::train::Ppo;
+use crate::collapse::CollapseMonitor;
+use crate::guards::blame_training;
+use crate::train::PolicyOptimization;
 
-/// What a finished run has to say for itself.
+/// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
     /// PPO steps made.
@@ -26,90 +27,85 @@ pub struct Outcome {
     pub evaluation: Evaluation,
 }
 
-/// Runs PPO from `config.model` against `config.reward`; the policy ends up in the run's `final/`.
-pub fn train(config: &Config, session: &Session, dir: &rlhf_train::RunDir) -> Result<Outcome> {
-    let mut ppo = prepare(config, session, dir)?;
-    session.progress.say(&plan(&ppo, session)?.to_string());
-    let first = ppo.resume(dir)?;
-    let mut metrics = dir.metrics()?;
-    let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
-    let mut done = first;
-    let mut stopped_by_kl = false;
-    let mut health = Health::default();
-    // A budget needs points to choose from.
-    let eval_every = match (config.eval_every, config.max_kl) {
-        (0, Some(_)) => (config.steps / 10).max(1),
-        (every, _) => every,
-    };
-    if config.max_kl.is_some() && ppo.best.is_none() {
-        ppo.start_frontier()?;
-    }
-
-    while done < config.steps && !stopped_by_kl {
-        let (trajectory, record) = ppo.step(done)?;
-        done += 1;
-        metrics.log(done, &record)?;
-        ppo.log_samples(done, &trajectory, number(&record, "kl_coef"), dir)?;
-        let (kl, score) = (
-            number(&record, "objective/kl"),
-            number(&record, "objective/scores"),
-        );
-        let shown = [
-            ("score", score),
-            ("kl", kl),
-            ("length", number(&record, "response/length")),
-        ];
-        progress.tick(done, &shown, number(&record, "tokens") as u64);
-
-        let length = number(&record, "response/length");
-        for warning in health.watch(length, number(&record, "response/eos_fraction")) {
-            tracing::warn!("step {done}: {warning}");
+impl PolicyOptimization {
+    /// All steps, from the latest checkpoint if the run resumes; the policy ends up in `final/`.
+    pub(crate) fn train(&mut self, session: &Session, dir: &RunDir) -> Result<Outcome> {
+        let config = Rc::clone(&self.config);
+        self.skipped = Some(dir.skipped_dir());
+        let mut done = self.resume(dir)?;
+        let mut metrics = dir.metrics()?;
+        let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
+        let mut stopped_by_kl = false;
+        let mut collapse = CollapseMonitor::default();
+        // A budget needs points to choose from.
+        let eval_every = match (config.eval_every, config.max_kl) {
+            (0, Some(_)) => (config.steps / 10).max(1),
+            (every, _) => every,
+        };
+        if config.max_kl.is_some() && self.best.is_none() {
+            self.start_frontier()?;
         }
-        if let Some(budget) = config.max_kl.filter(|budget| kl > *budget) {
-            tracing::warn!(
-                "step {done}: the KL to the reference is {kl:.2}, above the budget ppo.max_kl = {budget}: stopping here"
+
+        while done < config.steps && !stopped_by_kl {
+            let (trajectory, record) = self.step(done)?;
+            done += 1;
+            metrics.log(done, &record)?;
+            self.log_samples(done, &trajectory, number(&record, "kl_coef"), dir)?;
+            let (kl, score) = (
+                number(&record, "objective/kl"),
+                number(&record, "objective/scores"),
             );
-            stopped_by_kl = true;
+            let length = number(&record, "response/length");
+            let shown = [("score", score), ("kl", kl), ("length", length)];
+            progress.tick(done, &shown, number(&record, "tokens") as u64);
+
+            for warning in collapse.observe(length, number(&record, "response/eos_fraction")) {
+                tracing::warn!("step {done}: {warning}");
+            }
+            if let Some(budget) = config.max_kl.filter(|budget| kl > *budget) {
+                tracing::warn!(
+                    "step {done}: the KL to the reference is {kl:.2}, above the budget ppo.max_kl = {budget}: stopping here"
+                );
+                stopped_by_kl = true;
+            }
+            if stopped_by_kl || done == config.steps {
+                continue;
+            }
+            if eval_every > 0 && done.is_multiple_of(eval_every) {
+                let evaluation = self
+                    .evaluate()
+                    .map_err(|error| blame_training(done, error))?;
+                self.keep_if_best(done, &evaluation)?;
+                metrics.log(done, &evaluation.metrics())?;
+            }
+            let stop = session.interrupt.requested();
+            if stop || config.save_every > 0 && done.is_multiple_of(config.save_every) {
+                self.check_before_checkpoint(done, &trajectory)?;
+                dir.checkpoint_save(&self.checkpoint(done)?, 2)?;
+            }
+            if stop {
+                return Err(Interrupted { step: done }.into());
+            }
         }
-        if stopped_by_kl || done == config.steps {
-            continue;
-        }
-        if eval_every > 0 && done.is_multiple_of(eval_every) {
-            let evaluation = ppo
-                .evaluate()
-                .map_err(|error| blame_training(done, error))?;
-            ppo.keep_if_best(done, &evaluation)?;
-            metrics.log(done, &evaluation.metrics())?;
-        }
-        let stop = session.interrupt.requested();
-        if stop || config.save_every > 0 && done.is_multiple_of(config.save_every) {
-            ppo.refuse_to_keep_what_has_diverged(done, &trajectory)?;
-            dir.checkpoint_save(&ppo.checkpoint(done)?, 2)?;
-        }
-        if stop {
-            return Err(Interrupted { step: done }.into());
-        }
+        progress.finish();
+
+        let (published, evaluation) = self.publish(done, &mut metrics, session, dir)?;
+        Ok(Outcome {
+            steps: done,
+            published,
+            stopped_by_kl,
+            evaluation,
+        })
     }
-    progress.finish();
 
-    let (published, evaluation) = ppo.publish(done, &mut metrics, session, dir)?;
-    Ok(Outcome {
-        steps: done,
-        published,
-        stopped_by_kl,
-        evaluation,
-    })
-}
-
-impl Ppo<'_> {
     /// Writes `final/` after the last step: the policy as it is, or under a budget the best within it. Returns the step it is from
-    /// and how it does on held-out prompts.
+    /// and its evaluation on held-out prompts.
     fn publish(
         &mut self,
         done: u64,
         metrics: &mut Metrics,
         session: &Session,
-        dir: &rlhf_train::RunDir,
+        dir: &RunDir,
     ) -> Result<(u64, Evaluation)> {
         let evaluated = self.evaluate();
         let mut evaluation = evaluated.map_err(|error| blame_training(done, error))?;
@@ -133,24 +129,28 @@ impl Ppo<'_> {
         Ok((published, evaluation))
     }
 
-    /// The policy on held-out prompts, beside the reference's answers to the same prompts.
+    /// The policy on held-out prompts, beside the reference's answers to the same prompts, which are computed once.
     pub(crate) fn evaluate(&mut self) -> Result<Evaluation> {
-        let yardstick = Yardstick {
+        let seed = stream(self.seed, "eval", 0).next_u64();
+        let evaluator = Evaluator {
             prompts: &self.held_out,
             reference: &self.reference,
-            reward: &self.reward,
+            reward: &*self.reward,
             tokenizer: &self.language_model.tokenizer,
-            sampling: self
-                .config
-                .sampling(stream(self.seed, "eval", 0).next_u64()),
+            sampling: self.config.sampling(seed),
             micro_tokens: self.micro_tokens,
         };
         let answers = match self.reference_answers.take() {
             Some(answers) => answers,
-            None => yardstick.reference_answers()?,
+            None => evaluator.answers(&self.reference)?,
         };
-        let evaluation = yardstick.measure(&self.policy.view, &answers)?;
+        let evaluation = evaluator.measure(&self.policy.view, &answers)?;
         self.reference_answers = Some(answers);
         Ok(evaluation)
     }
+}
+
+/// A number of a step's record; NaN when it is not there.
+fn number(record: &Map<String, Value>, name: &str) -> f64 {
+    record.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
 }

@@ -1,13 +1,14 @@
 //! Rollouts as people read them: `samples.jsonl`, and the episodes of skipped updates.
 
 use anyhow::Result;
+use rlhf_train::RunDir;
 use serde_json::{Value, json};
 
 use crate::loss::is_clipped;
-use crate::train::Ppo;
+use crate::train::PolicyOptimization;
 use crate::trajectory::Trajectory;
 
-impl Ppo<'_> {
+impl PolicyOptimization {
     /// The first few episodes of a step, whole, for `samples.jsonl`.
     ///
     /// `ratios` compare the policy that the step's updates left with the one that sampled; `clipped` tokens are those the
@@ -17,9 +18,9 @@ impl Ppo<'_> {
         step: u64,
         t: &Trajectory,
         beta: f64,
-        dir: &rlhf_train::RunDir,
+        dir: &RunDir,
     ) -> Result<()> {
-        let config = self.config;
+        let config = &self.config;
         let shown = &t.episodes[..config.log_samples.min(t.episodes.len())];
         let updated = self.logprobs(&self.policy.view, &t.prompts, shown)?;
         for i in 0..shown.len() {
@@ -42,12 +43,12 @@ impl Ppo<'_> {
         Ok(())
     }
 
-    /// One episode of a rollout, whole.
+    /// One episode of a rollout, whole; values and returns only with a critic.
     pub(crate) fn sample(&self, step: u64, t: &Trajectory, i: usize) -> Result<Value> {
         let tokenizer = &self.language_model.tokenizer;
         let episode = &t.episodes[i];
         let texts = episode.response.iter();
-        Ok(json!({
+        let mut sample = json!({
             "step": step,
             "kind": "rollout",
             "prompt": tokenizer.decode(&t.prompts[episode.prompt])?,
@@ -58,10 +59,15 @@ impl Ppo<'_> {
             "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
             "logprobs": t.logprobs[i],
             "ref_logprobs": t.ref_logprobs[i],
-            "values": t.values[i],
-            "rewards": t.rewards[i],
-            "advantages": t.advantages[i],
-            "returns": t.returns[i],
-        }))
+        });
+        if let Some(critic) = &t.critic {
+            sample["values"] = json!(critic.values[i]);
+        }
+        sample["rewards"] = json!(t.rewards[i]);
+        sample["advantages"] = json!(t.advantages[i]);
+        if let Some(critic) = &t.critic {
+            sample["returns"] = json!(critic.returns[i]);
+        }
+        Ok(sample)
     }
 }

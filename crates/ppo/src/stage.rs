@@ -1,10 +1,18 @@
-//! stub until the merge
+//! PPO as a stage: its manual, what it reads, what it finds out before the first step.
+
+use anyhow::{Context as _, Result};
+use rlhf_base::caption::Caption;
+use rlhf_rollout::{Episode, RewardSource};
+use rlhf_train::{
+    Bundled, Finding, Makes, Plan, Prepared, RunDir, Session, Source, Stage, Summary,
+};
+
 use crate::captions::CAPTIONS;
 use crate::config::Config;
-use crate::reward::RewardSource;
-use anyhow::Result;
-use rlhf_base::caption::Caption;
-use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
+use crate::prepare::Inputs;
+use crate::run::Outcome;
+use crate::train::PolicyOptimization;
+
 /// `rlhf ppo`.
 pub struct Ppo;
 impl Stage for Ppo {
@@ -32,7 +40,9 @@ impl Stage for Ppo {
         "max_kl",
         "temperature",
         "response_length",
+        "advantage",
         "critic",
+        "kl_in",
         "compat",
         "uncalibrated",
         "eval_every",
@@ -84,21 +94,79 @@ impl Stage for Ppo {
         }
         Ok(sources)
     }
-    fn prepare(_config: &Config, _session: &Session) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(Hack(_config.clone())))
+    fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
+        let inputs = Inputs::load(config, session)?;
+        Ok(Box::new(PolicyOptimization::new(config, session, inputs)?))
     }
 }
 
-struct Hack(Config);
-impl Prepared for Hack {
-    fn plan(&self, _: &Session) -> Result<rlhf_train::Plan> {
-        Ok(Default::default())
+impl Prepared for PolicyOptimization {
+    fn plan(&self, session: &Session) -> Result<Plan> {
+        PolicyOptimization::plan(self, session)
     }
-    fn check(&mut self) -> Vec<rlhf_train::Finding> {
-        vec![]
+
+    fn check(&mut self) -> Vec<Finding> {
+        let longest = self.prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
+        let found = format!(
+            "{} prompts of up to {longest} tokens to train on, {} held out",
+            self.prompts.len(),
+            self.held_out.len()
+        );
+        let described = self.language_model.describe();
+        vec![
+            Finding::of("model", described.map_err(Into::into)),
+            Finding::new("data", found, &self.warnings),
+            Finding::of("reward", self.score_on_trial()),
+        ]
     }
-    fn run(&mut self, session: &Session, dir: &rlhf_train::RunDir) -> Result<rlhf_train::Summary> {
-        let outcome = crate::run::train(&self.0, session, dir)?;
-        rlhf_train::Summary::new(&outcome, String::new())
+
+    fn run(&mut self, session: &Session, dir: &RunDir) -> Result<Summary> {
+        let outcome = self.train(session, dir)?;
+        Summary::new(&outcome, outcome.describe())
+    }
+}
+
+impl PolicyOptimization {
+    /// What the reward makes of an answer.
+    fn score_on_trial(&self) -> Result<String> {
+        let tokenizer = &self.language_model.tokenizer;
+        let mut response = tokenizer.encode("This is an answer.")?;
+        response.push(tokenizer.eos_id()?);
+        let episode = Episode {
+            prompt: 0,
+            response,
+            finished: true,
+        };
+        let scores = self
+            .reward
+            .scores(tokenizer, &self.prompts[..1], &[episode])?;
+        let score = scores.first().context("the reward gave no score")?;
+        let reward = &self.config.reward;
+        Ok(format!("{reward} scores an answer on trial {score:.3}"))
+    }
+}
+
+impl Outcome {
+    fn describe(&self) -> String {
+        let stopped = match self.stopped_by_kl {
+            true => ", stopped by the KL budget",
+            false => "",
+        };
+        let mut out = format!(
+            "steps {}{stopped}, model of step {}\n",
+            self.steps, self.published
+        );
+        let evaluation = &self.evaluation;
+        for (name, value) in [
+            ("score, held out", evaluation.score),
+            ("score, reference", evaluation.reference_score),
+            ("wins over the reference", evaluation.win_rate),
+            ("KL per response, nats", evaluation.kl),
+            ("length, tokens", evaluation.length),
+            ("ends by itself", evaluation.eos_fraction),
+        ] {
+            out.push_str(&format!("{name:<26}{value:>8.3}\n"));
+        }
+        out
     }
 }

@@ -1,56 +1,62 @@
 //! Proximal policy optimisation of a language model against a reward.
 //!
-//! [`Ppo::step`] is the algorithm, in the order and the words of the papers (Ziegler et al. 2019; Stiennon et
-//! al. 2020; Ouyang et al. 2022; Huang et al. 2024); [`Ppo::update`] is its seventh part. Four roles take part: the *policy* π, which
-//! learns; the *reference* π_ref, the model it started from, frozen; the *reward*, a frozen model as a rule; and the *critic* V, which
-//! learns to foresee the reward.
+//! [`PolicyOptimization::step`] is the algorithm, in the order and the words of the papers (Ziegler et al. 2019; Stiennon et al. 2020; Ouyang et al.
+//! 2022; Huang et al. 2024); [`PolicyOptimization::update`] is its seventh part, [`PolicyOptimization::gradients`] its objective. Models take four roles: the *policy* π
+//! is trained; the *reference* π_ref is the model it started from, frozen; the *reward* scores responses, frozen too; the *critic* V is
+//! trained to predict the reward to come, where the advantage is estimated with one.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use rlhf_base::rng::{shuffle, stream};
+use rlhf_base::rng::stream;
 use rlhf_dataset::order::file_order;
 use rlhf_lm::{CausalLm, Gradients, LanguageModel};
+use rlhf_rollout::{
+    Episode, EpisodeBatch, PromptRow, ScoredAnswers, Scorer, kl_per_episode, micro_batches,
+};
 use rlhf_train::{Schedule, statistics};
 use serde_json::{Map, Value};
 
-use crate::advantage::{ScoreSlot, gae, rewards_over, whiten, whiten_keeping_mean};
 use crate::config::Config;
+use crate::critic::Critic;
 use crate::demonstrations::Demonstrations;
-use crate::eval::kl_per_episode;
-use crate::frontier::Best;
-use crate::guards::Guarded;
-use crate::kl::KlController;
-use crate::loss::{UpdateStats, VALUE_SUMS, policy_loss, update_sums, value_loss, value_sums};
+use crate::frontier::BestPolicy;
+use crate::guards::GradientsChecked;
+use crate::kl::{KlController, KlIn};
+use crate::learner::Learner;
+use crate::loss::{VALUE_SUMS, policy_loss, update_sums};
 use crate::record::Clock;
-use crate::reward::Scorer;
-use crate::roles::{Critic, Learner};
-use crate::score::{PromptRow, shape_score};
-use crate::trajectory::{Batch, Episode, Trajectory, micro};
-use crate::updates::{Sums, Updates};
+use crate::rewards::rewards_over;
+use crate::trajectory::{CriticTargets, Trajectory};
+use crate::updates::{MinibatchSums, Updates};
+use crate::whiten::{whiten, whiten_keeping_mean};
 
 /// Everything a PPO step needs.
-pub(crate) struct Ppo<'a> {
-    pub(crate) config: &'a Config,
-    /// What the policy is and how it reads; its parameters are the policy's.
+pub(crate) struct PolicyOptimization {
+    pub(crate) config: Rc<Config>,
+    /// Configuration and tokenizer of the policy; its parameters are the policy's.
     pub(crate) language_model: LanguageModel,
     pub(crate) policy: Learner<CausalLm>,
-    pub(crate) critic: Critic,
+    /// `None` where the advantage needs none.
+    pub(crate) critic: Option<Critic>,
     pub(crate) reference: CausalLm,
-    pub(crate) reward: Scorer,
-    pub(crate) guarded: Guarded,
-    /// Where the episodes of skipped updates go.
-    pub(crate) skipped: PathBuf,
+    pub(crate) reward: Box<dyn Scorer>,
+    pub(crate) checked: GradientsChecked,
+    /// Where the episodes of skipped updates are written, once there is a run directory.
+    pub(crate) skipped: Option<PathBuf>,
     pub(crate) skipped_in_a_row: usize,
     /// Under a KL budget: the best policy within it so far.
-    pub(crate) best: Option<Best>,
+    pub(crate) best: Option<BestPolicy>,
     /// For PPO-ptx.
     pub(crate) demonstrations: Option<Demonstrations>,
     pub(crate) prompts: Vec<PromptRow>,
     pub(crate) held_out: Vec<PromptRow>,
-    /// The reference's answers to the held-out prompts and their scores, once they are known.
-    pub(crate) reference_answers: Option<(Vec<Episode>, Vec<f64>)>,
+    /// What was left out of the data.
+    pub(crate) warnings: Vec<String>,
+    /// The reference's answers to the held-out prompts, once they are known.
+    pub(crate) reference_answers: Option<ScoredAnswers>,
     pub(crate) kl: KlController,
     pub(crate) schedule: Schedule,
     pub(crate) micro_tokens: usize,
@@ -58,10 +64,16 @@ pub(crate) struct Ppo<'a> {
     pub(crate) device: Device,
 }
 
-impl Ppo<'_> {
-    /// One PPO step: a rollout and the updates it pays for.
+/// `∂L/∂θ` of one minibatch; that of the critic is empty where it has no weights of its own.
+pub(crate) struct UpdateGradients {
+    pub(crate) policy: Gradients,
+    pub(crate) critic: Gradients,
+}
+
+impl PolicyOptimization {
+    /// One PPO step: a rollout and the updates made from it.
     pub(crate) fn step(&mut self, step: u64) -> Result<(Trajectory, Map<String, Value>)> {
-        let config = self.config;
+        let config = Rc::clone(&self.config);
         let conventions = config.conventions();
         let mut clock = Clock::start();
 
@@ -72,62 +84,53 @@ impl Ppo<'_> {
         let episodes = self.responses(&prompts, step)?;
         clock.lap("rollout");
 
-        // 3. Score: S(x, y) from the reward model (normalised), a rule or a program; clipped; a missing end token has its price.
-        let tokenizer = &self.language_model.tokenizer;
-        let given = self.reward.scores(tokenizer, &prompts, &episodes)?;
-        let (bound, missing_eos) = (config.score_clip, conventions.missing_eos);
-        let scores: Vec<f64> = given
-            .into_iter()
-            .zip(&episodes)
-            .map(|(score, episode)| shape_score(score, episode.finished, bound, missing_eos))
-            .collect();
+        // 3. Score: S(x, y) from the reward model (normalised), a rule or a program; clipped; with the rule for a missing EOS token.
+        let scores = self.scores(&prompts, &episodes)?;
         clock.lap("score");
 
-        // 4. Old log-probabilities, reference log-probabilities, values: with the training forward, never the sampler's numbers.
+        // 4. Old log-probabilities, values, reference log-probabilities: with the training forward, never the sampler's numbers.
         let prompts: Vec<Vec<u32>> = prompts.into_iter().map(|x| x.ids).collect();
-        let valued = self.valued(&episodes)?;
-        let [logprobs, values] = self.old_policy(&prompts, &episodes, &valued)?;
+        let (logprobs, values) = self.old_policy(&prompts, &episodes)?;
         let ref_logprobs = self.logprobs(&self.reference, &prompts, &episodes)?;
         clock.lap("forward");
 
-        // 5. Rewards: r_t = −β k_t + [t = n] S.
-        let (beta, k) = (self.kl.coef, config.kl_estimator);
+        // 5. Rewards: r_t = −β k_t + [t = n] S; without the penalty where it stands in the loss.
+        let beta = self.kl.coef;
+        let penalty = config.kl_in.reward_coef(beta);
         let mut rewards: Vec<Vec<f64>> = (0..episodes.len())
             .map(|i| {
-                let slots = valued[i].response.len();
-                rewards_over(slots, &logprobs[i], &ref_logprobs[i], scores[i], beta, k)
+                let (p, r, k) = (&logprobs[i], &ref_logprobs[i], config.kl_estimator);
+                rewards_over(self.slots(&episodes[i]), p, r, scores[i], penalty, k)
             })
             .collect();
         if config.whiten_rewards {
             whiten_keeping_mean(&mut rewards, conventions.variance);
         }
 
-        // 6. Advantages and returns, then whitening over all response tokens of the step.
-        let (mut advantages, returns): (Vec<_>, Vec<_>) = rewards
-            .iter()
-            .zip(&values)
-            .map(|(r, v)| gae(r, v, config.gamma, config.lambda))
-            .unzip();
+        // 6. Advantages, and returns for a critic; then whitening over all response tokens of the step.
+        let (n, discounts) = (config.samples_per_prompt, (config.gamma, config.lambda));
+        let estimator = config.advantage;
+        let estimated = estimator.estimate(&rewards, values.as_deref(), n, discounts)?;
+        let mut advantages = estimated.advantages;
         for (advantages, episode) in advantages.iter_mut().zip(&episodes) {
             advantages.truncate(episode.response.len());
         }
         if config.whiten_advantages {
             whiten(&mut advantages, conventions.variance);
         }
+        let targets = values.zip(estimated.returns);
         let trajectory = Trajectory {
             prompts,
             episodes,
-            valued,
             scores,
             logprobs,
             ref_logprobs,
-            values,
             rewards,
             advantages,
-            returns,
+            critic: targets.map(|(values, returns)| CriticTargets { values, returns }),
         };
         if step == 0 {
-            self.refuse_a_reference_that_differs(&trajectory)?;
+            self.check_reference(&trajectory)?;
         }
 
         // 7. Update: E epochs over shuffled minibatches.
@@ -148,8 +151,11 @@ impl Ppo<'_> {
     }
 
     /// E passes over the rollout in shuffled minibatches, one optimizer step of policy and critic each.
+    ///
+    /// Prompts are shuffled, and the responses to a prompt stay side by side, so that a minibatch computes each prompt once. All
+    /// minibatches have the same number of episodes: where that is no multiple of n, one may end within a prompt's responses.
     fn update(&mut self, trajectory: &Trajectory, step: u64, lr: f64) -> Result<Updates> {
-        let config = self.config;
+        let config = Rc::clone(&self.config);
         let mut done = Updates::default();
         let all = file_order(trajectory.episodes.len());
         if !trajectory.is_finite() {
@@ -159,13 +165,11 @@ impl Ppo<'_> {
         }
         'epochs: for epoch in 0..config.epochs {
             let epoch = step * config.epochs as u64 + epoch as u64;
-            let mut order = all.clone();
-            shuffle(&mut stream(self.seed, "minibatches", epoch), &mut order);
+            let order = trajectory.shuffled(&mut stream(self.seed, "minibatches", epoch));
             let minibatches = order.chunks(order.len() / config.minibatches);
             for (place, minibatch) in minibatches.enumerate() {
                 let update = epoch * config.minibatches as u64 + place as u64;
-                let (policy, critic, sums) = self.gradients(trajectory, minibatch, update)?;
-                let gradients = (&policy, &critic);
+                let (gradients, sums) = self.gradients(trajectory, minibatch, update)?;
                 if !sums.is_finite() {
                     self.skip((step, done.skipped), trajectory, minibatch)?;
                     done.skipped += 1;
@@ -173,13 +177,15 @@ impl Ppo<'_> {
                 }
                 let stats = sums.stats();
                 let so_far = (step, done.optimizer_steps);
-                self.check_update(so_far, &stats, (trajectory, minibatch), gradients)?;
-                let too_far = |limit| stats.approx_kl > limit;
-                if config.target_kl.is_some_and(too_far) {
+                self.check_update(so_far, &stats, (trajectory, minibatch), &gradients)?;
+                if config
+                    .target_kl
+                    .is_some_and(|limit| stats.approx_kl > limit)
+                {
                     done.stopped_early = true;
                     break 'epochs;
                 }
-                let Some(norms) = self.optimize(gradients, lr)? else {
+                let Some(norms) = self.optimize(&gradients, lr)? else {
                     self.skip((step, done.skipped), trajectory, minibatch)?;
                     done.skipped += 1;
                     continue;
@@ -192,7 +198,7 @@ impl Ppo<'_> {
         Ok(done.averaged())
     }
 
-    /// `∂L/∂θ` over one minibatch, of policy and of critic: `L = L_π − c_e · entropy + c_v · L_V [+ c_ptx · L_SFT]`.
+    /// `∂L/∂θ` over one minibatch, `L = L_π − c_e · entropy [+ β · KL] [+ c_v · L_V] [+ c_ptx · L_SFT]`.
     ///
     /// Each mean is over the whole minibatch, so that nothing depends on how it is cut into micro-batches. `update` counts the
     /// minibatches of the run and picks the demonstrations.
@@ -201,102 +207,106 @@ impl Ppo<'_> {
         trajectory: &Trajectory,
         minibatch: &[usize],
         update: u64,
-    ) -> Result<(Gradients, Gradients, Sums)> {
-        let (config, policy, device) = (self.config, &self.policy, &self.device);
+    ) -> Result<(UpdateGradients, MinibatchSums)> {
+        let (config, policy, device) = (&self.config, &self.policy, &self.device);
+        let Trajectory {
+            prompts, episodes, ..
+        } = trajectory;
         let (tokens, slots) = (trajectory.tokens(minibatch), trajectory.slots(minibatch));
-        let (mut policy_gradients, mut critic_gradients) = (Gradients::new(), Gradients::new());
-        let mut sums = Tensor::zeros(UpdateStats::LEN + VALUE_SUMS, DType::F32, device)?;
-        for part in micro(trajectory, minibatch, self.micro_tokens) {
-            let pack = |episodes: &[Episode]| {
-                let episodes: Vec<&Episode> = part.iter().map(|&i| &episodes[i]).collect();
-                Batch::pack(&trajectory.prompts, &episodes, device)
-            };
-            let batch = pack(&trajectory.episodes)?;
-            let old_logprobs = Trajectory::flat(&trajectory.logprobs, part, device)?;
+        let flat = |field: &[Vec<f32>], part: &[usize]| Trajectory::flat(field, part, device);
+        let zeros = |n: usize| Tensor::zeros(n, DType::F32, device);
+        let mut gradients = UpdateGradients {
+            policy: Gradients::new(),
+            critic: Gradients::new(),
+        };
+        let mut sums = zeros(MinibatchSums::PER_MICRO_BATCH)?;
+        for part in micro_batches(prompts, episodes, minibatch, self.micro_tokens) {
+            let own: Vec<Episode> = part.iter().map(|&i| episodes[i].clone()).collect();
+            let batch = EpisodeBatch::pack(prompts, &own, device)?;
+            let old_logprobs = flat(&trajectory.logprobs, part)?;
             let advantages = Trajectory::flat(&trajectory.advantages, part, device)?;
-            let old_values = Trajectory::flat(&trajectory.values, part, device)?;
-            let returns = Trajectory::flat(&trajectory.returns, part, device)?;
 
             // L_π − c_e · entropy, averaged over the response tokens.
             let hidden = batch.hidden(&policy.model)?;
-            let now = policy
-                .model
-                .logprobs(&hidden, &batch.targets, config.temperature)?;
+            let tau = config.temperature;
+            let now = policy.model.logprobs(&hidden, &batch.targets, tau)?;
             let (logprobs, entropy) = (&now.logprobs, &now.entropy);
             let losses = policy_loss(logprobs, &old_logprobs, &advantages, config.clip)?;
             let mut loss = losses.sum_all()?;
             if config.entropy_coef > 0.0 {
                 loss = (loss - (entropy.sum_all()? * config.entropy_coef)?)?;
             }
-            let policy_part = (loss / tokens as f64)?;
             let policy_sums = update_sums(logprobs, &old_logprobs, &advantages, entropy, &losses)?;
 
-            // c_v · L_V, averaged over the values.
-            let value_part = |values: &Tensor| -> Result<(Tensor, Tensor)> {
-                let losses = value_loss(values, &old_values, &returns, config.value_clip)?;
-                let part = (losses.sum_all()? * (config.value_coef / slots as f64))?;
-                Ok((
-                    part,
-                    value_sums(values, &old_values, &losses, config.value_clip)?,
-                ))
-            };
-            let value_sums = match &self.critic {
-                // Weights of its own have a backward of their own; the policy's activations go before the critic's come.
-                Critic::Separate(critic) => {
-                    policy_gradients.accumulate(&policy.params, &policy_part)?;
-                    drop((now, losses, hidden, policy_part));
-                    let values = match config.conventions().score_slot {
-                        ScoreSlot::Last => batch.values(&critic.model)?,
-                        ScoreSlot::After => pack(&trajectory.valued)?.values(&critic.model)?,
-                    };
-                    let (part, sums) = value_part(&values)?;
-                    critic_gradients.accumulate(&critic.params, &part)?;
-                    sums
-                }
-                // A shared trunk has one for the sum.
-                Critic::Shared { model, .. } => {
-                    let (part, sums) = value_part(&model.scores(&hidden)?)?;
-                    policy_gradients.accumulate(&policy.params, &(policy_part + part)?)?;
-                    sums
-                }
-            };
-            sums = (sums + Tensor::cat(&[policy_sums, value_sums], 0)?)?;
+            // β · KL, averaged over the response tokens, where the penalty stands in the loss.
+            let mut kl_sum = zeros(1)?;
+            if config.kl_in == KlIn::Loss {
+                let reference = flat(&trajectory.ref_logprobs, part)?;
+                let kl = config
+                    .kl_estimator
+                    .losses(logprobs, &reference)?
+                    .sum_all()?;
+                kl_sum = kl.detach().reshape(1)?;
+                loss = (loss + (kl * self.kl.coef)?)?;
+            }
+            let mut loss = (loss / tokens as f64)?;
+
+            // c_v · L_V, averaged over the values. On a shared trunk it joins the one loss. A critic with weights of its own has a
+            // backward pass of its own, and the policy's activations are dropped before the critic's come.
+            let mut value_sums = None;
+            let targets = trajectory.critic.as_ref();
+            let targets = targets.map(|t| t.of(part, slots, device)).transpose()?;
+            let critic = self.critic.as_ref().zip(targets.as_ref());
+            if let Some((critic, targets)) = critic
+                && let Some(value) = critic.joint_loss(&hidden, targets)?
+            {
+                loss = (loss + value.loss)?;
+                value_sums = Some(value.sums);
+            }
+            gradients.policy.accumulate(&policy.params, &loss)?;
+            drop((now, losses, hidden, loss));
+            if let Some((critic, targets)) = critic
+                && value_sums.is_none()
+            {
+                value_sums = critic.accumulate(&mut gradients.critic, prompts, &own, targets)?;
+            }
+
+            let value_sums = value_sums.map_or_else(|| zeros(VALUE_SUMS), Ok)?;
+            sums = (sums + Tensor::cat(&[policy_sums, kl_sum, value_sums], 0)?)?;
         }
         // c_ptx · L_SFT, on as many demonstrations as the minibatch has episodes.
-        if let Some(demonstrations) = &self.demonstrations {
-            let loss = demonstrations.accumulate(
+        let ptx = match &self.demonstrations {
+            Some(demonstrations) => demonstrations.accumulate(
                 (&policy.model, &policy.params),
-                &mut policy_gradients,
+                &mut gradients.policy,
                 config.ptx_coef,
                 (update, minibatch.len()),
                 self.micro_tokens,
-            )?;
-            sums = Tensor::cat(&[sums, loss.unsqueeze(0)?], 0)?;
-        }
-        let sums = Sums {
-            read: Gradients::read(&sums, &[&policy_gradients, &critic_gradients])?,
+            )?,
+            None => Tensor::zeros((), DType::F32, device)?,
+        };
+        let sums = Tensor::cat(&[sums, ptx.unsqueeze(0)?], 0)?;
+        let read = Gradients::read(&sums, &[&gradients.policy, &gradients.critic])?;
+        let sums = MinibatchSums {
+            read,
             tokens,
             slots,
         };
-        Ok((policy_gradients, critic_gradients, sums))
+        Ok((gradients, sums))
     }
 
     /// One optimizer step of policy and critic; the gradients' norms, or nothing where one is not finite.
-    fn optimize(
-        &mut self,
-        (policy, critic): (&Gradients, &Gradients),
-        lr: f64,
-    ) -> Result<Option<(f64, f64)>> {
+    fn optimize(&mut self, gradients: &UpdateGradients, lr: f64) -> Result<Option<(f64, f64)>> {
+        let UpdateGradients { policy, critic } = gradients;
         if !(policy.norm()?.is_finite() && critic.norm()?.is_finite()) {
             return Ok(None);
         }
-        let config = self.config;
-        let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
-        let own = &mut self.policy;
-        let policy_norm = own.adam.step(&own.params, policy, lr, clip)?;
+        let limit = self.config.max_grad_norm;
+        let clip = (limit > 0.0).then_some(limit);
+        let policy_norm = self.policy.step(policy, lr, clip)?;
         let critic_norm = match &mut self.critic {
-            Critic::Separate(own) => own.adam.step(&own.params, critic, lr, clip)?,
-            Critic::Shared { .. } => 0.0,
+            Some(own) => own.step(critic, lr, clip)?,
+            None => 0.0,
         };
         Ok(Some((policy_norm, critic_norm)))
     }
@@ -304,3 +314,5 @@ impl Ppo<'_> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tree;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use rlhf_lm::{CausalLm, Gradients, HeadInit, Params, ScalarModel, read_lm};
-use rlhf_ppo::{Batch, Episode, policy_loss, value_loss};
+use rlhf_ppo::{policy_loss, value_loss};
+use rlhf_rollout::{Episode, EpisodeBatch};
 use rlhf_train::{AdamW, AdamWConfig};
 
 const EPOCHS: usize = 4;
@@ -53,21 +54,20 @@ fn losses(dir: &Path, dtype: DType) -> (Vec<f64>, Vec<f64>) {
     let (mut policy_adam, mut critic_adam) = (adam(), adam());
 
     let (prompts, episodes, advantages, returns) = rollout();
-    let episodes: Vec<&Episode> = episodes.iter().collect();
-    let batch = Batch::pack(&prompts, &episodes, &device).unwrap();
+    let batch = EpisodeBatch::pack(&prompts, &episodes, &device).unwrap();
     let advantages = Tensor::new(advantages, &device).unwrap();
     let returns = Tensor::new(returns, &device).unwrap();
-    let old_logprobs = batch
-        .logprobs(&policy, TEMPERATURE)
-        .unwrap()
-        .logprobs
-        .detach();
+    let logprobs = || {
+        let hidden = batch.hidden(&policy).unwrap();
+        let now = policy.logprobs(&hidden, &batch.targets, TEMPERATURE);
+        now.unwrap().logprobs
+    };
+    let old_logprobs = logprobs().detach();
     let old_values = batch.values(&critic).unwrap().detach();
 
     let mut losses = (Vec::new(), Vec::new());
     for _ in 0..EPOCHS {
-        let now = batch.logprobs(&policy, TEMPERATURE).unwrap();
-        let loss = policy_loss(&now.logprobs, &old_logprobs, &advantages, 0.2).unwrap();
+        let loss = policy_loss(&logprobs(), &old_logprobs, &advantages, 0.2).unwrap();
         let loss = loss.mean_all().unwrap();
         let mut gradients = Gradients::new();
         gradients.accumulate(&policy_params, &loss).unwrap();

@@ -10,7 +10,7 @@ mod portable;
 use candle_core::{Device, Tensor, Var};
 use rlhf_ppo::{
     Compat, Config, Conventions, KlEstimator, gae, is_clipped, policy_loss, rewards_over,
-    shape_score, value_loss, whiten, whiten_keeping_mean,
+    shape_score, value_loss, value_sums, whiten, whiten_keeping_mean,
 };
 use serde_json::Value;
 
@@ -204,6 +204,16 @@ fn check(case: &Value, conventions: &Conventions) {
         .count();
     let share = clipped as f64 / tokens.iter().sum::<usize>() as f64;
     assert_number("clip fraction", share, &outputs["policy_clipfrac"]);
+    let sums = value_sums(
+        &new_values,
+        &flat(&values),
+        &flat(&returns),
+        &errors,
+        setting("cliprange_value"),
+    );
+    let clipped = sums.unwrap().to_vec1::<f32>().unwrap()[1];
+    let share = f64::from(clipped) / slots.iter().sum::<usize>() as f64;
+    assert_number("value clip fraction", share, &outputs["value_clipfrac"]);
 
     let gradients = loss.backward().unwrap();
     let gradient = |of: &Var, lengths: &[usize]| rows(gradients.get(of).unwrap(), lengths);

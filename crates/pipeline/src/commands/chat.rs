@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use rlhf_base::rng::{stream, uniform};
 use rlhf_base::{Message, Text};
 use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, Weights, stream_response};
-use rlhf_ppo::{Episode, PromptRow, Scorer};
+use rlhf_rollout::{Episode, PromptRow, Scorer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -179,7 +179,7 @@ struct Answer {
 struct Chat<'a> {
     args: &'a ChatArgs,
     speakers: Vec<Speaker>,
-    reward: Option<Scorer>,
+    reward: Option<Box<dyn Scorer>>,
     /// Set by Ctrl-C: the answer in the making ends.
     hush: Arc<AtomicBool>,
     system: Option<String>,

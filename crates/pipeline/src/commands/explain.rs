@@ -21,7 +21,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line of `samples.jsonl` with `"kind": "rollout"`; lists have one entry a token.
+/// One line of `samples.jsonl` with `"kind": "rollout"`; lists have one entry a token, values and returns where there was a critic.
 #[derive(Debug, Deserialize)]
 struct Rollout {
     step: u64,
@@ -34,16 +34,16 @@ struct Rollout {
     texts: Vec<String>,
     logprobs: Vec<f64>,
     ref_logprobs: Vec<f64>,
-    values: Vec<f64>,
+    values: Option<Vec<f64>>,
     rewards: Vec<f64>,
     advantages: Vec<f64>,
-    returns: Vec<f64>,
+    returns: Option<Vec<f64>>,
     ratios: Vec<f64>,
     clipped: Vec<bool>,
 }
 
 impl Rollout {
-    /// Whether every list has one entry a token; value, reward and return may have one more, after the last token.
+    /// Whether every list has one entry a token; reward, value and return may have one more, after the last token.
     fn is_whole(&self) -> bool {
         let n = self.tokens.len();
         let lists = [
@@ -52,10 +52,14 @@ impl Rollout {
             &self.advantages,
             &self.ratios,
         ];
-        let slots = [&self.rewards, &self.returns];
+        let slots = self.rewards.len();
+        let critic = [&self.values, &self.returns];
         lists.iter().all(|list| list.len() == n)
-            && (self.values.len() == n || self.values.len() == n + 1)
-            && slots.iter().all(|list| list.len() == self.values.len())
+            && (slots == n || slots == n + 1)
+            && self.values.is_some() == self.returns.is_some()
+            && critic
+                .iter()
+                .all(|list| list.as_ref().is_none_or(|list| list.len() == slots))
             && self.texts.len() == n
             && self.clipped.len() == n
     }
@@ -154,11 +158,12 @@ struct TokenRow<'a> {
     ref_logprob: f64,
     /// log π − log π_ref.
     kl: f64,
-    value: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<f64>,
     reward: f64,
     advantage: f64,
-    #[serde(rename = "return")]
-    returned: f64,
+    #[serde(rename = "return", skip_serializing_if = "Option::is_none")]
+    returned: Option<f64>,
     ratio: f64,
     clipped: bool,
 }
@@ -166,10 +171,11 @@ struct TokenRow<'a> {
 /// The slot after the last token.
 #[derive(Debug, Serialize)]
 struct After {
-    value: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<f64>,
     reward: f64,
-    #[serde(rename = "return")]
-    returned: f64,
+    #[serde(rename = "return", skip_serializing_if = "Option::is_none")]
+    returned: Option<f64>,
 }
 
 /// Sums over the tokens.
@@ -186,6 +192,7 @@ struct Totals {
 
 impl<'a> Explained<'a> {
     fn new(rollout: &'a Rollout) -> Self {
+        let of_critic = |list: &Option<Vec<f64>>, t: usize| list.as_ref().map(|list| list[t]);
         let rows: Vec<TokenRow<'_>> = (0..rollout.tokens.len())
             .map(|t| TokenRow {
                 id: rollout.tokens[t],
@@ -193,10 +200,10 @@ impl<'a> Explained<'a> {
                 logprob: rollout.logprobs[t],
                 ref_logprob: rollout.ref_logprobs[t],
                 kl: rollout.logprobs[t] - rollout.ref_logprobs[t],
-                value: rollout.values[t],
+                value: of_critic(&rollout.values, t),
                 reward: rollout.rewards[t],
                 advantage: rollout.advantages[t],
-                returned: rollout.returns[t],
+                returned: of_critic(&rollout.returns, t),
                 ratio: rollout.ratios[t],
                 clipped: rollout.clipped[t],
             })
@@ -218,10 +225,10 @@ impl<'a> Explained<'a> {
             finished: rollout.finished,
             score: rollout.score,
             kl_coef: rollout.kl_coef,
-            after: (rollout.values.len() > rows.len()).then(|| After {
-                value: rollout.values[rows.len()],
+            after: (rollout.rewards.len() > rows.len()).then(|| After {
+                value: of_critic(&rollout.values, rows.len()),
                 reward: rollout.rewards[rows.len()],
-                returned: rollout.returns[rows.len()],
+                returned: of_critic(&rollout.returns, rows.len()),
             }),
             tokens: rows,
             totals,
@@ -251,6 +258,13 @@ impl<'a> Explained<'a> {
             self.score,
             self.kl_coef
         );
+        // The columns of a critic are there only where there was one.
+        let with_critic = self.tokens.iter().any(|t| t.value.is_some());
+        let critic = |cell: String| match with_critic {
+            true => format!(" {cell:>8}"),
+            false => String::new(),
+        };
+        let number = |x: Option<f64>| critic(x.map_or_else(String::new, |x| format!("{x:.3}")));
         let texts: Vec<String> = self
             .tokens
             .iter()
@@ -259,28 +273,28 @@ impl<'a> Explained<'a> {
         let width = texts.iter().map(|t| t.chars().count()).max().unwrap_or(0);
         let width = width.max("(after the last)".len());
         let head = format!(
-            "{:>4}  {:<width$}  {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>8} {:>7}",
+            "{:>4}  {:<width$}  {:>8} {:>9} {:>8}{} {:>8} {:>9}{} {:>7}",
             "",
             "token",
             "logprob",
             "reference",
             "KL",
-            "value",
+            critic("value".to_owned()),
             "reward",
             "advantage",
-            "return",
+            critic("return".to_owned()),
             "ratio"
         );
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", paint("2", head));
         for (t, (row, text)) in self.tokens.iter().zip(&texts).enumerate() {
-            // Green was better than the critic expected, red worse.
-            let mood = if row.advantage >= 0.0 { "32" } else { "31" };
+            // Green was better than expected, red worse.
+            let sign = if row.advantage >= 0.0 { "32" } else { "31" };
             let _ = writeln!(
                 out,
-                "{:>4}  {}  {:>8.3} {:>9.3} {} {:>8.3} {:>8.3} {} {:>8.3} {:>7.3}{}",
+                "{:>4}  {}  {:>8.3} {:>9.3} {}{} {:>8.3} {}{} {:>7.3}{}",
                 t + 1,
-                paint(mood, format!("{text:<width$}")),
+                paint(sign, format!("{text:<width$}")),
                 row.logprob,
                 row.ref_logprob,
                 // A nat and more for one token is where the distance to the reference comes from.
@@ -288,10 +302,10 @@ impl<'a> Explained<'a> {
                     if row.kl.abs() >= 1.0 { "33" } else { "0" },
                     format!("{:>8.3}", row.kl)
                 ),
-                row.value,
+                number(row.value),
                 row.reward,
-                paint(mood, format!("{:>9.3}", row.advantage)),
-                row.returned,
+                paint(sign, format!("{:>9.3}", row.advantage)),
+                number(row.returned),
                 row.ratio,
                 if row.clipped {
                     paint("33", "  clipped".to_owned())
@@ -303,22 +317,30 @@ impl<'a> Explained<'a> {
         if let Some(after) = &self.after {
             let _ = writeln!(
                 out,
-                "{:>4}  {:<width$}  {:>8} {:>9} {:>8} {:>8.3} {:>8.3} {:>9} {:>8.3}",
-                "", "(after the last)", "", "", "", after.value, after.reward, "", after.returned
+                "{:>4}  {:<width$}  {:>8} {:>9} {:>8}{} {:>8.3} {:>9}{}",
+                "",
+                "(after the last)",
+                "",
+                "",
+                "",
+                number(after.value),
+                after.reward,
+                "",
+                number(after.returned)
             );
         }
         let totals = &self.totals;
         let sums = format!(
-            "{:>4}  {:<width$}  {:>8.3} {:>9.3} {:>8.3} {:>8} {:>8.3} {:>9} {:>8} {:>7}  {} clipped",
+            "{:>4}  {:<width$}  {:>8.3} {:>9.3} {:>8.3}{} {:>8.3} {:>9}{} {:>7}  {} clipped",
             "",
             "sum",
             totals.logprob,
             totals.ref_logprob,
             totals.kl,
-            "",
+            critic(String::new()),
             totals.reward,
             "",
-            "",
+            critic(String::new()),
             "",
             totals.clipped
         );
@@ -364,6 +386,27 @@ mod tests {
         assert_eq!((totals.kl, totals.reward, totals.penalty), (2.0, 0.0, 1.0));
         assert_eq!((totals.logprob, totals.clipped), (-1.5, 1));
         assert_eq!(totals.penalty, explained.kl_coef * totals.kl);
+    }
+
+    /// A run without a critic has neither values nor returns, and no columns for them; its score may stand after the last token too.
+    #[test]
+    fn without_a_critic_there_are_no_columns_of_a_critic() {
+        let mut bare = row(1);
+        let fields = bare.as_object_mut().unwrap();
+        fields.remove("values");
+        fields.remove("returns");
+        fields["rewards"] = json!([-1.0, 0.0, 1.0]);
+        let (_dir, path) = file(&[bare]);
+        let rollout = choose(&path, None, 0).unwrap();
+        let explained = Explained::new(&rollout);
+        let table = explained.render(false);
+        assert!(!table.contains("value") && !table.contains("return"));
+        assert!(table.contains("advantage") && table.contains("(after the last)"));
+        let json = serde_json::to_value(&explained).unwrap();
+        let token = &json["tokens"][0];
+        assert!(token.get("value").is_none() && token["advantage"] == -2.0);
+        assert_eq!(json["after"], json!({"reward": 1.0}));
+        assert_eq!(explained.totals.penalty, 1.0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rlhf_ppo::RewardSource;
+use rlhf_rollout::RewardSource;
 use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 

@@ -5,16 +5,18 @@ use super::*;
 use std::path::Path;
 
 use rlhf_base::rng::normal;
-use rlhf_lm::{ModelConfig, SaveDtype, train_bpe};
-use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session};
+use rlhf_lm::{ModelConfig, Params, SaveDtype, train_bpe};
+use rlhf_train::{Interrupt, ProgressStyle, Session};
 use serde_json::json;
 
+use crate::advantage::Advantage;
 use crate::config::CriticKind;
-use crate::setup::prepare;
+use crate::kl::KlEstimator;
+use crate::prepare::Inputs;
 
 const TEMPERATURE: f64 = 0.7;
 
-fn config(dir: &Path, critic: CriticKind) -> Config {
+fn config(dir: &Path) -> Config {
     let tokenizer = train_bpe(["red fox, blue fox"].into_iter(), 260, &["<|end|>"]).unwrap();
     let model = ModelConfig::from_json(json!({
         "model_type": "gpt2", "vocab_size": tokenizer.vocab_size(), "n_positions": 32, "n_embd": 8, "n_layer": 2, "n_head": 2,
@@ -33,10 +35,10 @@ fn config(dir: &Path, critic: CriticKind) -> Config {
     Config {
         model: dir.display().to_string(),
         reward: "length:3".into(),
-        critic,
         prompts: vec![prompts],
         eval_fraction: 0.5,
         batch: 4,
+        response_length: 16,
         temperature: TEMPERATURE,
         entropy_coef: 0.1,
         value_coef: 0.5,
@@ -44,7 +46,7 @@ fn config(dir: &Path, critic: CriticKind) -> Config {
     }
 }
 
-fn session() -> Session {
+pub(super) fn session() -> Session {
     Session {
         device: Device::Cpu,
         dtype: DType::F32,
@@ -55,21 +57,24 @@ fn session() -> Session {
     }
 }
 
-fn run_dir(dir: &Path) -> RunDir {
-    RunDir::open(dir.join("run"), OnExisting::Refuse).unwrap()
+fn prepare(config: &Config, session: &Session) -> PolicyOptimization {
+    PolicyOptimization::new(config, session, Inputs::load(config, session).unwrap()).unwrap()
 }
 
-/// Under π and V, episode by episode: `[log π, entropy, V]` of each response token.
-fn now(ppo: &Ppo<'_>, t: &Trajectory) -> Vec<Vec<[f64; 3]>> {
+/// Under π and V, episode by episode: `[log π, entropy, V]` of each response token; V is 0 without a critic.
+fn now(ppo: &PolicyOptimization, t: &Trajectory) -> Vec<Vec<[f64; 3]>> {
     let vector = |x: Tensor| x.to_vec1::<f32>().unwrap();
     let one = |episode: &Episode| {
-        let batch = Batch::pack(&t.prompts, &[episode], &Device::Cpu).unwrap();
-        let policy = batch.logprobs(&ppo.policy.view, TEMPERATURE).unwrap();
-        let critic = match &ppo.critic {
-            Critic::Separate(critic) => &critic.view,
-            Critic::Shared { view, .. } => view,
+        let batch = EpisodeBatch::pack(&t.prompts, [episode], &Device::Cpu).unwrap();
+        let policy = &ppo.policy.view;
+        let hidden = batch.hidden(policy).unwrap();
+        let policy = policy.logprobs(&hidden, &batch.targets, TEMPERATURE);
+        let policy = policy.unwrap();
+        let values = match &ppo.critic {
+            Some(critic) => critic.values(&t.prompts, std::slice::from_ref(episode), 100),
+            None => Ok(vec![vec![0.0; episode.response.len()]]),
         };
-        let values = vector(batch.values(critic).unwrap());
+        let values = values.unwrap().concat();
         let (logprobs, entropy) = (vector(policy.logprobs), vector(policy.entropy));
         (0..values.len())
             .map(|i| [logprobs[i], entropy[i], values[i]].map(f64::from))
@@ -78,27 +83,34 @@ fn now(ppo: &Ppo<'_>, t: &Trajectory) -> Vec<Vec<[f64; 3]>> {
     t.episodes.iter().map(one).collect()
 }
 
-/// `L = L_π − c_e · entropy + c_v · L_V` written out in f64, over all episodes.
-fn loss(ppo: &Ppo<'_>, t: &Trajectory) -> f64 {
-    let (clip, value_clip) = (ppo.config.clip, ppo.config.value_clip);
+/// `L = L_π − c_e · entropy + β · k3 + c_v · L_V` written out in f64, over all episodes; k3 where the penalty stands in the loss.
+fn loss(ppo: &PolicyOptimization, t: &Trajectory) -> f64 {
+    let config = &ppo.config;
+    let (clip, value_clip) = (config.clip, config.value_clip);
     let mut losses = Vec::new();
     for (i, tokens) in now(ppo, t).iter().enumerate() {
         for (j, [logprob, entropy, value]) in tokens.iter().enumerate() {
             let ratio = (logprob - f64::from(t.logprobs[i][j])).exp();
-            let (a, r) = (t.advantages[i][j], t.returns[i][j]);
+            let a = t.advantages[i][j];
             let policy = (-a * ratio).max(-a * ratio.clamp(1.0 - clip, 1.0 + clip));
-            let old = f64::from(t.values[i][j]);
-            let near = old + (value - old).clamp(-value_clip, value_clip);
-            let critic = 0.5 * (value - r).powi(2).max((near - r).powi(2));
-            losses
-                .push(policy - ppo.config.entropy_coef * entropy + ppo.config.value_coef * critic);
+            let mut loss = policy - config.entropy_coef * entropy;
+            if config.kl_in == KlIn::Loss {
+                let q = f64::from(t.ref_logprobs[i][j]) - logprob;
+                loss += config.kl_coef * (q.exp() - 1.0 - q);
+            }
+            if let Some(critic) = &t.critic {
+                let (old, r) = (f64::from(critic.values[i][j]), critic.returns[i][j]);
+                let near = old + (value - old).clamp(-value_clip, value_clip);
+                loss += config.value_coef * 0.5 * (value - r).powi(2).max((near - r).powi(2));
+            }
+            losses.push(loss);
         }
     }
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
 /// Three responses to two prompts, with ratios and moves of the value on both sides of their clips, and away from the kinks.
-fn trajectory(ppo: &Ppo<'_>) -> Trajectory {
+fn trajectory(ppo: &PolicyOptimization) -> Trajectory {
     let episode = |prompt, response: &[u32]| Episode {
         prompt,
         response: response.to_vec(),
@@ -111,60 +123,77 @@ fn trajectory(ppo: &Ppo<'_>) -> Trajectory {
     ];
     let mut t = Trajectory {
         prompts: vec![vec![3, 14, 15], vec![9, 26]],
-        valued: episodes.clone(),
         episodes,
         ..Trajectory::default()
     };
     let (ratios, moves) = ([1.0, 1.4, 0.6, 1.1, 0.9], [0.05, -0.4, 0.4, -0.1]);
     let (advantages, errors) = ([1.5, -0.8, 2.0, -0.5, 1.0, 1.2, -0.7], [0.7, -1.0, 1.3]);
+    let mut critic = CriticTargets::default();
     let mut n = 0;
     for tokens in now(ppo, &t) {
         let mut rows = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut references = Vec::new();
         for [logprob, _, value] in tokens {
             rows.0.push((logprob - f64::ln(ratios[n % 5])) as f32);
             rows.1.push((value - moves[n % 4]) as f32);
             rows.2.push(advantages[n % 7]);
             rows.3.push(value + errors[n % 3]);
+            references.push((logprob + moves[n % 4]) as f32);
             n += 1;
         }
+        t.rewards.push(vec![0.0; rows.0.len()]);
         t.logprobs.push(rows.0);
-        t.values.push(rows.1);
+        t.ref_logprobs.push(references);
+        critic.values.push(rows.1);
         t.advantages.push(rows.2);
-        t.returns.push(rows.3);
+        critic.returns.push(rows.3);
     }
+    t.critic = ppo.critic.is_some().then_some(critic);
     t
 }
 
-/// Finite differences of the loss written out, along the gradient turned by chance, in every parameter; one trunk under policy and value, and
-/// two of their own.
+/// Finite differences of the loss written out, along the gradient turned by chance, in every parameter: one trunk under policy and value,
+/// two of their own, and no critic with the KL penalty in the loss.
 #[test]
 fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
-    for critic in [CriticKind::Shared, CriticKind::Separate] {
+    let without_critic = |config: Config| Config {
+        advantage: Advantage::Rloo,
+        samples_per_prompt: 2,
+        kl_in: KlIn::Loss,
+        kl_estimator: KlEstimator::K3,
+        kl_coef: 0.7,
+        ..config
+    };
+    for objective in [
+        "shared critic",
+        "separate critic",
+        "no critic, KL in the loss",
+    ] {
         let tmp = tempfile::tempdir().unwrap();
-        let config = config(tmp.path(), critic);
-        let mut ppo = prepare(&config, &session(), &run_dir(tmp.path())).unwrap();
-        let heads = match &ppo.critic {
-            Critic::Separate(critic) => critic.params.clone(),
-            Critic::Shared { .. } => ppo.policy.params.clone(),
-        };
+        let mut config = config(tmp.path());
+        match objective {
+            "shared critic" => config.critic = CriticKind::Shared,
+            "separate critic" => config.critic = CriticKind::Separate,
+            _ => config = without_critic(config),
+        }
+        let mut ppo = prepare(&config, &session());
         // Under a head of zeros no value reaches the trunk.
-        let head = Tensor::new(
-            &[[0.3f32, -0.5, 0.2, 0.6, -0.1, 0.4, -0.3, 0.5]],
-            &Device::Cpu,
-        );
-        let var = heads.get("score.weight").unwrap();
-        var.set(&head.unwrap()).unwrap();
+        if let Some(critic) = &ppo.critic {
+            let head = [[0.3f32, -0.5, 0.2, 0.6, -0.1, 0.4, -0.3, 0.5]];
+            let var = critic.params().get("score.weight").unwrap();
+            var.set(&Tensor::new(&head, &Device::Cpu).unwrap()).unwrap();
+        }
         let t = trajectory(&ppo);
         for micro_tokens in [1, 1000] {
             ppo.micro_tokens = micro_tokens;
-            let (policy, own, _) = ppo.gradients(&t, &[0, 1, 2], 0).unwrap();
-            let mut all = vec![(&ppo.policy.params, &policy)];
-            if let Critic::Separate(critic) = &ppo.critic {
-                all.push((&critic.params, &own));
+            let (found, _) = ppo.gradients(&t, &[0, 1, 2], 0).unwrap();
+            let mut all: Vec<(&Params, &Gradients)> = vec![(&ppo.policy.params, &found.policy)];
+            if let Some(critic) = ppo.critic.as_ref().filter(|c| c.shared_head().is_none()) {
+                all.push((critic.params(), &found.critic));
             }
             for (params, gradients) in all {
                 let reached = gradients.iter().map(|(name, _)| name);
-                assert!(reached.eq(params.names()), "{critic:?}");
+                assert!(reached.eq(params.names()), "{objective}");
                 for (name, gradient) in gradients.iter() {
                     let var = params.get(name).unwrap();
                     let at = var.as_tensor().copy().unwrap();
@@ -195,7 +224,7 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
                     // f32 keeps the losses to 1e-7, of which h makes 1e-5.
                     assert!(
                         (got - want).abs() < 1e-4,
-                        "{critic:?} {name}: {got} against {want}"
+                        "{objective}: {name}: {got} against {want}"
                     );
                 }
             }
@@ -207,16 +236,15 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
 #[test]
 fn forward_passes_that_disagree_are_refused_before_the_first_update() {
     let tmp = tempfile::tempdir().unwrap();
-    let config = config(tmp.path(), CriticKind::Separate);
-    let mut ppo = prepare(&config, &session(), &run_dir(tmp.path())).unwrap();
+    let mut ppo = prepare(&config(tmp.path()), &session());
     let mut t = trajectory(&ppo);
     for (i, tokens) in now(&ppo, &t).iter().enumerate() {
         t.logprobs[i] = tokens.iter().map(|token| token[0] as f32).collect();
     }
     t.ref_logprobs = t.logprobs.clone();
-    ppo.refuse_a_reference_that_differs(&t).unwrap();
+    ppo.check_reference(&t).unwrap();
     t.ref_logprobs[1][2] += 0.01;
-    let said = ppo.refuse_a_reference_that_differs(&t).unwrap_err();
+    let said = ppo.check_reference(&t).unwrap_err();
     assert!(
         said.to_string()
             .contains("policy and reference start from the same weights"),
@@ -225,11 +253,11 @@ fn forward_passes_that_disagree_are_refused_before_the_first_update() {
 
     // Two minibatches of two: the check is about the first of a step, for the second has moved rightly.
     t.episodes.push(t.episodes[0].clone());
-    t.valued.push(t.valued[0].clone());
-    for rows in [&mut t.logprobs, &mut t.ref_logprobs, &mut t.values] {
+    let critic = t.critic.as_mut().unwrap();
+    for rows in [&mut t.logprobs, &mut t.ref_logprobs, &mut critic.values] {
         rows.push(rows[0].clone());
     }
-    for rows in [&mut t.advantages, &mut t.returns] {
+    for rows in [&mut t.advantages, &mut t.rewards, &mut critic.returns] {
         rows.push(rows[0].clone());
     }
     let mut moved = t.clone();
@@ -240,4 +268,45 @@ fn forward_passes_that_disagree_are_refused_before_the_first_update() {
         "{said}"
     );
     ppo.update(&t, 0, 1e-3).unwrap();
+}
+
+/// The first minibatch of an epoch moves the policy, the second finds it too far away: what the first has done is recorded.
+#[test]
+fn an_epoch_that_target_kl_stops_is_recorded_with_what_was_done_of_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut config = config(tmp.path());
+    config.minibatches = 2;
+    config.target_kl = Some(1e-9);
+    let mut ppo = prepare(&config, &session());
+    let (mut t, _) = ppo.step(0).unwrap();
+    // The policy has moved since the rollout: pretend that it is the one that sampled.
+    t.logprobs = ppo
+        .logprobs(&ppo.policy.view, &t.prompts, &t.episodes)
+        .unwrap();
+    let done = ppo.update(&t, 1, 1e-2).unwrap();
+    assert!(done.stopped_early);
+    assert_eq!((done.optimizer_steps, done.per_epoch.len()), (1, 1));
+    assert!((done.per_epoch[0].ratio - 1.0).abs() < 1e-4);
+    assert!(done.per_epoch[0].entropy > 0.0);
+}
+
+/// A number without a caption would be a curve that the report cannot explain.
+#[test]
+fn every_number_of_a_step_has_a_caption() {
+    let tmp = tempfile::tempdir().unwrap();
+    let demonstrations = tmp.path().join("demonstrations.jsonl");
+    let row = json!({"prompt": "red", "completion": " fox"}).to_string();
+    fs_err::write(&demonstrations, row).unwrap();
+    for kl_in in [KlIn::Reward, KlIn::Loss] {
+        let mut config = config(tmp.path());
+        config.kl_estimator = KlEstimator::K3;
+        config.kl_in = kl_in;
+        config.ptx_coef = 0.5;
+        config.ptx_data = vec![demonstrations.clone()];
+        let (_, record) = prepare(&config, &session()).step(0).unwrap();
+        for (name, _) in record.iter().filter(|(_, value)| value.is_number()) {
+            let captioned = crate::CAPTIONS.iter().any(|c| c.metric == name.as_str());
+            assert!(captioned, "{name}");
+        }
+    }
 }

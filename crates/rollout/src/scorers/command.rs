@@ -1,6 +1,7 @@
-//! A reward from any program: JSON lines in, one number a line out.
+//! `command:LINE`: a reward from any program. JSON lines in, one number a line out.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -8,17 +9,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rlhf_base::Text;
+use rlhf_lm::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-/// How often a program that has closed its output is asked whether it has ended.
+use super::Scorer;
+use crate::{Episode, PromptRow};
+
+/// How long to wait between two looks at whether a program that has closed its output has ended.
 const POLL: Duration = Duration::from_millis(5);
 
 /// A shell command that is started once for every batch of responses.
 ///
 /// It reads one `{"prompt", "response"}` a line until its input ends, and prints one line for each: a number, or
 /// `{"score": number}`. A new process for each batch needs no flushing and keeps no state that a resumed run would lack.
-#[derive(Clone, Debug)]
-pub struct ScoreCommand {
+struct ScoreCommand {
     line: String,
     timeout: Duration,
 }
@@ -38,27 +42,54 @@ enum Answer {
     Object { score: f64 },
 }
 
-impl ScoreCommand {
-    /// `line` is what one would type into a shell; a batch may take `timeout`.
-    pub fn new(line: &str, timeout: Duration) -> Self {
-        Self {
-            line: line.to_owned(),
-            timeout,
+/// `line` is what one would type into a shell; a batch may take `timeout`.
+pub(super) fn open(line: &str, timeout: Duration) -> Result<Box<dyn Scorer>> {
+    ensure!(
+        !line.trim().is_empty(),
+        "expected command:LINE, such as command:./score.py"
+    );
+    Ok(Box::new(ScoreCommand {
+        line: line.to_owned(),
+        timeout,
+    }))
+}
+
+impl Scorer for ScoreCommand {
+    fn scores(
+        &self,
+        tokenizer: &Tokenizer,
+        prompts: &[PromptRow],
+        episodes: &[Episode],
+    ) -> Result<Vec<f64>> {
+        let mut rows = Vec::with_capacity(episodes.len());
+        for episode in episodes {
+            let text = tokenizer.decode(&episode.response)?;
+            rows.push((&prompts[episode.prompt].text, text));
         }
+        self.ask(&rows)
     }
 
+    /// The programs and data files among the words of the line.
+    fn files(&self) -> Vec<PathBuf> {
+        let words = self.line.split_whitespace().map(Path::new);
+        let files = words.filter(|word| word.is_file());
+        files.map(Path::to_owned).collect()
+    }
+}
+
+impl ScoreCommand {
     /// The score of every (prompt, response), in order.
-    pub fn scores(&self, rows: &[(&Text, String)]) -> Result<Vec<f64>> {
+    fn ask(&self, rows: &[(&Text, String)]) -> Result<Vec<f64>> {
         let mut questions = String::new();
         for (prompt, response) in rows {
             questions.push_str(&serde_json::to_string(&Question { prompt, response })?);
             questions.push('\n');
         }
-        let (answers, status) = self.ask(questions, rows.len())?;
+        let (answers, status) = self.run(questions, rows.len())?;
         let lines: Vec<&str> = answers.lines().filter(|l| !l.trim().is_empty()).collect();
         ensure!(
             status.success(),
-            "the reward command `{}` ended with {status} after {} of {} answers; what it said is above",
+            "the reward command `{}` ended with {status} after {} of {} answers; its own messages are above",
             self.line,
             lines.len(),
             rows.len()
@@ -83,7 +114,7 @@ impl ScoreCommand {
     }
 
     /// What the program prints to `questions`, and how it ended.
-    fn ask(&self, questions: String, count: usize) -> Result<(String, ExitStatus)> {
+    fn run(&self, questions: String, count: usize) -> Result<(String, ExitStatus)> {
         let begun = Instant::now();
         let mut child = shell(&self.line)
             .stdin(Stdio::piped())
@@ -99,7 +130,7 @@ impl ScoreCommand {
         thread::spawn(move || {
             let mut bytes = Vec::new();
             let read = output.read_to_end(&mut bytes).map(|_| bytes);
-            // Nobody listens any more after a timeout.
+            // After a timeout the receiver is gone, and so is the need for what was read.
             let _ = send.send(read);
         });
         let answers = receive.recv_timeout(self.timeout).ok();
@@ -111,7 +142,7 @@ impl ScoreCommand {
             stop(&mut child);
             bail!(
                 "the reward command `{}` has not finished {count} responses within {} s and was stopped; make it faster, \
-                 or raise ppo.reward_timeout",
+                 or raise reward_timeout",
                 self.line,
                 self.timeout.as_secs_f64()
             );
@@ -182,7 +213,11 @@ mod tests {
         let rows: Vec<_> = (0..count)
             .map(|i| (&prompt, format!("answer {i}")))
             .collect();
-        ScoreCommand::new(line, Duration::from_secs_f64(seconds)).scores(&rows)
+        let command = ScoreCommand {
+            line: line.to_owned(),
+            timeout: Duration::from_secs_f64(seconds),
+        };
+        command.ask(&rows)
     }
 
     fn said(line: &str, seconds: f64) -> String {
@@ -236,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_answers_and_what_is_no_number_are_told() {
+    fn too_few_answers_and_what_is_no_number_are_errors() {
         let few = said("cat > /dev/null; echo 1; echo 2", 60.0);
         assert!(few.contains("3 responses with 2 lines"), "{few}");
         for bad in ["NaN", "nan", "null", "{\"reward\": 1}", "Infinity", "1e999"] {

@@ -1,0 +1,160 @@
+//! [`PolicyOptimization::step`] against its closed form: a tiny transformer as policy, another as critic, and the responses it samples itself.
+//!
+//! Where `tests/token_tree.rs` weighs every response by its probability, here all of the machinery takes part: sampling, packed batches
+//! that share prompts, training forwards, a critic that must learn or responses that are each other's baseline, minibatches, gradients
+//! through attention.
+
+use super::*;
+
+use rlhf_base::Text;
+use rlhf_lm::{ModelConfig, Packer, Tokenizer};
+use rlhf_mdp::environments::{Environment, TokenTree};
+use rlhf_mdp::{Policy, regularised_evaluate, regularised_optimum};
+use serde_json::json;
+
+use super::tests::session;
+use crate::advantage::Advantage;
+use crate::conventions::MissingEos;
+use crate::prepare::Inputs;
+
+/// The prompt is any token: the tree's own start.
+const PROMPT: [u32; 1] = [2];
+
+/// The tree's score of a response.
+struct TreeScore(TokenTree);
+
+impl Scorer for TreeScore {
+    fn scores(&self, _: &Tokenizer, _: &[PromptRow], episodes: &[Episode]) -> Result<Vec<f64>> {
+        let score = |episode: &Episode| {
+            let tokens: Vec<usize> = episode.response.iter().map(|t| *t as usize).collect();
+            self.0.score(self.0.state(&tokens).unwrap())
+        };
+        Ok(episodes.iter().map(score).collect())
+    }
+}
+
+/// Three tokens: the tree's a, b and end.
+fn language_model(seed: u64) -> LanguageModel {
+    let vocabulary = json!({"a": 0, "b": 1, "<end>": 2});
+    let json = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"},
+    });
+    let names = Map::from_iter([("eos_token".to_owned(), json!("<end>"))]);
+    let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes(), names).unwrap();
+    let config = ModelConfig::from_json(json!({
+        "model_type": "gpt2", "vocab_size": 3, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2,
+        "initializer_range": 0.3
+    }))
+    .unwrap();
+    LanguageModel::fresh(config, tokenizer, seed, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// What the transformer does in every state of the tree, exactly.
+fn table(model: &CausalLm, tree: &TokenTree) -> Policy {
+    let rows: Vec<Vec<f64>> = (0..tree.mdp().states())
+        .map(|state| {
+            if tree.mdp().is_end(state) {
+                return vec![];
+            }
+            let mut packer = Packer::new();
+            let prefix = tree.prefix(state).iter().map(|t| *t as u32);
+            let ids: Vec<u32> = PROMPT.into_iter().chain(prefix).collect();
+            packer.sequence(&ids);
+            let hidden = model.hidden(&packer.finish(&Device::Cpu).unwrap()).unwrap();
+            let logits = model.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
+            let last = &logits[ids.len() - 1];
+            last.iter().map(|z| f64::from(*z)).collect()
+        })
+        .collect();
+    Policy::softmax(&rows)
+}
+
+/// PPO on the tree; the reference it started from, and what it became.
+fn train(config: &Config, seed: u64) -> (Policy, Policy) {
+    let tree = || TokenTree::example(1.0).unwrap();
+    let row = PromptRow {
+        text: Text::from("<end>"),
+        ids: PROMPT.to_vec(),
+    };
+    let inputs = Inputs {
+        base: language_model(seed),
+        reward: Box::new(TreeScore(tree())),
+        prompts: vec![row.clone()],
+        held_out: vec![row],
+        demonstrations: None,
+        warnings: Vec::new(),
+    };
+    config.validate().unwrap();
+    let mut ppo = PolicyOptimization::new(config, &session(), inputs).unwrap();
+    let start = table(&ppo.reference, &tree());
+    for step in 0..config.steps {
+        ppo.step(step).unwrap();
+    }
+    (start, table(&ppo.policy.view, &tree()))
+}
+
+fn config(beta: f64) -> Config {
+    Config {
+        reward: "length:1".into(), // unread: the tree scores
+        steps: 80,
+        batch: 256,
+        samples_per_prompt: 4,
+        minibatches: 2,
+        epochs: 2,
+        response_length: 3,
+        temperature: 1.0,
+        rollout_rows: 256,
+        // Both terms of the loss matter here, and the critic starts from nothing.
+        lr: 1e-2,
+        value_coef: 1.0,
+        kl_coef: beta,
+        whiten_advantages: false,
+        missing_eos: MissingEos::None,
+        ..Config::default()
+    }
+}
+
+/// The oracle is `rlhf_mdp::regularised_optimum`. The bounds are wider than those of the exact test: 256 responses a step
+/// estimate a probability to about 0.03, and the falling learning rate averages over some tens of steps.
+fn comes_close_to_the_optimum(config: &Config) {
+    let tree = TokenTree::example(1.0).unwrap();
+    let beta = config.kl_coef;
+    let (reference, found) = train(config, 1);
+    let optimum = regularised_optimum(tree.mdp(), &reference, beta, 1e-12).unwrap();
+    let value = |policy: &Policy| {
+        regularised_evaluate(tree.mdp(), policy, &reference, beta)
+            .unwrap()
+            .values[0]
+    };
+    let distance = tree.total_variation(&found, &optimum.policy);
+    let way = tree.total_variation(&reference, &optimum.policy);
+    let (best, reached) = (optimum.values[0], value(&found));
+    let case = format!("{:?}, β {beta}", config.advantage);
+    assert!(
+        distance < 0.03,
+        "{case}: total variation {distance}, at the start {way}"
+    );
+    assert!(
+        best - reached < 0.01,
+        "{case}: value {reached}, optimum {best}"
+    );
+    assert!(way > 0.1, "{case}: nowhere to go");
+}
+
+#[test]
+fn steps_with_a_critic_come_close_to_the_closed_form_optimum() {
+    for beta in [0.3, 1.0] {
+        comes_close_to_the_optimum(&config(beta));
+    }
+}
+
+#[test]
+fn steps_without_a_critic_come_close_to_the_closed_form_optimum() {
+    for beta in [0.3, 1.0] {
+        comes_close_to_the_optimum(&Config {
+            advantage: Advantage::Rloo,
+            ..config(beta)
+        });
+    }
+}

@@ -1,0 +1,37 @@
+//! A sampled response, and sampling one.
+
+use anyhow::Result;
+use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer, generate};
+
+use crate::PromptRow;
+
+/// One sampled response y to a prompt x.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Episode {
+    /// Index into the prompts it was sampled from.
+    pub prompt: usize,
+    /// y_1…y_n; y_n is the EOS token if the model stopped, otherwise the last token before the limit.
+    pub response: Vec<u32>,
+    /// Whether it ended by itself: with the EOS token or a stop text.
+    pub finished: bool,
+}
+
+/// Samples `samples` responses to each prompt, in order of prompt, so that the responses to one prompt are adjacent.
+pub fn respond(
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    prompts: &[PromptRow],
+    samples: usize,
+    sampling: &SamplingConfig,
+) -> Result<Vec<Episode>> {
+    let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
+    let sampled = generate(model, tokenizer, &ids, samples, sampling, &mut |_| {})?;
+    Ok(sampled
+        .into_iter()
+        .map(|s| Episode {
+            prompt: s.prompt,
+            response: s.tokens,
+            finished: s.finished,
+        })
+        .collect())
+}
