@@ -45,7 +45,7 @@ rlhf_train::settings! {
         pub prompts: Vec<PathBuf> = Vec::new(),
         /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
         pub eval_prompts: Vec<PathBuf> = Vec::new(),
-        /// Share of `prompts` kept back when `eval_prompts` is empty.
+        /// Share of `prompts` kept back when `eval_prompts` is empty; at least one, unless it is 0.
         pub eval_fraction: f64 = 0.1,
         /// Held-out prompts used in an evaluation, at most.
         pub eval_limit: usize = 256,

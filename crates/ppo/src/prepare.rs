@@ -152,6 +152,16 @@ impl PolicyOptimization {
     }
 }
 
+/// A share of few prompts may be none; the last one then is held out, for PPO needs something to be measured on.
+fn at_least_one((trained, held_out): (Vec<Text>, Vec<Text>), share: f64) -> (Vec<Text>, Vec<Text>) {
+    match trained.last().cloned() {
+        Some(last) if held_out.is_empty() && share > 0.0 => {
+            trained.into_iter().partition(|text| *text != last)
+        }
+        _ => (trained, held_out),
+    }
+}
+
 /// Prompts to train on and prompts to evaluate on, and how many were dropped.
 fn prompts(
     config: &Config,
@@ -166,7 +176,10 @@ fn prompts(
     };
     let all = read(&config.prompts)?;
     let (trained, held_out) = match config.eval_prompts.as_slice() {
-        [] => hold_out(all, config.eval_fraction, Text::clone).context("ppo.eval_fraction")?,
+        [] => {
+            let split = hold_out(all, config.eval_fraction, Text::clone);
+            at_least_one(split.context("ppo.eval_fraction")?, config.eval_fraction)
+        }
         files => (all, read(files)?),
     };
     ensure!(
@@ -195,4 +208,20 @@ fn prompts(
         config.response_length
     );
     Ok((trained, held_out, dropped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_few_prompts_the_last_is_held_out_wherever_it_occurs() {
+        let texts = |names: &[&str]| names.iter().map(|name| Text::from(*name)).collect();
+        let few = (texts(&["a", "b", "c", "b"]), Vec::new());
+        let (trained, held_out) = (texts(&["a", "c"]), texts(&["b", "b"]));
+        assert_eq!(at_least_one(few.clone(), 0.1), (trained, held_out));
+        assert_eq!(at_least_one(few.clone(), 0.0), few);
+        let enough = (texts(&["a"]), texts(&["b"]));
+        assert_eq!(at_least_one(enough.clone(), 0.1), enough);
+    }
 }
