@@ -5,16 +5,16 @@
 //! | the number of minibatches changes no optimizer step | here |
 //! | PPO's gradients are not clipped | here |
 //! | entropy, KL and ratio are averaged over padding | here, for there is none; `ppo/src/loss.rs`: statistics are means over all tokens of the minibatch |
-//! | the end token is masked because padding is the end token | here, by its effect: a model learns to stop |
+//! | the EOS token is masked because padding is the EOS token | here, by its effect: a model learns to stop |
 //! | the price of a missing end ignores a custom stop | here |
 //! | log-probabilities lack the sampling temperature | `ppo/src/trajectory.rs`: log-probabilities are those of the temperature |
 //! | whitening adds the mean | `ppo/src/advantage.rs`: whitening centres and scales by the chosen variance |
 //! | the loss depends on how a batch is cut | here; `reward/src/train.rs`: all kinds of feedback in one batch weigh the same however it is cut |
 //! | the reward head is lost or drawn anew on saving | here; `tests/score.rs` |
 //! | scores are silently not normalised | here |
-//! | over-long pairs are silently dropped | here; `reward/src/items.rs`: a cut keeps the end token and the end of the prompt |
+//! | over-long pairs are silently dropped | here; `reward/src/items.rs`: a cut keeps the EOS token and the end of the prompt |
 //! | prompt tokens are trained by accident | here |
-//! | two begin tokens | `lm/tests/it/text.rs`: a plain prompt begins with one begin token |
+//! | two BOS tokens | `lm/tests/it/text.rs`: a plain prompt begins with one BOS token |
 //! | a model does not stop after fine-tuning | here |
 
 use serde_json::Value;
@@ -244,7 +244,7 @@ fn a_reward_model_without_a_known_scale_is_refused_unless_asked_for() {
     folder.done(&format!("{line} --uncalibrated"));
 }
 
-/// The bundled tokenizers pad with nothing, these with the end token: what stops the model is a label all the same. And the
+/// The bundled tokenizers pad with nothing, these with the EOS token: what stops the model is a label all the same. And the
 /// prompts, each of which has a number of its own, are not learnt: their loss stays where it was.
 #[test]
 fn fine_tuning_teaches_to_stop_and_does_not_teach_prompts() {

@@ -83,7 +83,7 @@ fn held_out_loss_is_the_mean_of_the_scores() {
     let folder = Folder::quick();
     folder.tiny_gpt2("base");
     folder.write("text.jsonl", "{\"text\": \"the fox is red.\"}\n");
-    // Training text closes with the end token, a scored text does not; the shared tokens agree.
+    // Training text closes with the EOS token, a scored text does not; the shared tokens agree.
     let scored = &lines(&folder.done("score --model base --data text.jsonl --quiet"))[0];
     let known: f64 = scored["logprobs"]
         .as_array()
@@ -102,7 +102,7 @@ fn held_out_loss_is_the_mean_of_the_scores() {
     let end = -loss["loss"].as_f64().unwrap() * tokens - known;
     assert!(
         end < 0.0,
-        "what is left is the log-probability of the end token: {end}"
+        "what is left is the log-probability of the EOS token: {end}"
     );
 }
 

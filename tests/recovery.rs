@@ -91,9 +91,9 @@ fn kill(mut child: Child) {
 enum Moment {
     /// So long after its start, whatever it does then, but not many checkpoints later.
     After(Duration),
-    /// So long after so many checkpoints.
+    /// This long after this many checkpoints.
     Between(u64, Duration),
-    /// In the middle of a checkpoint, after so many whole ones.
+    /// In the middle of a checkpoint, after this many whole ones.
     Saving(u64),
     /// In the middle of the model's publication.
     Publishing,

@@ -125,7 +125,7 @@ fn ppo_without_an_end_token_is_refused() {
     }
     let said = folder.refused("ppo --model base --prompts prompts.jsonl --reward length:4");
     assert!(
-        said.contains("end token") && said.contains("eos_token"),
+        said.contains("EOS token") && said.contains("eos_token"),
         "{said}"
     );
     assert!(!folder.path("runs").exists());

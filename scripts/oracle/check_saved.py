@@ -28,8 +28,8 @@ def read_rows(file):
 class Encoder:
     """Rows as token ids by the rules of rlhf, written with nothing but the tokenizer's public functions.
 
-    Prompt and answer are tokenised apart, as they are when a model generates. A prompt that is a string gets the begin token if the
-    tokenizer adds one; an answer ends with an end token.
+    Prompt and answer are tokenised apart, as they are when a model generates. A prompt that is a string gets the BOS token if the
+    tokenizer adds one; an answer ends with an EOS token.
     """
 
     def __init__(self, tokenizer, more_ends):
@@ -132,7 +132,7 @@ def main():
         ids = encoder.row(rows[ours["index"]])[answer]
         with torch.no_grad():
             if is_reward:
-                # A score is read at the end token.
+                # A score is read at the EOS token.
                 ids = ids if ids[-1] == encoder.tokenizer.eos_token_id else ids + [encoder.tokenizer.eos_token_id]
                 score = model(input_ids=torch.tensor([ids])).logits.item()
                 comparison.numbers(where, "score", ours["score"], (score - mean) / std)

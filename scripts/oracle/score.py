@@ -92,7 +92,7 @@ def main():
     (out / "reward/reward.json").write_text(json.dumps({"calibration": CALIBRATION, "trained": None}) + "\n")
     expected = []
     for line, tokens in answers(encoder):
-        tokens = tokens if tokens[-1] == eos else tokens + [eos]  # a score is read at the end token
+        tokens = tokens if tokens[-1] == eos else tokens + [eos]  # a score is read at the EOS token
         raw = model(input_ids=torch.tensor([tokens])).logits.item()
         expected.append(line | {"score": (raw - CALIBRATION["mean"]) / CALIBRATION["std"], "raw": raw})
     write_lines(out / "reward.jsonl", expected)

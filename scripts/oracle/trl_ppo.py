@@ -25,7 +25,7 @@ import trl
 from trl.core import masked_mean, masked_whiten
 from trl.trainer import ppo_trainer
 
-TOKENS = [3, 8, 1, 6, 8]  # of each response, its end token included
+TOKENS = [3, 8, 1, 6, 8]  # of each response, its EOS token included
 ENDED = [True, False, True, True, True]
 LENGTH = max(TOKENS)
 DEFAULTS = dict(

@@ -26,7 +26,7 @@ pub struct Summary {
     pub duplicates: usize,
     /// Rows whose answers are all identical, so that there is nothing to prefer.
     pub identical_answers: usize,
-    /// Empty answers, which are the end token alone.
+    /// Empty answers, which are the EOS token alone.
     pub empty_answers: usize,
     /// Rankings with at least one tie.
     pub tied: usize,

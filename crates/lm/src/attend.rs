@@ -31,7 +31,7 @@ pub(crate) enum Attend<'a> {
 pub(crate) enum Qkv<'a> {
     /// As three tensors.
     Apart(&'a Tensor, &'a Tensor, &'a Tensor),
-    /// Side by side in one tensor, with so many heads of keys.
+    /// Side by side in one tensor, with `kv_heads` heads of keys.
     Fused { qkv: &'a Tensor, kv_heads: usize },
 }
 

@@ -25,7 +25,7 @@ struct Pool {
 const FIRST_CAPACITY: usize = 256;
 
 impl KvCache {
-    /// An empty cache for a model of so many `layers`.
+    /// An empty cache for a model of `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self {
             pools: vec![None; layers],

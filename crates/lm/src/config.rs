@@ -176,7 +176,7 @@ impl ModelConfig {
         &*self.family
     }
 
-    /// The tokens with a role, as the file names them; of several end tokens the first.
+    /// The tokens with a role, as the file names them; of several EOS tokens the first.
     pub fn special_ids(&self) -> SpecialIds {
         let id = |key| {
             let value = match self.json.get(key)? {

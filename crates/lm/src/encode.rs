@@ -13,7 +13,7 @@ use rlhf_base::{Message, Text};
 pub struct Encoded {
     /// What is given.
     pub prompt: Vec<u32>,
-    /// What is to be said; ends with an end token.
+    /// What is to be said; ends with an EOS token.
     pub completion: Vec<u32>,
 }
 
@@ -29,10 +29,10 @@ pub struct Segment {
 impl Tokenizer {
     /// The ids a model is given to answer.
     ///
-    /// A string gets the begin token that the tokenizer itself would add, once. A conversation is
+    /// A string gets the BOS token that the tokenizer itself would add, once. A conversation is
     /// what the chat template writes, with the assistant's turn opened and nothing added (as
-    /// `apply_chat_template(…, tokenize=True)` does). The empty string becomes the begin token, or
-    /// lacking one the end token, because a model can only continue something.
+    /// `apply_chat_template(…, tokenize=True)` does). The empty string becomes the BOS token, or
+    /// lacking one the EOS token, because a model can only continue something.
     pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>> {
         let text = match prompt {
             Text::Chat(messages) => return self.encode(&self.apply_chat_template(messages, true)?),
@@ -53,7 +53,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids of `completion` where it follows `prompt`, the end token included. In a conversation
+    /// The ids of `completion` where it follows `prompt`, the EOS token included. In a conversation
     /// it is what the chat template writes after the prompt, up to the token that ends the turn. A
     /// plain completion of a conversation is one assistant turn.
     pub fn encode_completion(&self, prompt: &Text, completion: &Text) -> Result<Vec<u32>> {
@@ -122,8 +122,8 @@ impl Tokenizer {
         Ok(segments)
     }
 
-    /// What the chat template writes for `answer` after `prompt`, cut after its last end token
-    /// (templates often write a line break behind it, which no model that stops at the end token
+    /// What the chat template writes for `answer` after `prompt`, cut after its last EOS token
+    /// (templates often write a line break behind it, which no model that stops at the EOS token
     /// can say).
     fn answer(&self, prompt: &[Message], answer: &[Message]) -> Result<String> {
         let before = self.apply_chat_template(prompt, true)?;
@@ -138,7 +138,7 @@ impl Tokenizer {
         Ok(text[..end.unwrap_or(text.len())].to_owned())
     }
 
-    /// The ids of a text that continues another, with an end token at its end, which is added if
+    /// The ids of a text that continues another, with an EOS token at its end, which is added if
     /// the text does not spell one.
     fn encode_to_the_end(&self, text: &str) -> Result<Vec<u32>> {
         let end = self.eos_id()?;

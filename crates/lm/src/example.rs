@@ -19,7 +19,7 @@ impl Example {
         Self { ids, targets }
     }
 
-    /// A prompt and its completion, which carries loss with the end token; under `prompt_too` the prompt does as well.
+    /// A prompt and its completion, which carries loss with the EOS token; under `prompt_too` the prompt does as well.
     pub fn from_completion(
         tokenizer: &Tokenizer,
         prompt: &Text,
@@ -43,7 +43,7 @@ impl Example {
         Ok(Self::from_parts(parts))
     }
 
-    /// A plain text with the end token behind it, in windows of at most `max_length` tokens that carry loss throughout; and how many
+    /// A plain text with the EOS token behind it, in windows of at most `max_length` tokens that carry loss throughout; and how many
     /// windows of a single token, which nothing predicts, were left out.
     pub fn windows_of_text(
         tokenizer: &Tokenizer,

@@ -224,7 +224,7 @@ mod tests {
         assert!(!ours.encodes_like(&other) && !other.encodes_like(&ours));
     }
 
-    /// The oracle is the encoding of the texts again, but for the end token, which no text tells.
+    /// The oracle is the encoding of the texts again, but for the EOS token, which no text tells.
     #[test]
     fn what_changes_the_ids_of_a_text_makes_a_difference() {
         let (ours, json) = ours();

@@ -19,7 +19,7 @@ pub struct Sampled {
     pub sample: usize,
     /// Its tokens, the one that ended it included.
     pub tokens: Vec<u32>,
-    /// Whether an end token or a stop string ended it, rather than the limit.
+    /// Whether an EOS token or a stop string ended it, rather than the limit.
     pub finished: bool,
     /// log p of each token under the model at the sampling temperature, over the full vocabulary.
     pub logprobs: Vec<f32>,
@@ -30,7 +30,7 @@ pub struct Sampled {
 /// At most `config.max_rows` rows are decoded side by side: finished rows leave, waiting ones
 /// enter. Equal prompts are computed once, whatever the number of samples. A row draws from the
 /// stream (seed, "sample", prompt ‖ sample), one number a token, so a response does not depend on
-/// what is sampled beside it. A row ends at an end token, at the token that completes a stop
+/// what is sampled beside it. A row ends at an EOS token, at the token that completes a stop
 /// string, after `max_new_tokens`, or where the model's longest sequence is reached.
 ///
 /// `progress` is told the number of finished responses each time it grows.

@@ -87,7 +87,7 @@ impl LanguageModel {
         })
     }
 
-    /// Family, size, end token and chat template, in words; a tokenizer without end token is an error.
+    /// Family, size, EOS token and chat template, in words; a tokenizer without EOS token is an error.
     pub fn describe(&self) -> Result<String> {
         let end = self.tokenizer.eos_id()?;
         let template = match self.tokenizer.has_chat_template() {

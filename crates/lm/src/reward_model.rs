@@ -49,7 +49,7 @@ pub struct RewardCard {
     pub probes: Vec<Probe>,
 }
 
-/// One prompt with the responses to score, as tokens; every response ends with the end token.
+/// One prompt with the responses to score, as tokens; every response ends with the EOS token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScoreGroup {
     /// The prompt, computed once.

@@ -24,7 +24,7 @@ pub struct SamplingConfig {
     pub repetition_penalty: f64,
     /// A response is cut at this many tokens.
     pub max_new_tokens: usize,
-    /// No end token before this many tokens.
+    /// No EOS token before this many tokens.
     pub min_new_tokens: usize,
     /// A response ends with the token that completes one of these strings.
     pub stop: Vec<String>,

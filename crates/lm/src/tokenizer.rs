@@ -1,7 +1,7 @@
 //! Text to token ids and back, as the files of a Hugging Face directory say.
 //!
 //! Read: `tokenizer.json` (needed), `tokenizer_config.json`, `special_tokens_map.json`,
-//! `chat_template.jinja`, and the end and begin tokens of `generation_config.json` and
+//! `chat_template.jinja`, and the BOS and EOS tokens of `generation_config.json` and
 //! `config.json`, which older models name nowhere else.
 
 use std::collections::BTreeSet;
@@ -59,7 +59,7 @@ struct Inner {
     begin: Option<u32>,
     pad: Option<u32>,
     adds_begin: bool,
-    /// Whether `tokenizer.json` alone says the same about the begin token.
+    /// Whether `tokenizer.json` alone says the same about the BOS token.
     file_adds_begin: bool,
     prepends_space: bool,
     vocab_size: usize,
@@ -225,7 +225,7 @@ impl Tokenizer {
         let mut config = inner.config.clone();
         // The class that takes tokenizer.json at its word, as we do. Others put their own rules
         // over it; they are needed only where one of these rules, not the file, decides about the
-        // begin token. Python code of another repository is not saved with the model.
+        // BOS token. Python code of another repository is not saved with the model.
         let foreign = config.remove("auto_map").is_some();
         if foreign
             || inner.adds_begin == inner.file_adds_begin
@@ -305,18 +305,18 @@ impl Tokenizer {
             .map_err(|e| failed("decode", &*e))
     }
 
-    /// The end token: what training appends to an answer and sampling stops at.
+    /// The EOS token: what training appends to an answer and sampling stops at.
     pub fn eos_id(&self) -> Result<u32> {
         self.inner.end.ok_or_else(|| {
             Error::Invalid(
-                "the tokenizer has no end token, so nothing could be learnt or seen to stop: \
+                "the tokenizer has no EOS token, so nothing could be learnt or seen to stop: \
                  name one as \"eos_token\" in tokenizer_config.json"
                     .to_owned(),
             )
         })
     }
 
-    /// Every token that ends a response: the end token, and those that `generation_config.json`
+    /// Every token that ends a response: the EOS token, and those that `generation_config.json`
     /// lists beside it.
     pub fn end_ids(&self) -> &[u32] {
         &self.inner.ends
@@ -403,7 +403,7 @@ impl Tokenizer {
         })
     }
 
-    /// The end tokens as they are spelled in a text.
+    /// The EOS tokens as they are spelled in a text.
     pub(crate) fn end_strings(&self) -> &[String] {
         &self.inner.end_strings
     }

@@ -24,7 +24,7 @@ where
 {
     let Some(end) = special.first() else {
         return Err(Error::Invalid(
-            "a tokenizer needs at least one special token, the end token".to_owned(),
+            "a tokenizer needs at least one special token, the EOS token".to_owned(),
         ));
     };
     let least = 256 + special.len();

@@ -1,4 +1,4 @@
-//! Recomputed activations give the very same numbers, on both roads. The switch between the roads belongs to the whole process, so this
+//! Recomputed activations give the very same numbers, with both backends. The switch between the backends belongs to the whole process, so this
 //! test has one of its own.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
@@ -70,7 +70,7 @@ fn critic(config: &ModelConfig, dtype: DType, recompute: bool) -> Numbers {
 
 /// The oracle is the pass that keeps its activations.
 #[test]
-fn loss_and_every_gradient_are_the_same_bits_in_every_family_number_format_and_road() {
+fn loss_and_every_gradient_are_the_same_bits_in_every_family_number_format_and_backend() {
     for reference in [false, true] {
         rlhf_ops::set_reference_only(reference);
         for (name, config) in configs() {

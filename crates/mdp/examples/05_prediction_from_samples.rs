@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let exact = evaluate(chain.mdp(), &coin)?.values;
     let step = StepSize::Visits(0.7);
 
-    println!("Root mean square error of V after so many episodes:\n");
+    println!("Root mean square error of V after this many episodes:\n");
     println!("  {:<26}{}", "", PAUSES.map(|n| format!("{n:>9}")).join(""));
     curve("Monte Carlo, first visit", &walk, &exact, |n, v, rng| {
         monte_carlo_prediction(&walk, &coin, Visits::First, n, v, rng)

@@ -75,7 +75,7 @@ pub(crate) enum Command {
     ///
     /// Reads every format the stages read: JSON Lines of demonstrations, prompts, pairs, rankings, choices of the best, ratings, thumbs or texts,
     /// plain .txt, each also with .gz, one file, several, or a folder. A bad row is named by file and line. With --model rows
-    /// are shown as the model will see them: chat template, begin and end tokens, lengths in tokens.
+    /// are shown as the model will see them: chat template, BOS and EOS tokens, lengths in tokens.
     #[command(after_help = example("rlhf data prefs.jsonl --show 3 --model runs/sft"))]
     Data(DataArgs),
     /// Check everything that can be checked before anything is spent: machine, settings, models, data, memory, disk.

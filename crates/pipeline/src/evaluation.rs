@@ -15,29 +15,12 @@ use rlhf_rollout::{
     Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
     respond, response_logprobs, win,
 };
-use rlhf_train::{Progress, micro_batch_tokens, settings, statistics};
+use rlhf_train::{Progress, micro_batch_tokens, statistics};
 
 use crate::exit::usage;
 use crate::machine::Machine;
+use crate::settings::EvalSettings;
 use crate::table::{Evaluation, Example, GoldRow, ModelRow};
-
-settings! {
-    /// How models are compared, `[eval]` in a configuration file.
-    pub(crate) struct EvalSettings {
-        /// Prompts that every model answers; empty means those that PPO holds out.
-        pub(crate) prompts: Vec<PathBuf> = Vec::new(),
-        /// At most this many prompts, the first ones of the files.
-        pub(crate) limit: usize = 512,
-        /// Sampling temperature; absent takes that of PPO.
-        pub(crate) temperature: Option<f64> = None,
-        /// Longest response in tokens; absent takes that of PPO.
-        pub(crate) response_length: Option<usize> = None,
-        /// The baseline beside PPO: the best of so many responses of the fine-tuned model, by the reward model.
-        pub(crate) best_of: usize = 4,
-        /// Prompts shown with every model's answer.
-        pub(crate) examples: usize = 3,
-    }
-}
 
 /// The models to compare, as folders, each under the name it has in the table.
 #[derive(Clone, Debug)]

@@ -42,9 +42,8 @@ pub(crate) fn settings_table() -> String {
 }
 
 /// The README's table of commands: one Markdown row each.
-pub(crate) fn commands_table() -> String {
+pub(crate) fn commands_table(all: &clap::Command) -> String {
     let mut out = String::from("| command | does |\n|---|---|\n");
-    let all = crate::cli::command();
     let mut commands: Vec<_> = all.get_subcommands().filter(|c| !c.is_hide_set()).collect();
     commands.sort_by_key(|command| command.get_display_order());
     for command in commands {
@@ -75,7 +74,7 @@ mod tests {
         };
         // The list of all settings is long; a README may leave it to --help.
         let tables = [
-            ("commands", commands_table(), true),
+            ("commands", commands_table(&crate::cli::command()), true),
             ("settings", settings_table(), false),
         ];
         for (name, expected, required) in tables {

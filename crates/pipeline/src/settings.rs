@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use rlhf_train::{BadSetting, Setting, Settings, settings};
 use toml::{Table, Value};
 
-use crate::evaluation::EvalSettings;
 use crate::exit::usage;
 use crate::flags::derived::toml_or_text;
 use crate::stages::{AnyStage, Configured, STAGES};
@@ -39,6 +38,24 @@ settings! {
         /// more work for a fraction of the memory. The gradients are the same; unless `micro_batch_tokens` is set, more tokens go into a
         /// pass.
         pub(crate) recompute: bool = false,
+    }
+}
+
+settings! {
+    /// How models are compared, `[eval]` in a configuration file.
+    pub(crate) struct EvalSettings {
+        /// Prompts that every model answers; empty means those that PPO holds out.
+        pub(crate) prompts: Vec<PathBuf> = Vec::new(),
+        /// At most this many prompts, the first ones of the files.
+        pub(crate) limit: usize = 512,
+        /// Sampling temperature; absent takes that of PPO.
+        pub(crate) temperature: Option<f64> = None,
+        /// Longest response in tokens; absent takes that of PPO.
+        pub(crate) response_length: Option<usize> = None,
+        /// The baseline beside PPO: the best of this many responses of the fine-tuned model, by the reward model.
+        pub(crate) best_of: usize = 4,
+        /// Prompts shown with every model's answer.
+        pub(crate) examples: usize = 3,
     }
 }
 

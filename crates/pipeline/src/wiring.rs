@@ -6,11 +6,11 @@ use rlhf_train::{Makes, Source};
 
 use crate::bundled;
 use crate::commands::stage::layers;
-use crate::evaluation::{EvalSettings, Questions};
+use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
 use crate::models;
-use crate::settings::{EVAL, Layers, RUN, RunSettings};
+use crate::settings::{EVAL, EvalSettings, Layers, RUN, RunSettings};
 use crate::stages::{AnyStage, Configured, STAGES};
 
 /// A pipeline's settings, and where its stages write.

@@ -48,7 +48,7 @@ pub const CAPTIONS: &[Caption] = &[
     Caption::health(
         "eval/eos_fraction",
         "Held-out responses that end",
-        "The share that ends with the end token before the length limit.",
+        "The share that ends with the EOS token before the length limit.",
     ),
     Caption::main(
         "response/length",
@@ -58,7 +58,7 @@ pub const CAPTIONS: &[Caption] = &[
     Caption::main(
         "response/eos_fraction",
         "Responses that end by themselves",
-        "The share that ends with the end token before the length limit. It should approach one.",
+        "The share that ends with the EOS token before the length limit. It should approach one.",
     ),
     Caption::health(
         "objective/non_score_reward",
@@ -137,7 +137,7 @@ pub const CAPTIONS: &[Caption] = &[
     ),
     Caption::health(
         "val/num_eos_tokens",
-        "End tokens",
+        "EOS tokens",
         "How many responses of the step ended by themselves.",
     ),
     Caption::health(

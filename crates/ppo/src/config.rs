@@ -10,9 +10,9 @@ use rlhf_train::ScheduleKind;
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::Advantage;
-use crate::conventions::{Compat, Conventions, MissingEos};
+use crate::conventions::{Compat, Conventions};
 use crate::kl::{KlEstimator, KlIn};
-use crate::rewards::ScoreSlot;
+use crate::rewards::{MissingEos, ScoreSlot};
 use crate::whiten::Variance;
 
 /// Where the weights of the critic live.

@@ -2,20 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rewards::ScoreSlot;
+use crate::rewards::{MissingEos, ScoreSlot};
 use crate::whiten::Variance;
-
-/// What happens to the score of a response that did not end by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MissingEos {
-    /// The score becomes this value, whatever the reward model said (the "EOS trick").
-    Replace(f64),
-    /// This much is taken off the score.
-    Subtract(f64),
-    /// The score stands.
-    None,
-}
 
 /// Whose conventions to follow where implementations differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,19 +1,9 @@
 //! The frontier of score against KL, of which a run under a KL budget publishes the best point.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use candle_core::Tensor;
 use rlhf_rollout::Evaluation;
 
-use crate::train::PolicyOptimization;
-
-/// The policy with the highest held-out score within the KL budget so far.
-pub(crate) struct BestPolicy {
-    pub(crate) step: u64,
-    pub(crate) score: f64,
-    pub(crate) params: BTreeMap<String, Tensor>,
-}
+use crate::policy_optimization::{BestPolicy, PolicyOptimization};
 
 impl PolicyOptimization {
     /// The policy as it starts: no KL, and the score that others must beat.

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::DType;
 
 use crate::loss::UpdateStats;
-use crate::train::{PolicyOptimization, UpdateGradients};
+use crate::policy_optimization::PolicyOptimization;
 use crate::trajectory::Trajectory;
+use crate::updates::UpdateGradients;
 
 /// Largest approximate KL per token that rounding may cause between two forward passes of the same weights, packed in another way.
 ///
@@ -24,13 +25,6 @@ fn ratio_tolerance(dtype: DType) -> f64 {
 /// Smallest advantage, and smallest error of the critic, that must give a gradient. Below it there is nothing to learn, as when a rule
 /// scores every response alike: a gradient of zero is then right, and says nothing about the operations on its way.
 const SIGNAL: f64 = 1e-6;
-
-/// Which models have passed the gradient check.
-#[derive(Default)]
-pub(crate) struct GradientsChecked {
-    policy: bool,
-    critic: bool,
-}
 
 /// Skipped updates in a row that stop the run.
 const MAX_SKIPPED_IN_A_ROW: usize = 3;

@@ -15,6 +15,7 @@
 
 mod advantage;
 mod captions;
+mod clock;
 mod collapse;
 mod config;
 mod conventions;
@@ -26,6 +27,7 @@ mod kl;
 mod learner;
 mod loss;
 mod plan;
+mod policy_optimization;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
@@ -45,10 +47,10 @@ mod whiten;
 pub use advantage::{Advantage, gae};
 pub use captions::CAPTIONS;
 pub use config::{Config, CriticKind};
-pub use conventions::{Compat, Conventions, MissingEos};
+pub use conventions::{Compat, Conventions};
 pub use kl::{KlEstimator, KlIn};
 pub use loss::{is_clipped, policy_loss, value_loss, value_sums};
-pub use rewards::{ScoreSlot, rewards, rewards_over, shape_score};
+pub use rewards::{MissingEos, ScoreSlot, rewards, rewards_over, shape_score};
 pub use run::Outcome;
 pub use stage::Ppo;
 pub use whiten::{Variance, whiten, whiten_keeping_mean};

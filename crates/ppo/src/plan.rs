@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rlhf_train::{MemoryItem, Plan, Session};
 
-use crate::train::PolicyOptimization;
+use crate::policy_optimization::PolicyOptimization;
 
 impl PolicyOptimization {
     /// Models, data, batch arithmetic, memory.

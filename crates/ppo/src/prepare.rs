@@ -13,10 +13,9 @@ use rlhf_train::{Schedule, Session, micro_batch_tokens};
 use crate::config::Config;
 use crate::critic::Critic;
 use crate::demonstrations::Demonstrations;
-use crate::guards::GradientsChecked;
 use crate::kl::KlController;
 use crate::learner::{Learner, optimizer};
-use crate::train::PolicyOptimization;
+use crate::policy_optimization::{GradientsChecked, PolicyOptimization};
 
 /// What PPO reads from disk.
 pub(crate) struct Inputs {
@@ -42,7 +41,7 @@ impl Inputs {
         .with_context(|| format!("loading the policy from {}", config.model))?;
         base.tokenizer
             .eos_id()
-            .context("PPO needs an end token (EOS): a response must be able to end")?;
+            .context("PPO needs an EOS token: a response must be able to end")?;
         let reward =
             config
                 .reward

@@ -1,15 +1,14 @@
 //! The numbers that one PPO step leaves in `metrics.jsonl`.
 
-use std::time::Instant;
-
 use anyhow::Result;
 use rlhf_train::statistics;
 use serde_json::{Map, Value, json};
 
+use crate::clock::Clock;
 use crate::critic::CriticMetrics;
 use crate::kl::{KlEstimator, KlIn};
 use crate::loss::UpdateStats;
-use crate::train::PolicyOptimization;
+use crate::policy_optimization::PolicyOptimization;
 use crate::trajectory::Trajectory;
 use crate::updates::Updates;
 
@@ -125,31 +124,5 @@ impl PolicyOptimization {
             .chain(times)
             .chain([("tokens_per_second".to_owned(), per_second)])
             .collect())
-    }
-}
-
-/// Wall-clock seconds of the parts of a step.
-pub(crate) struct Clock {
-    begun: Instant,
-    last: Instant,
-    laps: Vec<(&'static str, f64)>,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Self {
-            begun: Instant::now(),
-            last: Instant::now(),
-            laps: Vec::new(),
-        }
-    }
-
-    pub(crate) fn lap(&mut self, name: &'static str) {
-        self.laps.push((name, self.last.elapsed().as_secs_f64()));
-        self.last = Instant::now();
-    }
-
-    fn total(&self) -> f64 {
-        self.begun.elapsed().as_secs_f64()
     }
 }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::conventions::MissingEos;
 use crate::kl::KlEstimator;
 
 /// Clips the normalised score, then applies the rule for responses without an EOS token.
@@ -54,6 +53,18 @@ pub fn rewards_over(
     (0..slots)
         .map(|t| penalty(t) + if t + 1 == slots { score } else { 0.0 })
         .collect()
+}
+
+/// What happens to the score of a response that did not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingEos {
+    /// The score becomes this value, whatever the reward model said (the "EOS trick").
+    Replace(f64),
+    /// This much is taken off the score.
+    Subtract(f64),
+    /// The score stands.
+    None,
 }
 
 /// Where a response's score stands.

@@ -8,8 +8,8 @@ use rlhf_lm::CausalLm;
 use rlhf_rollout::{Episode, EpisodeBatch, PromptRow, micro_batches, respond, response_logprobs};
 
 use crate::guards::blame_training;
+use crate::policy_optimization::PolicyOptimization;
 use crate::rewards::shape_score;
-use crate::train::PolicyOptimization;
 
 /// log π_old `[B][n_i]`, and with a critic V `[B][m_i]`.
 type OldPolicy = (Vec<Vec<f32>>, Option<Vec<Vec<f32>>>);

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::collapse::CollapseMonitor;
 use crate::guards::blame_training;
-use crate::train::PolicyOptimization;
+use crate::policy_optimization::PolicyOptimization;
 
 /// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]

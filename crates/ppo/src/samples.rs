@@ -5,7 +5,7 @@ use rlhf_train::RunDir;
 use serde_json::{Value, json};
 
 use crate::loss::is_clipped;
-use crate::train::PolicyOptimization;
+use crate::policy_optimization::PolicyOptimization;
 use crate::trajectory::Trajectory;
 
 impl PolicyOptimization {

@@ -9,9 +9,9 @@ use rlhf_train::{
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
+use crate::policy_optimization::PolicyOptimization;
 use crate::prepare::Inputs;
 use crate::run::Outcome;
-use crate::train::PolicyOptimization;
 
 /// `rlhf ppo`.
 pub struct Ppo;

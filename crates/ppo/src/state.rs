@@ -4,8 +4,7 @@ use anyhow::{Context, Result};
 use rlhf_train::{Checkpoint, RunDir};
 use serde_json::json;
 
-use crate::frontier::BestPolicy;
-use crate::train::PolicyOptimization;
+use crate::policy_optimization::{BestPolicy, PolicyOptimization};
 
 impl PolicyOptimization {
     /// Everything that a step changes. Prompts, rollouts and minibatches follow from seed and step.

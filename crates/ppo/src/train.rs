@@ -5,70 +5,25 @@
 //! is trained; the *reference* π_ref is the model it started from, frozen; the *reward* scores responses, frozen too; the *critic* V is
 //! trained to predict the reward to come, where the advantage is estimated with one.
 
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::file_order;
-use rlhf_lm::{CausalLm, Gradients, LanguageModel};
-use rlhf_rollout::{
-    Episode, EpisodeBatch, PromptRow, ScoredAnswers, Scorer, kl_per_episode, micro_batches,
-};
-use rlhf_train::{Schedule, statistics};
+use rlhf_lm::Gradients;
+use rlhf_rollout::{Episode, EpisodeBatch, kl_per_episode, micro_batches};
+use rlhf_train::statistics;
 use serde_json::{Map, Value};
 
-use crate::config::Config;
-use crate::critic::Critic;
-use crate::demonstrations::Demonstrations;
-use crate::frontier::BestPolicy;
-use crate::guards::GradientsChecked;
-use crate::kl::{KlController, KlIn};
-use crate::learner::Learner;
+use crate::clock::Clock;
+use crate::kl::KlIn;
 use crate::loss::{VALUE_SUMS, policy_loss, update_sums};
-use crate::record::Clock;
+use crate::policy_optimization::PolicyOptimization;
 use crate::rewards::rewards_over;
 use crate::trajectory::{CriticTargets, Trajectory};
-use crate::updates::{MinibatchSums, Updates};
+use crate::updates::{MinibatchSums, UpdateGradients, Updates};
 use crate::whiten::{whiten, whiten_keeping_mean};
-
-/// Everything a PPO step needs.
-pub(crate) struct PolicyOptimization {
-    pub(crate) config: Rc<Config>,
-    /// Configuration and tokenizer of the policy; its parameters are the policy's.
-    pub(crate) language_model: LanguageModel,
-    pub(crate) policy: Learner<CausalLm>,
-    /// `None` where the advantage needs none.
-    pub(crate) critic: Option<Critic>,
-    pub(crate) reference: CausalLm,
-    pub(crate) reward: Box<dyn Scorer>,
-    pub(crate) checked: GradientsChecked,
-    /// Where the episodes of skipped updates are written, once there is a run directory.
-    pub(crate) skipped: Option<PathBuf>,
-    pub(crate) skipped_in_a_row: usize,
-    /// Under a KL budget: the best policy within it so far.
-    pub(crate) best: Option<BestPolicy>,
-    /// For PPO-ptx.
-    pub(crate) demonstrations: Option<Demonstrations>,
-    pub(crate) prompts: Vec<PromptRow>,
-    pub(crate) held_out: Vec<PromptRow>,
-    /// What was left out of the data.
-    pub(crate) warnings: Vec<String>,
-    /// The reference's answers to the held-out prompts, once they are known.
-    pub(crate) reference_answers: Option<ScoredAnswers>,
-    pub(crate) kl: KlController,
-    pub(crate) schedule: Schedule,
-    pub(crate) micro_tokens: usize,
-    pub(crate) seed: u64,
-    pub(crate) device: Device,
-}
-
-/// `∂L/∂θ` of one minibatch; that of the critic is empty where it has no weights of its own.
-pub(crate) struct UpdateGradients {
-    pub(crate) policy: Gradients,
-    pub(crate) critic: Gradients,
-}
 
 impl PolicyOptimization {
     /// One PPO step: a rollout and the updates made from it.
@@ -314,5 +269,3 @@ impl PolicyOptimization {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod token_tree;

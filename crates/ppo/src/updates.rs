@@ -1,5 +1,6 @@
 //! What the updates of a step did: sums over a minibatch, means over an epoch, means over the step.
 
+use rlhf_lm::Gradients;
 use rlhf_train::statistics;
 
 use crate::loss::{UpdateStats, VALUE_SUMS};
@@ -26,6 +27,12 @@ impl MinibatchSums {
     pub(crate) fn stats(&self) -> UpdateStats {
         UpdateStats::from_sums(&self.read, self.tokens)
     }
+}
+
+/// `∂L/∂θ` of one minibatch; that of the critic is empty where it has no weights of its own.
+pub(crate) struct UpdateGradients {
+    pub(crate) policy: Gradients,
+    pub(crate) critic: Gradients,
 }
 
 /// What the updates of one step did: per epoch, and the rest averaged over the optimizer steps.

@@ -30,7 +30,7 @@ pub enum Judgement {
 pub struct Item {
     /// The prompt's tokens, shared by all responses.
     pub prompt: Vec<u32>,
-    /// Each response with its end token.
+    /// Each response with its EOS token.
     pub responses: Vec<Vec<u32>>,
     /// The human judgement of the responses.
     pub judgement: Judgement,
@@ -136,7 +136,7 @@ impl Items {
     }
 }
 
-/// Cuts a prompt (its oldest tokens, but not the begin token where it `begins` with one) and responses (keeping the end token) so
+/// Cuts a prompt (its oldest tokens, but not the BOS token where it `begins` with one) and responses (keeping the EOS token) so
 /// that each pair fits; returns how many sequences lost tokens. A response may take at least half of the room.
 fn cut(
     prompt: &mut Vec<u32>,
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(responses, [vec![20, 21, 22, 99], vec![99]]);
     }
 
-    /// By hand: four of the prompt's tokens fit, and the first of them is the begin token.
+    /// By hand: four of the prompt's tokens fit, and the first of them is the BOS token.
     #[test]
     fn a_cut_keeps_the_begin_token() {
         let mut prompt: Vec<u32> = (0..10).collect();

@@ -1,6 +1,6 @@
 //! Stage two: a reward model from human feedback.
 //!
-//! A scalar head reads the last token of prompt + response + end token and learns to order responses as people
+//! A scalar head reads the last token of prompt + response + EOS token and learns to order responses as people
 //! did. Read in this order:
 //!
 //! 1. [`loss`](comparison_loss): one formula per kind of feedback,

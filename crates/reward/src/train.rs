@@ -67,7 +67,7 @@ impl Prepared for RewardModelling {
         let example = &items[0];
         let (end, response) = example.responses[0]
             .split_last()
-            .context("a response without its end token")?;
+            .context("a response without its EOS token")?;
         let text = |ids: &[u32]| self.tokenizer.decode_with_special(ids);
         Ok(Plan {
             stage: "reward".into(),
@@ -341,7 +341,7 @@ mod tests {
         (items.collect(), scores)
     }
 
-    /// The loss of a step that is cut into micro-batches of so many prompts.
+    /// The loss of a step that is cut into micro-batches of this many prompts.
     fn loss_of(config: &Config, parts: &[usize]) -> f64 {
         let (items, scores) = one_of_each();
         let (mut items, mut first) = (items.iter(), 0);

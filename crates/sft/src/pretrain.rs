@@ -21,7 +21,7 @@ rlhf_train::settings! {
         pub data: Vec<PathBuf> = Vec::new(),
         /// Share of the texts kept back for the held-out loss.
         pub eval_fraction: f64 = 0.02,
-        /// Entries of the byte-level BPE vocabulary, the end token included.
+        /// Entries of the byte-level BPE vocabulary, the EOS token included.
         pub vocab_size: usize = 1024,
         /// Hidden size.
         pub hidden_size: usize = 128,
@@ -149,7 +149,7 @@ impl Stage for Pretrain {
         let rows = Rows::from_texts(&model.tokenizer, &trained, config.max_length)?;
         if rows.lost > 0 {
             tracing::info!(
-                "{} windows hold the end token alone, which nothing predicts: they are left out",
+                "{} windows hold the EOS token alone, which nothing predicts: they are left out",
                 rows.lost
             );
         }

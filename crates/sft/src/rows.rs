@@ -11,7 +11,7 @@ pub struct Rows {
     pub rows: Vec<Example>,
     /// Rows cut at `max_length`.
     pub cut: usize,
-    /// Rows left without a target by the cut, or that are an end token alone; they are not in `rows`.
+    /// Rows left without a target by the cut, or that are an EOS token alone; they are not in `rows`.
     pub lost: usize,
 }
 
@@ -38,7 +38,7 @@ impl Rows {
         Ok(all)
     }
 
-    /// Demonstrations: every assistant turn with its end token carries loss, the prompt only if asked for.
+    /// Demonstrations: every assistant turn with its EOS token carries loss, the prompt only if asked for.
     pub fn from_demonstrations(
         tokenizer: &Tokenizer,
         demonstrations: &[Demonstration],
@@ -62,7 +62,7 @@ impl Rows {
     }
 
     /// Plain texts: everything carries loss. A text longer than `max_length` becomes several rows;
-    /// the end token closes the last of them.
+    /// the EOS token closes the last of them.
     pub fn from_texts(tokenizer: &Tokenizer, texts: &[TextRow], max_length: usize) -> Result<Self> {
         let mut all = Self::default();
         for text in texts {

@@ -22,7 +22,7 @@ impl Stage for Sft {
     const TITLE: &'static str = "Supervised fine-tuning";
     const ABOUT: &'static str =
         "Fine-tune a language model on demonstrations: prompts and the answers it should give";
-    const MANUAL: &'static str = "Only the answers carry loss (the prompt is context), each with the end token, so that the model \
+    const MANUAL: &'static str = "Only the answers carry loss (the prompt is context), each with the end-of-sequence (EOS) token, so that the model \
         learns to stop. The result is a Hugging Face directory in the run's final/. Without --data the bundled demonstrations are \
         used, without --model the bundled tiny model.";
     const EXAMPLE: &'static str = "rlhf sft --model gpt2 --data demos.jsonl --epochs 2";

@@ -8,7 +8,8 @@ use rlhf_lm::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::run_dir::{CHECKPOINTS, METRICS, SAMPLES, TIMINGS};
+use crate::metrics::{METRICS, TIMINGS};
+use crate::run_dir::{CHECKPOINTS, OnExisting, SAMPLES};
 use crate::{AdamW, Error, Result, RunDir, durable};
 
 const TENSORS: &str = "tensors.safetensors";
@@ -81,6 +82,14 @@ struct Saved {
 }
 
 impl RunDir {
+    /// The checkpoint to go on from: the latest, if the directory was opened to resume and has one.
+    pub fn resume(&self) -> Result<Option<Checkpoint>> {
+        match self.opened {
+            OnExisting::Resume => self.checkpoint_latest(),
+            OnExisting::Refuse | OnExisting::Overwrite => Ok(None),
+        }
+    }
+
     /// Saves a checkpoint and removes all but the newest `keep` (at least one). If it cannot be written, those before it stay.
     pub fn checkpoint_save(&self, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
         self.try_checkpoint_save(checkpoint)

@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use crate::Result;
 use crate::events::Events;
 use crate::jsonl::JsonLines;
-use crate::run_dir::{METRICS, TIMINGS};
+
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const TIMINGS: &str = "timings.jsonl";
 
 /// Writes the metrics of a run to `metrics.jsonl`, one object per line, and to a file of TensorBoard events.
 ///

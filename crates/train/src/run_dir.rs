@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::jsonl::JsonLines;
-use crate::{Checkpoint, Error, Metrics, Result, durable, events};
+use crate::metrics::{METRICS, Metrics, TIMINGS};
+use crate::{Error, Result, durable, events};
 
-pub(crate) const METRICS: &str = "metrics.jsonl";
-pub(crate) const TIMINGS: &str = "timings.jsonl";
 pub(crate) const SAMPLES: &str = "samples.jsonl";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const CONFIG: &str = "config.toml";
@@ -51,7 +50,7 @@ pub enum OnExisting {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    opened: OnExisting,
+    pub(crate) opened: OnExisting,
     resumed: bool,
     // Held for its lock, which the operating system releases when the process ends, however it ends.
     _lock: fs_err::File,
@@ -94,14 +93,6 @@ impl RunDir {
         match lock(path) {
             Err(locked @ Error::RunLocked { .. }) => Err(locked),
             _ => Err(Error::RunExists(path.to_owned())),
-        }
-    }
-
-    /// The checkpoint to go on from: the latest, if the directory was opened to resume and has one.
-    pub fn resume(&self) -> Result<Option<Checkpoint>> {
-        match self.opened {
-            OnExisting::Resume => self.checkpoint_latest(),
-            OnExisting::Refuse | OnExisting::Overwrite => Ok(None),
         }
     }
 

@@ -30,9 +30,9 @@ settings! {
         pub max_grad_norm: f64 = 1.0,
         /// Visit the rows in a new random order every epoch; `false` keeps the order of the files.
         pub shuffle: bool = true,
-        /// Evaluate every so many steps (and at the end); 0 only at the end.
+        /// Evaluate every this many steps, and at the end; 0 only at the end.
         pub eval_every: u64 = 0,
-        /// Save a checkpoint every so many steps; 0 only when interrupted.
+        /// Save a checkpoint every this many steps; 0 only when interrupted.
         pub save_every: u64 = 100,
         /// Malformed rows to skip, each with a warning, before failing.
         pub skip_bad: usize = 0,

@@ -109,7 +109,7 @@ def generation(batch, at_least, aim):
                 at_least, aim,
             )
         },
-        note="Greedy, the end token forbidden, prompts of 11 to 128 tokens. The rival is warmed up with two tokens, ours is not.",
+        note="Greedy, the EOS token forbidden, prompts of 11 to 128 tokens. The rival is warmed up with two tokens, ours is not.",
     )
 
 

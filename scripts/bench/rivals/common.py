@@ -34,7 +34,7 @@ def write(path, **result):
 
 
 def tokenizer(folder, padding_side="right"):
-    """With a pad token that is not the end token, or the end would be masked."""
+    """With a pad token that is not the EOS token, or the end would be masked."""
     fast = PreTrainedTokenizerFast.from_pretrained(folder, padding_side=padding_side)
     if fast.pad_token_id in (None, fast.eos_token_id):
         other = fast.unk_token_id

@@ -1,6 +1,6 @@
 """Makes the rows: text for our side, the token ids of the same text for the rivals.
 
-Prompt and completion are tokenised apart and the completion ends with the end token, as `rlhf` does.
+Prompt and completion are tokenised apart and the completion ends with the EOS token, as `rlhf` does.
 That both sides then see the same ids is checked by the losses of their first step.
 """
 

@@ -115,7 +115,7 @@ pub(crate) enum StoredLayout {
     Same,
     /// A matrix of which `transformers` holds the transpose.
     Transposed,
-    /// Rows of so many heads whose rotary pairs are neighbours (i, i + 1); in `transformers` they are (i, i + D/2).
+    /// Rows of this many heads whose rotary pairs are neighbours (i, i + 1); in `transformers` they are (i, i + D/2).
     Interleaved(usize),
 }
 

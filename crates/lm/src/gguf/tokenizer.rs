@@ -336,7 +336,7 @@ fn merges<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Vec<(&'a str, &'a 
         .collect()
 }
 
-/// A post-processor that puts the begin token before every text.
+/// A post-processor that puts the BOS token before every text.
 fn begins_with(id: usize, token: &str) -> Value {
     let special = |kind: usize| json!({"SpecialToken": {"id": token, "type_id": kind}});
     let text = |name: &str, kind: usize| json!({"Sequence": {"id": name, "type_id": kind}});

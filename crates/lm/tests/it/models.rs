@@ -15,7 +15,7 @@ pub(crate) fn configs() -> Vec<(&'static str, ModelConfig)> {
     configs_of(2)
 }
 
-/// [`configs`] with so many blocks.
+/// [`configs`] with `layers` blocks.
 pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
     let gpt2 = |extra| {
         let base = json!({"model_type": "gpt2", "vocab_size": VOCAB, "n_positions": 40, "n_embd": 12,

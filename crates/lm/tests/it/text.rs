@@ -160,7 +160,7 @@ fn a_saved_tokenizer_names_the_class_that_has_no_rules_of_its_own() {
         ),
         ours
     );
-    // Here the file does not add the begin token; the class does.
+    // Here the file does not add the BOS token; the class does.
     let by_flag =
         json!({"tokenizer_class": "LlamaTokenizer", "bos_token": END, "add_bos_token": true});
     assert_eq!(class_after(by_flag), "LlamaTokenizer");
@@ -187,7 +187,7 @@ fn the_end_token_is_found_wherever_it_is_named() {
     let none = Tokenizer::from_dir(dir.path()).unwrap();
     let what = none.eos_id().unwrap_err().to_string();
     assert!(
-        what.contains("no end token") && what.contains("eos_token"),
+        what.contains("no EOS token") && what.contains("eos_token"),
         "{what}"
     );
     assert!(none.end_ids().is_empty());

@@ -55,7 +55,7 @@ fn tokenizer(name: &str) -> anyhow::Result<Tokenizer> {
 #[derive(Serialize)]
 struct Tokens {
     prompt: Option<Lengths>,
-    /// Of an answer with its end token, or of a text.
+    /// Of an answer with its EOS token, or of a text.
     answer: Option<Lengths>,
 }
 

@@ -14,13 +14,13 @@ use rlhf_train::micro_batch_tokens;
 use serde_json::json;
 
 use crate::bundled;
-use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
+use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::settings::{EVAL, Layers, RunSettings};
+use crate::settings::{EVAL, EvalSettings, Layers, RunSettings};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let layers = Layers::read(args.config.as_deref(), &args.set)?;

@@ -34,7 +34,11 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
         Command::Manual => {
-            print(&format!("{}\n{}", commands_table(), settings_table()));
+            print(&format!(
+                "{}\n{}",
+                commands_table(&crate::cli::command()),
+                settings_table()
+            ));
             Ok(())
         }
     }

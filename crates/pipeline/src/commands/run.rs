@@ -7,14 +7,14 @@ use rlhf_rollout::RewardSource;
 use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::{EvalSettings, Lineup, Questions, evaluate};
+use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::fingerprint::fingerprint;
 use crate::flags::RunArgs;
 use crate::job::{Job, Standing};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::settings::EVAL;
+use crate::settings::{EVAL, EvalSettings};
 use crate::stages::AnyStage;
 use crate::table::Evaluation;
 use crate::wiring::Wiring;

@@ -152,7 +152,7 @@ fn under_reward_model(
     let mut groups = Vec::with_capacity(entries.len());
     for entry in entries {
         let (prompt, mut response) = encode(model.tokenizer(), entry)?;
-        // A score is read at the end token.
+        // A score is read at the EOS token.
         if response.last() != Some(&end) {
             response.push(end);
         }

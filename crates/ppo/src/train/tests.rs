@@ -1,16 +1,19 @@
 //! The gradients of an update, against finite differences.
 
+mod token_tree;
+
 use super::*;
 
 use std::path::Path;
 
+use candle_core::Device;
 use rlhf_base::rng::normal;
-use rlhf_lm::{ModelConfig, Params, SaveDtype, train_bpe};
+use rlhf_lm::{LanguageModel, ModelConfig, Params, SaveDtype, train_bpe};
 use rlhf_train::{Interrupt, ProgressStyle, Session};
 use serde_json::json;
 
 use crate::advantage::Advantage;
-use crate::config::CriticKind;
+use crate::config::{Config, CriticKind};
 use crate::kl::KlEstimator;
 use crate::prepare::Inputs;
 

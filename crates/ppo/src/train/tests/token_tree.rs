@@ -7,15 +7,13 @@
 use super::*;
 
 use rlhf_base::Text;
-use rlhf_lm::{ModelConfig, Packer, Tokenizer};
+use rlhf_lm::{CausalLm, ModelConfig, Packer, Tokenizer};
 use rlhf_mdp::environments::{Environment, TokenTree};
 use rlhf_mdp::{Policy, regularised_evaluate, regularised_optimum};
+use rlhf_rollout::{PromptRow, Scorer};
 use serde_json::json;
 
-use super::tests::session;
-use crate::advantage::Advantage;
-use crate::conventions::MissingEos;
-use crate::prepare::Inputs;
+use crate::rewards::MissingEos;
 
 /// The prompt is any token: the tree's own start.
 const PROMPT: [u32; 1] = [2];
