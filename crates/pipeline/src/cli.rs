@@ -164,7 +164,7 @@ pub(crate) fn command() -> clap::Command {
         order += 1;
         command.display_order(order)
     });
-    let stages = STAGES.into_iter().enumerate();
+    let stages = STAGES.iter().copied().enumerate();
     all.subcommands(stages.map(|(i, stage)| stage_command(stage).display_order(1 + i)))
 }
 

@@ -59,11 +59,14 @@ settings! {
     }
 }
 
+/// Errors on the first entry of a table that is no setting of a section.
+type Check = dyn Fn(&Table) -> Result<(), BadSetting>;
+
 /// A section without its type: what layers and the manual need to know of it.
 pub(crate) struct Section {
     pub(crate) name: &'static str,
     pub(crate) settings: Vec<Setting>,
-    check: Box<dyn Fn(&Table) -> Result<(), BadSetting>>,
+    check: Box<Check>,
 }
 
 impl Section {
@@ -90,7 +93,7 @@ impl Section {
 
 /// Every section there is, in the order of the pipeline.
 pub(crate) fn sections() -> Vec<Section> {
-    let stages = STAGES.into_iter().map(Section::of_stage);
+    let stages = STAGES.iter().copied().map(Section::of_stage);
     std::iter::once(Section::of::<RunSettings>(RUN))
         .chain(stages)
         .chain([Section::of::<EvalSettings>(EVAL)])
@@ -299,7 +302,7 @@ mod tests {
         for entry in fs_err::read_dir(configs).unwrap() {
             let path = entry.unwrap().path();
             let layers = Layers::read(Some(&path), &[]).unwrap();
-            for stage in STAGES {
+            for &stage in STAGES {
                 layers.configure(stage).unwrap().validate().unwrap();
             }
             checked += 1;

@@ -8,7 +8,7 @@ use rlhf_train::{BadSetting, Makes, Prepared, Session, Setting, Settings as _, S
 use toml::Table;
 
 /// Every stage, in the order of a pipeline.
-pub(crate) const STAGES: [&dyn AnyStage; 4] = [
+pub(crate) static STAGES: &[&dyn AnyStage] = &[
     &Of::<rlhf_sft::Pretrain>::STAGE,
     &Of::<rlhf_sft::Sft>::STAGE,
     &Of::<rlhf_reward::Reward>::STAGE,
@@ -17,7 +17,7 @@ pub(crate) const STAGES: [&dyn AnyStage; 4] = [
 
 /// The stage of this name.
 pub(crate) fn stage(name: &str) -> Option<&'static dyn AnyStage> {
-    STAGES.into_iter().find(|stage| stage.name() == name)
+    STAGES.iter().copied().find(|stage| stage.name() == name)
 }
 
 /// A [`Stage`] behind an object-safe trait, so that one list holds all of them.

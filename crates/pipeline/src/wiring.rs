@@ -39,7 +39,8 @@ impl Wiring {
             out,
         };
         if wiring.stages().next().is_none() {
-            let names = STAGES.map(|stage| format!("[{}]", stage.name()));
+            let names = STAGES.iter().map(|stage| format!("[{}]", stage.name()));
+            let names: Vec<String> = names.collect();
             return Err(usage!(
                 "{}: no stage in it; add any of {}",
                 file.display(),
@@ -52,7 +53,7 @@ impl Wiring {
     /// The stages that the file has, in the order of a pipeline.
     pub(crate) fn stages(&self) -> impl Iterator<Item = &'static dyn AnyStage> {
         let named = |stage: &&dyn AnyStage| self.names(stage.name());
-        STAGES.into_iter().filter(named)
+        STAGES.iter().copied().filter(named)
     }
 
     /// Those of them that make such a model.

@@ -27,7 +27,7 @@ fn sections() -> Vec<Section> {
         title: stage.title(),
         captions: stage.captions(),
     };
-    STAGES.into_iter().map(section).collect()
+    STAGES.iter().copied().map(section).collect()
 }
 
 #[cfg(test)]
