@@ -155,7 +155,7 @@ struct Room<'a> {
     reference: LanguageModel,
     reward: Option<Box<dyn Scorer>>,
     judge: Judge,
-    micro_tokens: usize,
+    micro_batch_tokens: usize,
 }
 
 impl<'a> Room<'a> {
@@ -185,7 +185,7 @@ impl<'a> Room<'a> {
         Ok(Self {
             prompts,
             sampling: &questions.sampling,
-            micro_tokens: micro_batch_tokens(&reference.config, false),
+            micro_batch_tokens: micro_batch_tokens(&reference.config, false),
             reference,
             reward,
             judge: Judge::new(),
@@ -257,8 +257,9 @@ impl<'a> Room<'a> {
             ));
         }
         let reference = CausalLm::new(&self.reference.config, &self.reference.params.frozen())?;
-        let (tau, micro_tokens) = (self.sampling.temperature, self.micro_tokens);
-        let logprobs = |of: &CausalLm| response_logprobs(of, &ids, episodes, tau, micro_tokens);
+        let (tau, micro_batch_tokens) = (self.sampling.temperature, self.micro_batch_tokens);
+        let logprobs =
+            |of: &CausalLm| response_logprobs(of, &ids, episodes, tau, micro_batch_tokens);
         Ok(statistics::mean(&kl_per_episode(
             &logprobs(causal)?,
             &logprobs(&reference)?,

@@ -150,7 +150,7 @@ impl Critic {
         &self,
         prompts: &[Vec<u32>],
         episodes: &[Episode],
-        micro_tokens: usize,
+        micro_batch_tokens: usize,
     ) -> Result<Vec<Vec<f32>>> {
         let view = match &self.weights {
             Weights::Separate(own) => &own.view,
@@ -159,7 +159,7 @@ impl Critic {
         let episodes = self.sequences(episodes);
         let all: Vec<usize> = (0..episodes.len()).collect();
         let mut values = Vec::with_capacity(episodes.len());
-        for part in micro_batches(prompts, &episodes, &all, micro_tokens) {
+        for part in micro_batches(prompts, &episodes, &all, micro_batch_tokens) {
             let part = part.iter().map(|&i| &episodes[i]);
             let batch = EpisodeBatch::pack(prompts, part, view.device())?;
             values.extend(batch.by_episode(&batch.values(view)?)?);

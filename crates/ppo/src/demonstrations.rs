@@ -73,13 +73,13 @@ impl Demonstrations {
         gradients: &mut Gradients,
         coef: f64,
         (step, count): (u64, usize),
-        micro_tokens: usize,
+        micro_batch_tokens: usize,
     ) -> Result<Tensor> {
         let rows = self.rows_of(step, count);
         let targets: usize = rows.iter().map(|row| row.num_targets()).sum();
         let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
         let mut total = Tensor::zeros((), DType::F32, params.device())?;
-        for range in micro_batches(&lengths, micro_tokens) {
+        for range in micro_batches(&lengths, micro_batch_tokens) {
             let batch = ExampleBatch::pack(&rows[range], params.device())?;
             let loss = batch.loss(model, targets)?;
             gradients.accumulate(params, &(&loss * coef)?)?;
@@ -153,10 +153,16 @@ mod tests {
         expected
             .accumulate(&params, &(&plain * (0.5 / 6.0)).unwrap())
             .unwrap();
-        for micro_tokens in [1, 8, 100] {
+        for micro_batch_tokens in [1, 8, 100] {
             let mut found = Gradients::new();
             let loss = demonstrations
-                .accumulate((&model, &params), &mut found, 0.5, (4, 3), micro_tokens)
+                .accumulate(
+                    (&model, &params),
+                    &mut found,
+                    0.5,
+                    (4, 3),
+                    micro_batch_tokens,
+                )
                 .unwrap();
             let loss = loss.to_scalar::<f32>().unwrap();
             assert!((loss - plain.to_scalar::<f32>().unwrap() / 6.0).abs() < 1e-5);
@@ -165,7 +171,7 @@ mod tests {
                 let gaps = gap.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 // Sums in another order, in f32, of numbers below 1. One by one: candle's maximum skips NaN.
                 for gap in gaps {
-                    assert!(gap < 1e-5, "{name}: {gap} at {micro_tokens} tokens");
+                    assert!(gap < 1e-5, "{name}: {gap} at {micro_batch_tokens} tokens");
                 }
             }
         }

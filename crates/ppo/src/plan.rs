@@ -31,7 +31,8 @@ impl PolicyOptimization {
             let reward = model.params().bytes() as u64;
             memory.push(MemoryItem::new("reward model", reward));
         }
-        let held = (per_step as u64 / config.minibatches as u64).min(self.micro_tokens as u64);
+        let held =
+            (per_step as u64 / config.minibatches as u64).min(self.micro_batch_tokens as u64);
         memory.push(MemoryItem::activations(
             held,
             &self.language_model.config,

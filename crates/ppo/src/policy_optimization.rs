@@ -41,7 +41,7 @@ pub(crate) struct PolicyOptimization {
     pub(crate) reference_answers: Option<ScoredAnswers>,
     pub(crate) kl: KlController,
     pub(crate) schedule: Schedule,
-    pub(crate) micro_tokens: usize,
+    pub(crate) micro_batch_tokens: usize,
     pub(crate) seed: u64,
     pub(crate) device: Device,
 }

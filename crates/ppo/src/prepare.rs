@@ -108,7 +108,7 @@ impl PolicyOptimization {
         let mut policy = base.params.clone();
         let reward_model = reward.model().map(|_| Path::new(&config.reward));
         let critic = Critic::start(config, session, &base, reward_model, &mut policy)?;
-        let micro_tokens = match config.micro_batch_tokens {
+        let micro_batch_tokens = match config.micro_batch_tokens {
             0 => micro_batch_tokens(&base.config, session.recompute),
             tokens => tokens,
         };
@@ -144,7 +144,7 @@ impl PolicyOptimization {
                 warmup_steps: config.warmup,
                 total_steps: config.steps,
             },
-            micro_tokens,
+            micro_batch_tokens,
             seed: session.seed,
             device: session.device.clone(),
         })

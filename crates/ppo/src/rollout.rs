@@ -65,8 +65,8 @@ impl PolicyOptimization {
         prompts: &[Vec<u32>],
         episodes: &[Episode],
     ) -> Result<Vec<Vec<f32>>> {
-        let (tau, micro_tokens) = (self.config.temperature, self.micro_tokens);
-        response_logprobs(model, prompts, episodes, tau, micro_tokens)
+        let (tau, micro_batch_tokens) = (self.config.temperature, self.micro_batch_tokens);
+        response_logprobs(model, prompts, episodes, tau, micro_batch_tokens)
     }
 
     /// log π_old and V; in one forward pass where policy and critic share the trunk.
@@ -80,12 +80,12 @@ impl PolicyOptimization {
             return Ok((self.logprobs(policy, prompts, episodes)?, None));
         };
         let Some(head) = critic.shared_head() else {
-            let values = critic.values(prompts, episodes, self.micro_tokens)?;
+            let values = critic.values(prompts, episodes, self.micro_batch_tokens)?;
             return Ok((self.logprobs(policy, prompts, episodes)?, Some(values)));
         };
         let all: Vec<usize> = (0..episodes.len()).collect();
         let (mut logprobs, mut values) = (Vec::new(), Vec::new());
-        for part in micro_batches(prompts, episodes, &all, self.micro_tokens) {
+        for part in micro_batches(prompts, episodes, &all, self.micro_batch_tokens) {
             let part = part.iter().map(|&i| &episodes[i]);
             let batch = EpisodeBatch::pack(prompts, part, &self.device)?;
             let hidden = batch.hidden(policy)?;

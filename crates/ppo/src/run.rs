@@ -138,7 +138,7 @@ impl PolicyOptimization {
             reward: &*self.reward,
             tokenizer: &self.language_model.tokenizer,
             sampling: self.config.sampling(seed),
-            micro_tokens: self.micro_tokens,
+            micro_batch_tokens: self.micro_batch_tokens,
         };
         let answers = match self.reference_answers.take() {
             Some(answers) => answers,

@@ -175,7 +175,7 @@ impl PolicyOptimization {
             critic: Gradients::new(),
         };
         let mut sums = zeros(MinibatchSums::PER_MICRO_BATCH)?;
-        for part in micro_batches(prompts, episodes, minibatch, self.micro_tokens) {
+        for part in micro_batches(prompts, episodes, minibatch, self.micro_batch_tokens) {
             let own: Vec<Episode> = part.iter().map(|&i| episodes[i].clone()).collect();
             let batch = EpisodeBatch::pack(prompts, &own, device)?;
             let old_logprobs = flat(&trajectory.logprobs, part)?;
@@ -236,7 +236,7 @@ impl PolicyOptimization {
                 &mut gradients.policy,
                 config.ptx_coef,
                 (update, minibatch.len()),
-                self.micro_tokens,
+                self.micro_batch_tokens,
             )?,
             None => Tensor::zeros((), DType::F32, device)?,
         };

@@ -19,11 +19,11 @@ use crate::items::{Batch, Item, Judgement};
 pub fn raw_scores(
     model: &ScalarModel,
     items: &[Item],
-    micro_tokens: usize,
+    micro_batch_tokens: usize,
 ) -> Result<Vec<Vec<f64>>> {
     let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
     let mut all = Vec::with_capacity(items.len());
-    for micro in micro_batches(&lengths, micro_tokens) {
+    for micro in micro_batches(&lengths, micro_batch_tokens) {
         let part: Vec<&Item> = items[micro].iter().collect();
         let batch = Batch::pack(&part, model.device())?;
         let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;

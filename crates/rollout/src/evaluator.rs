@@ -21,7 +21,7 @@ pub struct Evaluator<'a> {
     /// How both sides sample.
     pub sampling: SamplingConfig,
     /// Tokens per forward pass.
-    pub micro_tokens: usize,
+    pub micro_batch_tokens: usize,
 }
 
 /// One response per prompt, with its score.
@@ -83,7 +83,7 @@ impl Evaluator<'_> {
         let ids: Vec<Vec<u32>> = self.prompts.iter().map(|p| p.ids.clone()).collect();
         let logprobs = |model| {
             let tau = self.sampling.temperature;
-            response_logprobs(model, &ids, &episodes, tau, self.micro_tokens)
+            response_logprobs(model, &ids, &episodes, tau, self.micro_batch_tokens)
         };
         let kl = kl_per_episode(&logprobs(policy)?, &logprobs(self.reference)?);
         let pairs = scores.iter().zip(&reference.scores);
@@ -190,7 +190,7 @@ mod tests {
                 seed: 3,
                 ..SamplingConfig::default()
             },
-            micro_tokens: 20,
+            micro_batch_tokens: 20,
         };
         let answers = evaluator.answers(&reference).unwrap();
         let same = evaluator.measure(&reference, &answers).unwrap();

@@ -5,7 +5,7 @@ use rlhf_lm::CausalLm;
 
 use crate::{Episode, EpisodeBatch, micro_batches};
 
-/// log π(y_t) of every response token at temperature τ, `[B][n_i]` in nats, `micro_tokens` tokens a forward pass.
+/// log π(y_t) of every response token at temperature τ, `[B][n_i]` in nats, `micro_batch_tokens` tokens a forward pass.
 ///
 /// By the training forward, never from the sampler: PPO's ratio compares these numbers with those of the same forward later.
 pub fn response_logprobs(
@@ -13,11 +13,11 @@ pub fn response_logprobs(
     prompts: &[Vec<u32>],
     episodes: &[Episode],
     temperature: f64,
-    micro_tokens: usize,
+    micro_batch_tokens: usize,
 ) -> Result<Vec<Vec<f32>>> {
     let all: Vec<usize> = (0..episodes.len()).collect();
     let mut logprobs = Vec::with_capacity(episodes.len());
-    for part in micro_batches(prompts, episodes, &all, micro_tokens) {
+    for part in micro_batches(prompts, episodes, &all, micro_batch_tokens) {
         let part = part.iter().map(|&i| &episodes[i]);
         let batch = EpisodeBatch::pack(prompts, part, model.device())?;
         let hidden = batch.hidden(model)?;
@@ -79,9 +79,9 @@ mod tests {
             episode(1, &[3, 3]),
         ];
         for tau in [0.7, 1.0, 1.5] {
-            for micro_tokens in [1, 5, 100] {
-                let found =
-                    response_logprobs(&model, &prompts, &episodes, tau, micro_tokens).unwrap();
+            for micro_batch_tokens in [1, 5, 100] {
+                let found = response_logprobs(&model, &prompts, &episodes, tau, micro_batch_tokens)
+                    .unwrap();
                 for (episode, found) in episodes.iter().zip(&found) {
                     let batch = EpisodeBatch::pack(&prompts, [episode], &Device::Cpu).unwrap();
                     let logits = model.logits(&batch.hidden(&model).unwrap()).unwrap();

@@ -7,10 +7,10 @@ use rlhf_lm::{CausalLm, Example, ExampleBatch};
 /// Loss per target token over all `rows`, in nats; its exponential is the perplexity.
 ///
 /// `model` should record no graph (built over a frozen view of its parameters).
-pub fn mean_loss(model: &CausalLm, rows: &[Example], micro_tokens: usize) -> Result<f64> {
+pub fn mean_loss(model: &CausalLm, rows: &[Example], micro_batch_tokens: usize) -> Result<f64> {
     let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
     let (mut total, mut targets) = (0.0, 0);
-    for micro in micro_batches(&lengths, micro_tokens) {
+    for micro in micro_batches(&lengths, micro_batch_tokens) {
         let part: Vec<&Example> = rows[micro].iter().collect();
         targets += part.iter().map(|row| row.num_targets()).sum::<usize>();
         let loss = ExampleBatch::pack(&part, model.device())?.loss(model, 1)?;

@@ -135,9 +135,9 @@ fn report(
         }
     }
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
-    let micro_tokens = micro_batch_tokens(model.config(), false);
+    let micro_batch_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical, None);
-    let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_tokens)?;
+    let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens)?;
     let report = rlhf_reward::report(&items.items, &scores, counts, run.seed);
     let scale = match args.calibrate {
         true => Some(calibrate(folder, &model, &items, &scores)?),

@@ -187,8 +187,8 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
             var.set(&Tensor::new(&head, &Device::Cpu).unwrap()).unwrap();
         }
         let t = trajectory(&ppo);
-        for micro_tokens in [1, 1000] {
-            ppo.micro_tokens = micro_tokens;
+        for micro_batch_tokens in [1, 1000] {
+            ppo.micro_batch_tokens = micro_batch_tokens;
             let (found, _) = ppo.gradients(&t, &[0, 1, 2], 0).unwrap();
             let mut all: Vec<(&Params, &Gradients)> = vec![(&ppo.policy.params, &found.policy)];
             if let Some(critic) = ppo.critic.as_ref().filter(|c| c.shared_head().is_none()) {
