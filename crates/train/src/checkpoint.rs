@@ -1,3 +1,5 @@
+//! Checkpoints: what a run needs to resume to the same bytes.
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::iter::successors;

@@ -1,3 +1,5 @@
+//! The errors of training.
+
 use std::path::PathBuf;
 
 /// The result of everything here that touches a disk or a tensor.

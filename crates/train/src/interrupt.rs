@@ -1,3 +1,5 @@
+//! Ctrl-C: a request to stop after the current step.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

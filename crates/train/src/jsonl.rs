@@ -1,3 +1,5 @@
+//! JSON Lines files that grow while a run goes on.
+
 use std::io::Write;
 use std::path::Path;
 

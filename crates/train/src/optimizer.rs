@@ -1,3 +1,5 @@
+//! AdamW (Loshchilov and Hutter 2019), with the gradient clipped to a norm.
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor, Var};

@@ -1,3 +1,5 @@
+//! The plan printed before training: model, data, batches, memory.
+
 use std::fmt::{self, Display};
 
 use rlhf_lm::ModelConfig;

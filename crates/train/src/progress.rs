@@ -1,3 +1,5 @@
+//! The progress of a run on stderr.
+
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

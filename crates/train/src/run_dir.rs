@@ -1,3 +1,5 @@
+//! The directory of one run.
+
 use std::fs::TryLockError;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

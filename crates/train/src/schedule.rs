@@ -1,3 +1,5 @@
+//! Learning-rate schedules.
+
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};

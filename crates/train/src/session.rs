@@ -1,3 +1,5 @@
+//! What a stage runs with: device, number format, seed, progress, interrupts.
+
 use candle_core::{DType, Device};
 
 use crate::{Interrupt, ProgressStyle};

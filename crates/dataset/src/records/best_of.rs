@@ -1,3 +1,5 @@
+//! A choice of the best of several answers.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

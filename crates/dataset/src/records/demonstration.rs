@@ -1,3 +1,5 @@
+//! A prompt with the answer a model should give.
+
 use rlhf_base::{Message, Text};
 use serde::Serialize;
 

@@ -1,3 +1,5 @@
+//! Human judgements of answers, of every kind.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

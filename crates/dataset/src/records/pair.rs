@@ -1,3 +1,5 @@
+//! Two answers, one of them preferred.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

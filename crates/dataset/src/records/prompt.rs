@@ -1,3 +1,5 @@
+//! A prompt alone.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

@@ -1,3 +1,5 @@
+//! Several answers in an order, ties allowed.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

@@ -1,3 +1,5 @@
+//! An answer with a number.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

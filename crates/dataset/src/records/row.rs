@@ -1,3 +1,5 @@
+//! A row of any kind.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

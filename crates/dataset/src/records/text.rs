@@ -1,3 +1,5 @@
+//! A text to pretrain on.
+
 use serde::Serialize;
 
 /// Plain text to pretrain on: `{"text"}`.

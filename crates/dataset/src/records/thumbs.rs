@@ -1,3 +1,5 @@
+//! An answer with thumbs up or down.
+
 use rlhf_base::Text;
 use serde::Serialize;
 

@@ -56,7 +56,7 @@ pub(crate) fn write_copy<'a>(out: &'a mut Uninit, from: &[f32]) -> &'a mut [f32]
 }
 
 /// Zeroes the memory; the same memory, initialised.
-fn write_zeros(out: &mut Uninit) -> &mut [f32] {
+pub(crate) fn write_zeros(out: &mut Uninit) -> &mut [f32] {
     // SAFETY: all-zero bytes are the f32 0.0, and every byte is written.
     unsafe {
         out.as_mut_ptr().write_bytes(0, out.len());
@@ -65,7 +65,7 @@ fn write_zeros(out: &mut Uninit) -> &mut [f32] {
 }
 
 /// The room for `len` elements of an empty vector.
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut Uninit {
+pub(crate) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut Uninit {
     buffer.reserve_exact(len);
     &mut buffer.spare_capacity_mut()[..len]
 }

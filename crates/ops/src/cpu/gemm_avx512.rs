@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::buffer::SharedMut;
+use super::buffer::{Uninit, room, write_copy, write_zeros};
 use super::matrix::{Matrix, Target};
 use super::simd::{self, prefetch};
 
@@ -163,22 +163,20 @@ impl<const W: usize> Panels<W> {
     fn all(of: Lines<'_>) -> Self {
         let lines = of.lines.next_multiple_of(W);
         let len = lines * of.depth;
-        let mut data = Vec::with_capacity(len);
-        let buffer = SharedMut::uninit(&mut data.spare_capacity_mut()[..len]);
-        let tasks: Vec<_> = blocks(of.depth)
-            .flat_map(|(_, depth)| (0..lines / W).map(move |panel| (depth.clone(), panel)))
-            .collect();
-        tasks.into_par_iter().for_each(|(depth, panel)| {
-            let at = depth.start * lines + panel * W * depth.len();
-            let panel_len = W * depth.len();
-            // SAFETY: each panel is one task's, which initialises it before it makes a slice of it.
-            let out = unsafe {
-                buffer.pointer(at, panel_len).write_bytes(0, panel_len);
-                buffer.slice(at, panel_len)
-            };
+        let mut data = Vec::new();
+        let mut rest = room(&mut data, len);
+        let mut tasks = Vec::with_capacity(lines / W * of.depth.div_ceil(DEPTH));
+        for (_, depth) in blocks(of.depth) {
+            for panel in 0..lines / W {
+                let (own, after) = rest.split_at_mut(W * depth.len());
+                tasks.push((depth.clone(), panel, own));
+                rest = after;
+            }
+        }
+        tasks.into_par_iter().for_each(|(depth, panel, out)| {
             pack_panel::<W>(of, panel * W, of.lines, depth, out);
         });
-        // SAFETY: the panels of all blocks cover the buffer, and each was initialised.
+        // SAFETY: the panels of all blocks cover the memory, and each has been written.
         unsafe { data.set_len(len) }
         Self { data, lines }
     }
@@ -207,7 +205,9 @@ fn pack<const W: usize>(
     out: &mut Vec<f32>,
 ) {
     let panel = W * depth.len();
-    out.resize(lines.len().div_ceil(W) * panel, 0.0);
+    let len = lines.len().div_ceil(W) * panel;
+    out.clear();
+    let memory = room(out, len);
     let whole = if of.stride == 1 { lines.len() / W } else { 0 };
     // Where lines are adjacent in memory, all panels are filled from one sequential read.
     for (i, k) in depth.clone().enumerate() {
@@ -219,30 +219,34 @@ fn pack<const W: usize>(
             .step_by(LANES)
             .for_each(|line| prefetch(later.wrapping_add(line)));
         for (j, from) in from.chunks_exact(W).enumerate() {
-            out[j * panel + i * W..][..W].copy_from_slice(from);
+            write_copy(&mut memory[j * panel + i * W..][..W], from);
         }
     }
-    for (i, out) in out.chunks_exact_mut(panel).enumerate().skip(whole) {
+    for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
         pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
     }
+    // SAFETY: the first `whole` panels were written line by line, the others each by itself.
+    unsafe { out.set_len(len) }
 }
 
-/// Copies up to `W` lines from `first` on, interleaved: for each k one element of every line. Lines from `end` on are zeros.
+/// Copies up to `W` lines from `first` on, interleaved: for each k one element of every line. Lines from `end` on are zeros. Writes every
+/// element of `out`, which has room for `W` lines of this depth.
 fn pack_panel<const W: usize>(
     of: Lines<'_>,
     first: usize,
     end: usize,
     depth: Range<usize>,
-    out: &mut [f32],
+    out: &mut Uninit,
 ) {
+    assert_eq!(out.len(), W * depth.len());
     let lines = W.min(end - first);
     if lines < W {
-        out.fill(0.0);
+        write_zeros(out);
     }
     let start = first * of.stride + depth.start * of.step;
     if of.stride == 1 {
         for (k, out) in out.chunks_exact_mut(W).enumerate() {
-            out[..lines].copy_from_slice(&of.data[start + k * of.step..][..lines]);
+            write_copy(&mut out[..lines], &of.data[start + k * of.step..][..lines]);
         }
     } else {
         let whole = if of.step == 1 && lines == W {
@@ -255,7 +259,7 @@ fn pack_panel<const W: usize>(
                 let from = &of.data[start + i * of.stride + k..][..(BLOCK - 1) * of.stride + BLOCK];
                 let to = &mut out[k * W + i..][..(BLOCK - 1) * W + BLOCK];
                 // SAFETY: panels are made only on machines with AVX-512, which have AVX2 too; the slices hold a block at their strides.
-                unsafe { transpose(from.as_ptr(), of.stride, to.as_mut_ptr(), W) };
+                unsafe { transpose(from.as_ptr(), of.stride, to.as_mut_ptr().cast(), W) };
             }
         }
         let rest = if whole < depth.len() { lines } else { 0 };
@@ -263,7 +267,7 @@ fn pack_panel<const W: usize>(
             let line = &of.data[start + i * of.stride + whole * of.step..];
             let line = line.iter().step_by(of.step).take(depth.len() - whole);
             for (out, x) in out[whole * W + i..].iter_mut().step_by(W).zip(line) {
-                *out = *x;
+                out.write(*x);
             }
         }
     }
