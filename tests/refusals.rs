@@ -172,3 +172,16 @@ fn bad_rows_are_tolerated_when_asked_for_and_reported() {
         "{said}"
     );
 }
+
+/// Also where files of their own are held out, which leave the share unused.
+#[test]
+fn a_share_to_hold_out_that_is_none_is_refused_by_every_stage() {
+    let folder = Folder::empty();
+    for stage in ["pretrain", "sft", "reward", "ppo"] {
+        for share in ["1.5", "1", "-0.1", "nan"] {
+            let said = folder.refused(&format!("{stage} --eval-fraction={share}"));
+            assert!(said.contains(&format!("{stage}.eval_fraction")), "{said}");
+            assert!(!folder.path("runs").exists(), "something was written");
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub enum Error {
     #[error("no data file was named")]
     NoFiles,
     /// The fraction of prompts to hold out is not in [0, 1).
-    #[error("eval_fraction is {0}: it must be at least 0 and below 1")]
+    #[error("{0} is no share to hold out: it must be at least 0 and below 1")]
     EvalFraction(f64),
 }
 

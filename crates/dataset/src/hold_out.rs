@@ -16,15 +16,21 @@ pub fn hold_out<T, K: Hash + Eq>(
     fraction: f64,
     key: impl Fn(&T) -> K,
 ) -> Result<(Vec<T>, Vec<T>)> {
-    if !(0.0..1.0).contains(&fraction) {
-        return Err(Error::EvalFraction(fraction));
-    }
+    check_eval_fraction(fraction)?;
     let mut keys = HashMap::new();
     Ok(rows.into_iter().partition(|row| {
         let next = keys.len();
         let n: usize = *keys.entry(key(row)).or_insert(next);
         ((n + 1) as f64 * fraction).floor() == (n as f64 * fraction).floor()
     }))
+}
+
+/// Errors on a share that [`hold_out`] does not take. Settings are checked with it where files of their own make the share unused, too.
+pub fn check_eval_fraction(fraction: f64) -> Result<()> {
+    match (0.0..1.0).contains(&fraction) {
+        true => Ok(()),
+        false => Err(Error::EvalFraction(fraction)),
+    }
 }
 
 /// The number of held-out rows, given by their keys, whose key is also that of a training row: where the two come from
@@ -103,7 +109,7 @@ mod tests {
             let error = hold_out(vec![1, 2], fraction, |&row| row).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                format!("eval_fraction is {fraction}: it must be at least 0 and below 1")
+                format!("{fraction} is no share to hold out: it must be at least 0 and below 1")
             );
         }
     }

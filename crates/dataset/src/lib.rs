@@ -26,7 +26,7 @@ pub mod summary;
 pub mod tiny_world;
 
 pub use error::{BadRow, Error, Result};
-pub use hold_out::{count_shared, hold_out};
+pub use hold_out::{check_eval_fraction, count_shared, hold_out};
 pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
 pub use records::{
     BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rlhf_dataset::check_eval_fraction;
 use rlhf_lm::SamplingConfig;
 use rlhf_rollout::RewardSource;
 use rlhf_train::ScheduleKind;
@@ -242,6 +243,7 @@ impl Config {
             .context("ppo.reward cannot be used")?;
         self.validate_compat()?;
         self.validate_objective()?;
+        check_eval_fraction(self.eval_fraction).context("ppo.eval_fraction")?;
         ensure!(
             self.reward_timeout > 0.0 && self.reward_timeout <= 1e9,
             "ppo.reward_timeout is {}: it must be above 0 seconds",

@@ -58,7 +58,7 @@ impl Inputs {
             ensure!(
                 !config.separate_critic() || model.tokenizer().encodes_like(&base.tokenizer),
                 "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
-                 train the reward model from the same base, or put the critic on the policy's trunk with --critic shared",
+                 train the reward model from the same base, put the critic on the policy's trunk with --critic shared, or do without one with --advantage rloo",
                 config.reward,
                 config.model
             );

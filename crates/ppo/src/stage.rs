@@ -15,6 +15,7 @@ use crate::run::Outcome;
 
 /// `rlhf ppo`.
 pub struct Ppo;
+
 impl Stage for Ppo {
     const NAME: &'static str = "ppo";
     const TITLE: &'static str = "PPO";
@@ -22,7 +23,7 @@ impl Stage for Ppo {
         "Improve a language model by PPO against a reward model, held close to where it started";
     const MANUAL: &'static str = "Starts from runs/sft and scores responses with runs/reward; --reward takes another model, a rule, or a program of \
         yours. A step samples responses, scores them, subtracts a KL penalty against the frozen reference, and applies clipped PPO updates \
-        towards what scored better than the critic expected. --steps counts such steps. Without --prompts the bundled ones are used.";
+        towards what scored better than expected. --steps counts such steps. Without --prompts the bundled ones are used.";
     const EXAMPLE: &'static str = "rlhf ppo --steps 1000 --kl-coef 0.05";
     const SHORT_HELP: &'static [&'static str] = &[
         "model",
@@ -51,10 +52,13 @@ impl Stage for Ppo {
     ];
     const MAKES: Makes = Makes::Policy;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+
     type Config = Config;
+
     fn validate(config: &Config) -> Result<()> {
         config.validate()
     }
+
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
         let Config {
             model,
@@ -94,6 +98,7 @@ impl Stage for Ppo {
         }
         Ok(sources)
     }
+
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
         let inputs = Inputs::load(config, session)?;
         Ok(Box::new(PolicyOptimization::new(config, session, inputs)?))

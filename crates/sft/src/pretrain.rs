@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{hold_out, read_texts};
+use rlhf_dataset::{check_eval_fraction, hold_out, read_texts};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training};
 use serde_json::json;
@@ -110,6 +110,10 @@ impl Stage for Pretrain {
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 
     type Config = Config;
+
+    fn validate(config: &Config) -> Result<()> {
+        check_eval_fraction(config.eval_fraction).context("pretrain.eval_fraction")
+    }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
         Ok(vec![Source::Data {
