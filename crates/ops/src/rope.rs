@@ -140,11 +140,7 @@ vectorised! {
                 let (x1, x2, x3) = (&x[..half], &x[half..2 * half], &x[2 * half..]);
                 let (y1, y) = y.split_at_mut(half);
                 let (y2, y3) = y.split_at_mut(half);
-                for i in 0..half {
-                    let sin = sin[i] * direction;
-                    y1[i].write(x1[i] * cos[i] - x2[i] * sin);
-                    y2[i].write(x2[i] * cos[i] + x1[i] * sin);
-                }
+                rotate_pairs(x1, x2, cos, sin, direction, y1, y2);
                 if !y3.is_empty() {
                     write_copy(y3, x3);
                 }
@@ -153,6 +149,33 @@ vectorised! {
         // SAFETY: whole rows cover `y`, and there are angles for all of them; whole heads cover a row, and of each head both halves of the
         // rotated part and the rest were written.
         unsafe { assume_init(y) }
+    }
+}
+
+/// A function of its own, because the compiler knows that the mutable arguments of a function overlap nothing; of slices within a loop it
+/// would have to find out, and gives the vector code up where it cannot.
+#[inline(always)]
+fn rotate_pairs(
+    x1: &[f32],
+    x2: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    direction: f32,
+    y1: &mut Uninit,
+    y2: &mut Uninit,
+) {
+    let half = y1.len();
+    let (x1, x2, cos, sin, y2) = (
+        &x1[..half],
+        &x2[..half],
+        &cos[..half],
+        &sin[..half],
+        &mut y2[..half],
+    );
+    for i in 0..half {
+        let sin = sin[i] * direction;
+        y1[i].write(x1[i] * cos[i] - x2[i] * sin);
+        y2[i].write(x2[i] * cos[i] + x1[i] * sin);
     }
 }
 
