@@ -130,10 +130,10 @@ impl Critic {
     }
 
     /// For the plan: how it is made, and the parameters that are its own.
-    pub(crate) fn describe(&self) -> (&'static str, u64) {
+    pub(crate) fn describe(&self) -> (&'static str, Option<&Params>) {
         match &self.weights {
-            Weights::Separate(own) => ("with a separate critic", own.params.num_trainable() as u64),
-            Weights::Shared { .. } => ("with a value head on its trunk", 0),
+            Weights::Separate(own) => ("with a separate critic", Some(&own.params)),
+            Weights::Shared { .. } => ("with a value head on its trunk", None),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The plan: what a run is about to do, for the user to read before anything is spent.
 
 use anyhow::Result;
+use rlhf_lm::Params;
 use rlhf_train::{MemoryItem, Plan, Session};
 
 use crate::policy_optimization::PolicyOptimization;
@@ -9,23 +10,24 @@ impl PolicyOptimization {
     /// Models, data, batch arithmetic, memory.
     pub(crate) fn plan(&self, session: &Session) -> Result<Plan> {
         let config = &self.config;
-        let policy = self.policy.params.num_trainable() as u64;
+        let policy = &self.policy.params;
         let (described, critic) = match &self.critic {
             Some(critic) => critic.describe(),
-            None => ("without a critic", 0),
+            None => ("without a critic", None),
         };
+        let trained = policy.num_trainable() + critic.map_or(0, Params::num_trainable);
         let prompt_tokens = self.prompts.iter().map(|p| p.ids.len()).sum::<usize>() as f64
             / self.prompts.len() as f64;
         let distinct = config.batch / config.samples_per_prompt;
         let per_step =
             prompt_tokens * distinct as f64 + (config.batch * config.response_length) as f64;
         let mut memory = MemoryItem::trained("policy", policy).to_vec();
-        if critic > 0 {
+        if let Some(critic) = critic {
             memory.extend(MemoryItem::trained("critic", critic));
         }
         memory.push(MemoryItem::new(
             "reference",
-            session.dtype.size_in_bytes() as u64 * policy,
+            (session.dtype.size_in_bytes() * policy.num_parameters()) as u64,
         ));
         if let Some(model) = self.reward.model() {
             let reward = model.params().bytes() as u64;
@@ -48,7 +50,7 @@ impl PolicyOptimization {
         Ok(Plan {
             stage: "ppo".into(),
             model: format!("{} {described}", self.language_model.config.model_type()),
-            parameters: policy + critic,
+            parameters: trained as u64,
             data: data
                 .into_iter()
                 .chain(demonstrations)

@@ -56,7 +56,7 @@ impl Prepared for RewardModelling {
         let parameters = self.params.num_trainable() as u64;
         let batch = self.config.training.batch;
         let per_step = tokens as f64 * batch as f64 / items.len() as f64;
-        let mut memory = MemoryItem::trained("model", parameters).to_vec();
+        let mut memory = MemoryItem::trained("model", &self.params).to_vec();
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
         memory.push(MemoryItem::activations(

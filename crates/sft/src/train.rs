@@ -48,7 +48,7 @@ impl Prepared for LanguageModelling {
         let targets: usize = rows.iter().map(Example::num_targets).sum();
         let parameters = self.model.params.num_trainable() as u64;
         let per_step = tokens as f64 * self.training.batch as f64 / rows.len() as f64;
-        let mut memory = MemoryItem::trained("model", parameters).to_vec();
+        let mut memory = MemoryItem::trained("model", &self.model.params).to_vec();
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
         memory.push(MemoryItem::activations(

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use rlhf_lm::ModelConfig;
+use rlhf_lm::{ModelConfig, Params};
 
 use crate::progress::si;
 
@@ -66,12 +66,14 @@ impl MemoryItem {
         }
     }
 
-    /// What AdamW keeps for `parameters` f32 numbers in training: the weights, their gradients and two moments.
-    pub fn trained(what: &str, parameters: u64) -> [Self; 3] {
+    /// What training keeps of a model: all its weights, with the copies that it computes with in half precision; and in f32, of those
+    /// that are trained, the gradients and AdamW's two moments.
+    pub fn trained(what: &str, params: &Params) -> [Self; 3] {
+        let trained = params.num_trainable() as u64;
         [
-            Self::new(format!("{what} weights"), 4 * parameters),
-            Self::new(format!("{what} gradients"), 4 * parameters),
-            Self::new(format!("{what} optimizer moments"), 8 * parameters),
+            Self::new(format!("{what} weights"), params.bytes() as u64),
+            Self::new(format!("{what} gradients"), 4 * trained),
+            Self::new(format!("{what} optimizer moments"), 8 * trained),
         ]
     }
 
@@ -183,7 +185,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use candle_core::{DType, Device, Storage, Tensor};
-    use rlhf_lm::{CausalLm, Packer, Params};
+    use rlhf_lm::{CausalLm, Packer};
     use serde_json::{Value, json};
 
     use super::*;
@@ -269,9 +271,25 @@ mod tests {
         }
     }
 
+    /// By hand: a trained weight of ten numbers and a frozen one of six, in f32 and in bf16.
+    #[test]
+    fn a_frozen_weight_has_neither_gradient_nor_moments_and_half_precision_keeps_a_copy() {
+        for (dtype, weights) in [(DType::F32, 4 * 16), (DType::BF16, (4 + 2) * 10 + 2 * 6)] {
+            let mut params = Params::new(&Device::Cpu, dtype);
+            let zeros = |n: usize| Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap();
+            params.insert("trained", &zeros(10)).unwrap();
+            params.insert_frozen("frozen", &zeros(6)).unwrap();
+            let bytes = MemoryItem::trained("model", &params).map(|item| item.bytes);
+            assert_eq!(bytes, [weights, 40, 80]);
+        }
+    }
+
     #[test]
     fn the_plan_reads_as_a_table_with_the_loss_marked() {
-        let mut memory = MemoryItem::trained("policy", 1_000_000).to_vec();
+        let zeros = Tensor::zeros(1_000_000, DType::F32, &Device::Cpu).unwrap();
+        let mut params = Params::new(&Device::Cpu, DType::F32);
+        params.insert("weight", &zeros).unwrap();
+        let mut memory = MemoryItem::trained("policy", &params).to_vec();
         let model = ModelConfig::from_json(json!({
             "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 512,
             "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256,
