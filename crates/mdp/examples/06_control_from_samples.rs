@@ -67,7 +67,7 @@ fn along(world: &GridWorld, policy: &Policy, start: usize) -> Option<f64> {
         let action = policy.row(state).iter().position(|&p| p > 0.0)?;
         let outcome = world.mdp().outcomes(state, action)[0];
         (state, total) = (outcome.next, total + outcome.reward);
-        if world.mdp().is_end(state) {
+        if world.mdp().is_terminal(state) {
             return Some(total);
         }
     }

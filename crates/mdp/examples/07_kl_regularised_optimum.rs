@@ -14,7 +14,7 @@ fn main() -> Result<()> {
     let tree = TokenTree::example(1.0)?;
     let mdp = tree.mdp();
     let rambling = |s| {
-        if mdp.is_end(s) {
+        if mdp.is_terminal(s) {
             vec![]
         } else {
             vec![0.35, 0.6, 0.05]

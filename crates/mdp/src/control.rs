@@ -22,7 +22,7 @@ pub fn sarsa(
         estimate.episodes += 1;
         let epsilon = exploration.at(estimate.episodes);
         let mut state = simulator.start(rng);
-        if simulator.is_end(state) {
+        if simulator.is_terminal(state) {
             continue;
         }
         let mut action = explore(&estimate.q[state], epsilon, rng);
@@ -30,7 +30,7 @@ pub fn sarsa(
         loop {
             check_length(steps)?;
             let Step { reward, next } = simulator.step(state, action, rng);
-            if simulator.is_end(next) {
+            if simulator.is_terminal(next) {
                 estimate.update(state, action, reward, step);
                 break;
             }
@@ -66,7 +66,7 @@ pub fn q_learning(
         let epsilon = exploration.at(estimate.episodes);
         let mut state = simulator.start(rng);
         let mut steps = 0;
-        while !simulator.is_end(state) {
+        while !simulator.is_terminal(state) {
             check_length(steps)?;
             let action = explore(&estimate.q[state], epsilon, rng);
             let Step { reward, next } = simulator.step(state, action, rng);

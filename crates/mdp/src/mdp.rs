@@ -74,7 +74,7 @@ impl Mdp {
     }
 
     /// Whether the state is terminal: no actions, V(s) = 0.
-    pub fn is_end(&self, state: usize) -> bool {
+    pub fn is_terminal(&self, state: usize) -> bool {
         self.outcomes[state].is_empty()
     }
 

@@ -125,7 +125,7 @@ fn improve(policy: &Policy, q: &[Vec<f64>]) -> Result<Policy> {
 /// One sweep of `V(s) ← backup(s, Q(s, ·))` over all states that are not terminal, in place; returns the largest change.
 pub(crate) fn sweep(mdp: &Mdp, values: &mut [f64], backup: impl Fn(usize, &[f64]) -> f64) -> f64 {
     let mut change: f64 = 0.0;
-    for s in (0..mdp.states()).filter(|&s| !mdp.is_end(s)) {
+    for s in (0..mdp.states()).filter(|&s| !mdp.is_terminal(s)) {
         let q: Vec<f64> = (0..mdp.actions(s))
             .map(|a| mdp.q_value(s, a, values))
             .collect();

@@ -121,7 +121,7 @@ impl Mdp {
         let mut transitions = vec![vec![0.0; n]; n];
         let mut rewards = vec![0.0; n];
         for s in 0..n {
-            if self.is_end(s) {
+            if self.is_terminal(s) {
                 transitions[s][s] = 1.0;
             }
             for (a, choice) in policy.row(s).iter().enumerate() {
@@ -201,7 +201,7 @@ mod tests {
             .unwrap();
         assert_eq!(process.process().row(0), [0.25, 0.75]);
         assert_eq!(process.rewards(), [2.5, 0.0]);
-        assert!(process.is_end(1));
+        assert!(process.is_terminal(1));
         // V(0) = 2.5 + ½·¼·V(0).
         assert!((process.values().unwrap()[0] - 2.5 / 0.875).abs() < 1e-15);
     }

@@ -170,7 +170,7 @@ impl MarkovRewardProcess {
     }
 
     /// Whether `s` is terminal: absorbing and without reward, so that its value is 0 for every γ.
-    pub fn is_end(&self, state: usize) -> bool {
+    pub fn is_terminal(&self, state: usize) -> bool {
         self.process.is_absorbing(state) && self.rewards[state] == 0.0
     }
 
@@ -185,7 +185,7 @@ impl MarkovRewardProcess {
     pub fn values(&self) -> Result<Vec<f64>> {
         self.check_ends()?;
         let open: Vec<usize> = (0..self.process.states())
-            .filter(|&s| !self.is_end(s))
+            .filter(|&s| !self.is_terminal(s))
             .collect();
         let a = open
             .iter()
@@ -219,7 +219,7 @@ impl MarkovRewardProcess {
                 .zip(values.iter())
                 .map(|(p, v)| p * v)
                 .sum();
-            let new = if self.is_end(s) {
+            let new = if self.is_terminal(s) {
                 0.0
             } else {
                 self.rewards[s] + self.discount * next
@@ -235,7 +235,9 @@ impl MarkovRewardProcess {
         if self.discount < 1.0 {
             return Ok(());
         }
-        let ends: Vec<bool> = (0..self.process.states()).map(|s| self.is_end(s)).collect();
+        let ends: Vec<bool> = (0..self.process.states())
+            .map(|s| self.is_terminal(s))
+            .collect();
         match self
             .process
             .can_reach(&ends)

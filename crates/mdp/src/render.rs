@@ -104,7 +104,7 @@ fn grid(world: &GridWorld, cell: impl Fn(usize) -> String) -> String {
 /// One line for every state that is not terminal: its name, and `text(s)`.
 fn lines(environment: &dyn Environment, text: impl Fn(usize) -> String) -> String {
     let open: Vec<usize> = (0..environment.mdp().states())
-        .filter(|&s| !environment.mdp().is_end(s))
+        .filter(|&s| !environment.mdp().is_terminal(s))
         .collect();
     let width = open
         .iter()

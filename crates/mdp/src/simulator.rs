@@ -57,8 +57,8 @@ impl<'a> Simulator<'a> {
     }
 
     /// Whether the episode is over in `s`.
-    pub fn is_end(&self, state: usize) -> bool {
-        self.mdp.is_end(state)
+    pub fn is_terminal(&self, state: usize) -> bool {
+        self.mdp.is_terminal(state)
     }
 
     /// γ.
@@ -89,7 +89,7 @@ impl<'a> Simulator<'a> {
     ) -> Result<Vec<Visit>> {
         let mut visits = Vec::new();
         let mut state = self.start(rng);
-        while !self.is_end(state) {
+        while !self.is_terminal(state) {
             check_length(visits.len())?;
             let action = choose(state, rng);
             let Step { reward, next } = self.step(state, action, rng);

@@ -20,7 +20,7 @@ pub fn td_zero(
     for _ in 0..episodes {
         let mut state = simulator.start(rng);
         let mut steps = 0;
-        while !simulator.is_end(state) {
+        while !simulator.is_terminal(state) {
             check_length(steps)?;
             let action = act(policy, state, rng);
             let Step { reward, next } = simulator.step(state, action, rng);
@@ -62,7 +62,7 @@ pub fn td_lambda(
         let mut traces = vec![0.0; simulator.states()];
         let mut state = simulator.start(rng);
         let mut steps = 0;
-        while !simulator.is_end(state) {
+        while !simulator.is_terminal(state) {
             check_length(steps)?;
             let action = act(policy, state, rng);
             let Step { reward, next } = simulator.step(state, action, rng);

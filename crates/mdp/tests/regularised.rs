@@ -146,7 +146,7 @@ fn numeric_optimisation_of_the_logits_ends_at_the_optimum() {
         let mut step = 1.0;
         while step > 1e-6 {
             let mut moved = false;
-            for s in (0..mdp.states()).filter(|&s| !mdp.is_end(s)) {
+            for s in (0..mdp.states()).filter(|&s| !mdp.is_terminal(s)) {
                 // Two tokens: the second logit can stay at 0.
                 for change in [step, -step] {
                     logits[s][0] += change;

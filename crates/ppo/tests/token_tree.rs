@@ -33,7 +33,7 @@ fn table(params: &Params, tree: &TokenTree) -> Policy {
     let rows: Vec<Vec<f64>> = logits
         .iter()
         .enumerate()
-        .map(|(s, row)| match tree.mdp().is_end(s) {
+        .map(|(s, row)| match tree.mdp().is_terminal(s) {
             true => vec![],
             false => row.iter().map(|z| f64::from(*z)).collect(),
         })
@@ -45,7 +45,7 @@ fn table(params: &Params, tree: &TokenTree) -> Policy {
 fn train(tree: &TokenTree, reference: &Policy, beta: f64) -> Policy {
     let (states, device) = (tree.mdp().states(), Device::Cpu);
     let start: Vec<f32> = (0..states)
-        .flat_map(|s| match tree.mdp().is_end(s) {
+        .flat_map(|s| match tree.mdp().is_terminal(s) {
             true => vec![0.0; VOCABULARY],
             false => reference.row(s).iter().map(|p| p.ln() as f32).collect(),
         })

@@ -139,7 +139,7 @@ impl GridWorld {
     pub fn starting_at(mut self, row: usize, column: usize) -> Result<Self> {
         let state = self
             .state(row, column)
-            .filter(|&s| !self.mdp.is_end(s))
+            .filter(|&s| !self.mdp.is_terminal(s))
             .ok_or_else(|| Error::BadMap {
                 line: row + 1,
                 problem: format!(

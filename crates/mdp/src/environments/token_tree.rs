@@ -94,7 +94,7 @@ impl TokenTree {
     /// The states that are finished responses.
     pub fn responses(&self) -> Vec<usize> {
         (0..self.mdp.states())
-            .filter(|&s| self.mdp.is_end(s))
+            .filter(|&s| self.mdp.is_terminal(s))
             .collect()
     }
 

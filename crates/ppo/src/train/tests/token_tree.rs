@@ -52,7 +52,7 @@ fn language_model(seed: u64) -> LanguageModel {
 fn table(model: &CausalLm, tree: &TokenTree) -> Policy {
     let rows: Vec<Vec<f64>> = (0..tree.mdp().states())
         .map(|state| {
-            if tree.mdp().is_end(state) {
+            if tree.mdp().is_terminal(state) {
                 return vec![];
             }
             let mut packer = Packer::new();
