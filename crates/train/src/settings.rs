@@ -17,6 +17,8 @@ pub struct Setting {
     pub name: &'static str,
     /// What it means: the doc comment of its field, on one line.
     pub doc: String,
+    /// Its type as written in the declaration, such as `Vec<PathBuf>`.
+    pub type_name: &'static str,
     /// Its default; an optional setting has none.
     pub default: Option<Value>,
 }
@@ -141,6 +143,7 @@ macro_rules! settings {
                 let mut all = vec![$( $crate::Setting {
                     name: stringify!($field),
                     doc: $crate::settings::one_line(&[$($doc),+]),
+                    type_name: stringify!($type),
                     default: $crate::settings::one_entry(stringify!($field), &self.$field).remove(stringify!($field)),
                 }, )*];
                 $($( all.extend(self.$part.settings()); )+)?

@@ -21,10 +21,12 @@ pub(crate) fn args(settings: &[Setting], short: &[&str]) -> Vec<Arg> {
             .display_order(place(setting.name).unwrap_or(short.len() + i));
         match &setting.default {
             Some(Value::Boolean(_)) => arg.action(ArgAction::SetTrue),
-            Some(Value::Array(_)) => arg
-                .num_args(1..)
-                .action(ArgAction::Append)
-                .value_name("FILE"),
+            Some(Value::Array(_)) => {
+                let files = setting.type_name.contains("PathBuf");
+                arg.num_args(1..)
+                    .action(ArgAction::Append)
+                    .value_name(if files { "FILE" } else { "TEXT" })
+            }
             Some(Value::Integer(_)) => arg.value_name("N").allow_hyphen_values(true),
             Some(Value::Float(_)) => arg.value_name("X").allow_hyphen_values(true),
             Some(Value::String(_)) => arg.value_name("NAME"),
@@ -109,6 +111,7 @@ mod tests {
     fn settings() -> Vec<Setting> {
         let setting = |name, default: Option<Value>| Setting {
             name,
+            type_name: "",
             doc: format!("What {name} means."),
             default,
         };
@@ -120,6 +123,20 @@ mod tests {
             setting("shuffle", Some(Value::Boolean(true))),
             setting("uncalibrated", Some(Value::Boolean(false))),
         ]
+    }
+
+    #[test]
+    fn a_list_says_whether_it_takes_files_or_texts() {
+        for (type_name, shown) in [("Vec<PathBuf>", "FILE"), ("Vec<String>", "TEXT")] {
+            let list = Setting {
+                name: "list",
+                doc: "What it means.".into(),
+                type_name,
+                default: Some(Value::Array(Vec::new())),
+            };
+            let args = args(&[list], &[]);
+            assert_eq!(args[0].get_value_names().unwrap(), [shown]);
+        }
     }
 
     fn typed(line: &str) -> Table {
