@@ -4,7 +4,9 @@
 
 #![allow(clippy::print_stdout)]
 
-use rlhf_mdp::{Environment, GridWorld, Result, policy_iteration, render, value_iteration};
+use rlhf_mdp::{
+    Environment, GridWorld, Result, largest_difference, policy_iteration, render, value_iteration,
+};
 
 fn main() -> Result<()> {
     let dry = GridWorld::classic(0.9)?;
@@ -13,12 +15,7 @@ fn main() -> Result<()> {
     println!("V(s) = max_a Σ P (r + γ V(s')), γ = .9. Every move is worth a tenth less:");
     println!("{}", render::values(&dry, &by_value.values)?);
     println!("{}", render::policy(&dry, &by_value.policy)?);
-    let difference = by_value
-        .values
-        .iter()
-        .zip(&by_policy.values)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f64::max);
+    let difference = largest_difference(&by_value.values, &by_policy.values);
     println!(
         "Value iteration took {} sweeps, policy iteration {} improvements; they differ by {difference:.1e}.\n",
         by_value.iterations, by_policy.iterations

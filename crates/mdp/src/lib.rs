@@ -34,11 +34,13 @@ pub mod simulator;
 pub mod solve;
 pub mod temporal_difference;
 
+mod difference;
 mod error;
 mod linear;
 mod sample;
 
 pub use control::{q_learning, sarsa};
+pub use difference::largest_difference;
 pub use environments::{Cell, Chain, Environment, GridWorld, TokenTree, named};
 pub use error::{Error, Result};
 pub use estimate::{ActionEstimate, Exploration, StepSize, ValueEstimate};

@@ -1,5 +1,6 @@
 //! Policies: the probability of each action in each state.
 
+use crate::difference::larger;
 use crate::error::{Result, check_distribution, check_size};
 use crate::mdp::Mdp;
 use crate::process::{MarkovProcess, MarkovRewardProcess};
@@ -96,7 +97,7 @@ impl Policy {
             .iter()
             .zip(&other.probabilities)
             .map(row)
-            .fold(0.0, f64::max)
+            .fold(0.0, larger)
     }
 
     /// Checks that the table has the shape of `mdp`.

@@ -1,6 +1,7 @@
 //! Solving an environment by name with a method by name, as the command line does.
 
 use crate::control::{q_learning, sarsa};
+use crate::difference::largest_difference;
 use crate::environments::{Environment, named};
 use crate::error::{Error, Result};
 use crate::estimate::{ActionEstimate, Exploration, StepSize, ValueEstimate};
@@ -313,14 +314,6 @@ fn control(environment: &dyn Environment, method: Method, settings: &Settings) -
         q: Some(estimate.q),
         iterations: settings.episodes,
     })
-}
-
-/// `max_s |a(s) − b(s)|`.
-fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f64::max)
 }
 
 #[cfg(test)]

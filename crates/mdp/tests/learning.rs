@@ -4,19 +4,13 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rlhf_mdp::{
     ActionEstimate, Chain, Environment, Error, Exploration, GridWorld, Mdp, Outcome, Policy,
-    Simulator, StepSize, TokenTree, ValueEstimate, Visits, evaluate, monte_carlo_control,
-    monte_carlo_prediction, q_learning, sarsa, td_lambda, td_zero, value_iteration,
+    Simulator, StepSize, TokenTree, ValueEstimate, Visits, evaluate, largest_difference,
+    monte_carlo_control, monte_carlo_prediction, q_learning, sarsa, td_lambda, td_zero,
+    value_iteration,
 };
 
 fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(20)
-}
-
-fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f64::max)
 }
 
 #[test]

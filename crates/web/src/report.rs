@@ -297,6 +297,11 @@ fn cell(body: &mut String, value: &Value) {
     };
 }
 
+/// Whether a model's KL is an upper bound and not a measurement, as for the best of n.
+fn has_kl_bound(model: &Map<String, Value>) -> bool {
+    model.get("kl_bound").and_then(Value::as_bool) == Some(true)
+}
+
 /// The results of a whole pipeline (`evaluation.json`): a table of the models, and their answers to some prompts.
 fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
     let objects = |key: &str| -> Vec<&Map<String, Value>> {
@@ -349,7 +354,12 @@ fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
                 body.push_str("<td class=\"number soft\">–</td>");
                 continue;
             };
-            let _ = write!(body, "<td class=\"number\">{value:.3}");
+            let at_most = if *key == "kl" && has_kl_bound(model) {
+                "≤ "
+            } else {
+                ""
+            };
+            let _ = write!(body, "<td class=\"number\">{at_most}{value:.3}");
             let ends: Vec<f64> = interval
                 .and_then(|key| model.get(key)?.as_array())
                 .map(|ends| ends.iter().filter_map(Value::as_f64).collect())
@@ -362,6 +372,11 @@ fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
         body.push_str("</tr>\n");
     }
     body.push_str("</table>\n</div>\n");
+    if models.iter().any(|model| has_kl_bound(model)) {
+        body.push_str(
+            "<p class=\"soft\">≤ marks an upper bound, log n − (n − 1)/n for the best of n.</p>\n",
+        );
+    }
     for example in objects("examples") {
         let text = |key: &str| escape(example.get(key).and_then(Value::as_str).unwrap_or_default());
         let _ = writeln!(
@@ -515,6 +530,24 @@ mod tests {
         let html = report(&[whole]);
         assert!(html.contains("[0.400, 0.600]") && !html.contains(">KL</th>"));
         assert!(html.contains("Q&lt;1&gt;") && html.contains("A &amp; B"));
+        balanced(&html);
+    }
+
+    #[test]
+    fn a_kl_that_is_a_bound_is_marked_as_one() {
+        let mut whole = run("run", vec![], vec![]);
+        let mut page = |models| {
+            whole.evaluation = Some(json!({ "models": models }));
+            report(std::slice::from_ref(&whole))
+        };
+        let html = page(json!([{"name": "ppo", "kl": 2.0}]));
+        assert!(html.contains(">2.000<") && !html.contains('≤'));
+        let html = page(
+            json!([{"name": "ppo", "kl": 2.0}, {"name": "best of 4", "kl": 0.5, "kl_bound": true}]),
+        );
+        assert!(
+            html.contains(">2.000<") && html.contains(">≤ 0.500<") && html.contains("upper bound")
+        );
         balanced(&html);
     }
 }
