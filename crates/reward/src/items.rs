@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use rlhf_base::Text;
 use rlhf_dataset::{Feedback, hold_out};
-use rlhf_lm::{Packed, Packer, Tokenizer};
+use rlhf_lm::{Packed, Packer, TextNotes, Tokenizer};
 
 /// What the human said about the responses of one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +77,8 @@ pub struct Items {
     pub cut: usize,
     /// Prompts dropped because all their responses are the same, also after the cut.
     pub identical: usize,
+    /// What their texts hold that is worth telling.
+    pub notes: TextNotes,
 }
 
 impl Items {
@@ -89,6 +91,7 @@ impl Items {
         let mut all = Self::default();
         for row in feedback {
             let (prompt, texts) = (row.prompt(), row.responses());
+            all.notes.row(tokenizer, prompt, &texts);
             let mut encoded_prompt = Vec::new();
             let mut responses = Vec::with_capacity(texts.len());
             for text in &texts {

@@ -71,13 +71,16 @@ impl Stage for Reward {
     }
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
-        let base = LanguageModel::load(
+        let mut base = LanguageModel::load(
             Path::new(&config.model),
             Weights::Trainable,
             session.dtype,
             &session.device,
         )
         .with_context(|| format!("loading the model to start from at {}", config.model))?;
+        base.tokenizer = (base.tokenizer)
+            .allow_special(config.allow_special)
+            .take_raw(config.raw);
         let described = base.describe()?;
         let read = |files: &[PathBuf]| -> Result<Items> {
             let feedback = read_feedback(files, config.training.skip_bad)?;
@@ -135,6 +138,10 @@ impl Stage for Reward {
                 tracing::warn!("{count} {what}");
                 warnings.push(format!("{count} {what}"));
             }
+        }
+        for note in all.notes.told(&base.tokenizer) {
+            tracing::warn!("{note}");
+            warnings.push(note);
         }
         standardise_ratings(&mut items, &mut held_out);
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rlhf_base::Text;
-use rlhf_lm::Tokenizer;
+use rlhf_lm::{TextNotes, Tokenizer};
 
 /// A prompt in the two forms that sampling and scoring need.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,13 +21,18 @@ pub fn prompt_rows(
 ) -> Result<Vec<PromptRow>> {
     let mut dropped = 0;
     let mut rows = Vec::new();
+    let mut notes = TextNotes::default();
     for text in prompts {
+        notes.row(tokenizer, &text, &[]);
         let ids = tokenizer.encode_prompt(&text)?;
         if ids.is_empty() || ids.len() > max_length {
             dropped += 1;
         } else {
             rows.push(PromptRow { text, ids });
         }
+    }
+    for note in notes.told(tokenizer) {
+        tracing::warn!("prompts: {note}");
     }
     ensure!(
         !rows.is_empty(),

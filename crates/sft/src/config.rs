@@ -18,6 +18,10 @@ rlhf_train::settings! {
         pub eval_fraction: f64 = 0.05,
         /// Rows are cut to this many tokens.
         pub max_length: usize = 1024,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Let the prompt's tokens carry loss too.
         pub train_on_prompt: bool = false,
     }

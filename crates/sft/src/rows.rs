@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rlhf_dataset::{Demonstration, TextRow};
-use rlhf_lm::{Example, Tokenizer};
+use rlhf_lm::{Example, TextNotes, Tokenizer};
 
 /// Rows ready to train on, and what was lost on the way.
 #[derive(Clone, Debug, Default)]
@@ -13,19 +13,39 @@ pub struct Rows {
     pub cut: usize,
     /// Rows left without a target by the cut, or that are an EOS token alone; they are not in `rows`.
     pub lost: usize,
+    /// What their texts hold that is worth telling.
+    pub notes: TextNotes,
 }
 
 impl Rows {
-    fn collect(examples: impl Iterator<Item = Result<Example>>, max_length: usize) -> Result<Self> {
+    /// Warns of what the texts hold.
+    pub fn tell(&self, tokenizer: &Tokenizer) {
+        for note in self.notes.told(tokenizer) {
+            tracing::warn!("{note}");
+        }
+    }
+
+    /// Demonstrations: every assistant turn with its EOS token carries loss, the prompt only if asked for.
+    pub fn from_demonstrations(
+        tokenizer: &Tokenizer,
+        demonstrations: &[Demonstration],
+        max_length: usize,
+        train_on_prompt: bool,
+    ) -> Result<Self> {
         let mut all = Self::default();
-        for example in examples {
-            let mut example = example?;
-            all.cut += usize::from(example.ids().len() > max_length);
-            example.truncate(max_length);
-            if example.num_targets() == 0 {
-                all.lost += 1;
-            } else {
-                all.rows.push(example);
+        for row in demonstrations {
+            let (prompt, completion) = (&row.prompt, &row.completion);
+            all.notes.row(tokenizer, prompt, &[completion]);
+            let examples =
+                Example::from_demonstration(tokenizer, prompt, completion, train_on_prompt)?;
+            for mut example in examples {
+                all.cut += usize::from(example.ids().len() > max_length);
+                example.truncate(max_length);
+                if example.num_targets() == 0 {
+                    all.lost += 1;
+                } else {
+                    all.rows.push(example);
+                }
             }
         }
         let total = all.rows.len() + all.lost;
@@ -38,32 +58,12 @@ impl Rows {
         Ok(all)
     }
 
-    /// Demonstrations: every assistant turn with its EOS token carries loss, the prompt only if asked for.
-    pub fn from_demonstrations(
-        tokenizer: &Tokenizer,
-        demonstrations: &[Demonstration],
-        max_length: usize,
-        train_on_prompt: bool,
-    ) -> Result<Self> {
-        let examples = demonstrations.iter().map(|row| {
-            Ok(match row.conversation() {
-                Some(chat) => Example::from_conversation(tokenizer, &chat, train_on_prompt)?,
-                None => Example::from_completion(
-                    tokenizer,
-                    &row.prompt,
-                    &row.completion,
-                    train_on_prompt,
-                )?,
-            })
-        });
-        Self::collect(examples, max_length)
-    }
-
     /// Plain texts: everything carries loss. A text longer than `max_length` becomes several rows;
     /// the EOS token closes the last of them.
     pub fn from_texts(tokenizer: &Tokenizer, texts: &[TextRow], max_length: usize) -> Result<Self> {
         let mut all = Self::default();
         for text in texts {
+            all.notes.text(tokenizer, &text.text);
             let (windows, single) = Example::windows_of_text(tokenizer, &text.text, max_length)?;
             all.rows.extend(windows);
             all.lost += single;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
-use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype, Tokenizer};
+use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::{
     Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
     Session, Summary, Training, check_finite, check_update,
@@ -75,7 +75,10 @@ impl Prepared for LanguageModelling {
             tokens: (per_step * self.extent.steps as f64) as u64,
             memory,
             device: session.describe_device(),
-            example: marked(&self.model.tokenizer, &rows[0])?,
+            example: self
+                .model
+                .tokenizer
+                .pieces(rows[0].ids(), rows[0].targets())?,
         })
     }
 
@@ -89,6 +92,8 @@ impl Prepared for LanguageModelling {
                 self.rows.cut, self.max_length, self.stage
             )
         });
+        let mut warnings = self.rows.notes.told(&self.model.tokenizer);
+        warnings.extend(cut);
         let found = format!(
             "{} rows to train on, {} held out; {tokens} tokens, of which {targets} carry loss",
             rows.len(),
@@ -96,7 +101,7 @@ impl Prepared for LanguageModelling {
         );
         vec![
             Finding::of("model", model.describe().map_err(Into::into)),
-            Finding::new("data", found, &Vec::from_iter(cut)),
+            Finding::new("data", found, &warnings),
             Finding::of("loss", self.loss_on_trial()),
         ]
     }
@@ -242,21 +247,4 @@ impl Outcome {
         }
         out + "\n"
     }
-}
-
-/// An example as text, in pieces that carry loss or do not.
-fn marked(tokenizer: &Tokenizer, example: &Example) -> Result<Vec<(String, bool)>> {
-    let (ids, targets) = (example.ids(), example.targets());
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    for end in 1..=ids.len() {
-        if end == ids.len() || targets[end] != targets[start] {
-            pieces.push((
-                tokenizer.decode_with_special(&ids[start..end])?,
-                targets[start],
-            ));
-            start = end;
-        }
-    }
-    Ok(pieces)
 }

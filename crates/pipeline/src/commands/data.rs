@@ -192,8 +192,12 @@ fn shown(row: &Row, tokenizer: Option<&Tokenizer>) -> anyhow::Result<String> {
     let mut out = format!("--- {}\n", row.kind().name());
     let mut parts = parts(row);
     if let Some(tokenizer) = tokenizer {
+        let mut before = Vec::new();
         for ((name, text), ids) in parts.iter_mut().zip(encoded(tokenizer, row)?) {
-            *text = tokenizer.decode_with_special(&ids)?;
+            *text = tokenizer.spell_out(&before, &ids)?;
+            if before.is_empty() {
+                before = ids.clone();
+            }
             name.push_str(&format!(", {} tokens", ids.len()));
         }
     }

@@ -78,16 +78,27 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         }
     }
     let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    let tokenizer = (model.tokenizer)
+        .allow_special(args.allow_special)
+        .take_raw(args.raw);
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
-    let mut rows = Vec::new();
+    let mut all = Vec::new();
     if !texts.is_empty() {
-        rows.extend(Rows::from_texts(&model.tokenizer, &texts, args.max_length)?.rows);
+        all.push(Rows::from_texts(&tokenizer, &texts, args.max_length)?);
     }
     if !demonstrations.is_empty() {
-        rows.extend(
-            Rows::from_demonstrations(&model.tokenizer, &demonstrations, args.max_length, false)?
-                .rows,
-        );
+        let (demonstrations, longest) = (&demonstrations, args.max_length);
+        all.push(Rows::from_demonstrations(
+            &tokenizer,
+            demonstrations,
+            longest,
+            false,
+        )?);
+    }
+    let mut rows = Vec::new();
+    for part in all {
+        part.tell(&tokenizer);
+        rows.extend(part.rows);
     }
     let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
     let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
@@ -119,7 +130,11 @@ fn report(
         eprintln!("skipped: {bad}");
     }
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
-    let items = Items::from_feedback(model.tokenizer(), &feedback.rows, args.max_length)?;
+    let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
+    let items = Items::from_feedback(&tokenizer, &feedback.rows, args.max_length)?;
+    for note in items.notes.told(&tokenizer) {
+        tracing::warn!("{note}");
+    }
     for (count, what) in [
         (
             items.cut,

@@ -8,7 +8,8 @@ use rlhf_base::Text;
 use rlhf_dataset::order::micro_batches;
 use rlhf_dataset::{Feedback, Row, read_rows};
 use rlhf_lm::{
-    CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, Tokenizer, Weights,
+    CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, TextNotes, Tokenizer,
+    Weights,
 };
 use rlhf_train::micro_batch_tokens;
 use serde_json::{Map, Value, json};
@@ -34,14 +35,9 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         |line| print_json(line)
     };
     if models::is_reward_model(&folder)? {
-        under_reward_model(&folder, &entries, args.raw, &machine, print)
-    } else if args.raw {
-        Err(usage!(
-            "--raw is for reward models, and {} is a language model",
-            folder.display()
-        ))
+        under_reward_model(&folder, &entries, args, &machine, print)
     } else {
-        under_language_model(&folder, &entries, &machine, print)
+        under_language_model(&folder, &entries, args, &machine, print)
     }
 }
 
@@ -136,24 +132,40 @@ fn encode(tokenizer: &Tokenizer, entry: &Entry<'_>) -> anyhow::Result<(Vec<u32>,
             (encoded.prompt, encoded.completion)
         }
         // A bare text: as the tokenizer itself would begin it.
-        None => (tokenizer.encode_prompt(&entry.text)?, Vec::new()),
+        None => (tokenizer.encode_begun(&entry.text.to_string())?, Vec::new()),
     })
+}
+
+/// Says what the texts hold that is worth telling.
+fn tell(tokenizer: &Tokenizer, entries: &[Entry<'_>]) {
+    let mut notes = TextNotes::default();
+    for entry in entries {
+        match (entry.prompt, &entry.text) {
+            (Some(prompt), text) => notes.row(tokenizer, prompt, &[text]),
+            (None, text) => notes.text(tokenizer, &text.to_string()),
+        }
+    }
+    for note in notes.told(tokenizer) {
+        tracing::warn!("{note}");
+    }
 }
 
 fn under_reward_model(
     folder: &Path,
     entries: &[Entry<'_>],
-    raw: bool,
+    args: &ScoreArgs,
     machine: &Machine,
     print: Print,
 ) -> anyhow::Result<()> {
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
-    let end = model.tokenizer().eos_id()?;
+    let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
+    tell(&tokenizer, entries);
+    let end = tokenizer.eos_id()?;
     let mut groups = Vec::with_capacity(entries.len());
     for entry in entries {
-        let (prompt, mut response) = encode(model.tokenizer(), entry)?;
-        // A score is read at the EOS token.
-        if response.last() != Some(&end) {
+        let (prompt, mut response) = encode(&tokenizer, entry)?;
+        // A score is read at the token that ends an answer; a bare text lacks it.
+        if entry.prompt.is_none() {
             response.push(end);
         }
         groups.push(ScoreGroup {
@@ -161,7 +173,7 @@ fn under_reward_model(
             responses: vec![response],
         });
     }
-    let scores = if raw {
+    let scores = if args.raw {
         model.raw_scores(&groups)?
     } else {
         model.scores(&groups)?
@@ -177,14 +189,19 @@ fn under_reward_model(
 fn under_language_model(
     folder: &Path,
     entries: &[Entry<'_>],
+    args: &ScoreArgs,
     machine: &Machine,
     print: Print,
 ) -> anyhow::Result<()> {
     let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+    let tokenizer = (model.tokenizer)
+        .allow_special(args.allow_special)
+        .take_raw(args.raw);
+    tell(&tokenizer, entries);
     let mut rows = Vec::with_capacity(entries.len());
     for entry in entries {
-        let (mut ids, completion) = encode(&model.tokenizer, entry)?;
+        let (mut ids, completion) = encode(&tokenizer, entry)?;
         ids.extend(completion);
         rows.push(Example::whole(ids));
     }

@@ -17,6 +17,12 @@ pub(crate) struct GenerateArgs {
     /// A data file whose rows have prompts.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "prompt")]
     pub(crate) prompts: Vec<PathBuf>,
+    /// Take strings as they are, although the model has a chat template.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Take special tokens that a prompt spells (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long)]
+    pub(crate) allow_special: bool,
     /// Responses per prompt.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) samples: usize,
@@ -126,9 +132,12 @@ pub(crate) struct ScoreArgs {
     /// Texts, demonstrations or feedback; files or folders.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) data: Vec<PathBuf>,
-    /// A reward model's scores before calibration.
+    /// Under a reward model: scores before calibration. Under a language model: strings as they are, although it has a chat template.
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long)]
+    pub(crate) allow_special: bool,
     /// Tolerate up to N bad rows, and report each.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) skip_bad: usize,
@@ -163,6 +172,12 @@ pub(crate) struct EvalArgs {
     /// Rows are cut to this many tokens.
     #[arg(long, value_name = "TOKENS", default_value_t = 1024)]
     pub(crate) max_length: usize,
+    /// With --data: strings as they are, although the language model has a chat template.
+    #[arg(long, conflicts_with = "against")]
+    pub(crate) raw: bool,
+    /// With --data: take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long, conflicts_with = "against")]
+    pub(crate) allow_special: bool,
     /// Tolerate up to N bad rows, and report each.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) skip_bad: usize,
