@@ -25,8 +25,9 @@ const FUEL: u64 = 1 << 20;
 /// Bytes and turns that [`FUEL`] is meant for. Longer conversations get more: a step for a byte, a thousand for a turn.
 const BYTES: usize = 1 << 16;
 const TURNS: usize = 100;
-/// Bytes that one step pays for.
+/// Bytes that one step pays for; fewer where a value is written piece by piece.
 const BYTES_A_STEP: usize = 64;
+const WRITTEN_A_STEP: usize = 4;
 
 /// A compiled chat template.
 #[derive(Clone)]
@@ -236,7 +237,7 @@ impl Bounded {
         let left = state.fuel_levels().map_or(FUEL, |(_, left)| left);
         Self {
             text: String::new(),
-            room: (left as usize).saturating_mul(BYTES_A_STEP),
+            room: (left as usize).saturating_mul(WRITTEN_A_STEP),
         }
     }
 

@@ -4,10 +4,16 @@ use crate::{Result, Tokenizer};
 
 impl Tokenizer {
     /// The text of `ids` where the model says them after `prompt`, without special tokens: prompt and response end to end are what the
-    /// model wrote, the blank between them included. The inverse of [`Tokenizer::encode_completion`] wherever the ids are those that
-    /// this tokenizer makes of a text.
+    /// model wrote, the blank between them included; but not the blank that a chat template itself puts before every answer. The inverse
+    /// of [`Tokenizer::encode_completion`] wherever the ids are those that this tokenizer makes of a text.
     pub fn decode_response(&self, prompt: &[u32], ids: &[u32]) -> Result<String> {
-        self.spell(prompt, ids, false)
+        let text = self.spell(prompt, ids, false)?;
+        Ok(match self.lead() {
+            Some((opening, blank)) if prompt.ends_with(opening) => {
+                text.strip_prefix(&**blank).unwrap_or(&text).to_owned()
+            }
+            _ => text,
+        })
     }
 
     /// The text of `ids` after `before`, special tokens spelled out; for people to read.
@@ -28,7 +34,7 @@ impl Tokenizer {
             } else {
                 let text = self.decode_continuation(stretch)?;
                 out.push_str(match opens {
-                    true => text.strip_prefix(' ').unwrap_or(&text),
+                    true => self.without_space(&text),
                     false => &text,
                 });
                 opens = false;
@@ -75,9 +81,13 @@ impl<'a> TextStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.waiting()?;
-        // A character has at most four bytes, so more than three tokens that wait are no character
-        // in the making.
-        if text.ends_with('\u{FFFD}') && self.window.len() - self.given < 4 {
+        // A character has at most four bytes, and a space of its own may stand before the first, so more than four tokens that wait are
+        // no character in the making.
+        if text.ends_with('\u{FFFD}') && self.window.len() - self.given < 5 {
+            return Ok(String::new());
+        }
+        // Whether a blank at the beginning is the text's own shows with what follows.
+        if self.given == 0 && text.trim().is_empty() {
             return Ok(String::new());
         }
         if self.given > 0 {

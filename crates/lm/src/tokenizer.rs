@@ -15,7 +15,7 @@ use crate::fingerprint::Fingerprint;
 use crate::special::{Marks, Specials};
 use crate::template::ChatTemplate;
 use crate::{Error, Result, SpecialIds};
-use rlhf_base::Chat;
+use rlhf_base::{Chat, Message};
 
 /// A tokenizer with its special tokens and chat template. Cheap to clone.
 ///
@@ -60,6 +60,8 @@ struct Inner {
     file_adds_begin: bool,
     /// Whether a text begins with a space that is not in it.
     prepends_space: bool,
+    /// Whether it does so only where the text has none of its own.
+    prepends_once: bool,
     /// Whether what follows a special token does so too.
     prepends_after_special: bool,
     /// A short text, its ids, and what these decode to: what stands before a text that continues another.
@@ -67,6 +69,8 @@ struct Inner {
     vocab_size: usize,
     /// A template that does not compile is an error only for those who use it.
     template: Option<Result<ChatTemplate, String>>,
+    /// The last tokens of a prompt with an open turn, and the blank that the chat template writes before every answer.
+    lead: OnceLock<Option<(Vec<u32>, String)>>,
     /// Made when it is first asked for: it takes the whole vocabulary.
     fingerprint: OnceLock<Fingerprint>,
 }
@@ -145,6 +149,20 @@ impl Tokenizer {
                 inner.prepends_space
             }
             [.., last] => inner.prepends_after_special && self.is_special(*last),
+        }
+    }
+
+    /// `text`, decoded where a text opens, without the space that the tokenizer has put there.
+    pub(crate) fn without_space<'t>(&self, text: &'t str) -> &'t str {
+        match text.strip_prefix(' ') {
+            // A space that the tokenizer found already there is the text's own.
+            Some(rest)
+                if self.inner.prepends_once && (rest.is_empty() || rest.starts_with(' ')) =>
+            {
+                text
+            }
+            Some(rest) => rest,
+            None => text,
         }
     }
 
@@ -295,6 +313,34 @@ impl Tokenizer {
             let begin = inner.begin.filter(|_| inner.adds_begin);
             Fingerprint::new(&json, begin, inner.end, inner.pad)
         })
+    }
+
+    /// How a prompt ends in which the assistant's turn is open, and the blank that the chat template writes before an answer to it;
+    /// `None` where it writes none.
+    pub(crate) fn lead(&self) -> Option<&(Vec<u32>, String)> {
+        let found = self.inner.lead.get_or_init(|| {
+            const ANSWER: &str = "An answer.";
+            // Questions that end differently, to see what the template always writes after one.
+            let mut opening: Option<Vec<u32>> = None;
+            let mut blank = String::new();
+            for question in ["A question?", "b", "c ", "d\n"] {
+                let mut chat = Chat::from(vec![Message::new("user", question)]);
+                // A template that cannot write this conversation has no such blank that we could know of.
+                let before = self.apply_chat_template(&chat, true).ok()?;
+                chat.messages.push(Message::new("assistant", ANSWER));
+                let all = self.apply_chat_template(&chat, false).ok()?;
+                blank = all.strip_prefix(&before)?.split_once(ANSWER)?.0.to_owned();
+                let ids = self.encode(&before).ok()?;
+                let seen = opening.as_deref().unwrap_or(&ids);
+                let pairs = seen.iter().rev().zip(ids.iter().rev());
+                let same = pairs.take_while(|(a, b)| a == b).count();
+                opening = Some(ids[ids.len() - same..].to_vec());
+            }
+            let opening = opening.filter(|opening| !opening.is_empty())?;
+            let is_blank = !blank.is_empty() && blank.trim().is_empty();
+            is_blank.then_some((opening, blank))
+        });
+        found.as_ref()
     }
 
     pub(crate) fn specials(&self) -> &Specials {

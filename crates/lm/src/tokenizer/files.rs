@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
+use std::thread::spawn;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -26,6 +29,11 @@ const NAMED: [&str; 7] = [
 
 /// Texts of which one is put before a text that continues another.
 const ANCHORS: [&str; 3] = ["\n", ".", "a"];
+
+/// What the assistant says on trial.
+const ANSWER: &str = "An answer.";
+/// Thousands of times what any published template takes.
+const LONGEST_TRIAL: Duration = Duration::from_secs(5);
 
 /// In `tokenizer_config.json` of a model that was trained on strings outside its chat template. `transformers` ignores it.
 const RAW: &str = "rlhf_raw";
@@ -153,6 +161,14 @@ impl Tokenizer {
             token.is_some_and(|token| token.starts_with(['▁', 'Ġ']))
         };
         let prepends_space = spaced(first_of("a", false)?);
+        let prepends_once = prepends_space && {
+            let ids = |text: &str| {
+                tokenizer
+                    .encode_fast(text, false)
+                    .map(|e| e.get_ids().to_vec())
+            };
+            ids(" a").map_err(|e| e.to_string())? == ids("a").map_err(|e| e.to_string())?
+        };
         // Metaspace may prepend to a text alone, SentencePiece's normaliser to whatever follows a special token.
         let prepends_after_special = prepends_space && {
             let any = begin.or(end).and_then(|id| tokenizer.id_to_token(id));
@@ -179,7 +195,9 @@ impl Tokenizer {
             .and_then(template_source)
             .map(|source| ChatTemplate::new(source).map_err(|e| e.to_string()));
         let turn_end = match &template {
-            Some(Ok(template)) => end_of_turn(template, &named, &specials),
+            Some(Ok(template)) => {
+                tried(template, &named)?.and_then(|text| end_of_turn(&text, &specials))
+            }
             _ => None,
         };
         ends.extend(end);
@@ -209,9 +227,11 @@ impl Tokenizer {
                 adds_begin,
                 file_adds_begin: processor_adds_begin,
                 prepends_space,
+                prepends_once,
                 prepends_after_special,
                 anchor,
                 template,
+                lead: OnceLock::new(),
                 fingerprint: OnceLock::new(),
             }),
         })
@@ -277,18 +297,31 @@ impl Tokenizer {
     }
 }
 
-/// The token that `template` writes after an answer, with nothing but blanks before it.
-fn end_of_turn(
-    template: &ChatTemplate,
-    named: &[(String, String)],
-    specials: &Specials,
-) -> Option<u32> {
-    const ANSWER: &str = "An answer.";
+/// What `template` writes for a question and its answer; `None` where it refuses them. An error where it does not come to an end: fuel
+/// does not bound what it costs to write lists within lists.
+fn tried(template: &ChatTemplate, named: &[(String, String)]) -> Result<Option<String>, String> {
     let turns = [("user", "A question?"), ("assistant", ANSWER)];
     let turns = turns.map(|(role, content)| Message::new(role, content));
-    let text = template
-        .render(&Chat::from(turns.to_vec()), false, named)
-        .ok()?;
+    let (template, named) = (template.clone(), named.to_vec());
+    let (send, receive) = channel();
+    // Left behind where it does not end; the caller gives the model up.
+    spawn(move || {
+        send.send(
+            template
+                .render(&Chat::from(turns.to_vec()), false, &named)
+                .ok(),
+        )
+    });
+    receive.recv_timeout(LONGEST_TRIAL).map_err(|_| {
+        format!(
+            "the chat template writes two short turns for more than {} seconds: it is damaged or made to do harm; use another",
+            LONGEST_TRIAL.as_secs()
+        )
+    })
+}
+
+/// The token that a template writes after [`ANSWER`] in `text`, with nothing but blanks before it.
+fn end_of_turn(text: &str, specials: &Specials) -> Option<u32> {
     let after = &text[text.rfind(ANSWER)? + ANSWER.len()..];
     let token = specials.spelled(after)?;
     let (_, id) = specials.all(after).next()?;
