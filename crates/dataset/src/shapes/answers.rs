@@ -10,8 +10,7 @@ pub(super) const NAMES: [&str; 5] = ["completion", "response", "output", "answer
 
 /// The field with the answer; `None` if there is none. Two that could be it are an error that names both.
 pub(super) fn one(row: &Reader<'_>) -> Result<Option<&'static str>, String> {
-    let given = |name: &&str| row.has(name);
-    let found: Vec<&'static str> = NAMES.into_iter().filter(|name| given(&name)).collect();
+    let found: Vec<&'static str> = NAMES.into_iter().filter(|name| row.has(name)).collect();
     match found.as_slice() {
         _ if row.fields.is_mapped("completion") => Ok(Some("completion")),
         [] => Ok(None),

@@ -84,16 +84,12 @@ fn root<'a>(row: &Reader<'a>) -> Result<&'a Value, String> {
     row.value("messages", "prompt")
 }
 
+/// Sees the turns down to a message, and the replies to it.
+type Visit<'a> = dyn FnMut(&[Message], &[Value]) -> Result<(), String> + 'a;
+
 /// Calls `each` with the turns down to every message, and the replies to it.
-fn walk(
-    row: &Reader<'_>,
-    each: &mut dyn FnMut(&[Message], &[Value]) -> Result<(), String>,
-) -> Result<(), String> {
-    fn down(
-        node: &Value,
-        path: &mut Vec<Message>,
-        each: &mut dyn FnMut(&[Message], &[Value]) -> Result<(), String>,
-    ) -> Result<(), String> {
+fn walk(row: &Reader<'_>, each: &mut Visit<'_>) -> Result<(), String> {
+    fn down(node: &Value, path: &mut Vec<Message>, each: &mut Visit<'_>) -> Result<(), String> {
         path.push(said(node)?);
         let replies = replies(node);
         each(path, replies)?;

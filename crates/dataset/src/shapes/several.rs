@@ -114,14 +114,14 @@ fn list(fields: &Fields) -> Option<&'static str> {
 }
 
 fn list_of_objects(fields: &Fields) -> Option<&'static str> {
-    let object = |name: &&str| {
+    let object = |name: &&'static str| {
         let items = fields.get(name).and_then(Value::as_array);
         items.is_some_and(|items| {
             items.iter().all(|item| item.is_object())
                 && items.iter().any(|item| judged(item).is_some())
         })
     };
-    LISTS.into_iter().find(|name| object(&name))
+    LISTS.into_iter().find(object)
 }
 
 fn numbers_field(fields: &Fields) -> Option<(&'static str, Order)> {

@@ -32,18 +32,13 @@ pub(super) fn explain(fields: &Fields, what: &str, wanted: impl Fn(Kind) -> bool
 
 /// How alike the fields of a row are to those of a shape, from 0 to 1.
 fn nearness(shape: &Shape, fields: &Fields) -> f64 {
-    let best = |wanted: &&str| {
+    let best = |wanted: &&'static str| {
         let names = fields
             .iter()
             .map(|(name, _)| strsim::jaro_winkler(name, wanted));
         names.fold(0.0, f64::max)
     };
-    shape
-        .example
-        .iter()
-        .map(|wanted| best(&wanted))
-        .sum::<f64>()
-        / shape.example.len() as f64
+    shape.example.iter().map(best).sum::<f64>() / shape.example.len() as f64
 }
 
 /// The texts of the row as the parts of a kind, in the order of the row; `None` if there are too few.
