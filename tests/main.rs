@@ -17,5 +17,6 @@ mod refusals;
 mod reproducibility;
 mod rewards;
 mod score;
+mod shapes;
 mod steps;
 mod typed;

@@ -23,7 +23,7 @@ pub(crate) struct CommonArgs {
     pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) run: RunFlags,
-    /// No progress, no plan: errors only.
+    /// No progress and no plan: warnings and errors only.
     #[arg(long)]
     pub(crate) quiet: bool,
     /// Print the result as one line of JSON.

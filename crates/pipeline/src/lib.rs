@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
         }
     };
     let level = if typed.quiet() {
-        tracing::Level::ERROR
+        tracing::Level::WARN
     } else {
         tracing::Level::INFO
     };
