@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{check_eval_fraction, read_feedback};
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
-use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage, statistics};
+use rlhf_train::{
+    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, statistics,
+};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -45,6 +47,7 @@ impl Stage for Reward {
         "save_every",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::RewardModel;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

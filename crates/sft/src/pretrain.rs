@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{check_eval_fraction, hold_out, read_texts};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
-use rlhf_train::{Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training};
+use rlhf_train::{
+    Bundled, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage, Training,
+};
 use serde_json::json;
 
 use crate::captions::CAPTIONS;
@@ -106,6 +108,7 @@ impl Stage for Pretrain {
         "save_every",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Base;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, check_eval_fraction, hold_out, read_demonstrations};
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
-use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
+use rlhf_train::{Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -43,6 +43,7 @@ impl Stage for Sft {
         "save_every",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 
