@@ -35,15 +35,16 @@ pub(crate) fn run(
         true => begun(&out, stage)?,
         false => None,
     };
+    // What stands beside the command, without the file of the folder.
+    let mut given = Layers::given(args.config.as_deref(), &args.common.set)?;
+    given.add(FLAGS, section(RUN, as_table(&args.common.run)?))?;
+    given.add(FLAGS, flags)?;
     let job = if let Some(record) = &begun {
-        let mut given = Layers::given(args.config.as_deref(), &args.common.set)?;
-        given.add(FLAGS, section(RUN, as_table(&args.common.run)?))?;
-        given.add(FLAGS, flags)?;
         let (job, settings) = resumed(stage, record, &given, &run, quiet)?;
         run = settings;
         job
     } else {
-        if args.resume && layers.table(stage.name()).is_empty() {
+        if args.resume && given.table(stage.name()).is_empty() {
             return Err(usage!(
                 "{} holds no run to resume: start one without --resume, or name its folder with --out",
                 out.display()
