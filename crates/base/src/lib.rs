@@ -8,4 +8,4 @@ pub mod caption;
 pub mod rng;
 mod text;
 
-pub use text::{Message, Text};
+pub use text::{Chat, Message, Text};
