@@ -83,10 +83,7 @@ impl Job {
         Ok(match (refused.is_empty(), seen.is_empty()) {
             (true, true) => Standing::Interrupted,
             (true, false) => Standing::Adjusted(seen),
-            (false, _) => Standing::Changed {
-                record,
-                differences: refused,
-            },
+            (false, _) => Standing::Changed(refused),
         })
     }
 
@@ -245,12 +242,8 @@ pub(crate) enum Standing {
     Interrupted,
     /// A run that differs only in what a resumed run may change, such as its length: the differences in words.
     Adjusted(Vec<String>),
-    /// A run with other settings or inputs.
-    Changed {
-        record: Record,
-        /// Which, in words.
-        differences: Vec<String>,
-    },
+    /// A run with other settings or inputs: which, in words.
+    Changed(Vec<String>),
 }
 
 /// Marks an error before the first step as bad input, unless it is an I/O error or an interruption.

@@ -1,7 +1,7 @@
 //! What a run directory says of the run in it, and what has changed since.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rlhf_train::MayChange;
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,6 @@ impl Inputs {
 /// The settings and inputs that a run began with.
 #[derive(Debug)]
 pub(crate) struct Record {
-    out: PathBuf,
     /// `[run]`.
     pub(crate) run: Table,
     /// The section of the stage.
@@ -81,8 +80,8 @@ impl Record {
         };
         let run = section(RUN).unwrap_or_default();
         let Some(table) = section(name) else {
-            let other = STAGES.iter().map(|stage| stage.name());
-            let other = other.filter(|other| sections.contains_key(*other)).next();
+            let mut names = STAGES.iter().map(|stage| stage.name());
+            let other = names.find(|other| sections.contains_key(*other));
             return Err(match other {
                 Some(other) => usage!(
                     "{} holds a run of {other}: resume it with `rlhf {other} --resume --out {}`",
@@ -97,26 +96,20 @@ impl Record {
             usage!("{path} is missing, so it is not known what the run was made from; start anew with --overwrite")
         })?;
         Ok(Some(Self {
-            out: out.to_owned(),
             run,
             stage: table,
             inputs: serde_json::from_str(&inputs).map_err(|error| usage!("{path}: {error}"))?,
         }))
     }
+}
 
-    /// The file with the settings, for messages.
-    pub(crate) fn place(&self) -> String {
-        self.out.join("config.toml").display().to_string()
-    }
-
-    /// The error that names `differences`, all of them.
-    pub(crate) fn refusal(&self, differences: &[String]) -> anyhow::Error {
-        usage!(
-            "{}: a resumed run goes on as it began, but\n  {}\nundo this to go on, or start anew with --overwrite or another --out",
-            self.out.display(),
-            differences.join("\n  ")
-        )
-    }
+/// The error of resuming the run in `out` that names `differences`, all of them.
+pub(crate) fn refusal(out: &Path, differences: &[String]) -> anyhow::Error {
+    usage!(
+        "{}: a resumed run goes on as it began, but\n  {}\nundo this to go on, or start anew with --overwrite or another --out",
+        out.display(),
+        differences.join("\n  ")
+    )
 }
 
 /// The settings of one section, compared.

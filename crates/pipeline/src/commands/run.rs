@@ -15,7 +15,7 @@ use crate::job::{Job, Standing, differences, recorded};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::record::Record;
+use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings};
 use crate::stages::AnyStage;
 use crate::table::Evaluation;
@@ -103,7 +103,7 @@ impl Pipeline<'_> {
                 let refused =
                     differences(stage, &record, &recorded(&self.wiring.run), &settings).refused;
                 if !refused.is_empty() {
-                    changed.push(record.refusal(&refused).to_string());
+                    changed.push(refusal(&out, &refused).to_string());
                 }
             }
         }
@@ -154,13 +154,10 @@ impl Pipeline<'_> {
             }
             Ok(Standing::Adjusted(seen)) => again(&seen.join(", ")),
             // A stage before it has run now, so that its own inputs have changed as they should.
-            Ok(Standing::Changed {
-                record,
-                differences,
-            }) if resume && !ran => {
-                return Err(record.refusal(&differences));
+            Ok(Standing::Changed(differences)) if resume && !ran => {
+                return Err(refusal(&out, &differences));
             }
-            Ok(Standing::Changed { differences, .. }) => again(&differences.join(", ")),
+            Ok(Standing::Changed(differences)) => again(&differences.join(", ")),
         };
         let summary = job.run(&self.machine, &out, existing)?;
         for line in summary.text.lines() {

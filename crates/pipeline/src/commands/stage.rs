@@ -11,7 +11,7 @@ use crate::flags::{CommonArgs, StageArgs};
 use crate::job::{Job, recorded};
 use crate::machine::Machine;
 use crate::output::{print, print_json};
-use crate::record::{Record, compare};
+use crate::record::{Record, compare, refusal};
 use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::AnyStage;
 
@@ -40,7 +40,7 @@ pub(crate) fn run(
     given.add(FLAGS, section(RUN, as_table(&args.common.run)?))?;
     given.add(FLAGS, flags)?;
     let job = if let Some(record) = &begun {
-        let (job, settings) = resumed(stage, record, &given, &run, quiet)?;
+        let (job, settings) = resumed(stage, &out, record, &given, &run, quiet)?;
         run = settings;
         job
     } else {
@@ -91,30 +91,33 @@ fn begun(out: &Path, stage: &dyn AnyStage) -> anyhow::Result<Option<Record>> {
     Ok(record)
 }
 
-/// The run of `record`, with what is `given` beside `--resume` where that may differ, and the settings it is computed with. `usual` says
+/// The run in `out` that `record` is of, with what is `given` beside `--resume` where that may differ, and the settings it is computed with. `usual` says
 /// what a run does not record: its folder and the number of threads.
 ///
 /// # Errors
 /// On every other difference, and on inputs that have changed, all in one message.
 fn resumed(
     stage: &'static dyn AnyStage,
+    out: &Path,
     record: &Record,
     given: &Layers,
     usual: &RunSettings,
     quiet: bool,
 ) -> anyhow::Result<(Job, RunSettings)> {
     let name = stage.name();
+    let config = out.join("config.toml");
+    let config = config.display();
     let over = |was: &Table, section: &str| {
         let mut is = was.clone();
         is.extend(given.table(section));
         is
     };
     let of_run = |table: &Table| {
-        RunSettings::from_table(table).map_err(|error| usage!("{}: {RUN}.{error}", record.place()))
+        RunSettings::from_table(table).map_err(|error| usage!("{}: {RUN}.{error}", config))
     };
     let of_stage = |table: &Table| {
         let configured = stage.configure(table);
-        configured.map_err(|error| usage!("{}: {name}.{error}", record.place()))
+        configured.map_err(|error| usage!("{}: {name}.{error}", config))
     };
     // Read as settings, so that 1 and 1.0 are the same.
     let run = compare(
@@ -140,13 +143,13 @@ fn resumed(
         Err(error) if differences.is_empty() => return Err(error),
         Err(error) => {
             differences.push(format!("{error:#}"));
-            return Err(record.refusal(&differences));
+            return Err(refusal(out, &differences));
         }
     };
     differences.extend(job.inputs.changes_since(&record.inputs));
     match differences.as_slice() {
         [] => Ok((job, settings)),
-        some => Err(record.refusal(some)),
+        some => Err(refusal(out, some)),
     }
 }
 

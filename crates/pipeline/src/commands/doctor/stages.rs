@@ -194,7 +194,7 @@ impl Pipeline<'_> {
             (true, true) => job().and_then(|job| job.standing(&out)),
         };
         let found = match standing {
-            Ok(Standing::Adjusted(differences) | Standing::Changed { differences, .. }) => {
+            Ok(Standing::Adjusted(differences) | Standing::Changed(differences)) => {
                 return replaced(&format!(
                     "with other settings or inputs ({})",
                     differences.join(", ")
