@@ -231,6 +231,15 @@ impl Terminal {
     }
 }
 
+#[cfg(unix)]
+impl Drop for Terminal {
+    /// A test that fails leaves no chat behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn ctrl_c_ends_the_answer_and_at_the_prompt_the_line_but_not_the_chat() {
