@@ -18,5 +18,6 @@ mod reproducibility;
 mod resume;
 mod rewards;
 mod score;
+mod shapes;
 mod steps;
 mod typed;

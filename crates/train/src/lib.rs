@@ -12,6 +12,7 @@
 pub mod captions;
 mod checkpoint;
 mod checksum;
+mod data;
 mod divergence;
 mod durable;
 mod error;
@@ -38,6 +39,7 @@ mod training;
 
 pub use checkpoint::{Checkpoint, newest_checkpoint};
 pub use checksum::sha256_of_file;
+pub use data::{Counted, DataSettings, read_and_tell, row_limit, tell_skipped};
 pub use divergence::{check_finite, check_update};
 pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};

@@ -3,8 +3,8 @@
 use rlhf_lm::ModelConfig;
 
 use crate::{
-    AdamW, AdamWConfig, Error, MayChange, Result, Schedule, ScheduleKind, micro_batch_tokens,
-    settings,
+    AdamW, AdamWConfig, DataSettings, Error, MayChange, Result, Schedule, ScheduleKind,
+    micro_batch_tokens, settings,
 };
 
 settings! {
@@ -35,8 +35,10 @@ settings! {
         pub eval_every: u64 = 0,
         /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
         pub save_every: u64 = 100,
-        /// Malformed rows to skip, each with a warning, before failing.
-        pub skip_bad: usize = 0,
+    }
+    parts {
+        /// How its rows are read.
+        pub data: DataSettings = DataSettings::default(),
     }
 }
 
