@@ -15,6 +15,7 @@ mod reads;
 mod recovery;
 mod refusals;
 mod reproducibility;
+mod resume;
 mod rewards;
 mod score;
 mod shapes;
