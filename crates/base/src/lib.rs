@@ -8,4 +8,4 @@ pub mod caption;
 pub mod rng;
 mod text;
 
-pub use text::{Chat, Message, Text};
+pub use text::{Chat, Message, Text, visible_edges};

@@ -78,3 +78,4 @@ pub use text_notes::{TextNotes, glued};
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use train_bpe::train_bpe;
+pub use weights::save_tensors;

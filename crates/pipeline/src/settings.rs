@@ -4,8 +4,10 @@
 //! the file or flag it came from.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rlhf_train::{BadSetting, Setting, Settings, settings};
+use rlhf_dataset::FieldMap;
+use rlhf_train::{BadSetting, MayChange, Saving, Setting, Settings, settings};
 use toml::{Table, Value};
 
 use crate::exit::usage;
@@ -38,6 +40,41 @@ settings! {
         /// more work for a fraction of the memory. The gradients are the same; unless `micro_batch_tokens` is set, more tokens go into a
         /// pass.
         pub(crate) recompute: bool = false,
+        /// Longest time in minutes without a checkpoint, to within a step, whatever `save_every` says; 0 leaves time out of it. The result
+        /// does not depend on it.
+        pub(crate) save_minutes: f64 = 10.0,
+        /// How many of the newest checkpoints are kept; at least 1. While one is saved there is one more.
+        pub(crate) keep_checkpoints: usize = 2,
+    }
+}
+
+/// What a resumed run may change of [`RunSettings`].
+pub(crate) const RUN_MAY_CHANGE: MayChange = MayChange {
+    unseen: &["out", "threads", "save_minutes", "keep_checkpoints"],
+    seen: &["device", "recompute"],
+};
+
+impl RunSettings {
+    /// How runs save.
+    ///
+    /// # Errors
+    /// If the two settings cannot be meant.
+    pub(crate) fn saving(&self) -> anyhow::Result<Saving> {
+        if self.keep_checkpoints == 0 {
+            return Err(usage!(
+                "run.keep_checkpoints is 0: a run needs one to go on from; give at least 1"
+            ));
+        }
+        let Ok(every) = Duration::try_from_secs_f64(60.0 * self.save_minutes) else {
+            return Err(usage!(
+                "run.save_minutes is {}: expected a number of minutes, or 0 to leave time out of it",
+                self.save_minutes
+            ));
+        };
+        Ok(Saving {
+            keep: self.keep_checkpoints,
+            every: (self.save_minutes > 0.0).then_some(every),
+        })
     }
 }
 
@@ -106,6 +143,8 @@ pub(crate) struct Layers {
     merged: Table,
     /// The sections of `--config FILE`: for `rlhf run` they say which stages there are.
     named: Vec<String>,
+    /// `[data.map]`.
+    map: Option<FieldMap>,
 }
 
 impl Layers {
@@ -113,27 +152,46 @@ impl Layers {
     pub(crate) fn read(config: Option<&Path>, set: &[String]) -> anyhow::Result<Self> {
         let mut layers = Self::default();
         let local = Path::new(LOCAL_FILE);
-        for path in local.is_file().then_some(local).into_iter().chain(config) {
-            let text = fs_err::read_to_string(path).map_err(|error| usage!("{error}"))?;
-            let table: Table = text
-                .parse()
-                .map_err(|error| usage!("{}: {error}", path.display()))?;
-            layers.named = table.keys().cloned().collect();
-            layers.add(&path.display().to_string(), table)?;
+        if local.is_file() {
+            layers.add_file(local)?;
         }
-        if config.is_none() {
-            layers.named.clear();
-        }
-        for assignment in set {
-            layers.set(assignment)?;
-        }
+        layers.add_given(config, set)?;
         Ok(layers)
+    }
+
+    /// What is given beside a command alone: `config` if given, then the assignments of `--set`.
+    pub(crate) fn given(config: Option<&Path>, set: &[String]) -> anyhow::Result<Self> {
+        let mut layers = Self::default();
+        layers.add_given(config, set)?;
+        Ok(layers)
+    }
+
+    fn add_given(&mut self, config: Option<&Path>, set: &[String]) -> anyhow::Result<()> {
+        if let Some(path) = config {
+            self.named = self.add_file(path)?;
+        }
+        set.iter().try_for_each(|assignment| self.set(assignment))
+    }
+
+    /// Gives the names of its sections.
+    fn add_file(&mut self, path: &Path) -> anyhow::Result<Vec<String>> {
+        let text = fs_err::read_to_string(path).map_err(|error| usage!("{error}"))?;
+        let table: Table = text
+            .parse()
+            .map_err(|error| usage!("{}: {error}", path.display()))?;
+        let named = table.keys().cloned().collect();
+        self.add(&path.display().to_string(), table)?;
+        Ok(named)
     }
 
     /// Lays `table` over what is there. `origin` is the file or flag that errors name.
     pub(crate) fn add(&mut self, origin: &str, table: Table) -> anyhow::Result<()> {
         let sections = sections();
         for (name, value) in table {
+            if name == DATA {
+                self.map = Some(map_of_all(origin, value)?);
+                continue;
+            }
             let Some(section) = sections.iter().find(|s| s.name == name) else {
                 let names: Vec<_> = sections.iter().map(|s| s.name).collect();
                 return Err(usage!(
@@ -213,12 +271,42 @@ impl Layers {
             .map_err(|error| usage!("{name}.{error}"))
     }
 
-    fn table(&self, section: &str) -> Table {
-        match self.merged.get(section) {
+    /// What the layers say of a section; the map of all sections is that of each that has none of its own.
+    pub(crate) fn table(&self, section: &str) -> Table {
+        let mut table = match self.merged.get(section) {
             Some(Value::Table(table)) => table.clone(),
             _ => Table::new(),
+        };
+        if let Some(map) = &self.map
+            && !table.contains_key(MAP)
+            && sections()
+                .iter()
+                .any(|known| known.name == section && known.has(MAP))
+        {
+            table.insert(MAP.to_owned(), Value::String(map.to_string()));
         }
+        table
     }
+}
+
+/// The section of what holds for the data of all stages, and its only entry.
+const DATA: &str = "data";
+const MAP: &str = "map";
+
+/// `[data.map]`: which field is what, for every stage that does not say otherwise.
+fn map_of_all(origin: &str, section: Value) -> anyhow::Result<FieldMap> {
+    let Value::Table(mut table) = section else {
+        return Err(usage!("{origin}: \"{DATA}\" must be a section"));
+    };
+    let map = table.remove(MAP);
+    if let Some(other) = table.keys().next() {
+        return Err(usage!(
+            "{origin}: [{DATA}] has no setting \"{other}\"; there is: {MAP}"
+        ));
+    }
+    let map = map.ok_or_else(|| usage!("{origin}: [{DATA}] is empty"))?;
+    let map: Result<FieldMap, _> = map.try_into();
+    map.map_err(|error| usage!("{origin}: {DATA}.{MAP}: {}", error.to_string().trim()))
 }
 
 fn hint(key: &str, section: &Section, sections: &[Section]) -> String {
@@ -269,6 +357,28 @@ mod tests {
             ..RunSettings::default()
         };
         assert_eq!(run, expected);
+    }
+
+    #[test]
+    fn the_map_of_all_data_is_that_of_every_stage_without_one_of_its_own() {
+        let mut layers = Layers::default();
+        let file = "[data.map]\nprompt = 'q.text'\n[sft]\nmap = 'prompt=a'";
+        layers.add("a.toml", file.parse().unwrap()).unwrap();
+        let sft: rlhf_sft::Config = layers.get("sft").unwrap();
+        assert_eq!(sft.training.data.map.to_string(), "prompt=a");
+        let reward: rlhf_reward::Config = layers.get("reward").unwrap();
+        assert_eq!(reward.training.data.map.to_string(), "prompt=q.text");
+        layers.get::<RunSettings>(RUN).unwrap();
+        for (file, part) in [
+            ("[data]\nmaps = 1", "no setting \"maps\""),
+            (
+                "[data.map]\npromt = 'q'",
+                "a.toml: data.map: \"promt\" is no part of a row",
+            ),
+        ] {
+            let said = error(layers.add("a.toml", file.parse().unwrap()));
+            assert!(said.contains(part), "{said}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rlhf_dataset::check_eval_fraction;
 use rlhf_lm::SamplingConfig;
 use rlhf_rollout::RewardSource;
-use rlhf_train::ScheduleKind;
+use rlhf_train::{DataSettings, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::Advantage;
@@ -137,12 +137,14 @@ rlhf_train::settings! {
         pub uncalibrated: bool = false,
         /// Evaluate on held-out prompts every this many steps, and at the end; 0 only at the end, with `max_kl` ten times.
         pub eval_every: u64 = 0,
-        /// Save a checkpoint every this many steps; 0 only when interrupted.
+        /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
         pub save_every: u64 = 50,
         /// Episodes written to `samples.jsonl` per step.
         pub log_samples: usize = 4,
-        /// Malformed rows to skip before failing.
-        pub skip_bad: usize = 0,
+    }
+    parts {
+        /// How its files are read.
+        pub data: DataSettings = DataSettings::default(),
     }
 }
 

@@ -7,8 +7,9 @@ use candle_core::{DType, Tensor};
 use rand::RngCore as _;
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
-use rlhf_dataset::read_demonstrations;
+use rlhf_dataset::{Demonstration, Reading};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, TextNotes, Tokenizer};
+use rlhf_train::{read_and_tell, tell_skipped};
 
 /// Demonstrations as tokens.
 pub(crate) struct Demonstrations {
@@ -20,21 +21,22 @@ impl Demonstrations {
     /// Reads `files`; rows are cut to `max_length` tokens, and those left without an answer are dropped and counted.
     pub(crate) fn read(
         files: &[PathBuf],
-        skip_bad: usize,
+        reading: &Reading,
         tokenizer: &Tokenizer,
         max_length: usize,
         seed: u64,
     ) -> Result<Self> {
-        let loaded = read_demonstrations(files, skip_bad)?;
-        for bad in &loaded.skipped {
-            tracing::warn!("skipped {bad}");
-        }
+        let mut loaded = read_and_tell::<Demonstration>(files, reading)?;
         let (mut rows, mut lost) = (Vec::with_capacity(loaded.rows.len()), 0);
         let mut notes = TextNotes::default();
         for demonstration in &loaded.rows {
             let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
+            let examples = Example::from_demonstration(tokenizer, prompt, completion, false);
+            let Some(examples) = loaded.tolerance.keep(&demonstration.place, examples)? else {
+                continue;
+            };
             notes.row(tokenizer, prompt, &[completion]);
-            for mut row in Example::from_demonstration(tokenizer, prompt, completion, false)? {
+            for mut row in examples {
                 row.truncate(max_length);
                 match row.num_targets() {
                     0 => lost += 1,
@@ -42,6 +44,7 @@ impl Demonstrations {
                 }
             }
         }
+        tell_skipped(&loaded.tolerance);
         for note in notes.told(tokenizer) {
             tracing::warn!("ppo.ptx_data: {note}");
         }

@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
 use rlhf_train::{
-    Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
-    Session, Summary, check_finite, check_update,
+    Checkpoint, DiskUse, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress,
+    RunDir, Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
@@ -18,7 +18,7 @@ use crate::eval::{Counts, Report, raw_scores, report};
 use crate::items::{Batch, Item, Judgement};
 use crate::loss::{
     Ties, best_of_loss, centering_loss, comparison_loss, ranking_comparisons, rating_loss,
-    thumbs_loss,
+    split_vote, thumbs_loss,
 };
 
 /// The result of a finished run.
@@ -87,6 +87,14 @@ impl Prepared for RewardModelling {
             steps: self.extent.steps,
             tokens: (per_step * self.extent.steps as f64) as u64,
             memory,
+            disk: DiskUse {
+                checkpoints: DiskUse::checkpoints_at_once(
+                    self.config.training.saves(self.extent.steps),
+                    session.saving.keep,
+                ),
+                checkpoint: DiskUse::CHECKPOINT * parameters,
+                model: DiskUse::MODEL * parameters,
+            },
             device: session.describe_device(),
             example: vec![
                 (tokenizer.spell_out(&[], &given)?, false),
@@ -134,6 +142,7 @@ impl Prepared for RewardModelling {
             tracing::info!("resuming after step {first}");
         }
         let mut metrics = dir.metrics()?;
+        let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "reward", steps, "step");
         let mut last_loss = f64::NAN;
 
@@ -201,12 +210,15 @@ impl Prepared for RewardModelling {
             progress.tick(done, &[("loss", last_loss)], tokens as u64);
 
             let stop = session.interrupt.requested() && done < steps;
-            let save = stop || training.saves_after(done, steps);
+            let save =
+                stop || training.saves_after(done, steps) || done < steps && save_clock.due();
             if save || done == steps {
                 check_update(done, params, &loss_of(&batch[..1], 1.0)?)?;
             }
             if save {
-                dir.checkpoint_save(&Checkpoint::of(done, params, &optimizer)?, 2)?;
+                let checkpoint = Checkpoint::of(done, params, &optimizer)?;
+                dir.checkpoint_save(&checkpoint, session.saving.keep)?;
+                save_clock.saved();
             }
             if stop {
                 return Err(Interrupted { step: done }.into());
@@ -246,11 +258,18 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
     let mut first = 0;
     for item in items {
         match &item.judgement {
-            Judgement::Ranks { ranks, margin } => {
+            Judgement::Ranks {
+                ranks,
+                margin,
+                preference,
+            } => {
                 let mut terms = ranking_comparisons(ranks, first, config.ties, share);
-                terms
-                    .iter_mut()
-                    .for_each(|term| term.margin = *margin as f32);
+                for term in &mut terms {
+                    term.margin = *margin as f32;
+                }
+                if *preference < 1.0 {
+                    terms = split_vote(&terms, *preference as f32);
+                }
                 centred.extend_from_slice(&terms);
                 comparisons.extend(terms);
             }
@@ -317,10 +336,12 @@ mod tests {
             Judgement::Ranks {
                 ranks: vec![1.0, 2.0],
                 margin: 0.5,
+                preference: 1.0,
             },
             Judgement::Ranks {
                 ranks: vec![1.0, 2.0, 2.0, 4.0],
                 margin: 0.0,
+                preference: 1.0,
             },
             Judgement::Best(0),
             Judgement::Rating(0.25),
