@@ -45,20 +45,33 @@ fn after_tolerated(tolerated: usize) -> String {
     }
 }
 
+/// Where in a file a row is, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The line where it begins.
+    Line(usize),
+    /// Its number, in a file without lines.
+    Row(usize),
+}
+
 /// A malformed row: where it is and what is wrong. Prints as
-/// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`.
+/// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`, or as `prefs.parquet, row 17: …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
     /// The file, as it was named.
     pub path: PathBuf,
-    /// The line, counted from 1.
-    pub line: usize,
+    /// Where in the file.
+    pub place: Place,
     /// What was expected and found.
     pub reason: String,
 }
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.path.display(), self.line, self.reason)
+        let path = self.path.display();
+        match self.place {
+            Place::Line(line) => write!(f, "{path}:{line}: {}", self.reason),
+            Place::Row(row) => write!(f, "{path}, row {row}: {}", self.reason),
+        }
     }
 }

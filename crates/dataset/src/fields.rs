@@ -108,6 +108,10 @@ impl Fields {
             Value::Bool(label) => Ok(*label),
             Value::Number(n) if n.as_f64() == Some(1.0) => Ok(true),
             Value::Number(n) if n.as_f64() == Some(0.0) => Ok(false),
+            Value::String(text) if ["true", "True", "TRUE", "1"].contains(&text.trim()) => Ok(true),
+            Value::String(text) if ["false", "False", "FALSE", "0"].contains(&text.trim()) => {
+                Ok(false)
+            }
             other => Err(wrong(name, "true, false, 1 or 0", other)),
         }
     }
@@ -123,8 +127,13 @@ impl Fields {
     }
 }
 
+/// A finite number, also one written as a string, as in a cell of a table.
 fn finite(value: &Value) -> Option<f64> {
-    value.as_f64().filter(|number| number.is_finite())
+    let number = match value {
+        Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    number.filter(|number| number.is_finite())
 }
 
 fn as_text(place: &str, value: &Value) -> Result<Text, String> {

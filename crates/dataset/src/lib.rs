@@ -2,7 +2,7 @@
 //!
 //! A file goes through four steps, each in one place; to add a case, add a file there and enter it in the table of its folder:
 //!
-//! 1. `containers/`: how a file stores rows (JSON Lines, plain text; gzip), read row by row with their lines;
+//! 1. `containers/`: how a file stores rows (JSON, CSV, Parquet, Arrow, plain text; compressed or not), read row by row with their places;
 //! 2. `fields.rs`: the fields of a row, with errors that name field, expected and found;
 //! 3. `shapes/`: how people write a record as fields (a pair, a transcript, a list of messages, …);
 //! 4. `records/`: what a record holds.
@@ -25,7 +25,7 @@ mod shapes;
 pub mod summary;
 pub mod tiny_world;
 
-pub use error::{BadRow, Error, Result};
+pub use error::{BadRow, Error, Place, Result};
 pub use hold_out::{check_eval_fraction, count_shared, hold_out};
 pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
 pub use records::{

@@ -2,9 +2,9 @@
 //!
 //! Every row is either returned or named with file, line and reason.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::containers::{Format, StoredRow};
+use crate::containers::{DataFile, PlainText, StoredRow, files_at};
 use crate::error::{BadRow, Error, Result};
 use crate::fields::Fields;
 use crate::records::{Demonstration, Feedback, Prompt, Row, TextRow};
@@ -65,51 +65,20 @@ fn read<T: Record, P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loade
     Ok(loaded)
 }
 
-/// The file itself, or the data files of a folder in the order of their names.
-fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
-    if !fs_err::metadata(path)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(path)? {
-        let file = entry?.path();
-        if file.is_file() && Format::of(&file).is_some() {
-            files.push(file);
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::File {
-            path: path.to_owned(),
-            what: format!(
-                "the folder holds no data file (expected {})",
-                Format::known()
-            ),
-        });
-    }
-    files.sort();
-    Ok(files)
-}
-
 fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) -> Result<()> {
-    let format = Format::of(path).ok_or_else(|| Error::File {
-        path: path.to_owned(),
-        what: format!(
-            "cannot tell its format by its name (expected {})",
-            Format::known()
-        ),
-    })?;
-    if format.is_plain_text() && !T::PLAIN_TEXT {
+    let file = DataFile::open(path)?;
+    if file.is_plain_text() && T::PLAIN_TEXT.is_none() {
         return Err(Error::File {
             path: path.to_owned(),
             what: format!(
-                "a .txt file holds plain text only (expected {} in JSON Lines)",
+                "a .txt file holds plain text only (expected {} in JSON Lines, CSV or Parquet)",
                 T::WHAT
             ),
         });
     }
     let (rows_before, bad_before) = (loaded.rows.len(), loaded.skipped.len());
-    for stored in format.open(path)? {
-        let StoredRow { line, value } = stored?;
+    for stored in file.rows(T::PLAIN_TEXT.unwrap_or(PlainText::Paragraphs))? {
+        let StoredRow { place, value } = stored?;
         let record = value
             .and_then(Fields::new)
             .and_then(|fields| T::read(&fields));
@@ -118,7 +87,7 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
             Err(reason) => {
                 let row = BadRow {
                     path: path.to_owned(),
-                    line,
+                    place,
                     reason,
                 };
                 let tolerated = loaded.skipped.len();
@@ -149,6 +118,7 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Place;
     use rlhf_base::Text;
     use std::io::Write;
 
@@ -225,8 +195,8 @@ mod tests {
         let folder = folder(&[("prefs.jsonl", content.as_bytes())]);
         let loaded = read_feedback(&[folder.path()], 2).unwrap();
         assert_eq!(loaded.rows.len(), 2);
-        let lines: Vec<usize> = loaded.skipped.iter().map(|row| row.line).collect();
-        assert_eq!(lines, [2, 4]);
+        let places: Vec<Place> = loaded.skipped.iter().map(|row| row.place).collect();
+        assert_eq!(places, [Place::Line(2), Place::Line(4)]);
         assert!(complaint(content.as_bytes(), 1).ends_with("(1 bad row before it was tolerated)"));
         assert_eq!(
             complaint(b"[]\n[]\n", 9),

@@ -1,6 +1,7 @@
 //! What a caller can ask for, and which shapes give it.
 
 use super::{Reader, SHAPES, completion, prompt, text};
+use crate::containers::PlainText;
 use crate::fields::Fields;
 use crate::records::{Demonstration, Feedback, Kind, Prompt, Row, TextRow};
 
@@ -8,8 +9,8 @@ use crate::records::{Demonstration, Feedback, Kind, Prompt, Row, TextRow};
 pub(crate) trait Record: Sized {
     /// What such records are called in messages.
     const WHAT: &'static str;
-    /// Whether a paragraph of a plain .txt file is such a record.
-    const PLAIN_TEXT: bool = false;
+    /// What of a plain .txt file is such a record, if anything.
+    const PLAIN_TEXT: Option<PlainText> = None;
     /// Reads the record by the first shape that fits and gives one, or says which field is wrong, what was expected and what was
     /// found.
     fn read(fields: &Fields) -> Result<Self, String>;
@@ -17,7 +18,7 @@ pub(crate) trait Record: Sized {
 
 impl Record for TextRow {
     const WHAT: &'static str = "text";
-    const PLAIN_TEXT: bool = true;
+    const PLAIN_TEXT: Option<PlainText> = Some(PlainText::Paragraphs);
 
     fn read(fields: &Fields) -> Result<Self, String> {
         let mut readers = SHAPES.iter().filter_map(|shape| match shape.reader {
@@ -43,6 +44,7 @@ impl Record for Demonstration {
 
 impl Record for Prompt {
     const WHAT: &'static str = "prompts";
+    const PLAIN_TEXT: Option<PlainText> = Some(PlainText::Lines);
 
     fn read(fields: &Fields) -> Result<Self, String> {
         // A prompt in a field of its own is enough, whatever the row holds besides.
@@ -86,7 +88,7 @@ impl Record for Feedback {
 
 impl Record for Row {
     const WHAT: &'static str = "rows";
-    const PLAIN_TEXT: bool = true;
+    const PLAIN_TEXT: Option<PlainText> = Some(PlainText::Paragraphs);
 
     fn read(fields: &Fields) -> Result<Self, String> {
         match SHAPES.iter().find(|shape| (shape.fits)(fields)) {
