@@ -155,7 +155,7 @@ fn as_text(place: &str, value: &Value) -> Result<Text, String> {
                 Ok(Message::new(part("role")?, part("content")?))
             })
             .collect::<Result<Vec<_>, String>>()
-            .map(Text::Chat),
+            .map(Text::from),
         other => Err(format!("{place} must be {EXPECTED}, found {}", name_of(other))),
     }
 }

@@ -134,7 +134,10 @@ fn parts(row: &Row) -> (Option<&Text>, Vec<Content<'_>>) {
 fn characters(text: &Text) -> usize {
     match text {
         Text::Plain(text) => text.chars().count(),
-        Text::Chat(turns) => turns.iter().map(|turn| turn.content.chars().count()).sum(),
+        Text::Chat(chat) => {
+            let turns = chat.messages.iter();
+            turns.map(|turn| turn.content().chars().count()).sum()
+        }
     }
 }
 

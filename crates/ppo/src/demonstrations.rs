@@ -32,8 +32,8 @@ impl Demonstrations {
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for demonstration in &loaded.rows {
             let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
-            let mut row = match demonstration.messages() {
-                Some(messages) => Example::from_conversation(tokenizer, &messages, false)?,
+            let mut row = match demonstration.conversation() {
+                Some(chat) => Example::from_conversation(tokenizer, &chat, false)?,
                 None => Example::from_completion(tokenizer, prompt, completion, false)?,
             };
             row.truncate(max_length);

@@ -46,10 +46,8 @@ impl Rows {
         train_on_prompt: bool,
     ) -> Result<Self> {
         let examples = demonstrations.iter().map(|row| {
-            Ok(match row.messages() {
-                Some(messages) => {
-                    Example::from_conversation(tokenizer, &messages, train_on_prompt)?
-                }
+            Ok(match row.conversation() {
+                Some(chat) => Example::from_conversation(tokenizer, &chat, train_on_prompt)?,
                 None => Example::from_completion(
                     tokenizer,
                     &row.prompt,

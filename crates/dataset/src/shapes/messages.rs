@@ -1,6 +1,6 @@
 //! A demonstration as a conversation: `{"messages"}`, split before the first assistant turn.
 
-use rlhf_base::Text;
+use rlhf_base::{Chat, Text};
 
 use super::{Reader, Shape};
 use crate::fields::Fields;
@@ -13,7 +13,11 @@ pub(super) const SHAPE: Shape = Shape {
 };
 
 fn read(fields: &Fields) -> Result<Demonstration, String> {
-    let Text::Chat(mut turns) = fields.text("messages", Kind::Demonstration)? else {
+    let Text::Chat(Chat {
+        messages: mut turns,
+        tools: _,
+    }) = fields.text("messages", Kind::Demonstration)?
+    else {
         return Err(
             "field \"messages\" must be a list of {\"role\", \"content\"}, found a string"
                 .to_owned(),
@@ -27,8 +31,8 @@ fn read(fields: &Fields) -> Result<Demonstration, String> {
     };
     let answer = turns.split_off(first);
     Ok(Demonstration {
-        prompt: Text::Chat(turns),
-        completion: Text::Chat(answer),
+        prompt: Text::from(turns),
+        completion: Text::from(answer),
         source: fields.label("source")?,
         id: fields.label("id")?,
     })
@@ -50,8 +54,8 @@ mod tests {
         ]);
         let row = Fields::new(json!({"messages": turns})).unwrap();
         let row = read(&row).unwrap();
-        assert!(matches!(&row.prompt, Text::Chat(m) if m.len() == 2));
-        assert_eq!(serde_json::to_value(row.messages()).unwrap(), turns);
+        assert!(matches!(&row.prompt, Text::Chat(chat) if chat.messages.len() == 2));
+        assert_eq!(serde_json::to_value(row.conversation()).unwrap(), turns);
         let mute = Fields::new(json!({"messages": [{"role": "user", "content": "u"}]})).unwrap();
         assert!(read(&mute).unwrap_err().contains("no turn with role"));
     }

@@ -36,7 +36,8 @@ fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
                 Text::from(&rejected[cut..]),
             ))
         }
-        (Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
+        (Text::Chat(chosen), Text::Chat(rejected)) => {
+            let (mut chosen, mut rejected) = (chosen.messages, rejected.messages);
             let shared = chosen
                 .iter()
                 .zip(&rejected)
@@ -49,12 +50,12 @@ fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
             let prompt = if chosen.is_empty() {
                 Text::from("")
             } else {
-                Text::Chat(chosen)
+                Text::from(chosen)
             };
             Ok((
                 prompt,
-                Text::Chat(chosen_answer),
-                Text::Chat(rejected_answer),
+                Text::from(chosen_answer),
+                Text::from(rejected_answer),
             ))
         }
         _ => Err(
@@ -121,7 +122,8 @@ mod tests {
             turn("assistant", "a"),
             turn("assistant", "b"),
         );
-        let chat = |turns: &[&Message]| Text::Chat(turns.iter().map(|&m| m.clone()).collect());
+        let chat =
+            |turns: &[&Message]| Text::from(turns.iter().map(|&m| m.clone()).collect::<Vec<_>>());
         for (chosen, rejected) in [(&a, &b), (&a, &a)] {
             assert_eq!(
                 split(chat(&[&question, chosen]), chat(&[&question, rejected])).unwrap(),

@@ -136,7 +136,11 @@ impl Speaker {
             let text = if self.converses() {
                 let system = system.map(|text| Message::new("system", text));
                 let turns = system.into_iter().chain(self.turns.iter().cloned());
-                Text::Chat(turns.chain([Message::new("user", line)]).collect())
+                Text::from(
+                    turns
+                        .chain([Message::new("user", line)])
+                        .collect::<Vec<_>>(),
+                )
             } else {
                 Text::Plain(format.replace("{}", line).replace("\\n", "\n"))
             };
