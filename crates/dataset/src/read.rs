@@ -158,7 +158,7 @@ mod tests {
             ),
             (
                 row(r#"{"prompt": "a""#),
-                "prefs.jsonl:3: unreadable JSON: EOF while parsing an object at column 14",
+                "prefs.jsonl:3: unreadable JSON: EOF while parsing an object at column 14 (the row is cut short, or goes on in the next line)",
             ),
             (
                 row(r#"{"response": "a", "rating": NaN}"#),
@@ -174,7 +174,7 @@ mod tests {
             ),
             (
                 [GOOD.as_bytes(), b"\n{\"prompt\": \"\xff\"}\n"].concat(),
-                "prefs.jsonl:2: invalid UTF-8 at byte 13",
+                "prefs.jsonl:2: invalid UTF-8 at byte 13: the file is in another encoding, perhaps that of Windows; convert it with `iconv -f CP1252 -t UTF-8 OLD > NEW`",
             ),
             (
                 Vec::new(),
@@ -199,8 +199,8 @@ mod tests {
         assert_eq!(places, [Place::Line(2), Place::Line(4)]);
         assert!(complaint(content.as_bytes(), 1).ends_with("(1 bad row before it was tolerated)"));
         assert_eq!(
-            complaint(b"[]\n[]\n", 9),
-            "prefs.jsonl: none of its 2 rows can be used; the first: prefs.jsonl:1: a row must be one JSON object, found an empty list"
+            complaint(b"3\n[]\n", 9),
+            "prefs.jsonl: none of its 2 rows can be used; the first: prefs.jsonl:1: a row must be one JSON object, found the number 3"
         );
     }
 
@@ -223,13 +223,13 @@ mod tests {
     fn files_that_are_not_what_was_asked_for_are_errors_that_name_the_file() {
         let folder = folder(&[
             ("a.txt", b"text"),
-            ("a.csv", b"text"),
+            ("a.md", b"text"),
             ("cut.jsonl.gz", &gz(GOOD.repeat(100).as_bytes())[..40]),
         ]);
         for (name, part) in [
             ("a.txt", "a.txt: a .txt file holds plain text only"),
-            ("a.csv", "a.csv: cannot tell its format"),
-            ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read after line 0"),
+            ("a.md", "a.md: cannot tell what it holds"),
+            ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read: "),
             ("gone.jsonl", "gone.jsonl"),
         ] {
             let error = read_feedback(&[folder.path().join(name)], 0).unwrap_err();

@@ -19,14 +19,17 @@ pub(super) const CONTAINER: Container = Container {
     rows: |source, _| rows(source),
 };
 
-const FILE: &[u8] = b"ARROW1\0\0";
+const FILE: &[u8] = b"ARROW1\0";
 const STREAM: &[u8] = b"\xff\xff\xff\xff";
 
 fn rows(source: Source) -> Result<Rows> {
     let mut bytes = source.bytes()?;
-    let is_file = bytes.fill_buf().is_ok_and(|start| start.starts_with(FILE));
-    if is_file {
+    let failed = |error: io::Error| source.unreadable("", &error);
+    if bytes.fill_buf().map_err(failed)?.starts_with(FILE) {
         bytes.consume(FILE.len());
+        while bytes.fill_buf().map_err(failed)?.first() == Some(&0) {
+            bytes.consume(1);
+        }
     }
     let stream = StreamReader::try_new(
         Ended {

@@ -124,17 +124,16 @@ impl Values {
         if self.state != State::Outside {
             self.state = State::Behind;
         }
-        if matches!(end, Err(Broken::Long | Broken::Byte(_))) {
-            return Ok(Err(end.unwrap_err()));
+        match end {
+            Err(broken @ (Broken::Long | Broken::Byte(_))) => return Ok(Err(broken)),
+            // Behind a value without an end nothing can be told apart.
+            Err(Broken::End | Broken::LineEnd) => self.state = State::Done,
+            Ok(()) => {}
         }
         let value = utf8(&self.buffer).and_then(|text| {
             let parsed = serde_json::from_str(text);
             parsed.map_err(|error| json_words::reason(&error, text, line))
         });
-        // Behind a value without an end nothing can be told apart.
-        if end.is_err() {
-            self.state = State::Done;
-        }
         Ok(Ok(Some(StoredRow {
             place: Place::Line(line),
             value: value.and_then(|value| self.unwrapped(value)),

@@ -91,9 +91,9 @@ impl Source {
     pub(super) fn bytes(&self) -> Result<Box<dyn BufRead>> {
         let file: Box<dyn Read> = Box::new(self.file()?);
         let bytes = match self.compression {
-            Some(compression) => {
-                (compression.decoder)(file).map_err(|error| self.unreadable("", &error))?
-            }
+            Some(compression) => compression
+                .decompress(file)
+                .map_err(|error| self.unreadable("", &error))?,
             None => file,
         };
         Ok(Box::new(BufReader::with_capacity(BUFFER, bytes)))

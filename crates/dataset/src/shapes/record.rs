@@ -208,7 +208,7 @@ mod tests {
                 "field \"prompt\" must be a string or a list of {\"role\", \"content\"} messages: \"content\" of message 1 must be a string, found none",
             ),
             (
-                json!({"prompt": "a", "chosen": "a", "rejected": "b", "margin": "1"}),
+                json!({"prompt": "a", "chosen": "a", "rejected": "b", "margin": "much"}),
                 "field \"margin\" must be a finite number, found a string",
             ),
             (
