@@ -11,6 +11,7 @@
 //!
 //! - [`hold_out`]: the split into training and held-out rows, by prompt;
 //! - [`order`]: the order of an epoch, and micro-batches within a budget of tokens;
+//! - [`splits`]: the splits of a repository of data, by the names of its files;
 //! - [`summary`]: what a file holds, in numbers;
 //! - [`tiny_world`]: a small closed world whose facts are known, and all the data generated from it.
 
@@ -22,12 +23,15 @@ pub mod order;
 mod read;
 mod records;
 mod shapes;
+mod splits;
 pub mod summary;
 pub mod tiny_world;
 
+pub use containers::is_data as is_data_file;
 pub use error::{BadRow, Error, Place, Result};
 pub use hold_out::{check_eval_fraction, count_shared, hold_out};
 pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
 pub use records::{
     BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,
 };
+pub use splits::splits;

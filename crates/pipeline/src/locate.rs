@@ -6,6 +6,7 @@ use rlhf_rollout::RewardSource;
 use rlhf_train::Source;
 
 use crate::bundled;
+use crate::data_files;
 use crate::exit::usage;
 use crate::models;
 use crate::stages::Configured;
@@ -35,11 +36,11 @@ pub(crate) fn locate(
                 mut held_out,
                 bundled,
             } => {
-                for file in files
-                    .iter_mut()
-                    .chain(held_out.iter_mut().flat_map(|f| f.iter_mut()))
+                for names in [Some(&mut *files), held_out.as_deref_mut()]
+                    .into_iter()
+                    .flatten()
                 {
-                    *file = models::file(file)?;
+                    *names = data_files::found(names)?;
                 }
                 if files.is_empty() {
                     let split = bundled::split(bundled);

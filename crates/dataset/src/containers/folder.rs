@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::DataFile;
 use crate::error::{Error, Result};
+use crate::splits::shard;
 
 /// Files beside the data that have a data file's name.
 const NO_DATA: [&str; 6] = [
@@ -35,7 +36,8 @@ pub(crate) fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs_err::read_dir(path)? {
         let file = entry?.path();
-        if file.is_file() && is_data(&file) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if is_data(&name) && file.is_file() {
             files.push(file);
         }
     }
@@ -52,7 +54,8 @@ pub(crate) fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
         });
     }
     files.sort();
-    let mut splits: Vec<PathBuf> = files.iter().filter_map(|file| split(file)).collect();
+    let split = |file: &PathBuf| Some(file.with_file_name(shard(file.file_name()?.to_str()?)?.0));
+    let mut splits: Vec<PathBuf> = files.iter().filter_map(split).collect();
     splits.dedup();
     if splits.len() > 1 {
         return Err(several(path, &splits));
@@ -99,24 +102,13 @@ fn listed(
     })
 }
 
-/// Whether the name is that of a data file.
-fn is_data(file: &Path) -> bool {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
+/// Whether a name is that of a data file: `prefs.jsonl`, `train.parquet`, not `README.txt`.
+pub fn is_data(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let beside = ["readme", "license", "licence", ".", "_"];
     DataFile::is_name(&name)
         && !NO_DATA.contains(&name.as_str())
         && !beside.iter().any(|start| name.starts_with(start))
-}
-
-/// The split of a file named `SPLIT-00000-of-00002.parquet`, as the path up to it.
-fn split(file: &Path) -> Option<PathBuf> {
-    let name = file.file_name()?.to_str()?;
-    let (before, count) = name.split_once("-of-")?;
-    let (split, number) = before.rsplit_once('-')?;
-    let digits =
-        |text: &str| text.len() >= 5 && text.as_bytes()[..5].iter().all(u8::is_ascii_digit);
-    (digits(number) && digits(count)).then(|| file.with_file_name(split))
 }
 
 /// Splits are kept apart: one of them is likely to be there for evaluation.

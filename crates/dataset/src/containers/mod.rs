@@ -28,6 +28,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Place, Result};
 pub(crate) use folder::files_at;
+pub use folder::is_data;
 use source::{Source, Start};
 
 /// Every container. The first that fits reads a file.

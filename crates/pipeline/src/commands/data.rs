@@ -10,12 +10,13 @@ use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::data_files::found;
 use crate::flags::DataArgs;
 use crate::locate::model_folder;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
-    let Loaded { rows, skipped } = read_rows(&args.files, args.skip_bad)?;
+    let Loaded { rows, skipped } = read_rows(&found(&args.files)?, args.skip_bad)?;
     let summary = Summary::of(&rows);
     let tokenizer = args.model.as_deref().map(tokenizer).transpose()?;
     let tokens = tokenizer

@@ -14,6 +14,7 @@ use rlhf_train::micro_batch_tokens;
 use serde_json::json;
 
 use crate::bundled;
+use crate::data_files::found;
 use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
@@ -59,7 +60,7 @@ fn required(args: &EvalArgs) -> anyhow::Result<()> {
 
 fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
     required(args)?;
-    let loaded = read_rows(&args.data, args.skip_bad)?;
+    let loaded = read_rows(&found(&args.data)?, args.skip_bad)?;
     for bad in &loaded.skipped {
         eprintln!("skipped: {bad}");
     }
@@ -114,7 +115,7 @@ fn report(
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
-    let feedback = read_feedback(&args.data, args.skip_bad)?;
+    let feedback = read_feedback(&found(&args.data)?, args.skip_bad)?;
     for bad in &feedback.skipped {
         eprintln!("skipped: {bad}");
     }
@@ -201,6 +202,7 @@ fn compare(
     if !args.prompts.is_empty() {
         questions.files = args.prompts.clone();
     }
+    questions.files = found(&questions.files)?;
     if questions.files.is_empty() {
         eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
         questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];

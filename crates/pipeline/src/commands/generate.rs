@@ -9,6 +9,7 @@ use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights, generate};
 use rlhf_train::{Progress, ProgressStyle};
 use serde_json::json;
 
+use crate::data_files::found;
 use crate::flags::GenerateArgs;
 use crate::locate::model_folder;
 use crate::machine::Machine;
@@ -83,6 +84,6 @@ fn prompts(args: &GenerateArgs) -> anyhow::Result<Vec<Text>> {
             .map(|text| Text::Plain(text.replace("\\n", "\n")))
             .collect());
     }
-    let loaded = read_prompts(&args.prompts, 0)?;
+    let loaded = read_prompts(&found(&args.prompts)?, 0)?;
     Ok(loaded.rows.into_iter().map(|row| row.prompt).collect())
 }

@@ -13,6 +13,7 @@ use rlhf_lm::{
 use rlhf_train::micro_batch_tokens;
 use serde_json::{Map, Value, json};
 
+use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::ScoreArgs;
 use crate::locate::model_folder;
@@ -21,7 +22,7 @@ use crate::models;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    let loaded = read_rows(&args.data, args.skip_bad)?;
+    let loaded = read_rows(&found(&args.data)?, args.skip_bad)?;
     for bad in &loaded.skipped {
         eprintln!("skipped: {bad}");
     }
