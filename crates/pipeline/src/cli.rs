@@ -15,8 +15,8 @@ use crate::stages::{AnyStage, STAGES, stage};
 #[derive(Debug, Parser)]
 #[command(name = "rlhf", version, propagate_version = true, max_term_width = 110)]
 #[command(
-    after_help = "Data: JSON in any layout, CSV, TSV, Parquet, Arrow or .txt, also with .gz or .zst; a folder of it; or a data set of\n\
-    the hub, ORG/NAME, ORG/NAME:SPLIT or hf://datasets/ORG/NAME/FILE. A file is told by its content, not by its name.\n\
+    after_help = "Data: JSON in any layout, CSV, TSV, Parquet, Arrow or .txt, also with .gz or .zst; a folder of it;\n\
+    or a data set of the hub: ORG/NAME, ORG/NAME:SPLIT, hf://datasets/ORG/NAME/FILE.\n\
     Settings: built-in default < rlhf.toml in the current folder < --config FILE < flags.\n\
     Results go to stdout, everything else to stderr.\n\
     Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted."
