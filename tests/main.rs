@@ -18,5 +18,6 @@ mod refusals;
 mod reproducibility;
 mod rewards;
 mod score;
+mod shapes;
 mod steps;
 mod typed;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::place::Place;
+
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -45,22 +47,11 @@ fn after_tolerated(tolerated: usize) -> String {
     }
 }
 
-/// Where in a file a row is, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The line where it begins.
-    Line(usize),
-    /// Its number, in a file without lines.
-    Row(usize),
-}
-
 /// A malformed row: where it is and what is wrong. Prints as
-/// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`, or as `prefs.parquet, row 17: …`.
+/// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
-    /// The file, as it was named.
-    pub path: PathBuf,
-    /// Where in the file.
+    /// Where it stands.
     pub place: Place,
     /// What was expected and found.
     pub reason: String,
@@ -68,10 +59,6 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match self.place {
-            Place::Line(line) => write!(f, "{path}:{line}: {}", self.reason),
-            Place::Row(row) => write!(f, "{path}, row {row}: {}", self.reason),
-        }
+        write!(f, "{}: {}", self.place, self.reason)
     }
 }

@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
         }
     };
     let level = if typed.quiet() {
-        tracing::Level::ERROR
+        tracing::Level::WARN
     } else {
         tracing::Level::INFO
     };

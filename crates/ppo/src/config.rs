@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rlhf_dataset::check_eval_fraction;
 use rlhf_lm::SamplingConfig;
 use rlhf_rollout::RewardSource;
-use rlhf_train::ScheduleKind;
+use rlhf_train::{DataSettings, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::Advantage;
@@ -137,8 +137,10 @@ rlhf_train::settings! {
         pub save_every: u64 = 50,
         /// Episodes written to `samples.jsonl` per step.
         pub log_samples: usize = 4,
-        /// Malformed rows to skip before failing.
-        pub skip_bad: usize = 0,
+    }
+    parts {
+        /// How its files are read.
+        pub data: DataSettings = DataSettings::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use arrow_schema::{DataType, TimeUnit};
 use serde_json::{Number, Value, json};
 
 use super::source::Source;
-use super::{Place, StoredRow};
+use super::{At, StoredRow};
 use crate::error::{Error, Result};
 
 /// The rows of some batches, numbered.
@@ -77,8 +77,8 @@ impl<B: Iterator<Item = Result<RecordBatch, String>>> Iterator for ArrowRows<B> 
                 let value = Ok(row(batch, self.next));
                 self.next += 1;
                 self.rows += 1;
-                let place = Place::Row(self.rows);
-                return Some(Ok(StoredRow { place, value }));
+                let at = At::Row(self.rows);
+                return Some(Ok(StoredRow { at, value }));
             }
             match self.fetch() {
                 Some(Ok(())) => {}

@@ -45,15 +45,15 @@ fn damaged(path: &Path, panic: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::containers::Place;
+    use crate::containers::At;
     use serde_json::Value;
 
     #[test]
     fn a_panic_ends_the_rows_with_an_error_that_names_the_file() {
         let rows = (0..9).map(|i| {
             assert!(i < 1, "index {i} out of bounds");
-            let (place, value) = (Place::Row(1), Ok(Value::Null));
-            Ok(StoredRow { place, value })
+            let (at, value) = (At::Row(1), Ok(Value::Null));
+            Ok(StoredRow { at, value })
         });
         let read = guarded(Path::new("a.parquet"), || Ok(Box::new(rows))).unwrap();
         let read: Vec<_> = read.collect();

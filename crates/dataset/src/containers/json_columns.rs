@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::encoding::utf8;
 use super::json_scanner::Scanner;
 use super::source::Source;
-use super::{Place, StoredRow, json_words};
+use super::{At, StoredRow, json_words};
 use crate::error::Result;
 
 pub(super) struct Columns {
@@ -82,7 +82,7 @@ impl Iterator for Columns {
         }
         self.rows += 1;
         Some(Ok(StoredRow {
-            place: Place::Row(self.rows),
+            at: At::Row(self.rows),
             value: reason.map_or(Ok(Value::Object(row)), Err),
         }))
     }

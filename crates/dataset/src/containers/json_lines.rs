@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::lines::Lines;
-use super::{Place, StoredRow, json_words};
+use super::{At, StoredRow, json_words};
 use crate::error::Result;
 
 pub(super) struct JsonLines {
@@ -33,29 +33,29 @@ impl Iterator for JsonLines {
                 Ok(next) => next?,
                 Err(error) => return Some(Err(error)),
             };
-            let place = Place::Line(line);
+            let at = At::Line(line);
             let value = match text {
                 Ok(text) if text.trim().is_empty() => continue,
                 Ok(text) => match serde_json::from_str(text) {
                     Err(error) if error.to_string().starts_with("trailing characters") => {
-                        self.rest = values(text, place);
+                        self.rest = values(text, at);
                         return self.rest.pop_front().map(Ok);
                     }
                     parsed => parsed.map_err(|error| json_words::reason(&error, text, 0)),
                 },
                 Err(reason) => Err(reason),
             };
-            return Some(Ok(StoredRow { place, value }));
+            return Some(Ok(StoredRow { at, value }));
         }
     }
 }
 
 /// The values of a line that holds more than one; if what follows one is none, that one is not taken either, for the line is broken.
-fn values(text: &str, place: Place) -> VecDeque<StoredRow> {
+fn values(text: &str, at: At) -> VecDeque<StoredRow> {
     let values: Result<Vec<_>, _> = serde_json::Deserializer::from_str(text)
         .into_iter()
         .collect();
-    let row = |value| StoredRow { place, value };
+    let row = |value| StoredRow { at, value };
     match values {
         Ok(values) => values.into_iter().map(Ok).map(row).collect(),
         Err(error) => VecDeque::from([row(Err(json_words::reason(&error, text, 0)))]),

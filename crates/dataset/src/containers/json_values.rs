@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::encoding::utf8;
 use super::json_scanner::{Broken, Scanner};
 use super::source::Source;
-use super::{Place, StoredRow, TOO_LONG, json_words};
+use super::{At, StoredRow, TOO_LONG, json_words};
 use crate::error::{Error, Result};
 
 pub(super) struct Values {
@@ -135,7 +135,7 @@ impl Values {
             parsed.map_err(|error| json_words::reason(&error, text, line))
         });
         Ok(Ok(Some(StoredRow {
-            place: Place::Line(line),
+            at: At::Line(line),
             value: value.and_then(|value| self.unwrapped(value)),
         })))
     }
@@ -188,7 +188,7 @@ impl Values {
 /// The row that is missing behind a comma.
 fn comma(line: usize) -> StoredRow {
     StoredRow {
-        place: Place::Line(line),
+        at: At::Line(line),
         value: Err("unreadable JSON: a comma that nothing follows: remove it".to_owned()),
     }
 }

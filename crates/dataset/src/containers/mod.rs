@@ -26,7 +26,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
+use crate::place::At;
 pub(crate) use folder::files_at;
 pub use folder::is_data;
 use source::{Source, Start};
@@ -47,7 +48,7 @@ const TOO_LONG: &str = "a row is longer than 256 MiB; a closing bracket or quote
 /// A row as a file stores it.
 pub(crate) struct StoredRow {
     /// Where it is.
-    pub(crate) place: Place,
+    pub(crate) at: At,
     /// Its value, or why there is none; the rows after it can be read all the same.
     pub(crate) value: Result<Value, String>,
 }
@@ -57,7 +58,7 @@ pub(crate) type Rows = Box<dyn Iterator<Item = Result<StoredRow>>>;
 
 /// What a row of plain text is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum PlainText {
+pub enum PlainText {
     /// `{"text": …}`: a paragraph, up to a blank line.
     Paragraphs,
     /// `{"prompt": …}`: a line.

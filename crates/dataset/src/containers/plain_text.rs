@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::lines::Lines;
-use super::{Container, Place, PlainText, Rows, StoredRow};
+use super::{At, Container, PlainText, Rows, StoredRow};
 use crate::error::Result;
 
 pub(super) const CONTAINER: Container = Container {
@@ -40,8 +40,8 @@ impl Iterator for Paragraphs {
                 Ok(Some((number, Ok(line)))) => (number, line),
                 // The paragraph goes on after a line that is not UTF-8.
                 Ok(Some((line, Err(reason)))) => {
-                    let (place, value) = (Place::Line(line), Err(reason));
-                    return Some(Ok(StoredRow { place, value }));
+                    let (at, value) = (At::Line(line), Err(reason));
+                    return Some(Ok(StoredRow { at, value }));
                 }
                 Ok(None) => break,
                 Err(error) => return Some(Err(error)),
@@ -89,7 +89,7 @@ impl Iterator for Prompts {
 fn row(line: usize, name: &str, text: Result<String, String>) -> StoredRow {
     let object = |text| Value::Object(Map::from_iter([(name.to_owned(), Value::String(text))]));
     StoredRow {
-        place: Place::Line(line),
+        at: At::Line(line),
         value: text.map(object),
     }
 }

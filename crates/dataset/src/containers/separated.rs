@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::encoding::utf8;
 use super::source::{Source, Start};
-use super::{Container, LONGEST_ROW, Place, StoredRow, TOO_LONG};
+use super::{At, Container, LONGEST_ROW, StoredRow, TOO_LONG};
 use crate::error::{Error, Result};
 
 pub(super) const CONTAINER: Container = Container {
@@ -130,7 +130,7 @@ impl Iterator for Table {
                 .unreadable(&format!(" after line {line}"), &error)));
         }
         let line = self.record.position().map_or(0, |position| position.line());
-        let place = Place::Line(usize::try_from(line).unwrap_or(usize::MAX));
+        let at = At::Line(usize::try_from(line).unwrap_or(usize::MAX));
         if is_end(&self.record) {
             self.done = true;
             return None;
@@ -142,7 +142,7 @@ impl Iterator for Table {
             true => Err("a quote that begins in this row is never closed (a quote inside quotes is written twice)".to_owned()),
             false => self.row(),
         };
-        Some(Ok(StoredRow { place, value }))
+        Some(Ok(StoredRow { at, value }))
     }
 }
 

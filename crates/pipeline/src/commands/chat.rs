@@ -146,7 +146,7 @@ impl Speaker {
             };
             let ids = self.model.tokenizer.encode_prompt(&text)?;
             if ids.len() + answer <= longest || self.turns.is_empty() && ids.len() < longest {
-                return Ok(PromptRow { text, ids });
+                return Ok(PromptRow::new(text, ids));
             }
             if self.turns.is_empty() {
                 return Err(usage!(

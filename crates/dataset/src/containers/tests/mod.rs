@@ -44,9 +44,9 @@ fn outcome(name: &str, content: &[u8]) -> (Vec<Value>, Vec<String>) {
     match DataFile::open(&path).and_then(|file| file.rows(PlainText::Paragraphs)) {
         Ok(rows) => {
             for row in rows {
-                match row.map(|row| (row.place, row.value)) {
+                match row.map(|row| (row.at, row.value)) {
                     Ok((_, Ok(value))) => values.push(value),
-                    Ok((place, Err(reason))) => faults.push(format!("{place:?} {reason}")),
+                    Ok((at, Err(reason))) => faults.push(format!("{at:?} {reason}")),
                     Err(error) => faults.push(error.to_string()),
                 }
             }
@@ -82,20 +82,20 @@ fn the_same_rows_are_read_from_every_container_and_compression_whatever_the_name
 fn the_place_of_a_row_is_its_line_or_its_number() {
     let rows = rows();
     for (name, expected) in [
-        ("lines.jsonl", [1, 2, 3, 4].map(Place::Line)),
-        ("cr.jsonl", [1, 2, 3, 4].map(Place::Line)),
-        ("blank.jsonl", [1, 4, 7, 10].map(Place::Line)),
-        ("one_line.jsonl", [1; 4].map(Place::Line)),
-        ("pretty_array.json", [2, 14, 31, 36].map(Place::Line)),
+        ("lines.jsonl", [1, 2, 3, 4].map(At::Line)),
+        ("cr.jsonl", [1, 2, 3, 4].map(At::Line)),
+        ("blank.jsonl", [1, 4, 7, 10].map(At::Line)),
+        ("one_line.jsonl", [1; 4].map(At::Line)),
+        ("pretty_array.json", [2, 14, 31, 36].map(At::Line)),
         // A cell of the third line holds a line break.
-        ("table.csv", [2, 3, 5, 6].map(Place::Line)),
-        ("columns.json", [1, 2, 3, 4].map(Place::Row)),
-        ("snappy.parquet", [1, 2, 3, 4].map(Place::Row)),
-        ("stream.arrow", [1, 2, 3, 4].map(Place::Row)),
+        ("table.csv", [2, 3, 5, 6].map(At::Line)),
+        ("columns.json", [1, 2, 3, 4].map(At::Row)),
+        ("snappy.parquet", [1, 2, 3, 4].map(At::Row)),
+        ("stream.arrow", [1, 2, 3, 4].map(At::Row)),
     ] {
         let write = WRITERS.iter().find(|(known, _)| *known == name).unwrap().1;
         let (_folder, path) = file(name, &write(&rows));
-        let places: Vec<Place> = read(&path).unwrap().iter().map(|row| row.place).collect();
+        let places: Vec<At> = read(&path).unwrap().iter().map(|row| row.at).collect();
         assert_eq!(places, expected, "{name}");
     }
 }
