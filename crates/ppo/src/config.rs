@@ -42,7 +42,7 @@ rlhf_train::settings! {
         pub critic: CriticKind = CriticKind::Separate,
         /// Estimator of the advantages: `gae`, from the critic's values, or `rloo`, from the other responses to the same prompt.
         pub advantage: Advantage = Advantage::Gae,
-        /// Prompt files; empty means the bundled ones.
+        /// Prompts: files (of a .txt each line is one), folders or data sets of the hub; empty means the bundled ones.
         pub prompts: Vec<PathBuf> = Vec::new(),
         /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
         pub eval_prompts: Vec<PathBuf> = Vec::new(),

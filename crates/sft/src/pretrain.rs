@@ -20,7 +20,7 @@ use crate::train::LanguageModelling;
 rlhf_train::settings! {
     /// Settings of `rlhf pretrain`.
     pub struct Config {
-        /// Texts: plain .txt, or {"text"} a line; files or folders; empty means the bundled corpus.
+        /// Texts, plain .txt or {"text"}: files, folders or data sets of the hub; empty means the bundled corpus.
         pub data: Vec<PathBuf> = Vec::new(),
         /// Share of the texts kept back for the held-out loss.
         pub eval_fraction: f64 = 0.02,

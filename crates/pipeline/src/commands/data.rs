@@ -17,6 +17,7 @@ use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::{DataArgs, KindArg};
 use crate::locate::model_folder;
@@ -62,7 +63,7 @@ struct Look {
 impl Look {
     /// Looks at every row of the files, read as `T`.
     fn all<T: Record + Into<Row>>(&mut self, args: &DataArgs) -> anyhow::Result<HowRead> {
-        let mut records = Records::<T>::open(&args.files, &args.reading.reading())?;
+        let mut records = Records::<T>::open(&found(&args.files)?, &args.reading.reading())?;
         while let Some(row) = records.next() {
             let Placed { record, place } = row?;
             let row = record.into();

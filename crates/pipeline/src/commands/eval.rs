@@ -14,6 +14,7 @@ use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
 use serde_json::json;
 
 use crate::bundled;
+use crate::data_files::found;
 use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
@@ -63,7 +64,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         rows,
         mut tolerance,
         ..
-    } = read_and_tell::<Row>(&args.data, &args.reading.reading())?;
+    } = read_and_tell::<Row>(&found(&args.data)?, &args.reading.reading())?;
     let (mut texts, mut demonstrations) = (Vec::new(), Vec::new());
     for Placed { record, place } in rows {
         match record {
@@ -127,7 +128,7 @@ fn report(
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
-    let mut feedback = read_and_tell::<Feedback>(&args.data, &args.reading.reading())?;
+    let mut feedback = read_and_tell::<Feedback>(&found(&args.data)?, &args.reading.reading())?;
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
     let max_length = row_limit("eval", args.max_length, model.config());
     let items = Items::from_feedback(
@@ -215,6 +216,7 @@ fn compare(
         questions.files = args.prompts.clone();
         questions.reading = args.reading.reading();
     }
+    questions.files = found(&questions.files)?;
     if questions.files.is_empty() {
         eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
         questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];
