@@ -10,4 +10,4 @@ pub mod guard;
 pub mod rng;
 mod text;
 
-pub use text::{Chat, Message, Text};
+pub use text::{Chat, Message, Text, visible_edges};

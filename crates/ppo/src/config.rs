@@ -66,6 +66,10 @@ rlhf_train::settings! {
         pub response_length: usize = 53,
         /// The EOS token is forbidden before this many tokens.
         pub min_response_length: usize = 0,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Longest prompt in tokens; longer prompts are dropped and counted.
         pub max_prompt_length: usize = 512,
         /// Texts that end a response (which is cut after them) besides the EOS token.

@@ -31,13 +31,16 @@ impl Inputs {
     /// Loads them, and errors where policy, reward and critic do not fit together.
     pub(crate) fn load(config: &Config, session: &Session) -> Result<Self> {
         let device = &session.device;
-        let base = LanguageModel::load(
+        let mut base = LanguageModel::load(
             Path::new(&config.model),
             Weights::Trainable,
             session.dtype,
             device,
         )
         .with_context(|| format!("loading the policy from {}", config.model))?;
+        base.tokenizer = (base.tokenizer)
+            .allow_special(config.allow_special)
+            .take_raw(config.raw);
         base.tokenizer
             .eos_id()
             .context("PPO needs an EOS token: a response must be able to end")?;

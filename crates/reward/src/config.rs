@@ -18,6 +18,10 @@ rlhf_train::settings! {
         pub eval_prefs: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation and calibration when `eval_prefs` is empty.
         pub eval_fraction: f64 = 0.1,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Longest prompt plus response in tokens; longer rows are cut, counted and reported; absent takes 1024, or what the model reads
         /// if that is less.
         pub max_length: Option<usize> = None,

@@ -16,6 +16,10 @@ rlhf_train::settings! {
         pub eval_data: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation when `eval_data` is empty.
         pub eval_fraction: f64 = 0.05,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Rows are cut to this many tokens; absent takes 1024, or what the model reads if that is less.
         pub max_length: Option<usize> = None,
         /// Let the prompt's tokens carry loss too.

@@ -288,7 +288,7 @@ fn encoded(tokenizer: &Tokenizer, row: &Row) -> anyhow::Result<Vec<Vec<u32>>> {
     };
     match row {
         Row::Text(row) => {
-            let mut ids = tokenizer.encode(&row.text)?;
+            let mut ids = tokenizer.encode_text(&row.text)?;
             ids.push(tokenizer.eos_id()?);
             Ok(vec![ids])
         }
@@ -303,8 +303,12 @@ fn shown(row: &Row, tokenizer: Option<&Tokenizer>) -> anyhow::Result<String> {
     let mut out = format!("--- {}\n", row.kind().name());
     let mut parts = parts(row);
     if let Some(tokenizer) = tokenizer {
+        let mut before = Vec::new();
         for ((name, text), ids) in parts.iter_mut().zip(encoded(tokenizer, row)?) {
-            *text = tokenizer.decode_with_special(&ids)?;
+            *text = tokenizer.spell_out(&before, &ids)?;
+            if before.is_empty() {
+                before = ids.clone();
+            }
             name.push_str(&format!(", {} tokens", ids.len()));
         }
     }
