@@ -45,7 +45,9 @@ pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};
 pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
-pub use plan::{DiskUse, MemoryItem, Plan, activation_bytes, micro_batch_tokens, readable_bytes};
+pub use plan::{
+    DiskUse, MemoryItem, Plan, activation_bytes, marked, micro_batch_tokens, readable_bytes,
+};
 pub use progress::{Progress, ProgressStyle};
 pub use run_dir::{OnExisting, RunDir, finished, record};
 pub use saving::{SaveClock, Saving};
