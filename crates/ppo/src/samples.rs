@@ -55,6 +55,7 @@ impl PolicyOptimization {
             "response": tokenizer.decode(&episode.response)?,
             "finished": episode.finished,
             "score": t.scores[i],
+            "missing_eos": t.missing_eos[i],
             "tokens": episode.response,
             "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
             "logprobs": t.logprobs[i],

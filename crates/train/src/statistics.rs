@@ -24,30 +24,21 @@ const RESAMPLES: usize = 2000;
 ///
 /// Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
-    bootstrap_ratio_interval(values, &vec![1.0; values.len()], seed)
-}
-
-/// The same for a ratio of sums, `Σ aᵢ / Σ bᵢ`, whose pairs (aᵢ, bᵢ) are drawn together: the mean over groups of unequal size.
-pub fn bootstrap_ratio_interval(numerators: &[f64], denominators: &[f64], seed: u64) -> (f64, f64) {
-    debug_assert_eq!(numerators.len(), denominators.len());
-    if numerators.is_empty() {
+    if values.is_empty() {
         return (f64::NAN, f64::NAN);
     }
     let mut draws = rng::stream(seed, "bootstrap", 0);
-    let n = numerators.len();
-    let mut ratios: Vec<f64> = (0..RESAMPLES)
+    let n = values.len();
+    let mut means: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let (mut above, mut below) = (0.0, 0.0);
-            for _ in 0..n {
-                let i = rng::below(&mut draws, n);
-                above += numerators[i];
-                below += denominators[i];
-            }
-            above / below
+            (0..n)
+                .map(|_| values[rng::below(&mut draws, n)])
+                .sum::<f64>()
+                / n as f64
         })
         .collect();
-    ratios.sort_by(f64::total_cmp);
-    (quantile(&ratios, 0.025), quantile(&ratios, 0.975))
+    means.sort_by(f64::total_cmp);
+    (quantile(&means, 0.025), quantile(&means, 0.975))
 }
 
 /// The 95 % quantile of the standard normal distribution, both sides.
