@@ -56,7 +56,7 @@ impl Stage for Ppo {
     ];
     const MAKES: Makes = Makes::Policy;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
-    const NEXT: &'static str = "rlhf chat {out}";
+    const NEXT: (&'static str, &'static str) = ("rlhf chat --model {out}", "");
 
     type Config = Config;
 

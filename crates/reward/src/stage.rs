@@ -53,7 +53,8 @@ impl Stage for Reward {
     ];
     const MAKES: Makes = Makes::RewardModel;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
-    const NEXT: &'static str = "rlhf ppo --model {model} --reward {out} --prompts FILE";
+    const NEXT: (&'static str, &'static str) =
+        ("rlhf ppo --model {model} --reward {out}", " --prompts FILE");
 
     type Config = Config;
 

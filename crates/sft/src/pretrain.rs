@@ -113,7 +113,7 @@ impl Stage for Pretrain {
     ];
     const MAKES: Makes = Makes::Base;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
-    const NEXT: &'static str = "rlhf sft --model {out} --data FILE";
+    const NEXT: (&'static str, &'static str) = ("rlhf sft --model {out}", " --data FILE");
 
     type Config = Config;
 

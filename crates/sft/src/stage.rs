@@ -53,7 +53,7 @@ impl Stage for Sft {
     ];
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
-    const NEXT: &'static str = "rlhf reward --model {out} --prefs FILE";
+    const NEXT: (&'static str, &'static str) = ("rlhf reward --model {out}", " --prefs FILE");
 
     type Config = Config;
 

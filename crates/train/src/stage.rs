@@ -30,8 +30,9 @@ pub trait Stage {
     const MAKES: Makes;
     /// What its metrics mean, in the order of the report.
     const CAPTIONS: &'static [Caption];
-    /// The command that usually comes next; `{out}` stands for the run, `{model}` for the model that it started from.
-    const NEXT: &'static str;
+    /// The command that usually comes next, and the words that give it files of one's own; `{out}` stands for the run, `{model}` for the
+    /// model that it started from.
+    const NEXT: (&'static str, &'static str);
 
     /// Its section of a configuration file.
     type Config: Settings;
