@@ -34,6 +34,7 @@ impl PolicyOptimization {
         self.skipped = Some(dir.skipped_dir());
         let mut done = self.resume(dir)?;
         let mut metrics = dir.metrics()?;
+        let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
         let mut stopped_by_kl = false;
         let mut signs = Signs::after(&dir.logged()?);
@@ -85,17 +86,16 @@ impl PolicyOptimization {
             }
             let stop = session.interrupt.requested();
             let nothing_to_learn = signs.nothing_to_learn().filter(|_| !config.keep_going);
-            if stop
-                || nothing_to_learn.is_some()
-                || config.save_every > 0 && done.is_multiple_of(config.save_every)
-            {
+            let due = config.save_every > 0 && done.is_multiple_of(config.save_every);
+            if stop || nothing_to_learn.is_some() || due || save_clock.due() {
                 self.check_before_checkpoint(done, &trajectory)?;
-                dir.checkpoint_save(&self.checkpoint(done)?, 2)?;
+                dir.checkpoint_save(&self.checkpoint(done)?, session.saving.keep)?;
+                save_clock.saved();
             }
             if let Some(why) = nothing_to_learn {
                 bail!(
                     "PPO step {done}: {why}. The checkpoint of this step is kept: mend the cause and start anew (--overwrite), or go on \
-                     all the same with --resume --keep-going"
+                     all the same with --resume --keep-going (in a configuration ppo.keep_going = true)"
                 );
             }
             if stop {

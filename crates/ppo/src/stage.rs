@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use rlhf_base::caption::Caption;
 use rlhf_rollout::{Episode, RewardSource};
 use rlhf_train::{
-    Bundled, Finding, Makes, Plan, Prepared, RunDir, Session, Source, Stage, Summary,
+    Bundled, Finding, Makes, MayChange, Plan, Prepared, RunDir, Session, Source, Stage, Summary,
 };
 use serde_json::{Map, Value};
 
@@ -54,6 +54,10 @@ impl Stage for Ppo {
         "map",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = MayChange {
+        unseen: &["save_every", "reward_timeout", "keep_going"],
+        seen: &["steps", "micro_batch_tokens", "rollout_rows", "log_samples"],
+    };
     const MAKES: Makes = Makes::Policy;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
     const NEXT: (&'static str, &'static str) = ("rlhf chat --model {out}", "");

@@ -10,8 +10,8 @@ use rlhf_dataset::{
 };
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{
-    Bundled, LossMonitor, Makes, Prepared, Session, Source, Stage, read_and_tell, row_limit,
-    tell_skipped,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
+    read_and_tell, row_limit, tell_skipped,
 };
 use serde_json::{Map, Value};
 
@@ -51,6 +51,7 @@ impl Stage for Sft {
         "liked_only",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
     const NEXT: (&'static str, &'static str) = ("rlhf reward --model {out}", " --prefs FILE");
