@@ -8,6 +8,7 @@ mod folder;
 mod hub_data;
 mod hub_server;
 mod known_faults;
+mod learning;
 mod manual;
 mod pipeline;
 mod portable;
