@@ -168,12 +168,18 @@ pub(crate) enum KindArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Files or folders.
+    /// Files, folders or data sets of the hub.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Show rows and lengths in the tokens of this model: a run, a directory, a GGUF file or a hub id.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
+    /// With --model: take strings as they are, although the model has a chat template.
+    #[arg(long, requires = "model")]
+    pub(crate) raw: bool,
+    /// With --model: take special tokens that a text spells (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long, requires = "model")]
+    pub(crate) allow_special: bool,
     /// How many rows to show.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) show: usize,

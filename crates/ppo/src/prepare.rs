@@ -224,7 +224,7 @@ fn prompts(
 mod tests {
     use super::*;
     use rlhf_base::Text;
-    use rlhf_dataset::Place;
+    use rlhf_dataset::{At, Place};
     use serde_json::Map;
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
             },
             place: Place {
                 path: Path::new("p.jsonl").into(),
-                line: 1,
+                at: At::Line(1),
             },
         };
         let rows = |names: &[&str]| names.iter().map(row).collect::<Vec<_>>();

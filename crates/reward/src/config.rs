@@ -11,7 +11,7 @@ rlhf_train::settings! {
     pub struct Config {
         /// The language model to start from, usually the SFT run: a run, a directory, a GGUF file or a hub id.
         pub model: String = "runs/sft".into(),
-        /// Human feedback (pairs, rankings, choices of the best, ratings, thumbs, mixed); files or folders; empty means the bundled
+        /// Human feedback (pairs, rankings, choices of the best, ratings, thumbs, mixed): files, folders or data sets of the hub; empty means the bundled
         /// rankings.
         pub prefs: Vec<PathBuf> = Vec::new(),
         /// Held-out feedback; empty keeps back a share of the prompts.

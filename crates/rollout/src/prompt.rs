@@ -71,7 +71,7 @@ pub fn prompt_rows(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_dataset::Place;
+    use rlhf_dataset::{At, Place};
     use rlhf_lm::train_bpe;
     use std::path::Path;
 
@@ -82,7 +82,7 @@ mod tests {
         let rows = |max_length| {
             let place = |line| Place {
                 path: Path::new("p.jsonl").into(),
-                line,
+                at: At::Line(line),
             };
             let prompts = texts.iter().enumerate().map(|(i, text)| Placed {
                 record: Prompt {

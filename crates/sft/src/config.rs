@@ -10,7 +10,7 @@ rlhf_train::settings! {
         /// The model to fine-tune: a run, a directory, a GGUF file or a hub id (gpt2, org/name, org/name@revision); empty means
         /// the bundled one.
         pub model: String = String::new(),
-        /// Demonstrations: {"prompt", "completion"} or {"messages"} a line; files or folders; empty means the bundled ones.
+        /// Demonstrations, {"prompt", "completion"} or {"messages"}: files, folders or data sets of the hub; empty means the bundled ones.
         pub data: Vec<PathBuf> = Vec::new(),
         /// Held-out demonstrations for the loss that is reported; empty keeps back a share of the prompts.
         pub eval_data: Vec<PathBuf> = Vec::new(),

@@ -8,10 +8,10 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Loaded, TextRow, check_eval_fraction, hold_out};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{
-    Bundled, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage, Training,
-    read_and_tell, tell_skipped,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage,
+    Training, read_and_tell, tell_skipped,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::captions::CAPTIONS;
 use crate::rows::Rows;
@@ -20,7 +20,7 @@ use crate::train::LanguageModelling;
 rlhf_train::settings! {
     /// Settings of `rlhf pretrain`.
     pub struct Config {
-        /// Texts: plain .txt, or {"text"} a line; files or folders; empty means the bundled corpus.
+        /// Texts, plain .txt or {"text"}: files, folders or data sets of the hub; empty means the bundled corpus.
         pub data: Vec<PathBuf> = Vec::new(),
         /// Share of the texts kept back for the held-out loss.
         pub eval_fraction: f64 = 0.02,
@@ -115,8 +115,13 @@ impl Stage for Pretrain {
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Base;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+    const NEXT: (&'static str, &'static str) = ("rlhf sft --model {out}", " --data FILE");
 
     type Config = Config;
+
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
+        LossMonitor::findings(lines)
+    }
 
     fn validate(config: &Config) -> Result<()> {
         check_eval_fraction(config.eval_fraction).context("pretrain.eval_fraction")

@@ -109,7 +109,7 @@ mod tests {
     use std::path::Path;
 
     use rlhf_base::{Message, Text};
-    use rlhf_dataset::Place;
+    use rlhf_dataset::{At, Place};
     use rlhf_lm::train_bpe;
 
     fn tokenizer() -> Tokenizer {
@@ -126,7 +126,7 @@ mod tests {
             },
             place: Place {
                 path: Path::new("demos.jsonl").into(),
-                line,
+                at: At::Line(line),
             },
         }
     }

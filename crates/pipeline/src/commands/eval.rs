@@ -14,6 +14,7 @@ use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
 use serde_json::json;
 
 use crate::bundled;
+use crate::data_files::found;
 use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             "--model with --reward compares two models, and needs the second: --against MODEL"
         )),
         (Some(model), None, None) => held_out_loss(args, &model_folder(model, "sft")?, &machine),
-        (None, _, Some(reward)) => report(args, &model_folder(reward, "reward")?, &run, &machine),
+        (None, _, Some(reward)) => report(args, &model_folder(reward, "reward")?, &machine),
         (None, _, None) => Err(usage!("nothing to measure: give --model or --reward")),
     }
 }
@@ -63,7 +64,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         rows,
         mut tolerance,
         ..
-    } = read_and_tell::<Row>(&args.data, &args.reading.reading())?;
+    } = read_and_tell::<Row>(&found(&args.data)?, &args.reading.reading())?;
     let (mut texts, mut demonstrations) = (Vec::new(), Vec::new());
     for Placed { record, place } in rows {
         match record {
@@ -122,17 +123,12 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     Ok(())
 }
 
-fn report(
-    args: &EvalArgs,
-    folder: &Path,
-    run: &RunSettings,
-    machine: &Machine,
-) -> anyhow::Result<()> {
+fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
     required(args)?;
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
-    let mut feedback = read_and_tell::<Feedback>(&args.data, &args.reading.reading())?;
+    let mut feedback = read_and_tell::<Feedback>(&found(&args.data)?, &args.reading.reading())?;
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
     let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
     let max_length = row_limit("eval", args.max_length, model.config());
@@ -161,7 +157,7 @@ fn report(
     let micro_batch_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical.rows, None);
     let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens)?;
-    let report = rlhf_reward::report(&items.items, &scores, counts, run.seed);
+    let report = rlhf_reward::report(&items.items, &scores, counts);
     let scale = match args.calibrate {
         true => Some(calibrate(folder, &model, &items, &scores)?),
         false => None,
@@ -225,6 +221,7 @@ fn compare(
         questions.files = args.prompts.clone();
         questions.reading = args.reading.reading();
     }
+    questions.files = found(&questions.files)?;
     if questions.files.is_empty() {
         eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
         questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];

@@ -9,6 +9,7 @@ use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, TextNotes, Weights, gener
 use rlhf_train::{Progress, ProgressStyle, read_and_tell, tell_skipped};
 use serde_json::json;
 
+use crate::data_files::found;
 use crate::flags::GenerateArgs;
 use crate::locate::model_folder;
 use crate::machine::Machine;
@@ -100,7 +101,7 @@ fn prompts(args: &GenerateArgs) -> anyhow::Result<Vec<Text>> {
             .map(|text| Text::Plain(text.replace("\\n", "\n")))
             .collect());
     }
-    let loaded = read_and_tell::<Prompt>(&args.prompts, &args.reading.reading())?;
+    let loaded = read_and_tell::<Prompt>(&found(&args.prompts)?, &args.reading.reading())?;
     tell_skipped(&loaded.tolerance);
     let rows = loaded.rows.into_iter();
     Ok(rows.map(|row| row.record.prompt).collect())

@@ -14,6 +14,7 @@ use rlhf_lm::{
 use rlhf_train::{micro_batch_tokens, read_and_tell, tell_skipped};
 use serde_json::{Map, Value, json};
 
+use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::ScoreArgs;
 use crate::locate::model_folder;
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         rows,
         mut tolerance,
         ..
-    } = read_and_tell::<Row>(&args.data, &args.reading.reading())?;
+    } = read_and_tell::<Row>(&found(&args.data)?, &args.reading.reading())?;
     let entries = entries(&rows)?;
     let folder = model_folder(&args.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;

@@ -15,7 +15,7 @@ pub(crate) struct GenerateArgs {
     /// A prompt; may be repeated. \n stands for a line break.
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
-    /// A data file whose rows have prompts.
+    /// Data whose rows have prompts: files, folders or data sets of the hub.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "prompt")]
     pub(crate) prompts: Vec<PathBuf>,
     /// Take strings as they are, although the model has a chat template.
@@ -132,7 +132,7 @@ pub(crate) struct ScoreArgs {
     /// A language model or a reward model: a run, a directory, a GGUF file or a hub id.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: String,
-    /// Texts, demonstrations or feedback; files or folders.
+    /// Texts, demonstrations or feedback: files, folders or data sets of the hub.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) data: Vec<PathBuf>,
     /// Under a reward model: scores before calibration. Under a language model: strings as they are, although it has a chat template.
