@@ -109,14 +109,14 @@ fn the_loss_before_training_is_shown_and_a_killed_model_is_told() {
     let folder = Folder::pipeline();
     let sft = "sft --model base --data demos.jsonl --eval-data demos.jsonl";
     let output = folder
-        .command(&format!("{sft} --steps 12 --out runs/good"))
+        .command(&format!("{sft} --steps 60 --lr 1e-2 --out runs/good"))
         .output()
         .unwrap();
     let (shown, summary) = (stderr(&output), String::from_utf8(output.stdout).unwrap());
     let losses = numbers(&folder, "good", "eval/loss");
     assert_eq!(
         losses.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
-        [0, 12]
+        [0, 60]
     );
     assert!(losses[1].1 < losses[0].1);
     let before = format!("{:.4}", losses[0].1);
