@@ -17,15 +17,19 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn start(&self) -> Child {
+        self.command().spawn().unwrap()
+    }
+
+    fn command(&self) -> Command {
         let prepared = self.folder.command(&self.line);
-        Command::new(prepared.get_program())
+        let mut command = Command::new(prepared.get_program());
+        command
             .args(prepared.get_args())
             .current_dir(self.folder.path(""))
             .env("XDG_CACHE_HOME", self.folder.path("cache"))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::null());
+        command
     }
 
     fn has(&self, name: &str) -> bool {
@@ -70,6 +74,24 @@ impl Run<'_> {
             );
             std::thread::yield_now();
         }
+    }
+
+    /// Starts the run, presses Ctrl-C after its third checkpoint, and gives the command that it says continues.
+    #[cfg(unix)]
+    fn interrupted(&self) -> String {
+        let mut child = self.command().stderr(Stdio::piped()).spawn().unwrap();
+        self.wait(&mut child, || self.newest() >= 3);
+        let signal = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(signal.success());
+        let output = child.wait_with_output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(130), "{said}");
+        assert!(!self.has("run.lock"));
+        let (_, command) = said.split_once("Continue with\n  ").unwrap();
+        command.trim_end().to_owned()
     }
 
     /// Starts the run and waits for its third checkpoint.
@@ -294,15 +316,33 @@ fn an_interrupted_run_saves_a_checkpoint_exits_with_130_and_resumes_to_the_same_
         line: format!("{line} --save-every 1 --out runs/cut"),
         out: "runs/cut".into(),
     };
-    let mut child = cut.started();
-    let signal = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(signal.success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    folder.done(&format!("{line} --out runs/cut --resume"));
+    let command = cut.interrupted();
+    assert_eq!(command, "rlhf sft --resume --out runs/cut --quiet");
+    folder.done(command.strip_prefix("rlhf ").unwrap());
     assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_pipeline_says_how_it_goes_on() {
+    let folder = folder();
+    folder.write(
+        "one.toml",
+        "[sft]\nmodel = \"base\"\ndata = [\"demos.jsonl\"]\nsteps = 1000\n",
+    );
+    folder.done("run one.toml --quiet --set sft.lr=1e-4 --out whole");
+    let cut = Run {
+        folder: &folder,
+        line: "run one.toml --overwrite --set sft.lr=1e-4 --quiet --set sft.save_every=1 --out cut"
+            .into(),
+        out: "cut/sft".into(),
+    };
+    let command = cut.interrupted();
+    let expected =
+        "rlhf run one.toml --set sft.lr=1e-4 --quiet --set sft.save_every=1 --out cut --resume";
+    assert_eq!(command, expected);
+    folder.done(command.strip_prefix("rlhf ").unwrap());
+    assert_same_run(&folder.path("whole/sft"), &folder.path("cut/sft"));
 }
 
 #[test]
@@ -369,7 +409,12 @@ fn a_full_disk_costs_no_checkpoint_and_the_run_goes_on_to_the_same_bytes() {
     };
     assert_eq!(
         names("runs/cut"),
-        ["config.toml", "metrics.jsonl", "timings.jsonl"]
+        [
+            "config.toml",
+            "inputs.json",
+            "metrics.jsonl",
+            "timings.jsonl"
+        ]
     );
 
     let cut = Run {
@@ -548,6 +593,17 @@ fn of_several_runs_that_start_at_once_one_has_the_folder() {
     assert_same_run(&folder.path("runs/alone"), &folder.path("runs/together"));
 }
 
+/// Writes other settings into the record of a run, as if it had begun with them.
+fn as_if_begun_with(folder: &Folder, out: &str, settings: &str) {
+    let file = format!("{out}/config.toml");
+    let mut config: toml::Table = folder.read(&file).parse().unwrap();
+    for (section, settings) in settings.parse::<toml::Table>().unwrap() {
+        let section = config[&section].as_table_mut().unwrap();
+        section.extend(settings.as_table().unwrap().clone());
+    }
+    folder.write(&file, &config.to_string());
+}
+
 /// A learning rate of 1e30 makes weights that overflow in the next forward pass, whichever that is.
 #[test]
 fn a_policy_that_diverges_stops_at_the_last_sound_checkpoint_and_goes_on_from_there_to_the_same_bytes()
@@ -559,27 +615,26 @@ fn a_policy_that_diverges_stops_at_the_last_sound_checkpoint_and_goes_on_from_th
         "after PPO step {} the policy's logits are not finite",
         newest + 1
     );
-    for (flags, complaint) in [
+    let config = folder.read("runs/cut/config.toml");
+    for (minibatches, flags, complaint) in [
         // The guard before a checkpoint, the next rollout, an evaluation, the minibatches that follow in the same step.
-        ("--save-every 1 --set ppo.minibatches=1", diverged.as_str()),
-        ("--save-every 0 --set ppo.minibatches=1", &diverged),
-        (
-            "--save-every 0 --set ppo.minibatches=1 --eval-every 1",
-            &diverged,
-        ),
-        (
-            "--save-every 0 --set ppo.minibatches=4",
-            "3 updates in a row were not finite",
-        ),
+        ("1", "eval_every = 0", diverged.as_str()),
+        ("1", "save_every = 0", &diverged),
+        ("1", "save_every = 0\neval_every = 1", &diverged),
+        ("4", "save_every = 0", "3 updates in a row were not finite"),
     ] {
-        let resumed = format!("{line} --resume --lr 1e30 {flags}");
-        let output = folder.command(&resumed).output().unwrap();
+        let minibatches = format!("minibatches = {minibatches}\n{flags}");
+        as_if_begun_with(
+            &folder,
+            "runs/cut",
+            &format!("[ppo]\nlr = 1e30\n{minibatches}"),
+        );
+        let resumed = "ppo --quiet --out runs/cut --resume";
+        let output = folder.command(resumed).output().unwrap();
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{flags}: {said}");
         assert!(
-            said.contains(complaint)
-                && said.contains("lower --lr")
-                && said.contains("continue with --resume"),
+            said.contains(complaint) && said.contains("lower --lr") && said.contains("--overwrite"),
             "{flags}: {said}"
         );
         assert_eq!(cut.newest(), newest, "{flags}");
@@ -587,6 +642,7 @@ fn a_policy_that_diverges_stops_at_the_last_sound_checkpoint_and_goes_on_from_th
     // Three minibatches of one episode each.
     let skipped = format!("runs/cut/skipped/step-{:06}.jsonl", newest + 1);
     assert_eq!(folder.read(&skipped).lines().count(), 3);
+    folder.write("runs/cut/config.toml", &config);
     folder.done(&format!("{line} --resume"));
     assert_same_run(&folder.path("runs/whole"), &folder.path("runs/cut"));
 }
@@ -613,6 +669,9 @@ fn a_model_that_diverges_is_not_saved_and_its_last_sound_checkpoint_goes_on_to_t
         };
         kill(cut.started());
         let newest = cut.newest();
+        let config = folder.read(&format!("{out}/config.toml"));
+        let worse = format!("[{stage}]\nlr = 1e30\nschedule = \"constant\"");
+        as_if_begun_with(&folder, &out, &worse);
         for (flags, step, found) in [
             // Before a checkpoint, before the next update, before the model is published.
             ("--steps 400 --save-every 1".to_owned(), newest + 1, after),
@@ -623,7 +682,7 @@ fn a_model_that_diverges_is_not_saved_and_its_last_sound_checkpoint_goes_on_to_t
                 after,
             ),
         ] {
-            let resumed = format!("{line} --resume --lr 1e30 --schedule constant {flags}");
+            let resumed = format!("{line} --resume {flags}");
             let output = folder.command(&resumed).output().unwrap();
             let said = stderr(&output);
             assert_eq!(output.status.code(), Some(1), "{resumed}: {said}");
@@ -634,6 +693,7 @@ fn a_model_that_diverges_is_not_saved_and_its_last_sound_checkpoint_goes_on_to_t
             assert_eq!(cut.newest(), newest, "{resumed}");
             assert!(!cut.has("final"), "{resumed}");
         }
+        folder.write(&format!("{out}/config.toml"), &config);
         folder.done(&format!("{line} --steps 400 --resume"));
         assert_same_run(&folder.path(&whole), &folder.path(&out));
     }

@@ -1,6 +1,6 @@
 //! stdout: results and nothing else.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal, Write as _};
 
 use serde::Serialize;
 
@@ -16,9 +16,14 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether to colour stdout: it is a terminal, and NO_COLOR is not set.
+/// Whether to colour stdout.
 pub(crate) fn colours() -> bool {
-    std::io::stdout().is_terminal()
+    coloured(&std::io::stdout())
+}
+
+/// Whether to colour what is written to `stream`: it is a terminal, and NO_COLOR is not set.
+pub(crate) fn coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
 }

@@ -133,7 +133,7 @@ rlhf_train::settings! {
         pub uncalibrated: bool = false,
         /// Evaluate on held-out prompts every this many steps, and at the end; 0 only at the end, with `max_kl` ten times.
         pub eval_every: u64 = 0,
-        /// Save a checkpoint every this many steps; 0 only when interrupted.
+        /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
         pub save_every: u64 = 50,
         /// Episodes written to `samples.jsonl` per step.
         pub log_samples: usize = 4,

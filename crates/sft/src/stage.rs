@@ -10,7 +10,8 @@ use rlhf_dataset::{
 };
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{
-    Bundled, Makes, Prepared, Session, Source, Stage, read_and_tell, row_limit, tell_skipped,
+    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, read_and_tell,
+    row_limit, tell_skipped,
 };
 
 use crate::captions::CAPTIONS;
@@ -49,6 +50,7 @@ impl Stage for Sft {
         "liked_only",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

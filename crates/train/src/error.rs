@@ -45,6 +45,16 @@ pub enum Error {
         /// What a resumed run will start from.
         kept: String,
     },
+    /// There are checkpoints, and each of them is damaged.
+    #[error(
+        "{}: no checkpoint is whole, so there is nothing to go on from: {damages}. Put a copy back in its place, or start anew with --overwrite", run.display()
+    )]
+    NoWholeCheckpoint {
+        /// The run directory.
+        run: PathBuf,
+        /// What is wrong with each.
+        damages: String,
+    },
     /// A file of a run could not be written, or does not hold what it should.
     #[error("{}: {reason}", path.display())]
     File {
@@ -55,8 +65,8 @@ pub enum Error {
     },
     /// A loss or a gradient norm is NaN or infinite.
     #[error(
-        "step {step}: {what} is {number}: training has diverged; lower --lr, add --warmup, or under --dtype f16, whose largest number is \
-         65504, take bf16. Checkpoints, if there are any, are from before and sound: continue with --resume"
+        "step {step}: {what} is {number}: training has diverged; start anew (--overwrite) with a lower --lr or with --warmup, or under \
+         --dtype f16, whose largest number is 65504, with bf16. Checkpoints, if there are any, are from before and sound"
     )]
     Diverged {
         /// The optimizer step.
