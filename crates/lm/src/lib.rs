@@ -11,7 +11,7 @@
 //! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
 //! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
 //! - `gguf`: the same from llama.cpp's files.
-//! - `tokenizer`, `fingerprint`, `template`, `encode`, `train_bpe`: from what people write to token ids.
+//! - `tokenizer`, `growth`, `fingerprint`, `template`, `encode`, `train_bpe`: from what people write to token ids.
 
 mod attend;
 mod cache;
@@ -26,6 +26,7 @@ mod fingerprint;
 mod generate;
 pub mod gguf;
 mod gradients;
+mod growth;
 pub mod hub;
 mod language_model;
 mod linear;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fingerprint::Fingerprint;
 use crate::template::ChatTemplate;
-use crate::{Error, Result, SpecialIds};
+use crate::{Error, Result, SpecialIds, growth};
 use rlhf_base::Chat;
 
 /// The tokens that have a name; `transformers` hands them to chat templates under these names.
@@ -118,6 +118,7 @@ impl Tokenizer {
         // another time.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        growth::check(&tokenizer)?;
 
         let id_of = |name: &str, token: &str| {
             tokenizer.token_to_id(token).ok_or(format!(
