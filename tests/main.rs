@@ -6,6 +6,7 @@ mod doctor;
 mod dtype;
 mod folder;
 mod fuzz;
+mod hub_data;
 mod hub_server;
 mod known_faults;
 mod manual;
