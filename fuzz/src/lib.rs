@@ -173,7 +173,7 @@ pub fn tokenizer(bytes: &[u8]) -> bool {
 /// All that a run does with a tokenizer. What it cannot do is an error.
 fn use_tokenizer(tokenizer: &Tokenizer) {
     let texts = ["", "a", " The fox said: héllo 🦊\n\n<|im_end|>  1234 <s>"];
-    let mut stream = TextStream::new(tokenizer);
+    let mut stream = TextStream::new(tokenizer, &[]);
     for text in texts {
         let ids = tokenizer.encode(text).unwrap_or_default();
         let _ = (tokenizer.decode(&ids), tokenizer.decode_with_special(&ids));
