@@ -1,5 +1,6 @@
 //! The commands, as typed, with what `--help` says of each.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use toml::Table;
 
@@ -9,6 +10,7 @@ use crate::flags::{
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
+use crate::synonyms::synonym;
 
 /// Reinforcement learning from human feedback for small language models, on one machine: supervised fine-tuning, a
 /// reward model from human rankings, PPO.
@@ -131,7 +133,7 @@ pub(crate) enum Typed {
 impl Typed {
     /// The command line of this process.
     pub(crate) fn parse() -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches()?;
+        let matches = command().try_get_matches().map_err(with_synonym)?;
         if let Some((name, matches)) = matches.subcommand()
             && let Some(stage) = stage(name)
         {
@@ -152,6 +154,28 @@ impl Typed {
             Self::Command(command) => command.quiet(),
         }
     }
+}
+
+/// Adds the flag that was meant to an error about an unknown one that has another name elsewhere.
+fn with_synonym(mut error: clap::Error) -> clap::Error {
+    let typed = std::env::args().nth(1).unwrap_or_default();
+    let all = command();
+    let known = |name: &str| {
+        let flags = all.find_subcommand(&typed).into_iter();
+        let mut flags = flags.flat_map(clap::Command::get_arguments);
+        flags.any(|flag| flag.get_long() == Some(&name.replace('_', "-")))
+    };
+    let meant = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => {
+            synonym(flag.trim_start_matches('-'), known)
+        }
+        _ => None,
+    };
+    if let Some(name) = meant {
+        let flag = ContextValue::String(format!("--{}", name.replace('_', "-")));
+        error.insert(ContextKind::SuggestedArg, flag);
+    }
+    error
 }
 
 /// The whole command line: the stages stand after `run`.

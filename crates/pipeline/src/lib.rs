@@ -28,6 +28,7 @@ mod models;
 mod output;
 mod settings;
 mod stages;
+mod synonyms;
 mod table;
 mod wiring;
 

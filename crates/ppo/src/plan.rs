@@ -47,6 +47,13 @@ impl PolicyOptimization {
             ("held out", self.held_out.len()),
         ];
         let tokenizer = &self.language_model.tokenizer;
+        let mut notes = self.schedule.notes("ppo", config.lr);
+        if distinct > self.prompts.len() {
+            notes.push(format!(
+                "a step asks for {distinct} prompts (ppo.batch / ppo.samples_per_prompt), and there are {}: some come more than once a step",
+                self.prompts.len()
+            ));
+        }
         Ok(Plan {
             stage: "ppo".into(),
             model: format!("{} {described}", self.language_model.config.model_type()),
@@ -68,6 +75,8 @@ impl PolicyOptimization {
             ),
             steps: config.steps,
             tokens: (per_step * config.steps as f64) as u64,
+            at_most: true,
+            notes,
             memory,
             device: session.describe_device(),
             example: vec![

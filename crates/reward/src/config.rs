@@ -17,15 +17,15 @@ rlhf_train::settings! {
         /// Held-out feedback; empty keeps back a share of the prompts.
         pub eval_prefs: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation and calibration when `eval_prefs` is empty.
-        pub eval_fraction: f64 = 0.1,
+        pub eval_fraction: f64 = 0.1 => 0.0..1.0,
         /// Longest prompt plus response in tokens; longer rows are cut, counted and reported.
-        pub max_length: usize = 1024,
+        pub max_length: usize = 1024 => 1..=10_000_000,
         /// What a tied pair of a ranking contributes: `half` its symmetric term, `skip` nothing.
         pub ties: Ties = Ties::Half,
         /// ε: the share of labels believed to be flipped.
-        pub label_smoothing: f64 = 0.0,
+        pub label_smoothing: f64 = 0.0 => 0.0..0.5,
         /// λ of the centering term λ·mean((r_c + r_r)²), which keeps rewards near zero; 0 turns it off.
-        pub center_rewards: f64 = 0.0,
+        pub center_rewards: f64 = 0.0 => 0.0..=1e3,
     }
     parts {
         /// How the model learns from the feedback; reward models overfit after the first epoch.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{check_eval_fraction, read_feedback};
+use rlhf_dataset::read_feedback;
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage, statistics};
 
@@ -49,10 +49,6 @@ impl Stage for Reward {
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 
     type Config = Config;
-
-    fn validate(config: &Config) -> Result<()> {
-        check_eval_fraction(config.eval_fraction).context("reward.eval_fraction")
-    }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
         Ok(vec![

@@ -15,9 +15,9 @@ rlhf_train::settings! {
         /// Held-out demonstrations for the loss that is reported; empty keeps back a share of the prompts.
         pub eval_data: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation when `eval_data` is empty.
-        pub eval_fraction: f64 = 0.05,
+        pub eval_fraction: f64 = 0.05 => 0.0..1.0,
         /// Rows are cut to this many tokens.
-        pub max_length: usize = 1024,
+        pub max_length: usize = 1024 => 1..=10_000_000,
         /// Let the prompt's tokens carry loss too.
         pub train_on_prompt: bool = false,
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{Demonstration, check_eval_fraction, hold_out, read_demonstrations};
+use rlhf_dataset::{Demonstration, hold_out, read_demonstrations};
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
 
@@ -47,10 +47,6 @@ impl Stage for Sft {
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 
     type Config = Config;
-
-    fn validate(config: &Config) -> Result<()> {
-        check_eval_fraction(config.eval_fraction).context("sft.eval_fraction")
-    }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
         Ok(vec![

@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// A loss or a gradient norm is NaN or infinite.
     #[error(
-        "step {step}: {what} is {number}: training has diverged; lower --lr, add --warmup, or under --dtype f16, whose largest number is \
+        "step {step}: {what} is {number}: training has diverged; lower the learning rate (lr), warm up longer (warmup), or under --dtype f16, whose largest number is \
          65504, take bf16. Checkpoints, if there are any, are from before and sound: continue with --resume"
     )]
     Diverged {

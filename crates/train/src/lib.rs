@@ -1,7 +1,7 @@
 //! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
 //!
 //! - [`Stage`], [`Prepared`]: what a stage is to the program around it;
-//! - [`settings!`], [`Training`]: settings written once, and those that stages share;
+//! - [`settings!`], [`Training`]: settings written once, each with its default and [`Range`], and those that stages share;
 //! - [`AdamW`], [`Schedule`], [`check_finite`]: how weights move, and when to stop;
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
@@ -24,6 +24,7 @@ mod plan;
 #[path = "../../../tests/portable.rs"]
 mod portable;
 mod progress;
+mod range;
 mod run_dir;
 mod schedule;
 mod session;
@@ -31,6 +32,7 @@ pub mod settings;
 mod stage;
 pub mod statistics;
 mod training;
+mod variants;
 
 pub use checkpoint::Checkpoint;
 pub use divergence::{check_finite, check_update};
@@ -40,6 +42,7 @@ pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use plan::{MemoryItem, Plan, activation_bytes, micro_batch_tokens};
 pub use progress::{Progress, ProgressStyle};
+pub use range::Range;
 pub use run_dir::{OnExisting, RunDir, finished};
 pub use schedule::{Schedule, ScheduleKind};
 pub use session::Session;

@@ -20,6 +20,8 @@ use crate::progress::si;
 ///     tokens: 184_320,
 ///     memory: vec![MemoryItem::new("weights", 4 * 124_439_808)],
 ///     device: "CPU, 2 threads, f32".into(),
+///     at_most: false,
+///     notes: Vec::new(),
 ///     example: vec![("Say hi.\n".into(), false), ("Hi!<|endoftext|>".into(), true)],
 /// };
 /// assert!(plan.to_string().contains("Say hi.⏎\n    ⟦Hi!<|endoftext|>⟧"));
@@ -40,6 +42,10 @@ pub struct Plan {
     pub steps: u64,
     /// Tokens over the whole run.
     pub tokens: u64,
+    /// Whether the run may have fewer tokens, since responses may be shorter than the longest.
+    pub at_most: bool,
+    /// Settings that will not do what they say, such as a warm-up longer than the run.
+    pub notes: Vec<String>,
     /// What will be held in memory at once.
     pub memory: Vec<MemoryItem>,
     /// Where it is computed.
@@ -131,8 +137,9 @@ impl Display for Plan {
         row(
             "length",
             &format!(
-                "{} steps, about {} tokens",
+                "{} steps, {} {} tokens",
                 self.steps,
+                if self.at_most { "at most" } else { "about" },
                 si(self.tokens as f64)
             ),
         )?;
@@ -147,6 +154,9 @@ impl Display for Plan {
             &format!("about {}: {}", bytes(total), parts.join(", ")),
         )?;
         row("device", &self.device)?;
+        for note in &self.notes {
+            row("note", note)?;
+        }
         if !self.example.is_empty() {
             writeln!(f, "  one example, what carries loss in ⟦ ⟧:")?;
             let marked: String = self
@@ -310,6 +320,8 @@ mod tests {
             tokens: 1_500_000,
             memory,
             device: "CPU".into(),
+            at_most: true,
+            notes: vec!["ppo.warmup is 200".into()],
             example: vec![
                 ("What is red?\n".into(), false),
                 ("A fox.".into(), true),
@@ -322,9 +334,10 @@ mod tests {
   data        prompts: 512 rows
               rewards: runs/reward
   batch       64 episodes = 32 prompts × 2 samples, 4 epochs × 2 minibatches
-  length      100 steps, about 1.5M tokens
+  length      100 steps, at most 1.5M tokens
   memory      about 63 MiB: policy weights 4 MiB, policy gradients 4 MiB, policy optimizer moments 8 MiB, activations 48 MiB
   device      CPU
+  note        ppo.warmup is 200
   one example, what carries loss in ⟦ ⟧:
     What is red?⏎
     ⟦A fox.⟧ [end]

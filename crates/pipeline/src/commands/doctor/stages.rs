@@ -91,6 +91,9 @@ impl Pipeline<'_> {
             let plan = prepared.plan(&session);
             let plan = self.report.expect("plan", plan)?;
             self.trained.insert(stage.name(), plan.parameters);
+            let length = format!("{} steps", plan.steps);
+            self.report
+                .push(Finding::new("length", length, &plan.notes));
             self.memory(&plan, &start);
         }
         let standing = self.standing(stage, &start);
