@@ -8,6 +8,7 @@ mod folder;
 mod hub_server;
 mod known_faults;
 mod manual;
+mod output;
 mod pipeline;
 mod portable;
 mod reading;

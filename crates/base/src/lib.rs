@@ -2,10 +2,13 @@
 //!
 //! - [`rng`]: random streams named by seed, purpose and index;
 //! - [`Text`], [`Message`]: a string, or the turns of a conversation;
-//! - [`caption`]: what a report says about a metric.
+//! - [`caption`]: what a report says about a metric;
+//! - [`tell`]: a line on stderr.
 
 pub mod caption;
 pub mod rng;
+mod tell;
 mod text;
 
+pub use tell::tell;
 pub use text::{Message, Text};

@@ -111,12 +111,45 @@ fn read(dir: &Path, head: Head) -> Result<(ModelConfig, BTreeMap<String, Tensor>
         drop_tied_head(&config, &mut tensors).map_err(|e| Error::file(&path, e.to_string()))?;
     }
     let shapes = tensors.iter().map(|(n, t)| (n.as_str(), t.shape()));
-    match schema(&config, head)?.mismatch(shapes, true) {
-        Some(what) => Err(Error::file(
-            &path,
-            format!("does not hold a {}: {what}", described(&config, head)),
-        )),
-        None => Ok((config, tensors)),
+    if let Some(what) = schema(&config, head)?.mismatch(shapes, true) {
+        let what = match (head, tensors.contains_key(SCORE)) {
+            (Head::CausalLm, true) => format!(
+                "this is a reward model (it has {SCORE}), and a language model is needed here, such as the one it was trained from"
+            ),
+            (Head::Scalar, false) => format!(
+                "this is a language model (it has no {SCORE}), and a reward model is needed here: train one with `rlhf reward`"
+            ),
+            _ => format!("does not hold a {}: {what}", described(&config, head)),
+        };
+        return Err(Error::file(&path, what));
+    }
+    check_weights(&path, &tensors)?;
+    Ok((config, tensors))
+}
+
+/// Errors on NaN and infinity among the weights that `path` holds, naming the tensors.
+pub(crate) fn check_weights(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let mut damaged = Vec::new();
+    for (name, tensor) in tensors {
+        if !rlhf_ops::is_finite(tensor)? {
+            damaged.push(name.as_str());
+        }
+    }
+    match damaged.as_slice() {
+        [] => Ok(()),
+        [first, rest @ ..] => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" and {n} more tensors"),
+            };
+            Err(Error::file(
+                path,
+                format!(
+                    "tensor {first}{more}: holds NaN or infinity, so the model can compute nothing; take an earlier checkpoint, or copy \
+                     the file again"
+                ),
+            ))
+        }
     }
 }
 

@@ -52,14 +52,17 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///
-    /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy", "perplexity"}: natural
-    /// logarithms, one number per predicted token (the first token has none). Under a reward model {"index", "score"} on the
-    /// calibrated scale. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
+    /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy",
+    /// "perplexity"}: natural logarithms, one number per predicted token (the first token has none). A text begins with the begin token
+    /// if the tokenizer adds one, and no end token is added to it; an answer is counted with its end token. "perplexity" is over all
+    /// of "logprobs", "answer_perplexity" over the answer alone: that is what `rlhf eval` measures. Under a reward model
+    /// {"index", "score"} on the calibrated scale. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
     #[command(after_help = example("rlhf score --model runs/reward --data prefs.jsonl > scores.jsonl"))]
     Score(ScoreArgs),
     /// Measure a model: held-out loss, agreement with human feedback, or one model against another.
     ///
-    /// With --model and --data: loss per token and perplexity on texts or demonstrations. With --reward and --data: the
+    /// With --model and --data: loss per token and perplexity, of texts as they are written (the begin token if the tokenizer adds one,
+    /// no end token) or of the answers of demonstrations, each with its end token, as in `rlhf score`. With --reward and --data: the
     /// report on a reward model (accuracy with interval, by source and length, calibration, correlations); --calibrate
     /// also keeps the scale of its scores, which a model from elsewhere lacks. With --model,
     /// --against and --reward: both models answer prompts; reward, KL and win rate, and the truth where it is known.

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rlhf_base::tell;
 use rlhf_train::{Interrupted, OnExisting, Prepared, RunDir, Session, Settings as _, Summary};
 use toml::{Table, Value};
 
@@ -46,7 +47,9 @@ impl Job {
         let mut notes = Vec::new();
         let inputs = locate(configured.as_mut(), &mut notes)?;
         if !quiet {
-            notes.iter().for_each(|note| eprintln!("{stage}: {note}"));
+            notes
+                .iter()
+                .for_each(|note| tell(format!("{stage}: {note}")));
         }
         let settings = toml::to_string(&table).context("writing the configuration")?;
         let fingerprint = fingerprint(&settings, &inputs).map_err(|error| usage!("{error}"))?;

@@ -1,6 +1,7 @@
 //! From records to examples, and what is lost on the way.
 
 use anyhow::{Result, ensure};
+use rlhf_base::Text;
 use rlhf_dataset::{Demonstration, TextRow};
 use rlhf_lm::{Example, Tokenizer};
 
@@ -32,7 +33,7 @@ impl Rows {
         ensure!(
             all.lost * 100 <= total && !all.rows.is_empty(),
             "{} of {total} rows have no token left to learn from after the cut at {max_length} tokens: \
-             the prompts alone are longer; raise --max-length or shorten the prompts",
+             the prompts alone are longer; raise max_length or shorten the prompts",
             all.lost
         );
         Ok(all)
@@ -61,6 +62,30 @@ impl Rows {
         Self::collect(examples, max_length)
     }
 
+    /// Plain texts as they are written, to be measured rather than learned: with the begin token that the tokenizer itself adds, and
+    /// without an end token. A text longer than `max_length` becomes several rows.
+    pub fn of_written_texts(
+        tokenizer: &Tokenizer,
+        texts: &[TextRow],
+        max_length: usize,
+    ) -> Result<Self> {
+        let mut all = Self::default();
+        for text in texts {
+            let ids = tokenizer.encode_prompt(&Text::Plain(text.text.clone()))?;
+            for window in ids.chunks(max_length) {
+                match window {
+                    [_] => all.lost += 1,
+                    window => all.rows.push(Example::whole(window.to_vec())),
+                }
+            }
+        }
+        ensure!(
+            !all.rows.is_empty(),
+            "the texts hold no two tokens in a row: there is nothing to predict"
+        );
+        Ok(all)
+    }
+
     /// Plain texts: everything carries loss. A text longer than `max_length` becomes several rows;
     /// the EOS token closes the last of them.
     pub fn from_texts(tokenizer: &Tokenizer, texts: &[TextRow], max_length: usize) -> Result<Self> {
@@ -82,7 +107,6 @@ impl Rows {
 mod tests {
     use super::*;
 
-    use rlhf_base::Text;
     use rlhf_lm::train_bpe;
 
     fn tokenizer() -> Tokenizer {
@@ -110,7 +134,7 @@ mod tests {
         assert_eq!((found.rows.len(), found.cut, found.lost), (99, 1, 1));
         let said = rows(2, 98).unwrap_err().to_string();
         assert!(
-            said.contains("2 of 100 rows") && said.contains("--max-length"),
+            said.contains("2 of 100 rows") && said.contains("max_length"),
             "{said}"
         );
     }

@@ -23,6 +23,7 @@ pub struct Outcome {
     /// Loss per target token of the last step, in nats.
     pub loss: f64,
     /// Loss per target token on held-out rows, in nats, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
 }
 

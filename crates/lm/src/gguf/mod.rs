@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
+use crate::pretrained::check_weights;
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use file::GgufFile;
 pub(crate) use keys::{Keys, object};
@@ -74,6 +75,7 @@ pub(crate) fn read(path: &Path) -> Result<Gguf> {
     let (spelling, config) = config::read(&mut file)?;
     let tokenizer = tokenizer::read(&file, config.vocab_size())?;
     let tensors = weights::read(&mut file, spelling, &config)?;
+    check_weights(path, &tensors)?;
     Ok(Gguf {
         config,
         generation: match tokenizer.end_ids() {

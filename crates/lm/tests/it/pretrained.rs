@@ -109,7 +109,17 @@ fn a_reward_model_comes_back_under_the_names_of_sequence_classification() {
         assert_eq!(tensors["score.weight"].dims(), [1, config.hidden_size()]);
         assert!(!tensors.contains_key("lm_head.weight"), "{name}");
         let error = read_lm(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("unexpected: score.weight"), "{error}");
+        assert!(error.contains("this is a reward model"), "{error}");
+        write_lm(
+            dir.path(),
+            &config,
+            &load(&weights(&CausalLm::schema(&config).unwrap(), 2)),
+            SPECIAL,
+            DType::F32,
+        )
+        .unwrap();
+        let error = read_scalar(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("this is a language model"), "{error}");
     }
 }
 

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use candle_core::{DType, Device};
 use rlhf_base::Text;
+use rlhf_base::tell;
 use rlhf_dataset::summary::{Lengths, Summary};
 use rlhf_dataset::{Feedback, Loaded, Row, read_rows};
 use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::flags::DataArgs;
 use crate::locate::model_folder;
@@ -28,14 +29,20 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
         if let Some(tokens) = tokens {
             result["tokens"] = serde_json::to_value(tokens)?;
         }
+        // Lengths of a part that no row has.
+        for part in ["summary", "tokens"] {
+            if let Some(part) = result.get_mut(part).and_then(Value::as_object_mut) {
+                part.retain(|_, value| !value.is_null());
+            }
+        }
         return print_json(&result);
     }
     for bad in &skipped {
-        eprintln!("skipped: {bad}");
+        tell(format!("skipped: {bad}"));
     }
-    print(&describe(&summary, tokens.as_ref()));
+    print(&describe(&summary, tokens.as_ref()))?;
     for row in rows.iter().take(args.show) {
-        print(&format!("\n{}", shown(row, tokenizer.as_ref())?));
+        print(&format!("\n{}", shown(row, tokenizer.as_ref())?))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use candle_core::DType;
+use rlhf_base::tell;
 use rlhf_dataset::{Row, read_feedback, read_rows};
 use rlhf_lm::{
     Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel, Weights,
@@ -19,7 +20,7 @@ use crate::exit::usage;
 use crate::flags::EvalArgs;
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 use crate::settings::{EVAL, EvalSettings, Layers, RunSettings};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
@@ -61,7 +62,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     required(args)?;
     let loaded = read_rows(&args.data, args.skip_bad)?;
     for bad in &loaded.skipped {
-        eprintln!("skipped: {bad}");
+        tell(format!("skipped: {bad}"));
     }
     let (mut texts, mut demonstrations) = (Vec::new(), Vec::new());
     for row in loaded.rows {
@@ -81,7 +82,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
     let mut rows = Vec::new();
     if !texts.is_empty() {
-        rows.extend(Rows::from_texts(&model.tokenizer, &texts, args.max_length)?.rows);
+        rows.extend(Rows::of_written_texts(&model.tokenizer, &texts, args.max_length)?.rows);
     }
     if !demonstrations.is_empty() {
         rows.extend(
@@ -91,17 +92,32 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     }
     let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
     let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
-    if args.json {
-        return print_json(
-            &json!({"loss": loss, "perplexity": loss.exp(), "rows": rows.len(), "tokens": tokens}),
-        );
-    }
-    print(&format!(
-        "loss {loss:.4} nats a token, perplexity {:.3}, over {tokens} tokens of {} rows\n",
-        loss.exp(),
-        rows.len()
-    ));
-    Ok(())
+    let (perplexity, rows) = (loss.exp(), rows.len());
+    let counted = [
+        (
+            !texts.is_empty(),
+            "the texts as written, without an end token",
+        ),
+        (
+            !demonstrations.is_empty(),
+            "the answers, each with its end token",
+        ),
+    ];
+    let counted: Vec<_> = counted
+        .iter()
+        .filter(|(any, _)| *any)
+        .map(|(_, what)| *what)
+        .collect();
+    let counted = counted.join("; ");
+    let result = json!({
+        "loss": loss, "perplexity": perplexity, "rows": rows, "tokens": tokens, "counted": counted,
+    });
+    print_result(args.json, &result, || {
+        format!(
+            "loss {loss:.4} nats a token, perplexity {perplexity:.3}, over {tokens} tokens of {rows} rows\n\
+             counted: {counted}\n"
+        )
+    })
 }
 
 fn report(
@@ -116,7 +132,7 @@ fn report(
     }
     let feedback = read_feedback(&args.data, args.skip_bad)?;
     for bad in &feedback.skipped {
-        eprintln!("skipped: {bad}");
+        tell(format!("skipped: {bad}"));
     }
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
     let items = Items::from_feedback(model.tokenizer(), &feedback.rows, args.max_length)?;
@@ -131,7 +147,7 @@ fn report(
         ),
     ] {
         if count > 0 {
-            eprintln!("{count} {what}");
+            tell(format!("{count} {what}"));
         }
     }
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
@@ -143,24 +159,22 @@ fn report(
         true => Some(calibrate(folder, &model, &items, &scores)?),
         false => None,
     };
-    if args.json {
-        let mut result = serde_json::to_value(&report)?;
-        if let Some(scale) = scale {
-            result["scale"] = serde_json::to_value(scale)?;
-        }
-        return print_json(&result);
+    let mut result = serde_json::to_value(&report)?;
+    if let Some(scale) = &scale {
+        result["scale"] = serde_json::to_value(scale)?;
     }
-    print(&report.to_string());
-    if let Some(scale) = scale {
-        print(&format!(
-            "scores of {} responses: mean {:.4}, standard deviation {:.4}, now in {}\n",
-            scale.responses,
-            scale.mean,
-            scale.std,
-            folder.join("reward.json").display()
-        ));
-    }
-    Ok(())
+    print_result(args.json, &result, || {
+        let scale = scale.map(|scale| {
+            format!(
+                "scores of {} responses: mean {:.4}, standard deviation {:.4}, now in {}\n",
+                scale.responses,
+                scale.mean,
+                scale.std,
+                folder.join("reward.json").display()
+            )
+        });
+        report.to_string() + &scale.unwrap_or_default()
+    })
 }
 
 /// Measures the scale of the model's scores and keeps it with the model.
@@ -202,13 +216,9 @@ fn compare(
         questions.files = args.prompts.clone();
     }
     if questions.files.is_empty() {
-        eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
+        tell("no --prompts given: using the bundled held-out prompts of the Tiny World");
         questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];
     }
     let evaluation = evaluate(&lineup, &questions, machine)?;
-    if args.json {
-        return print_json(&evaluation);
-    }
-    print(&evaluation.render());
-    Ok(())
+    print_result(args.json, &evaluation, || evaluation.render())
 }

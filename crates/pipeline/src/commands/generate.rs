@@ -62,7 +62,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         let text = model.tokenizer.decode(&response.tokens)?;
         if for_reading {
             let cut = if response.finished { "" } else { " […]" };
-            print(&format!("{prompt}{text}{cut}\n\n"));
+            print(&format!("{prompt}{text}{cut}\n\n"))?;
         } else {
             print_json(&json!({
                 "prompt": prompt,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use rlhf_base::tell;
 use rlhf_rollout::RewardSource;
 use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::flags::RunArgs;
 use crate::job::{Job, Standing};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::{print, print_result};
 use crate::settings::{EVAL, EvalSettings};
 use crate::stages::AnyStage;
 use crate::table::Evaluation;
@@ -33,22 +34,19 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let questions = pipeline.wiring.questions()?;
     pipeline.stages()?;
     let Some(questions) = questions else {
-        print(&format!("done: {}\n", pipeline.wiring.out.display()));
-        return Ok(());
+        return print(&format!("done: {}\n", pipeline.wiring.out.display()));
     };
     let lineup = pipeline.lineup()?;
     let mut evaluation = pipeline.evaluation(&lineup, &questions)?;
     evaluation.seconds = started.elapsed().as_secs_f64();
-    if args.common.json {
-        return print_json(&evaluation);
-    }
-    print(&evaluation.render());
-    print(&format!(
-        "\n{:.0} s, everything in {}\n",
-        evaluation.seconds,
-        pipeline.wiring.out.display()
-    ));
-    Ok(())
+    print_result(args.common.json, &evaluation, || {
+        format!(
+            "{}\n{:.0} s, everything in {}\n",
+            evaluation.render(),
+            evaluation.seconds,
+            pipeline.wiring.out.display()
+        )
+    })
 }
 
 struct Pipeline<'a> {
@@ -76,7 +74,7 @@ impl Pipeline<'_> {
 
     fn say(&self, what: &str) {
         if !self.args.common.quiet {
-            eprintln!("{what}");
+            tell(what);
         }
     }
 

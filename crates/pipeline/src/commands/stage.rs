@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlhf_base::tell;
 use rlhf_train::OnExisting;
 use serde::Serialize;
 use toml::{Table, Value};
@@ -9,7 +10,7 @@ use toml::{Table, Value};
 use crate::flags::{CommonArgs, StageArgs};
 use crate::job::Job;
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 use crate::settings::{Layers, RUN, RunSettings};
 use crate::stages::AnyStage;
 
@@ -26,10 +27,10 @@ pub(crate) fn run(stage: &dyn AnyStage, flags: Table, args: &StageArgs) -> anyho
     let quiet = args.common.quiet;
     let job = Job::new(stage.name(), layers.configure(stage)?, &run, quiet)?;
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
-        eprintln!(
+        tell(format!(
             "{}: this run is finished, with these very settings and inputs; nothing to do",
             out.display()
-        );
+        ));
         return Ok(());
     }
     let existing = match (args.resume, args.overwrite) {
@@ -40,14 +41,11 @@ pub(crate) fn run(stage: &dyn AnyStage, flags: Table, args: &StageArgs) -> anyho
     let machine = Machine::new(&run, quiet)?;
     machine.catch_interrupts()?;
     let summary = job.run(&machine, &out, existing)?;
-    if args.common.json {
-        let mut result = summary.json;
-        result["out"] = out.display().to_string().into();
-        return print_json(&result);
-    }
-    print(&summary.text);
-    print(&format!("model in {}\n", out.join("final").display()));
-    Ok(())
+    let mut result = summary.json;
+    result["out"] = out.display().to_string().into();
+    print_result(args.common.json, &result, || {
+        format!("{}model in {}\n", summary.text, out.join("final").display())
+    })
 }
 
 /// What errors call the layer of flags.
