@@ -8,6 +8,7 @@ mod folder;
 mod hub_server;
 mod known_faults;
 mod manual;
+mod messages;
 mod output;
 mod pipeline;
 mod portable;

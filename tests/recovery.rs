@@ -566,7 +566,7 @@ fn a_policy_that_diverges_is_neither_kept_in_a_checkpoint_nor_published() {
         let output = folder.command(&format!("{line} {flags}")).output().unwrap();
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{flags}: {said}");
-        assert!(said.contains("lower ppo.lr"), "{flags}: {said}");
+        assert!(said.contains("with a lower ppo.lr"), "{flags}: {said}");
         assert!(!folder.path("runs/p/final").exists(), "{flags}");
         blamed_step(&said, "PPO step ")
     };

@@ -59,17 +59,29 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig> {
 }
 
 /// Checks that the embedding of `config` has a row for each of the tokenizer's `tokens`, and not many
-/// more: sizes are rounded up for speed, by at most 3 % in published models (Phi-2: 50 295 to 51 200).
-pub fn check_vocabulary(config: &ModelConfig, tokens: usize, dir: &Path) -> Result<()> {
+/// more: sizes are rounded up for speed, by at most 3 % in published models (Phi-2: 50 295 to 51 200). `named` spells a token.
+pub fn check_vocabulary(
+    config: &ModelConfig,
+    tokens: usize,
+    named: impl Fn(u32) -> Option<String>,
+    dir: &Path,
+) -> Result<()> {
     let rows = config.vocab_size();
     if vocabulary_fits(rows, tokens) {
         return Ok(());
     }
+    let cause = match tokens.checked_sub(rows) {
+        Some(beyond @ 1..) => format!(
+            "{beyond} of them, from {:?} on, have no row. Added tokens need rows of their own (resize_token_embeddings of transformers); \
+             or tokenizer.json is that of another model",
+            named(rows as u32).unwrap_or_default()
+        ),
+        _ => "tokenizer.json is that of another model, or lacks tokens that were added".to_owned(),
+    };
     Err(Error::file(
         dir,
         format!(
-            "the embedding has {rows} rows (vocab_size in config.json), the tokenizer {tokens} tokens: \
-             tokenizer.json belongs to another model"
+            "the embedding has {rows} rows (vocab_size in config.json), and the tokenizer {tokens} tokens: {cause}"
         ),
     ))
 }

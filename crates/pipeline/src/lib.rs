@@ -26,6 +26,8 @@ mod machine;
 mod manual;
 mod models;
 mod output;
+#[cfg(test)]
+mod remedies;
 mod settings;
 mod stages;
 mod synonyms;

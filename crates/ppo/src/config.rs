@@ -203,7 +203,7 @@ impl Config {
         ensure!(
             self.critic == CriticKind::Separate || self.conventions().score_slot == ScoreSlot::Last,
             "the score stands after the last token (ppo.score_slot, or ppo.compat = \"trl\"), where a shared critic has no value: \
-             use --critic separate"
+             set ppo.critic to \"separate\""
         );
         Ok(())
     }
@@ -314,7 +314,7 @@ mod tests {
             ..trl
         };
         let said = shared.validate().unwrap_err().to_string();
-        assert!(said.contains("--critic separate"), "{said}");
+        assert!(said.contains("set ppo.critic"), "{said}");
     }
     #[test]
     fn advantages_and_penalties_that_cannot_work_are_refused_by_name() {

@@ -95,7 +95,7 @@ impl Progress {
             }
             Output::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                tell(format!("{}", self.latest));
+                tell(&self.latest);
                 self.latest.clear();
             }
             Output::Lines { .. } | Output::Nothing => {}
@@ -106,7 +106,7 @@ impl Progress {
     pub fn finish(self) {
         match self.output {
             Output::Bar(bar) => bar.finish(),
-            Output::Lines { .. } if !self.latest.is_empty() => tell(format!("{}", self.latest)),
+            Output::Lines { .. } if !self.latest.is_empty() => tell(&self.latest),
             Output::Lines { .. } | Output::Nothing => {}
         }
     }

@@ -289,7 +289,10 @@ fn a_tokenizer_of_another_model_is_refused_but_rounded_up_embeddings_are_not() {
         let json = json!({"model_type": "gpt2", "vocab_size": rows, "n_positions": 8, "n_embd": 2, "n_layer": 1, "n_head": 1});
         ModelConfig::from_json(json).unwrap()
     };
-    let check = |rows, tokens| check_vocabulary(&config(rows), tokens, Path::new("some/dir"));
+    let check = |rows, tokens| {
+        let named = |id| Some(format!("<{id}>"));
+        check_vocabulary(&config(rows), tokens, named, Path::new("some/dir"))
+    };
     check(50257, 50257).unwrap();
     check(151936, 151665).unwrap(); // Qwen2.5 0.5B
     check(51200, 50295).unwrap(); // Phi-2
@@ -300,6 +303,11 @@ fn a_tokenizer_of_another_model_is_refused_but_rounded_up_embeddings_are_not() {
             "{error}"
         );
     }
+    let error = check(512, 514).unwrap_err().to_string();
+    assert!(
+        error.contains("2 of them, from \"<512>\" on, have no row"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 
 use crate::flags::DataArgs;
 use crate::locate::model_folder;
+use crate::models;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
-    let Loaded { rows, skipped } = read_rows(&args.files, args.skip_bad)?;
+    let Loaded { rows, skipped } = read_rows(&models::files(&args.files)?, args.skip_bad)?;
     let summary = Summary::of(&rows);
     let tokenizer = args.model.as_deref().map(tokenizer).transpose()?;
     let tokens = tokenizer

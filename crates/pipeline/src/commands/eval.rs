@@ -20,6 +20,7 @@ use crate::exit::usage;
 use crate::flags::EvalArgs;
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
+use crate::models;
 use crate::output::print_result;
 use crate::settings::{EVAL, EvalSettings, Layers, RunSettings};
 
@@ -60,7 +61,7 @@ fn required(args: &EvalArgs) -> anyhow::Result<()> {
 
 fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
     required(args)?;
-    let loaded = read_rows(&args.data, args.skip_bad)?;
+    let loaded = read_rows(&models::files(&args.data)?, args.skip_bad)?;
     for bad in &loaded.skipped {
         tell(format!("skipped: {bad}"));
     }
@@ -130,7 +131,7 @@ fn report(
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
-    let feedback = read_feedback(&args.data, args.skip_bad)?;
+    let feedback = read_feedback(&models::files(&args.data)?, args.skip_bad)?;
     for bad in &feedback.skipped {
         tell(format!("skipped: {bad}"));
     }
@@ -213,7 +214,7 @@ fn compare(
     };
     let mut questions = Questions::new(settings, ppo, run.seed);
     if !args.prompts.is_empty() {
-        questions.files = args.prompts.clone();
+        questions.files = models::files(&args.prompts)?;
     }
     if questions.files.is_empty() {
         tell("no --prompts given: using the bundled held-out prompts of the Tiny World");

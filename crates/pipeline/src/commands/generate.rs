@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::flags::GenerateArgs;
 use crate::locate::model_folder;
 use crate::machine::Machine;
+use crate::models;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
@@ -83,6 +84,6 @@ fn prompts(args: &GenerateArgs) -> anyhow::Result<Vec<Text>> {
             .map(|text| Text::Plain(text.replace("\\n", "\n")))
             .collect());
     }
-    let loaded = read_prompts(&args.prompts, 0)?;
+    let loaded = read_prompts(&models::files(&args.prompts)?, 0)?;
     Ok(loaded.rows.into_iter().map(|row| row.prompt).collect())
 }

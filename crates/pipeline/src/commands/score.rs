@@ -22,7 +22,7 @@ use crate::models;
 use crate::output::{print_json, print_result};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    let loaded = read_rows(&args.data, args.skip_bad)?;
+    let loaded = read_rows(&models::files(&args.data)?, args.skip_bad)?;
     for bad in &loaded.skipped {
         tell(format!("skipped: {bad}"));
     }
