@@ -221,7 +221,8 @@ fn pairs_that_are_too_long_are_cut_and_counted() {
     let said = crate::folder::stderr(&output);
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("sequences are cut to fit 12 tokens") && said.contains("reward.max_length"),
+        said.contains("12 rows (the first is prefs.jsonl:1) cut to fit 12 tokens")
+            && said.contains("reward.max_length"),
         "{said}"
     );
 }

@@ -11,4 +11,4 @@ mod tell;
 mod text;
 
 pub use tell::tell;
-pub use text::{Message, Text};
+pub use text::{Chat, Message, Text};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::place::Place;
+
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -49,16 +51,14 @@ fn after_tolerated(tolerated: usize) -> String {
 /// `prefs.jsonl:17: field "chosen" is missing (a pair needs chosen and rejected)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
-    /// The file, as it was named.
-    pub path: PathBuf,
-    /// The line, counted from 1.
-    pub line: usize,
+    /// Where it stands.
+    pub place: Place,
     /// What was expected and found.
     pub reason: String,
 }
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.path.display(), self.line, self.reason)
+        write!(f, "{}: {}", self.place, self.reason)
     }
 }

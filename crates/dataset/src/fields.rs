@@ -1,168 +1,119 @@
-//! The fields of a row. Every error names the field, what was expected and what was found.
+//! The fields of a row: what a row holds, before anyone has said what it means.
 
-use rlhf_base::{Message, Text};
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
-use crate::records::Kind;
+use crate::field_map::{FieldMap, first_field, lookup};
 
-/// The fields of one row. Readers take the kind of the record, whose [`Kind::needs`] is part of the error when a field is missing.
+/// The fields of one row, with those of a map put in under the names of their parts.
 #[derive(Clone, Debug)]
-pub(crate) struct Fields(Map<String, Value>);
+pub struct Fields {
+    map: Map<String, Value>,
+    /// Where mapped parts come from.
+    origins: BTreeMap<String, String>,
+}
 
 impl Fields {
     /// The fields of a JSON value, which must be an object.
-    pub(crate) fn new(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Object(map) => Ok(Self(map)),
-            other => Err(format!(
+    pub(crate) fn new(value: Value, mapping: &FieldMap) -> Result<Self, String> {
+        let Value::Object(mut map) = value else {
+            return Err(format!(
                 "a row must be one JSON object, found {}",
-                name_of(&other)
-            )),
+                name_of(&value)
+            ));
+        };
+        let mut origins = BTreeMap::new();
+        let mut mapped = Vec::new();
+        for (part, path) in mapping.iter() {
+            let value = lookup(&map, path).cloned().unwrap_or(Value::Null);
+            mapped.push((part.to_owned(), value));
+            origins.insert(part.to_owned(), path.to_owned());
         }
+        for path in origins.values() {
+            map.shift_remove(first_field(path));
+        }
+        map.extend(mapped);
+        Ok(Self { map, origins })
     }
 
-    /// A field; one that is `null` counts as absent, as exporters write it.
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+    /// The value at a path; `null` counts as absent, as exporters write it.
+    pub(crate) fn get(&self, path: &str) -> Option<&Value> {
+        lookup(&self.map, path).filter(|value| !value.is_null())
     }
 
-    /// Whether the row has the field with a value other than `null`.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
+    /// Whether there is a value other than `null` at a path.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.get(path).is_some()
+    }
+
+    /// Whether there are values at all paths.
+    pub(crate) fn has_all(&self, paths: &[&str]) -> bool {
+        paths.iter().all(|path| self.has(path))
     }
 
     /// Whether the row has the field, `null` included.
     pub(crate) fn mentions(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.map.contains_key(name)
+    }
+
+    /// Whether there is something at a path: neither nothing nor an empty text or list.
+    pub(crate) fn says(&self, path: &str) -> bool {
+        self.get(path).is_some_and(|value| !is_empty(value))
+    }
+
+    /// Whether the user has said which field this part is.
+    pub(crate) fn is_mapped(&self, part: &str) -> bool {
+        self.origins.contains_key(part)
+    }
+
+    /// The name that the file gives to a part.
+    pub(crate) fn origin<'a>(&'a self, part: &'a str) -> &'a str {
+        self.origins.get(part).map_or(part, String::as_str)
+    }
+
+    /// Every field with its value.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.map.iter().map(|(name, value)| (name.as_str(), value))
     }
 
     /// The names of all fields, for messages.
     pub(crate) fn names(&self) -> String {
-        if self.0.is_empty() {
+        if self.map.is_empty() {
             return "no fields".to_owned();
         }
-        let names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+        let names: Vec<&str> = self.map.keys().map(|name| self.origin(name)).collect();
         names.join(", ")
     }
-
-    fn require(&self, name: &str, kind: Kind) -> Result<&Value, String> {
-        self.get(name).ok_or_else(|| {
-            let state = if self.0.contains_key(name) {
-                "null"
-            } else {
-                "missing"
-            };
-            format!("field {name:?} is {state} ({})", kind.needs())
-        })
-    }
-
-    pub(crate) fn string(&self, name: &str, kind: Kind) -> Result<String, String> {
-        match self.require(name, kind)? {
-            Value::String(text) => Ok(text.clone()),
-            other => Err(wrong(name, "a string", other)),
-        }
-    }
-
-    pub(crate) fn text(&self, name: &str, kind: Kind) -> Result<Text, String> {
-        as_text(&format!("field {name:?}"), self.require(name, kind)?)
-    }
-
-    pub(crate) fn text_or_empty(&self, name: &str, kind: Kind) -> Result<Text, String> {
-        if self.has(name) {
-            self.text(name, kind)
-        } else {
-            Ok(Text::from(""))
-        }
-    }
-
-    pub(crate) fn texts(&self, name: &str, kind: Kind) -> Result<Vec<Text>, String> {
-        match self.require(name, kind)? {
-            Value::Array(items) => items
-                .iter()
-                .enumerate()
-                .map(|(i, item)| as_text(&format!("field {name:?}, item {}", i + 1), item))
-                .collect(),
-            other => Err(wrong(name, "a list of texts", other)),
-        }
-    }
-
-    pub(crate) fn number(&self, name: &str, kind: Kind) -> Result<f64, String> {
-        let value = self.require(name, kind)?;
-        finite(value).ok_or_else(|| wrong(name, "a finite number", value))
-    }
-
-    pub(crate) fn numbers(&self, name: &str, kind: Kind) -> Result<Vec<f64>, String> {
-        match self.require(name, kind)? {
-            Value::Array(items) => items
-                .iter()
-                .map(|item| {
-                    finite(item).ok_or_else(|| wrong(name, "a list of finite numbers", item))
-                })
-                .collect(),
-            other => Err(wrong(name, "a list of finite numbers", other)),
-        }
-    }
-
-    pub(crate) fn yes_or_no(&self, name: &str, kind: Kind) -> Result<bool, String> {
-        match self.require(name, kind)? {
-            Value::Bool(label) => Ok(*label),
-            Value::Number(n) if n.as_f64() == Some(1.0) => Ok(true),
-            Value::Number(n) if n.as_f64() == Some(0.0) => Ok(false),
-            other => Err(wrong(name, "true, false, 1 or 0", other)),
-        }
-    }
-
-    /// An optional label: a string, or a number (ids often are) as a string.
-    pub(crate) fn label(&self, name: &str) -> Result<Option<String>, String> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(other) => Err(wrong(name, "a string", other)),
-        }
-    }
 }
 
-fn finite(value: &Value) -> Option<f64> {
-    value.as_f64().filter(|number| number.is_finite())
-}
-
-fn as_text(place: &str, value: &Value) -> Result<Text, String> {
-    const EXPECTED: &str = "a string or a list of {\"role\", \"content\"} messages";
+/// Whether a value says nothing.
+pub(crate) fn is_empty(value: &Value) -> bool {
     match value {
-        Value::String(text) => Ok(Text::Plain(text.clone())),
-        Value::Array(turns) if !turns.is_empty() => turns
-            .iter()
-            .enumerate()
-            .map(|(i, turn)| {
-                let part = |name: &str| match turn.get(name) {
-                    Some(Value::String(text)) => Ok(text.clone()),
-                    found => Err(format!(
-                        "{place} must be {EXPECTED}: {name:?} of message {} must be a string, found {}",
-                        i + 1,
-                        found.map_or_else(|| "none".to_owned(), name_of),
-                    )),
-                };
-                Ok(Message::new(part("role")?, part("content")?))
-            })
-            .collect::<Result<Vec<_>, String>>()
-            .map(Text::Chat),
-        other => Err(format!("{place} must be {EXPECTED}, found {}", name_of(other))),
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
-fn wrong(name: &str, expected: &str, found: &Value) -> String {
-    format!(
-        "field {name:?} must be {expected}, found {}",
-        name_of(found)
-    )
+/// A finite number, also one that is written as a text (as cells of a table are).
+pub(crate) fn finite(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    number.filter(|number: &f64| number.is_finite())
 }
 
-fn name_of(value: &Value) -> String {
+/// What a value is, for messages.
+pub(crate) fn name_of(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => format!("the number {n}"),
+        Value::String(text) if text.chars().count() <= 12 => format!("{text:?}"),
         Value::String(_) => "a string".to_owned(),
         Value::Array(items) if items.is_empty() => "an empty list".to_owned(),
         Value::Array(_) => "a list".to_owned(),

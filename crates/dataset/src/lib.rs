@@ -3,7 +3,8 @@
 //! A file goes through four steps, each in one place; to add a case, add a file there and enter it in the table of its folder:
 //!
 //! 1. `containers/`: how a file stores rows (JSON Lines, plain text; gzip), read row by row with their lines;
-//! 2. `fields.rs`: the fields of a row, with errors that name field, expected and found;
+//! 2. `fields.rs`: the fields of a row, those that `--map` names among them; `reader.rs`: what a shape takes of them is
+//!    remembered, so that it can be said, and what must not be dropped is not;
 //! 3. `shapes/`: how people write a record as fields (a pair, a transcript, a list of messages, …);
 //! 4. `records/`: what a record holds.
 //!
@@ -16,18 +17,27 @@
 
 mod containers;
 mod error;
+mod field_map;
 mod fields;
 mod hold_out;
+mod messages;
 pub mod order;
+mod place;
 mod read;
+mod reader;
+mod reading;
 mod records;
 mod shapes;
 pub mod summary;
 pub mod tiny_world;
 
 pub use error::{BadRow, Error, Result};
+pub use field_map::FieldMap;
 pub use hold_out::{check_eval_fraction, count_shared, hold_out};
-pub use read::{Loaded, read_demonstrations, read_feedback, read_prompts, read_rows, read_texts};
+pub use place::{Place, Placed, Tolerance};
+pub use read::{Loaded, Records, read};
+pub use reading::{Noted, ReadAs, Reading, Understood};
 pub use records::{
     BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,
 };
+pub use shapes::Record;

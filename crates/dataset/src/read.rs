@@ -2,67 +2,182 @@
 //!
 //! Every row is either returned or named with file, line and reason.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::containers::{Format, StoredRow};
-use crate::error::{BadRow, Error, Result};
+use crate::containers::{Format, Rows, StoredRow};
+use crate::error::{Error, Result};
 use crate::fields::Fields;
-use crate::records::{Demonstration, Feedback, Prompt, Row, TextRow};
-use crate::shapes::Record;
+use crate::place::{Place, Placed, Tolerance};
+use crate::reading::{Noted, ReadAs, Reading, Understood};
+use crate::shapes::{Recognised, Record, oasst};
 
-/// The records of some files, and the rows that gave none.
+/// The records of some files, and what became of the rows that gave none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded<T> {
-    /// The records, in the order of the files and of their lines.
-    pub rows: Vec<T>,
-    /// Malformed rows that were skipped: to be reported to the user.
-    pub skipped: Vec<BadRow>,
+    /// The records, in the order of the files and of their rows.
+    pub rows: Vec<Placed<T>>,
+    /// The rows that were skipped, and how many more may be.
+    pub tolerance: Tolerance,
+    /// How the rows were understood.
+    pub understood: Understood,
 }
 
-/// Reads texts to pretrain on: rows with `text`, or the paragraphs of .txt files, which blank lines separate.
-pub fn read_texts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<TextRow>> {
-    read(paths, skip_bad)
-}
-
-/// Reads demonstrations for supervised fine-tuning.
-pub fn read_demonstrations<P: AsRef<Path>>(
-    paths: &[P],
-    skip_bad: usize,
-) -> Result<Loaded<Demonstration>> {
-    read(paths, skip_bad)
-}
-
-/// Reads prompts, from any file whose rows have one.
-pub fn read_prompts<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Prompt>> {
-    read(paths, skip_bad)
-}
-
-/// Reads human feedback: pairs, rankings, choices of the best, ratings and thumbs, also mixed in one file.
-pub fn read_feedback<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Feedback>> {
-    read(paths, skip_bad)
-}
-
-/// Reads rows of any kind.
-pub fn read_rows<P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<Row>> {
-    read(paths, skip_bad)
-}
-
-/// Reads files and folders of rows. `skip_bad` is the number of malformed rows to skip before failing; a file
-/// without a single usable row is an error too.
-fn read<T: Record, P: AsRef<Path>>(paths: &[P], skip_bad: usize) -> Result<Loaded<T>> {
-    if paths.is_empty() {
-        return Err(Error::NoFiles);
+/// Reads all records of files and folders. A file without a single usable row is an error.
+pub fn read<T: Record, P: AsRef<Path>>(paths: &[P], reading: &Reading) -> Result<Loaded<T>> {
+    let mut records = Records::open(paths, reading)?;
+    let mut rows = Vec::new();
+    for record in &mut records {
+        rows.push(record?);
     }
-    let mut loaded = Loaded {
-        rows: Vec::new(),
-        skipped: Vec::new(),
-    };
-    for path in paths {
-        for file in files_at(path.as_ref())? {
-            read_file(&file, skip_bad, &mut loaded)?;
+    Ok(Loaded {
+        rows,
+        tolerance: records.tolerance,
+        understood: records.understood,
+    })
+}
+
+/// The records of files and folders, read row by row as they are asked for. After an error there are no more.
+pub struct Records<T> {
+    files: std::vec::IntoIter<PathBuf>,
+    open: Option<OpenFile>,
+    /// Records of the row that was read last.
+    waiting: VecDeque<Placed<T>>,
+    failed: bool,
+    reading: Reading,
+    /// The rows that were skipped so far, and how many more may be.
+    pub tolerance: Tolerance,
+    /// How the rows so far were understood.
+    pub understood: Understood,
+}
+
+/// A file while it is read.
+struct OpenFile {
+    path: Arc<Path>,
+    rows: Rows,
+    /// How many of its rows could be understood, and how many bad ones there were before it.
+    understood: usize,
+    bad_before: usize,
+}
+
+impl<T: Record> Records<T> {
+    /// Finds the files; none is opened before its rows are asked for.
+    pub fn open<P: AsRef<Path>>(paths: &[P], reading: &Reading) -> Result<Self> {
+        if paths.is_empty() {
+            return Err(Error::NoFiles);
+        }
+        let mut files = Vec::new();
+        for path in paths {
+            files.extend(files_at(path.as_ref())?);
+        }
+        Ok(Self {
+            files: files.into_iter(),
+            open: None,
+            waiting: VecDeque::new(),
+            failed: false,
+            tolerance: Tolerance::new(reading.skip_bad),
+            reading: reading.clone(),
+            understood: Understood::default(),
+        })
+    }
+
+    /// The next record; `None` at the end of the last file.
+    fn advance(&mut self) -> Result<Option<Placed<T>>> {
+        loop {
+            if let Some(record) = self.waiting.pop_front() {
+                return Ok(Some(record));
+            }
+            let Some(open) = &mut self.open else {
+                match self.files.next() {
+                    Some(path) => self.open = Some(open_file::<T>(&path, &self.tolerance)?),
+                    None => return Ok(None),
+                }
+                continue;
+            };
+            match open.rows.next() {
+                Some(stored) => self.understand(stored?)?,
+                None => {
+                    open.close::<T>(&self.tolerance)?;
+                    self.open = None;
+                }
+            }
         }
     }
-    Ok(loaded)
+
+    /// Reads the records of one row, or skips it.
+    fn understand(&mut self, stored: StoredRow) -> Result<()> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        let place = Place {
+            path: Arc::clone(&open.path),
+            line: stored.line,
+        };
+        let read = stored
+            .value
+            .and_then(|value| Fields::new(value, &self.reading.map))
+            .and_then(|fields| T::recognise(&fields, &self.reading));
+        if let Some(recognised) = self.tolerance.keep(&place, read)? {
+            open.understood += 1;
+            self.understood.add(&recognised, &place);
+            let placed = recognised.records.into_iter().map(|record| Placed {
+                record,
+                place: place.clone(),
+            });
+            self.waiting.extend(placed);
+        }
+        Ok(())
+    }
+}
+
+impl<T: Record> Iterator for Records<T> {
+    type Item = Result<Placed<T>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.advance().transpose();
+        self.failed = matches!(next, Some(Err(_)));
+        next
+    }
+}
+
+impl Understood {
+    fn add<T: Record>(&mut self, row: &Recognised<T>, place: &Place) {
+        for record in &row.records {
+            let (kind, seen) = (record.kind(), &row.seen);
+            let known = self.readings.iter_mut().find(|known| {
+                known.kind == kind && known.shape == row.shape && known.fields == seen.taken
+            });
+            match known {
+                Some(known) => known.records += 1,
+                None => self.readings.push(ReadAs {
+                    kind,
+                    shape: row.shape,
+                    fields: seen.taken.clone(),
+                    records: 1,
+                }),
+            }
+        }
+        for field in &row.seen.unused {
+            match self.unused.get_mut(field) {
+                Some(count) => *count += 1,
+                None => {
+                    self.unused.insert(field.clone(), 1);
+                }
+            }
+        }
+        for (what, looks_like) in &row.seen.notes {
+            let noted = self.notes.entry(what).or_insert_with(|| Noted {
+                count: 0,
+                example: format!("{place}: {looks_like}"),
+            });
+            noted.count += 1;
+        }
+        self.left_out += row.seen.left_out;
+    }
 }
 
 /// The file itself, or the data files of a folder in the order of their names.
@@ -90,7 +205,7 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) -> Result<()> {
+fn open_file<T: Record>(path: &Path, tolerance: &Tolerance) -> Result<OpenFile> {
     let format = Format::of(path).ok_or_else(|| Error::File {
         path: path.to_owned(),
         what: format!(
@@ -98,7 +213,7 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
             Format::known()
         ),
     })?;
-    if format.is_plain_text() && !T::PLAIN_TEXT {
+    if format.is_plain_text() && T::WHAT != "text" && T::WHAT != "rows" {
         return Err(Error::File {
             path: path.to_owned(),
             what: format!(
@@ -107,49 +222,43 @@ fn read_file<T: Record>(path: &Path, skip_bad: usize, loaded: &mut Loaded<T>) ->
             ),
         });
     }
-    let (rows_before, bad_before) = (loaded.rows.len(), loaded.skipped.len());
-    for stored in format.open(path)? {
-        let StoredRow { line, value } = stored?;
-        let record = value
-            .and_then(Fields::new)
-            .and_then(|fields| T::read(&fields));
-        match record {
-            Ok(record) => loaded.rows.push(record),
-            Err(reason) => {
-                let row = BadRow {
-                    path: path.to_owned(),
-                    line,
-                    reason,
-                };
-                let tolerated = loaded.skipped.len();
-                if tolerated == skip_bad {
-                    return Err(Error::Row { row, tolerated });
-                }
-                loaded.skipped.push(row);
-            }
-        }
+    let mut rows = format.open(path)?;
+    // A flat file of messages is put together first. Its first row tells.
+    let first = rows.next();
+    let flat =
+        matches!(&first, Some(Ok(StoredRow { value: Ok(value), .. })) if oasst::is_flat(value));
+    let rows: Rows = Box::new(first.into_iter().chain(rows));
+    Ok(OpenFile {
+        path: path.into(),
+        rows: if flat { oasst::gather(rows) } else { rows },
+        understood: 0,
+        bad_before: tolerance.skipped().len(),
+    })
+}
+
+impl OpenFile {
+    /// Errors if no row of the file could be used.
+    fn close<T: Record>(&self, tolerance: &Tolerance) -> Result<()> {
+        let bad = &tolerance.skipped()[self.bad_before..];
+        let what = match (self.understood, bad) {
+            (0, []) => format!("the file is empty (expected {})", T::WHAT),
+            (0, [first, ..]) => format!(
+                "none of its {} rows can be used; the first: {first}",
+                bad.len()
+            ),
+            _ => return Ok(()),
+        };
+        Err(Error::File {
+            path: self.path.to_path_buf(),
+            what,
+        })
     }
-    if loaded.rows.len() == rows_before {
-        let bad = loaded.skipped.len() - bad_before;
-        return Err(Error::File {
-            path: path.to_owned(),
-            what: if bad == 0 {
-                format!("the file is empty (expected {})", T::WHAT)
-            } else {
-                format!(
-                    "none of its {bad} rows can be used; the first: {}",
-                    loaded.skipped[bad_before]
-                )
-            },
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_base::Text;
+    use crate::records::{Feedback, Prompt, Row, TextRow};
     use std::io::Write;
 
     /// A folder with the given files in it.
@@ -170,7 +279,11 @@ mod tests {
     /// The message about a feedback file `prefs.jsonl` with this content, without the folder's name.
     fn complaint(content: &[u8], skip_bad: usize) -> String {
         let folder = folder(&[("prefs.jsonl", content)]);
-        let error = read_feedback(&[folder.path().join("prefs.jsonl")], skip_bad).unwrap_err();
+        let error = read::<Feedback, _>(
+            &[folder.path().join("prefs.jsonl")],
+            &Reading::skipping(skip_bad),
+        )
+        .unwrap_err();
         error
             .to_string()
             .replace(&format!("{}/", folder.path().display()), "")
@@ -223,9 +336,14 @@ mod tests {
     fn bad_rows_are_tolerated_up_to_a_number_and_each_is_reported() {
         let content = format!("{GOOD}\n[]\n{GOOD}\n{{}}\n");
         let folder = folder(&[("prefs.jsonl", content.as_bytes())]);
-        let loaded = read_feedback(&[folder.path()], 2).unwrap();
+        let loaded = read::<Feedback, _>(&[folder.path()], &Reading::skipping(2)).unwrap();
         assert_eq!(loaded.rows.len(), 2);
-        let lines: Vec<usize> = loaded.skipped.iter().map(|row| row.line).collect();
+        let lines: Vec<usize> = loaded
+            .tolerance
+            .skipped()
+            .iter()
+            .map(|row| row.place.line)
+            .collect();
         assert_eq!(lines, [2, 4]);
         assert!(complaint(content.as_bytes(), 1).ends_with("(1 bad row before it was tolerated)"));
         assert_eq!(
@@ -244,7 +362,7 @@ mod tests {
             ("a.jsonl.gz", &[gz(&row("a")), gz(&row("a2"))].concat()),
             ("README.md", b"not data"),
         ]);
-        let loaded = read_texts(&[folder.path()], 0).unwrap();
+        let loaded = read::<TextRow, _>(&[folder.path()], &Reading::default()).unwrap();
         let texts: Vec<&str> = loaded.rows.iter().map(|row| row.text.as_str()).collect();
         assert_eq!(texts, ["a", "a2", "b", "one\ntwo", "three"]);
     }
@@ -262,25 +380,16 @@ mod tests {
             ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read after line 0"),
             ("gone.jsonl", "gone.jsonl"),
         ] {
-            let error = read_feedback(&[folder.path().join(name)], 0).unwrap_err();
+            let error =
+                read::<Feedback, _>(&[folder.path().join(name)], &Reading::default()).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
         }
         let empty = tempfile::tempdir().unwrap();
-        let error = read_prompts(&[empty.path()], 0).unwrap_err();
+        let error = read::<Prompt, _>(&[empty.path()], &Reading::default()).unwrap_err();
         assert!(error.to_string().contains("holds no data file"), "{error}");
-        assert!(matches!(read_rows::<&Path>(&[], 0), Err(Error::NoFiles)));
-    }
-
-    #[test]
-    fn a_file_of_transcripts_gives_pairs_with_their_shared_beginning_as_prompt() {
-        let row = r#"{"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant:"}"#;
-        let folder = folder(&[("hh.jsonl", row.as_bytes())]);
-        let loaded = read_feedback(&[folder.path()], 0).unwrap();
-        let Feedback::Pair(pair) = &loaded.rows[0] else {
-            panic!("{:?}", loaded.rows);
-        };
-        assert_eq!(pair.prompt, Text::from("\n\nHuman: hi\n\nAssistant:"));
-        assert_eq!(pair.chosen, Text::from(" hello"));
-        assert_eq!(pair.rejected, Text::from(""));
+        assert!(matches!(
+            read::<Row, &Path>(&[], &Reading::default()),
+            Err(Error::NoFiles)
+        ));
     }
 }

@@ -1,6 +1,7 @@
 //! Statistics of a data file, for `rlhf data FILE`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use rlhf_base::Text;
 use serde::Serialize;
@@ -59,44 +60,70 @@ impl Lengths {
     }
 }
 
-impl Summary {
-    /// Counts `rows`.
-    pub fn of(rows: &[Row]) -> Self {
-        let mut summary = Summary {
-            rows: rows.len(),
-            ..Summary::default()
-        };
-        let mut seen = HashSet::new();
-        let mut prompts = HashSet::new();
-        let (mut prompt_lengths, mut answer_lengths) = (Vec::new(), Vec::new());
-        for row in rows {
-            *summary.kinds.entry(row.kind()).or_default() += 1;
-            if let Some(source) = row.source() {
-                *summary.sources.entry(source.to_owned()).or_default() += 1;
-            }
-            let (prompt, answers) = parts(row);
-            if let Some(prompt) = prompt.filter(|prompt| !prompt.is_empty()) {
-                prompt_lengths.push(characters(prompt));
-                prompts.insert(prompt);
-            }
-            answer_lengths.extend(answers.iter().map(Content::characters));
-            summary.empty_answers += answers.iter().filter(|a| a.characters() == 0).count();
-            if answers.len() > 1 && answers.iter().all(|a| a == &answers[0]) {
-                summary.identical_answers += 1;
-            }
-            if let Row::Feedback(Feedback::Ranking(ranking)) = row {
-                let different: HashSet<u32> = ranking.ranks.iter().copied().collect();
-                summary.tied += usize::from(different.len() < ranking.ranks.len());
-            }
-            if !seen.insert((row.kind(), prompt, answers)) {
-                summary.duplicates += 1;
+/// A [`Summary`] in the making: rows are counted one after another and not kept.
+#[derive(Default)]
+pub struct Tally {
+    summary: Summary,
+    /// Fingerprints of rows and of prompts: 64 bits each, so that of ten million rows two different ones are taken for the same with a
+    /// probability below 10⁻⁵.
+    seen: HashSet<u64>,
+    prompts: HashSet<u64>,
+    prompt_lengths: Vec<usize>,
+    answer_lengths: Vec<usize>,
+}
+
+impl Tally {
+    /// Counts a row.
+    pub fn add(&mut self, row: &Row) {
+        let summary = &mut self.summary;
+        summary.rows += 1;
+        *summary.kinds.entry(row.kind()).or_default() += 1;
+        if let Some(source) = row.source() {
+            match summary.sources.get_mut(source) {
+                Some(count) => *count += 1,
+                None => {
+                    summary.sources.insert(source.to_owned(), 1);
+                }
             }
         }
-        summary.prompts = prompts.len();
-        summary.prompt_characters = Lengths::of(prompt_lengths);
-        summary.answer_characters = Lengths::of(answer_lengths);
-        summary
+        let (prompt, answers) = parts(row);
+        if let Some(prompt) = prompt.filter(|prompt| !prompt.is_empty()) {
+            self.prompt_lengths.push(characters(prompt));
+            self.prompts.insert(fingerprint(&prompt));
+        }
+        self.answer_lengths
+            .extend(answers.iter().map(Content::characters));
+        summary.empty_answers += answers.iter().filter(|a| a.characters() == 0).count();
+        if answers.len() > 1 && answers.iter().all(|a| a == &answers[0]) {
+            summary.identical_answers += 1;
+        }
+        if let Row::Feedback(Feedback::Ranking(ranking)) = row {
+            let different: HashSet<u32> = ranking.ranks.iter().copied().collect();
+            summary.tied += usize::from(different.len() < ranking.ranks.len());
+        }
+        if !self
+            .seen
+            .insert(fingerprint(&(row.kind(), prompt, answers)))
+        {
+            summary.duplicates += 1;
+        }
     }
+
+    /// The statistics of all rows.
+    pub fn finish(self) -> Summary {
+        Summary {
+            prompts: self.prompts.len(),
+            prompt_characters: Lengths::of(self.prompt_lengths),
+            answer_characters: Lengths::of(self.answer_lengths),
+            ..self.summary
+        }
+    }
+}
+
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// An answer or a text.
@@ -134,7 +161,10 @@ fn parts(row: &Row) -> (Option<&Text>, Vec<Content<'_>>) {
 fn characters(text: &Text) -> usize {
     match text {
         Text::Plain(text) => text.chars().count(),
-        Text::Chat(turns) => turns.iter().map(|turn| turn.content.chars().count()).sum(),
+        Text::Chat(chat) => {
+            let turns = chat.messages.iter();
+            turns.map(|turn| turn.content().chars().count()).sum()
+        }
     }
 }
 
@@ -142,22 +172,26 @@ fn characters(text: &Text) -> usize {
 mod tests {
     use super::*;
     use crate::fields::Fields;
+    use crate::reading::Reading;
     use crate::shapes::Record;
     use serde_json::json;
 
     #[test]
     fn rows_are_counted_by_kind_source_length_and_what_they_lack() {
-        let rows: Vec<Row> = [
+        let mut tally = Tally::default();
+        for row in [
             json!({"prompt": "ab", "chosen": "é", "rejected": "abc", "source": "x"}),
             json!({"prompt": "ab", "chosen": "é", "rejected": "abc", "source": "y"}),
             json!({"prompt": "abcd", "chosen": "a", "rejected": "a", "source": "x"}),
             json!({"prompt": "ab", "responses": ["", "a", "b"], "ranks": [1, 2, 2]}),
             json!({"text": "abcdefg"}),
-        ]
-        .into_iter()
-        .map(|row| Row::read(&Fields::new(row).unwrap()).unwrap())
-        .collect();
-        let summary = Summary::of(&rows);
+        ] {
+            let reading = Reading::default();
+            let fields = Fields::new(row, &reading.map).unwrap();
+            let read = Row::recognise(&fields, &reading).unwrap();
+            read.records.iter().for_each(|row| tally.add(row));
+        }
+        let summary = tally.finish();
         // Counted by hand from the rows above.
         assert_eq!(summary.rows, 5);
         assert_eq!(

@@ -6,7 +6,7 @@
 //! boundary.
 
 use crate::{Error, Result, Tokenizer};
-use rlhf_base::{Message, Text};
+use rlhf_base::{Chat, Message, Text};
 
 /// A prompt and the answer to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Tokenizer {
     /// lacking one the EOS token, because a model can only continue something.
     pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>> {
         let text = match prompt {
-            Text::Chat(messages) => return self.encode(&self.apply_chat_template(messages, true)?),
+            Text::Chat(chat) => return self.encode(&self.apply_chat_template(chat, true)?),
             Text::Plain(text) => text,
         };
         let mut ids = self.encode(text)?;
@@ -62,7 +62,7 @@ impl Tokenizer {
             (Text::Chat(turns), Text::Plain(text)) => {
                 self.answer(turns, &[Message::new("assistant", text.as_str())])?
             }
-            (Text::Chat(turns), Text::Chat(answer)) => self.answer(turns, answer)?,
+            (Text::Chat(turns), Text::Chat(answer)) => self.answer(turns, &answer.messages)?,
             (Text::Plain(_), Text::Chat(_)) => {
                 return Err(Error::Invalid(
                     "the prompt is a string but the completion a list of messages: make both strings or both messages".to_owned(),
@@ -83,17 +83,18 @@ impl Tokenizer {
     /// A whole conversation in segments: every assistant turn, with the token that ends it, is a
     /// target, and what lies before it is not. What follows the last assistant turn carries no loss
     /// and is left out.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<Segment>> {
+    pub fn encode_chat(&self, chat: &Chat) -> Result<Vec<Segment>> {
         let mut segments = Vec::new();
         let mut done = String::new();
+        let messages = &chat.messages;
         let turns = (0..messages.len()).filter(|i| messages[*i].role == "assistant");
         let last = turns.clone().next_back();
         for i in turns {
-            let prompt = self.apply_chat_template(&messages[..i], true)?;
+            let prompt = self.apply_chat_template(&beginning(chat, i), true)?;
             let context = prompt
                 .strip_prefix(&done)
                 .ok_or_else(|| not_a_prefix(&done, &prompt))?;
-            let answer = self.answer(&messages[..i], &messages[i..=i])?;
+            let answer = self.answer(&beginning(chat, i), &messages[i..=i])?;
             // The first context is a prompt, later ones continue a text.
             let context = if done.is_empty() {
                 self.encode(context)?
@@ -111,12 +112,12 @@ impl Tokenizer {
             });
             segments.push(Segment {
                 ids: said,
-                target: true,
+                target: messages[i].train,
             });
             done = prompt + &answer;
         }
         if segments.is_empty() {
-            let ids = self.encode(&self.apply_chat_template(messages, false)?)?;
+            let ids = self.encode(&self.apply_chat_template(chat, false)?)?;
             segments.push(Segment { ids, target: false });
         }
         Ok(segments)
@@ -125,9 +126,11 @@ impl Tokenizer {
     /// What the chat template writes for `answer` after `prompt`, cut after its last EOS token
     /// (templates often write a line break behind it, which no model that stops at the EOS token
     /// can say).
-    fn answer(&self, prompt: &[Message], answer: &[Message]) -> Result<String> {
+    fn answer(&self, prompt: &Chat, answer: &[Message]) -> Result<String> {
         let before = self.apply_chat_template(prompt, true)?;
-        let all = self.apply_chat_template(&[prompt, answer].concat(), false)?;
+        let mut whole = prompt.clone();
+        whole.messages.extend_from_slice(answer);
+        let all = self.apply_chat_template(&whole, false)?;
         let text = all
             .strip_prefix(&before)
             .ok_or_else(|| not_a_prefix(&before, &all))?;
@@ -147,6 +150,14 @@ impl Tokenizer {
             ids.push(end);
         }
         Ok(ids)
+    }
+}
+
+/// The first `turns` turns.
+fn beginning(chat: &Chat, turns: usize) -> Chat {
+    Chat {
+        messages: chat.messages[..turns].to_vec(),
+        tools: chat.tools.clone(),
     }
 }
 

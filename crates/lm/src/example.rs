@@ -1,7 +1,7 @@
 //! What a language model learns from: token sequences in which some tokens carry loss.
 
 use candle_core::{Device, Tensor};
-use rlhf_base::{Message, Text};
+use rlhf_base::{Chat, Text};
 
 use crate::{CausalLm, Packed, Packer, Result, Tokenizer};
 
@@ -35,10 +35,10 @@ impl Example {
     /// does as well.
     pub fn from_conversation(
         tokenizer: &Tokenizer,
-        messages: &[Message],
+        chat: &Chat,
         context_too: bool,
     ) -> Result<Self> {
-        let segments = tokenizer.encode_chat(messages)?.into_iter();
+        let segments = tokenizer.encode_chat(chat)?.into_iter();
         let parts = segments.map(|segment| (segment.ids, segment.target || context_too));
         Ok(Self::from_parts(parts))
     }

@@ -7,11 +7,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, context};
 
 use crate::{Error, Result};
-use rlhf_base::Message;
+use rlhf_base::{Chat, Message};
 
 const NAME: &str = "chat";
 
@@ -61,21 +61,16 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of `messages`; with `add_generation_prompt`, followed by whatever opens an
+    /// The text of `chat`; with `add_generation_prompt`, followed by whatever opens an
     /// assistant turn. `special` holds the tokenizer's named tokens (`bos_token`, `eos_token`, …).
     pub(crate) fn render(
         &self,
-        messages: &[Message],
+        chat: &Chat,
         add_generation_prompt: bool,
         special: &[(String, String)],
     ) -> Result<String> {
         let named = Value::from_pairs(special.iter().cloned());
-        let messages: Value = messages
-            .iter()
-            .map(|m| {
-                Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
-            })
-            .collect();
+        let messages: Value = chat.messages.iter().map(turn).collect();
         let template = self
             .environment
             .get_template(NAME)
@@ -83,13 +78,24 @@ impl ChatTemplate {
         template
             .render(context! {
                 messages,
-                tools => (),
+                tools => chat.tools.as_ref().map(|tools| Value::from(Serde(tools))),
                 documents => (),
                 add_generation_prompt,
                 ..named
             })
             .map_err(|e| explain(&e))
     }
+}
+
+/// A turn as the template sees it: what its row says of it, but not whether it is learnt from.
+fn turn(message: &Message) -> Value {
+    let known = [
+        ("role", Value::from(&message.role)),
+        ("content", Value::from(message.content.clone())),
+    ];
+    let extra = message.extra.iter();
+    let extra = extra.map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+    Value::from_pairs(known.into_iter().chain(extra))
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -378,7 +384,7 @@ mod tests {
         name: String,
         template: String,
         tokens: BTreeMap<String, String>,
-        messages: Vec<Message>,
+        messages: Chat,
         text: Option<String>,
         prompt: Option<String>,
     }
@@ -403,7 +409,10 @@ mod tests {
     #[test]
     fn a_refusal_carries_the_templates_own_words_and_a_syntax_error_its_line() {
         let refuse = ChatTemplate::new("{{ raise_exception('no system turn, please') }}").unwrap();
-        let error = refuse.render(&[], false, &[]).unwrap_err().to_string();
+        let error = refuse
+            .render(&Chat::default(), false, &[])
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "chat template (line 1): no system turn, please");
         let error = ChatTemplate::new("fine\n{% if %}").unwrap_err().to_string();
         assert!(error.starts_with("chat template (line 2): "), "{error}");

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::fingerprint::Fingerprint;
 use crate::template::ChatTemplate;
 use crate::{Error, Result, SpecialIds};
-use rlhf_base::Message;
+use rlhf_base::Chat;
 
 /// The tokens that have a name; `transformers` hands them to chat templates under these names.
 const NAMED: [&str; 7] = [
@@ -369,13 +369,9 @@ impl Tokenizer {
 
     /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins
     /// to speak.
-    pub fn apply_chat_template(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<String> {
+    pub fn apply_chat_template(&self, chat: &Chat, add_generation_prompt: bool) -> Result<String> {
         match &self.inner.template {
-            Some(Ok(template)) => template.render(messages, add_generation_prompt, &self.inner.named),
+            Some(Ok(template)) => template.render(chat, add_generation_prompt, &self.inner.named),
             Some(Err(what)) => Err(Error::Invalid(what.clone())),
             None => Err(Error::Invalid(
                 "the text is a list of messages, but the tokenizer has no chat template: use plain strings, or put a \

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rlhf_dataset::read_prompts;
 use rlhf_dataset::tiny_world::{Gold, Judge};
+use rlhf_dataset::{Loaded, Placed, Prompt, Reading};
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights};
 use rlhf_rollout::{
     Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
     respond, response_logprobs, win,
 };
-use rlhf_train::{Progress, micro_batch_tokens, statistics};
+use rlhf_train::{Progress, micro_batch_tokens, read_and_tell, statistics, tell_skipped};
 
 use crate::exit::usage;
 use crate::machine::Machine;
@@ -41,7 +41,7 @@ pub(crate) struct Questions {
     pub(crate) sampling: SamplingConfig,
     pub(crate) best_of: usize,
     pub(crate) examples: usize,
-    pub(crate) skip_bad: usize,
+    pub(crate) reading: Reading,
     /// How long a reward command may take for one model's responses.
     pub(crate) reward_timeout: Duration,
 }
@@ -64,7 +64,7 @@ impl Questions {
             },
             best_of: settings.best_of,
             examples: settings.examples,
-            skip_bad: ppo.skip_bad,
+            reading: ppo.data.reading(),
             reward_timeout: ppo.timeout(),
         }
     }
@@ -167,15 +167,24 @@ impl<'a> Room<'a> {
             }
             None => None,
         };
-        let loaded = read_prompts(&questions.files, questions.skip_bad)?;
+        let Loaded {
+            mut rows,
+            mut tolerance,
+            ..
+        } = read_and_tell::<Prompt>(&questions.files, &questions.reading)?;
+        rows.truncate(questions.limit);
         let mut prompts = Vec::new();
-        for row in loaded.rows.into_iter().take(questions.limit) {
-            let ids = reference.tokenizer.encode_prompt(&row.prompt)?;
-            prompts.push(PromptRow {
-                text: row.prompt,
-                ids,
-            });
+        for Placed { record, place } in rows {
+            let ids = reference.tokenizer.encode_prompt(&record.prompt);
+            if let Some(ids) = tolerance.keep(&place, ids)? {
+                prompts.push(PromptRow {
+                    text: record.prompt,
+                    ids,
+                    fields: record.fields,
+                });
+            }
         }
+        tell_skipped(&tolerance);
         if prompts.is_empty() {
             return Err(usage!(
                 "no prompts to compare models on: eval.limit is {}",

@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use rlhf_dataset::{FieldMap, Reading};
 use serde::Serialize;
 
 pub(crate) use self::asking::{ChatArgs, EvalArgs, GenerateArgs, ScoreArgs};
@@ -106,6 +107,54 @@ pub(crate) struct ExplainArgs {
     pub(crate) json: bool,
 }
 
+// How rows are to be understood.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct ReadingArgs {
+    /// Which field of a row is what, where its name does not say it: prompt=question,chosen=answers[0].text.
+    #[arg(
+        long,
+        value_name = "PART=FIELD,…",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) map: FieldMap,
+    /// The field with the rating, of rows that have several.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) rating_field: Option<String>,
+    /// Take answers with a thumb up as demonstrations and leave out those with a thumb down.
+    #[arg(long)]
+    pub(crate) liked_only: bool,
+    /// Tolerate up to N bad rows, and report each.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) skip_bad: usize,
+}
+
+impl ReadingArgs {
+    /// The same for a reader.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading {
+            map: self.map.clone(),
+            skip_bad: self.skip_bad,
+            rating_field: self.rating_field.clone(),
+            liked_only: self.liked_only,
+        }
+    }
+}
+
+/// What `rlhf data --as` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArg {
+    /// Text to pretrain on.
+    Text,
+    /// What `rlhf sft` learns from.
+    Demonstration,
+    /// What models are asked.
+    Prompt,
+    /// What `rlhf reward` learns from.
+    Feedback,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
     /// Files or folders.
@@ -117,10 +166,15 @@ pub(crate) struct DataArgs {
     /// How many rows to show.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) show: usize,
-    /// Tolerate up to N bad rows, and report each.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip_bad: usize,
-    /// Print {"summary", "skipped"} instead.
+    /// Read the rows as a command would that needs this kind of record [default: whatever each row is].
+    #[arg(long = "as", value_name = "KIND")]
+    pub(crate) kind: Option<KindArg>,
+    /// Write the rows in our own form, one JSON object a line, to a new file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
+    /// Print {"summary", "understood", "skipped"} instead.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -136,8 +136,8 @@ impl Job {
 /// A run that stopped because the disk is full or read-only.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{error:#}. Free some space or make the folder writable, then run the command again with --resume: it goes on from the last \
-     checkpoint, or where there is none from the start"
+    "{error:#}. Free some space or make the folder writable, then run the command again with --resume (`rlhf run` without): it goes on from the \
+     last checkpoint, or where there is none from the start"
 )]
 struct DiskError {
     error: anyhow::Error,

@@ -39,6 +39,9 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Beginnings of texts that only a stage's own command prints: `rlhf run` replaces or continues what is there.
+const OF_A_STAGE_ALONE: &[&str] = &["{} already holds a run"];
+
 /// Flags of other programs.
 const FOREIGN: &[&str] = &["--features", "--merge"];
 
@@ -173,6 +176,9 @@ fn every_flag_and_setting_that_a_message_names_exists_where_the_message_is_print
                     // The name of a stage is filled in.
                     Some(own) if own.starts_with('{') => printers("pipeline/src/commands/stage.rs"),
                     Some(own) => vec![own],
+                    None if OF_A_STAGE_ALONE.iter().any(|own| text.starts_with(own)) => {
+                        printers("pipeline/src/commands/stage.rs")
+                    }
                     None => printers(path),
                 };
                 let told_apart = own.is_none() && text.contains("`rlhf run`");

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlhf_dataset::FieldMap;
 use rlhf_train::{BadSetting, Setting, Settings, settings};
 use toml::{Table, Value};
 
@@ -107,6 +108,8 @@ pub(crate) struct Layers {
     merged: Table,
     /// The sections of `--config FILE`: for `rlhf run` they say which stages there are.
     named: Vec<String>,
+    /// `[data.map]`.
+    map: Option<FieldMap>,
 }
 
 impl Layers {
@@ -135,6 +138,10 @@ impl Layers {
     pub(crate) fn add(&mut self, origin: &str, table: Table) -> anyhow::Result<()> {
         let sections = sections();
         for (name, value) in table {
+            if name == DATA {
+                self.map = Some(map_of_all(origin, value)?);
+                continue;
+            }
             let Some(section) = sections.iter().find(|s| s.name == name) else {
                 let names: Vec<_> = sections.iter().map(|s| s.name).collect();
                 return Err(usage!(
@@ -214,12 +221,42 @@ impl Layers {
             .map_err(|error| usage!("{name}.{error}"))
     }
 
+    /// What the layers say of a section; the map of all sections is that of each that has none of its own.
     fn table(&self, section: &str) -> Table {
-        match self.merged.get(section) {
+        let mut table = match self.merged.get(section) {
             Some(Value::Table(table)) => table.clone(),
             _ => Table::new(),
+        };
+        if let Some(map) = &self.map
+            && !table.contains_key(MAP)
+            && sections()
+                .iter()
+                .any(|known| known.name == section && known.has(MAP))
+        {
+            table.insert(MAP.to_owned(), Value::String(map.to_string()));
         }
+        table
     }
+}
+
+/// The section of what holds for the data of all stages, and its only entry.
+const DATA: &str = "data";
+const MAP: &str = "map";
+
+/// `[data.map]`: which field is what, for every stage that does not say otherwise.
+fn map_of_all(origin: &str, section: Value) -> anyhow::Result<FieldMap> {
+    let Value::Table(mut table) = section else {
+        return Err(usage!("{origin}: \"{DATA}\" must be a section"));
+    };
+    let map = table.remove(MAP);
+    if let Some(other) = table.keys().next() {
+        return Err(usage!(
+            "{origin}: [{DATA}] has no setting \"{other}\"; there is: {MAP}"
+        ));
+    }
+    let map = map.ok_or_else(|| usage!("{origin}: [{DATA}] is empty"))?;
+    let map: Result<FieldMap, _> = map.try_into();
+    map.map_err(|error| usage!("{origin}: {DATA}.{MAP}: {}", error.to_string().trim()))
 }
 
 fn hint(key: &str, section: &Section, sections: &[Section]) -> String {
@@ -273,6 +310,28 @@ mod tests {
             ..RunSettings::default()
         };
         assert_eq!(run, expected);
+    }
+
+    #[test]
+    fn the_map_of_all_data_is_that_of_every_stage_without_one_of_its_own() {
+        let mut layers = Layers::default();
+        let file = "[data.map]\nprompt = 'q.text'\n[sft]\nmap = 'prompt=a'";
+        layers.add("a.toml", file.parse().unwrap()).unwrap();
+        let sft: rlhf_sft::Config = layers.get("sft").unwrap();
+        assert_eq!(sft.training.data.map.to_string(), "prompt=a");
+        let reward: rlhf_reward::Config = layers.get("reward").unwrap();
+        assert_eq!(reward.training.data.map.to_string(), "prompt=q.text");
+        layers.get::<RunSettings>(RUN).unwrap();
+        for (file, part) in [
+            ("[data]\nmaps = 1", "no setting \"maps\""),
+            (
+                "[data.map]\npromt = 'q'",
+                "a.toml: data.map: \"promt\" is no part of a row",
+            ),
+        ] {
+            let said = error(layers.add("a.toml", file.parse().unwrap()));
+            assert!(said.contains(part), "{said}");
+        }
     }
 
     #[test]

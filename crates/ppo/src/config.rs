@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rlhf_lm::SamplingConfig;
 use rlhf_rollout::RewardSource;
-use rlhf_train::{Range, ScheduleKind};
+use rlhf_train::{DataSettings, Range, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::Advantage;
@@ -136,8 +136,10 @@ rlhf_train::settings! {
         pub save_every: u64 = 50 => 0..=1_000_000_000,
         /// Episodes written to `samples.jsonl` per step.
         pub log_samples: usize = 4 => 0..=1_000_000,
-        /// Malformed rows to skip before failing.
-        pub skip_bad: usize = 0 => 0..=1_000_000_000,
+    }
+    parts {
+        /// How its files are read.
+        pub data: DataSettings = DataSettings::default(),
     }
 }
 

@@ -7,8 +7,9 @@ use candle_core::{DType, Tensor};
 use rand::RngCore as _;
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
-use rlhf_dataset::read_demonstrations;
+use rlhf_dataset::{Demonstration, Reading};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, Tokenizer};
+use rlhf_train::{read_and_tell, tell_skipped};
 
 /// Demonstrations as tokens.
 pub(crate) struct Demonstrations {
@@ -20,27 +21,28 @@ impl Demonstrations {
     /// Reads `files`; rows are cut to `max_length` tokens, and those left without an answer are dropped and counted.
     pub(crate) fn read(
         files: &[PathBuf],
-        skip_bad: usize,
+        reading: &Reading,
         tokenizer: &Tokenizer,
         max_length: usize,
         seed: u64,
     ) -> Result<Self> {
-        let loaded = read_demonstrations(files, skip_bad)?;
-        for bad in &loaded.skipped {
-            tracing::warn!("skipped {bad}");
-        }
+        let mut loaded = read_and_tell::<Demonstration>(files, reading)?;
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for demonstration in &loaded.rows {
             let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
-            let mut row = match demonstration.messages() {
-                Some(messages) => Example::from_conversation(tokenizer, &messages, false)?,
-                None => Example::from_completion(tokenizer, prompt, completion, false)?,
+            let row = match demonstration.conversation() {
+                Some(chat) => Example::from_conversation(tokenizer, &chat, false),
+                None => Example::from_completion(tokenizer, prompt, completion, false),
+            };
+            let Some(mut row) = loaded.tolerance.keep(&demonstration.place, row)? else {
+                continue;
             };
             row.truncate(max_length);
             if row.num_targets() > 0 {
                 rows.push(row);
             }
         }
+        tell_skipped(&loaded.tolerance);
         let lost = loaded.rows.len() - rows.len();
         ensure!(
             !rows.is_empty(),

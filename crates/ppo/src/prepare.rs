@@ -1,14 +1,13 @@
 //! Before the first step: reads models and prompts, and errors on what cannot work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rlhf_base::Text;
-use rlhf_dataset::{hold_out, read_prompts};
+use rlhf_dataset::{Loaded, Placed, Prompt, hold_out};
 use rlhf_lm::{CausalLm, LanguageModel, Weights};
 use rlhf_rollout::{PromptRow, RewardSource, Scorer, prompt_rows};
-use rlhf_train::{Schedule, Session, micro_batch_tokens};
+use rlhf_train::{Counted, Schedule, Session, micro_batch_tokens, read_and_tell, tell_skipped};
 
 use crate::config::Config;
 use crate::critic::Critic;
@@ -63,20 +62,13 @@ impl Inputs {
                 config.model
             );
         }
-        let (prompts, held_out, dropped) = prompts(config, &base)?;
-        let warnings = match dropped {
-            0 => Vec::new(),
-            n => vec![format!(
-                "{n} prompts are dropped: empty, or longer than ppo.max_prompt_length ({})",
-                config.max_prompt_length
-            )],
-        };
+        let (prompts, held_out, warnings) = prompts(config, &base)?;
         let demonstrations = if config.ptx_coef > 0.0 {
             Some(Demonstrations::read(
                 &config.ptx_data,
-                config.skip_bad,
+                &config.data.reading(),
                 &base.tokenizer,
-                config.max_prompt_length + config.response_length,
+                longest_prompt(config, &base)? + config.response_length,
                 session.seed,
             )?)
         } else {
@@ -152,34 +144,51 @@ impl PolicyOptimization {
 }
 
 /// A share of few prompts may be none; the last one then is held out, for PPO needs something to be measured on.
-fn at_least_one((trained, held_out): (Vec<Text>, Vec<Text>), share: f64) -> (Vec<Text>, Vec<Text>) {
-    match trained.last().cloned() {
+fn at_least_one((trained, held_out): Split, share: f64) -> Split {
+    match trained.last().map(|row| row.prompt.clone()) {
         Some(last) if held_out.is_empty() && share > 0.0 => {
-            trained.into_iter().partition(|text| *text != last)
+            trained.into_iter().partition(|row| row.prompt != last)
         }
         _ => (trained, held_out),
     }
 }
 
-/// Prompts to train on and prompts to evaluate on, and how many were dropped.
+/// Prompts to train on, and those that are held out.
+type Split = (Vec<Placed<Prompt>>, Vec<Placed<Prompt>>);
+
+/// The longest prompt that leaves room for a response.
+fn longest_prompt(config: &Config, base: &LanguageModel) -> Result<usize> {
+    let most = base.config.max_length();
+    ensure!(
+        config.response_length < most,
+        "ppo.response_length is {}, but the model reads at most {most} tokens with its prompt: lower ppo.response_length",
+        config.response_length
+    );
+    Ok(config.max_prompt_length.min(most - config.response_length))
+}
+
+/// Prompts to train on and prompts to evaluate on, and what is to be said about those that were left out.
 fn prompts(
     config: &Config,
     base: &LanguageModel,
-) -> Result<(Vec<PromptRow>, Vec<PromptRow>, usize)> {
-    let read = |files| -> Result<Vec<Text>> {
-        let prompts = read_prompts(files, config.skip_bad)?;
-        for bad in &prompts.skipped {
-            tracing::warn!("skipped {bad}");
-        }
-        Ok(prompts.rows.into_iter().map(|row| row.prompt).collect())
-    };
-    let all = read(&config.prompts)?;
+) -> Result<(Vec<PromptRow>, Vec<PromptRow>, Vec<String>)> {
+    let reading = config.data.reading();
+    let read = |files: &[PathBuf]| read_and_tell::<Prompt>(files, &reading);
+    let Loaded {
+        rows: all,
+        mut tolerance,
+        ..
+    } = read(&config.prompts)?;
     let (trained, held_out) = match config.eval_prompts.as_slice() {
         [] => {
-            let split = hold_out(all, config.eval_fraction, Text::clone);
+            let split = hold_out(all, config.eval_fraction, |row| row.prompt.clone());
             at_least_one(split.context("ppo.eval_fraction")?, config.eval_fraction)
         }
-        files => (all, read(files)?),
+        files => {
+            let held_out = read(files)?;
+            tell_skipped(&held_out.tolerance);
+            (all, held_out.rows)
+        }
     };
     ensure!(
         !trained.is_empty() && !held_out.is_empty(),
@@ -188,39 +197,53 @@ fn prompts(
         trained.len(),
         held_out.len()
     );
-    let mut dropped = 0;
-    let mut encode = |texts: Vec<Text>| {
-        let given = texts.len();
-        let most = config.max_prompt_length;
-        let rows = prompt_rows(&base.tokenizer, texts.into_iter(), most)?;
-        dropped += given - rows.len();
-        anyhow::Ok(rows)
+    let most = longest_prompt(config, base)?;
+    let mut dropped = Counted::default();
+    let mut encode = |rows| {
+        let tokenizer = &base.tokenizer;
+        prompt_rows(tokenizer, rows, most, &mut tolerance, &mut dropped)
     };
     let (trained, mut held_out) = (encode(trained)?, encode(held_out)?);
     held_out.truncate(config.eval_limit);
-    let lengths = trained.iter().chain(&held_out).map(|row| row.ids.len());
-    let (longest, most) = (lengths.max().unwrap_or(0), base.config.max_length());
-    ensure!(
-        longest.saturating_add(config.response_length) <= most,
-        "the longest prompt has {longest} tokens and ppo.response_length is {}, but the model reads at most {most}: lower \
-         ppo.max_prompt_length or ppo.response_length",
-        config.response_length
+    tell_skipped(&tolerance);
+    let said = format!(
+        "left out: no token, or more than the {most} that ppo.max_prompt_length and the model's {} less ppo.response_length allow",
+        base.config.max_length()
     );
-    Ok((trained, held_out, dropped))
+    let warnings = Vec::from_iter(dropped.sentence(&said));
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok((trained, held_out, warnings))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rlhf_base::Text;
+    use rlhf_dataset::Place;
+    use serde_json::Map;
 
     #[test]
     fn of_few_prompts_the_last_is_held_out_wherever_it_occurs() {
-        let texts = |names: &[&str]| names.iter().map(|name| Text::from(*name)).collect();
-        let few = (texts(&["a", "b", "c", "b"]), Vec::new());
-        let (trained, held_out) = (texts(&["a", "c"]), texts(&["b", "b"]));
+        let row = |name: &&str| Placed {
+            record: Prompt {
+                prompt: Text::from(*name),
+                source: None,
+                id: None,
+                fields: Map::new(),
+            },
+            place: Place {
+                path: Path::new("p.jsonl").into(),
+                line: 1,
+            },
+        };
+        let rows = |names: &[&str]| names.iter().map(row).collect::<Vec<_>>();
+        let few = (rows(&["a", "b", "c", "b"]), Vec::new());
+        let (trained, held_out) = (rows(&["a", "c"]), rows(&["b", "b"]));
         assert_eq!(at_least_one(few.clone(), 0.1), (trained, held_out));
         assert_eq!(at_least_one(few.clone(), 0.0), few);
-        let enough = (texts(&["a"]), texts(&["b"]));
+        let enough = (rows(&["a"]), rows(&["b"]));
         assert_eq!(at_least_one(enough.clone(), 0.1), enough);
     }
 }

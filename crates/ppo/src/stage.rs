@@ -48,6 +48,7 @@ impl Stage for Ppo {
         "uncalibrated",
         "eval_every",
         "save_every",
+        "map",
         "skip_bad",
     ];
     const MAKES: Makes = Makes::Policy;

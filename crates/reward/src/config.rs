@@ -18,8 +18,14 @@ rlhf_train::settings! {
         pub eval_prefs: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation and calibration when `eval_prefs` is empty.
         pub eval_fraction: f64 = 0.1 => 0.0..1.0,
-        /// Longest prompt plus response in tokens; longer rows are cut, counted and reported.
-        pub max_length: usize = 1024 => 1..=10_000_000,
+        /// Longest prompt plus response in tokens; longer rows are cut, counted and reported; absent takes 1024, or what the model reads
+        /// if that is less.
+        pub max_length: Option<usize> = None => 1..=10_000_000,
+        /// The field with the rating, of rows that have several: `helpfulness`, `correctness`, …; absent takes `helpfulness`.
+        pub rating_field: Option<String> = None,
+        /// μ: a pair with a strength (a difference of scores, a preference from 1 to 3) and no margin of its own gets the margin
+        /// μ·strength; 0 leaves strengths unused.
+        pub margin_per_strength: f64 = 0.0 => 0.0..=1e3,
         /// What a tied pair of a ranking contributes: `half` its symmetric term, `skip` nothing.
         pub ties: Ties = Ties::Half,
         /// ε: the share of labels believed to be flipped.

@@ -376,6 +376,7 @@ mod tests {
         Judgement::Ranks {
             ranks: ranks.to_vec(),
             margin: 0.0,
+            preference: 1.0,
         }
     }
 

@@ -3,8 +3,9 @@
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use rlhf_base::Text;
-use rlhf_dataset::{Feedback, hold_out};
+use rlhf_dataset::{Feedback, Pair, Placed, Tolerance, hold_out};
 use rlhf_lm::{Packed, Packer, Tokenizer};
+use rlhf_train::Counted;
 
 /// What the human said about the responses of one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +16,8 @@ pub enum Judgement {
         ranks: Vec<f64>,
         /// How far apart the annotator said a pair is.
         margin: f64,
+        /// The share of judges that agree with the order of a pair: 1 where there was one judge, or all agreed.
+        preference: f64,
     },
     /// The index of the best response; the others are in no order.
     Best(usize),
@@ -73,45 +76,50 @@ impl Item {
 pub struct Items {
     /// Prompts whose responses differ.
     pub items: Vec<Item>,
-    /// Responses or prompts that were cut to fit.
-    pub cut: usize,
-    /// Prompts dropped because all their responses are the same, also after the cut.
-    pub identical: usize,
+    /// Rows of which a response or the prompt was cut to fit.
+    pub cut: Counted,
+    /// Rows dropped because all their responses are the same, also after the cut.
+    pub identical: Counted,
 }
 
 impl Items {
-    /// Tokenises feedback; nothing is dropped without being counted.
+    /// Tokenises feedback; nothing is dropped without being counted. A row that cannot be tokenised is skipped if `tolerance` allows it.
+    /// `margin_per_strength` is μ: a pair without a margin gets μ times its strength.
     pub fn from_feedback(
         tokenizer: &Tokenizer,
-        feedback: &[Feedback],
+        feedback: &[Placed<Feedback>],
         max_length: usize,
+        margin_per_strength: f64,
+        tolerance: &mut Tolerance,
     ) -> Result<Self> {
         let mut all = Self::default();
         for row in feedback {
             let (prompt, texts) = (row.prompt(), row.responses());
-            let mut encoded_prompt = Vec::new();
-            let mut responses = Vec::with_capacity(texts.len());
-            for text in &texts {
-                let encoded = tokenizer.encode_demonstration(prompt, text)?;
-                encoded_prompt = encoded.prompt;
-                responses.push(encoded.completion);
-            }
+            let encoded = encode(tokenizer, prompt, &texts);
+            let Some((mut encoded_prompt, mut responses)) = tolerance.keep(&row.place, encoded)?
+            else {
+                continue;
+            };
             let begin = tokenizer.bos_id();
             let begins = begin.is_some() && encoded_prompt.first().copied() == begin;
             let lost = cut(&mut encoded_prompt, &mut responses, max_length, begins);
-            all.cut += lost;
+            if lost > 0 {
+                all.cut.add(&row.place);
+            }
             if responses.len() > 1 && responses.iter().all(|r| *r == responses[0]) {
-                all.identical += 1;
+                all.identical.add(&row.place);
                 continue;
             }
-            let judgement = match row {
+            let judgement = match &row.record {
                 Feedback::Pair(pair) => Judgement::Ranks {
                     ranks: vec![1.0, 2.0],
-                    margin: pair.margin.unwrap_or(0.0),
+                    margin: margin(pair, margin_per_strength),
+                    preference: pair.preference.unwrap_or(1.0),
                 },
                 Feedback::Ranking(ranking) => Judgement::Ranks {
                     ranks: ranking.ranks.iter().map(|r| f64::from(*r)).collect(),
                     margin: 0.0,
+                    preference: 1.0,
                 },
                 Feedback::BestOf(choice) => Judgement::Best(choice.best),
                 Feedback::Rating(rating) => Judgement::Rating(rating.rating),
@@ -128,12 +136,32 @@ impl Items {
         }
         if all.items.is_empty() {
             bail!(
-                "no feedback is left to learn from: {} prompts have only identical responses",
-                all.identical
+                "no feedback is left to learn from: {} rows have only identical responses",
+                all.identical.rows
             );
         }
         Ok(all)
     }
+}
+
+/// The tokens of a prompt and of the answers to it.
+fn encode(
+    tokenizer: &Tokenizer,
+    prompt: &Text,
+    answers: &[&Text],
+) -> rlhf_lm::Result<(Vec<u32>, Vec<Vec<u32>>)> {
+    let answers = answers.iter();
+    let completions = answers.map(|answer| tokenizer.encode_completion(prompt, answer));
+    Ok((
+        tokenizer.encode_prompt(prompt)?,
+        completions.collect::<rlhf_lm::Result<_>>()?,
+    ))
+}
+
+/// The margin of a pair: its own, or μ times how much better the preferred answer is.
+fn margin(pair: &Pair, margin_per_strength: f64) -> f64 {
+    let from_strength = pair.strength.map(|strength| margin_per_strength * strength);
+    pair.margin.or(from_strength).unwrap_or(0.0)
 }
 
 /// Cuts a prompt (its oldest tokens, but not the BOS token where it `begins` with one) and responses (keeping the EOS token) so
@@ -203,6 +231,24 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_margin_of_its_own_wins_over_one_made_of_the_strength() {
+        let pair = |margin, strength| Pair {
+            prompt: Text::from(""),
+            chosen: Text::from("a"),
+            rejected: Text::from("b"),
+            margin,
+            strength,
+            preference: None,
+            source: None,
+            id: None,
+        };
+        assert_eq!(margin(&pair(Some(0.25), Some(3.0)), 0.5), 0.25);
+        assert_eq!(margin(&pair(None, Some(3.0)), 0.5), 1.5);
+        assert_eq!(margin(&pair(None, Some(3.0)), 0.0), 0.0);
+        assert_eq!(margin(&pair(None, None), 0.5), 0.0);
+    }
 
     #[test]
     fn a_cut_keeps_the_end_token_and_the_end_of_the_prompt() {

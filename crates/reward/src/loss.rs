@@ -68,6 +68,25 @@ pub fn ranking_comparisons(
     terms
 }
 
+/// Comparisons of which a share p of the judges disagrees: each with weight p, and its reverse with weight 1 − p, so that a pair
+/// contributes `−p log σ(r_w − r_l − m) − (1−p) log σ(−(r_w − r_l − m))`: the cross-entropy with the shares of votes as soft label.
+pub(crate) fn split_vote(comparisons: &[Comparison], preference: f32) -> Vec<Comparison> {
+    let both = |term: &Comparison| {
+        let agree = Comparison {
+            weight: term.weight * preference,
+            ..*term
+        };
+        let disagree = Comparison {
+            winner: term.loser,
+            loser: term.winner,
+            margin: -term.margin,
+            weight: term.weight * (1.0 - preference),
+        };
+        [agree, disagree]
+    };
+    comparisons.iter().flat_map(both).collect()
+}
+
 /// `Σ w [−(1−ε) log σ(r_w − r_l − m) − ε log σ(−(r_w − r_l − m))]` over the comparisons.
 ///
 /// `scores`: `[R]` f32. `smoothing` is ε, the share of labels believed to be flipped.
@@ -176,6 +195,25 @@ mod tests {
     }
 
     /// Computed with NumPy from the definition (scripts/oracle/losses.py).
+    /// The cross-entropy written out in f64: two of three judges, a gap of 0.5 and a margin of 0.2.
+    #[test]
+    fn a_split_vote_is_a_soft_label() {
+        let terms = ranking_comparisons(&[1.0, 2.0], 0, Ties::Skip, 2.0);
+        let terms: Vec<_> = terms
+            .into_iter()
+            .map(|term| Comparison {
+                margin: 0.2,
+                ..term
+            })
+            .collect();
+        let voted = split_vote(&terms, 2.0 / 3.0);
+        let got = comparison_loss(&tensor(&[1.0, 0.5]), &voted, 0.0).unwrap();
+        let got = f64::from(got.to_scalar::<f32>().unwrap());
+        let log_sigmoid = |x: f64| -(-x).exp().ln_1p();
+        let want = -2.0 * (2.0 / 3.0 * log_sigmoid(0.3) + 1.0 / 3.0 * log_sigmoid(-0.3));
+        assert!((got - want).abs() < 1e-5, "{got} against {want}");
+    }
+
     #[test]
     fn ranking_loss_is_the_mean_over_pairs_with_the_chosen_rule_for_ties() {
         let scores = tensor(&[2.0, 1.0, 0.5, -1.0]);

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::read_feedback;
+use rlhf_dataset::{Feedback, Reading};
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
-use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage, statistics};
+use rlhf_train::{
+    Bundled, Makes, Prepared, Session, Source, Stage, read_and_tell, row_limit, statistics,
+    tell_skipped,
+};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -43,6 +46,8 @@ impl Stage for Reward {
         "shuffle",
         "eval_every",
         "save_every",
+        "map",
+        "rating_field",
         "skip_bad",
     ];
     const MAKES: Makes = Makes::RewardModel;
@@ -75,27 +80,37 @@ impl Stage for Reward {
         )
         .with_context(|| format!("loading the model to start from at {}", config.model))?;
         let described = base.describe()?;
+        let max_length = row_limit(Self::NAME, config.max_length, &base.config);
+        let reading = Reading {
+            rating_field: config.rating_field.clone(),
+            ..config.training.data.reading()
+        };
         let read = |files: &[PathBuf]| -> Result<Items> {
-            let feedback = read_feedback(files, config.training.skip_bad)?;
-            for bad in &feedback.skipped {
-                tracing::warn!("skipped {bad}");
-            }
-            Items::from_feedback(&base.tokenizer, &feedback.rows, config.max_length)
+            let mut feedback = read_and_tell::<Feedback>(files, &reading)?;
+            let items = Items::from_feedback(
+                &base.tokenizer,
+                &feedback.rows,
+                max_length,
+                config.margin_per_strength,
+                &mut feedback.tolerance,
+            )?;
+            tell_skipped(&feedback.tolerance);
+            Ok(items)
         };
         let mut all = read(&config.prefs)?;
         let (mut items, mut held_out, identical) = match config.eval_prefs.as_slice() {
             [] => {
                 let items = std::mem::take(&mut all.items);
                 let (items, held_out) = split_by_prompt(items, config.eval_fraction)?;
-                (items, held_out, all.identical)
+                (items, held_out, all.identical.rows)
             }
             files => {
                 let held_out = read(files)?;
-                all.cut += held_out.cut;
+                all.cut.merge(held_out.cut);
                 (
                     std::mem::take(&mut all.items),
                     held_out.items,
-                    held_out.identical,
+                    held_out.identical.rows,
                 )
             }
         };
@@ -109,28 +124,22 @@ impl Stage for Reward {
              name reward.eval_prefs"
         );
         let counts = Counts::of(&held_out, identical, Some(&items));
+        let cut = format!(
+            "cut to fit {max_length} tokens: raise reward.max_length to keep them whole, where the model reads more"
+        );
         let mut warnings = Vec::new();
-        for (count, what) in [
-            (
-                all.cut,
-                format!(
-                    "sequences are cut to fit {} tokens: raise reward.max_length to keep them whole",
-                    config.max_length
-                ),
-            ),
-            (
-                all.identical,
-                "prompts are left out: all their responses are the same".to_owned(),
-            ),
-            (
-                counts.trained_on.unwrap_or(0),
-                "held-out prompts are trained on too: the report will flatter the model".to_owned(),
-            ),
-        ] {
-            if count > 0 {
-                tracing::warn!("{count} {what}");
-                warnings.push(format!("{count} {what}"));
-            }
+        warnings.extend(all.cut.sentence(&cut));
+        warnings.extend(
+            all.identical
+                .sentence("left out: all responses are the same"),
+        );
+        if let Some(count @ 1..) = counts.trained_on {
+            warnings.push(format!(
+                "{count} held-out prompts are trained on too: the report will flatter the model"
+            ));
+        }
+        for warning in &warnings {
+            tracing::warn!("{warning}");
         }
         standardise_ratings(&mut items, &mut held_out);
 

@@ -18,7 +18,7 @@ use crate::eval::{Counts, Report, raw_scores, report};
 use crate::items::{Batch, Item, Judgement};
 use crate::loss::{
     Ties, best_of_loss, centering_loss, comparison_loss, ranking_comparisons, rating_loss,
-    thumbs_loss,
+    split_vote, thumbs_loss,
 };
 
 /// The result of a finished run.
@@ -248,11 +248,18 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
     let mut first = 0;
     for item in items {
         match &item.judgement {
-            Judgement::Ranks { ranks, margin } => {
+            Judgement::Ranks {
+                ranks,
+                margin,
+                preference,
+            } => {
                 let mut terms = ranking_comparisons(ranks, first, config.ties, share);
-                terms
-                    .iter_mut()
-                    .for_each(|term| term.margin = *margin as f32);
+                for term in &mut terms {
+                    term.margin = *margin as f32;
+                }
+                if *preference < 1.0 {
+                    terms = split_vote(&terms, *preference as f32);
+                }
                 centred.extend_from_slice(&terms);
                 comparisons.extend(terms);
             }
@@ -319,10 +326,12 @@ mod tests {
             Judgement::Ranks {
                 ranks: vec![1.0, 2.0],
                 margin: 0.5,
+                preference: 1.0,
             },
             Judgement::Ranks {
                 ranks: vec![1.0, 2.0, 2.0, 4.0],
                 margin: 0.0,
+                preference: 1.0,
             },
             Judgement::Best(0),
             Judgement::Rating(0.25),

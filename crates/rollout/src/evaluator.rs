@@ -144,7 +144,6 @@ mod tests {
     use super::*;
 
     use candle_core::{DType, Device};
-    use rlhf_base::Text;
     use rlhf_lm::{ModelConfig, Params, train_bpe};
 
     /// Scores the length of a response.
@@ -172,10 +171,7 @@ mod tests {
             CausalLm::new(&config, &params.frozen()).unwrap()
         };
         let prompts: Vec<PromptRow> = ["red", "fox", "blue", "x"]
-            .map(|text| PromptRow {
-                text: Text::from(text),
-                ids: tokenizer.encode(text).unwrap(),
-            })
+            .map(|text| PromptRow::new(text.into(), tokenizer.encode(text).unwrap()))
             .to_vec();
         let reference = model(1);
         let evaluator = Evaluator {

@@ -16,10 +16,13 @@ rlhf_train::settings! {
         pub eval_data: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation when `eval_data` is empty.
         pub eval_fraction: f64 = 0.05 => 0.0..1.0,
-        /// Rows are cut to this many tokens.
-        pub max_length: usize = 1024 => 1..=10_000_000,
+        /// Rows are cut to this many tokens; absent takes 1024, or what the model reads if that is less.
+        pub max_length: Option<usize> = None => 1..=10_000_000,
         /// Let the prompt's tokens carry loss too.
         pub train_on_prompt: bool = false,
+        /// Take answers with a thumb up as demonstrations and leave out those with a thumb down; without this, rows with thumbs are
+        /// refused.
+        pub liked_only: bool = false,
     }
     parts {
         /// How the model learns from the rows.

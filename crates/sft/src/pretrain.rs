@@ -5,9 +5,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{hold_out, read_texts};
+use rlhf_dataset::{Loaded, TextRow, hold_out};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
-use rlhf_train::{Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training};
+use rlhf_train::{
+    Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training, read_and_tell,
+    tell_skipped,
+};
 use serde_json::json;
 
 use crate::captions::CAPTIONS;
@@ -104,6 +107,7 @@ impl Stage for Pretrain {
         "shuffle",
         "eval_every",
         "save_every",
+        "map",
         "skip_bad",
     ];
     const MAKES: Makes = Makes::Base;
@@ -148,12 +152,14 @@ impl Stage for Pretrain {
     /// Trains a tokenizer on the texts, and makes a Llama with fresh weights for it.
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
         let begun = Instant::now();
-        let texts = read_texts(&config.data, config.training.skip_bad)?;
-        for bad in &texts.skipped {
-            tracing::warn!("skipped {bad}");
-        }
+        let Loaded {
+            rows: texts,
+            tolerance,
+            ..
+        } = read_and_tell::<TextRow>(&config.data, &config.training.data.reading())?;
+        tell_skipped(&tolerance);
         let tokenizer = train_bpe(
-            texts.rows.iter().map(|row| row.text.as_str()),
+            texts.iter().map(|row| row.text.as_str()),
             config.vocab_size,
             &[END_TOKEN, PAD_TOKEN],
         )?;
@@ -165,18 +171,17 @@ impl Stage for Pretrain {
             session.dtype,
             &session.device,
         )?;
-        let (trained, held_out) =
-            hold_out(texts.rows, config.eval_fraction, |row| row.text.clone())
-                .context("pretrain.eval_fraction")?;
+        let (trained, held_out) = hold_out(texts, config.eval_fraction, |row| row.text.clone())
+            .context("pretrain.eval_fraction")?;
         ensure!(
             !trained.is_empty(),
             "no text is left to train on: all was kept back for evaluation; lower pretrain.eval_fraction"
         );
         let rows = Rows::from_texts(&model.tokenizer, &trained, config.max_length)?;
-        if rows.lost > 0 {
+        if rows.lost.rows > 0 {
             tracing::info!(
-                "{} windows hold the EOS token alone, which nothing predicts: they are left out",
-                rows.lost
+                "of {} texts the last window holds the EOS token alone, which nothing predicts: it is left out",
+                rows.lost.rows
             );
         }
         let held_out = match held_out.as_slice() {

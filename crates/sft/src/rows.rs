@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use rlhf_base::Text;
-use rlhf_dataset::{Demonstration, TextRow};
+use rlhf_dataset::{Demonstration, Placed, TextRow, Tolerance};
 use rlhf_lm::{Example, Tokenizer};
+use rlhf_train::Counted;
 
 /// Rows ready to train on, and what was lost on the way.
 #[derive(Clone, Debug, Default)]
@@ -11,62 +12,70 @@ pub struct Rows {
     /// Rows with at least one target.
     pub rows: Vec<Example>,
     /// Rows cut at `max_length`.
-    pub cut: usize,
-    /// Rows left without a target by the cut, or that are an EOS token alone; they are not in `rows`.
-    pub lost: usize,
+    pub cut: Counted,
+    /// Rows without a target: the cut left none, no turn is the assistant's to learn, or a window is an EOS token alone. They are not in
+    /// `rows`.
+    pub lost: Counted,
 }
 
 impl Rows {
-    fn collect(examples: impl Iterator<Item = Result<Example>>, max_length: usize) -> Result<Self> {
-        let mut all = Self::default();
-        for example in examples {
-            let mut example = example?;
-            all.cut += usize::from(example.ids().len() > max_length);
-            example.truncate(max_length);
-            if example.num_targets() == 0 {
-                all.lost += 1;
-            } else {
-                all.rows.push(example);
-            }
-        }
-        let total = all.rows.len() + all.lost;
-        ensure!(
-            all.lost * 100 <= total && !all.rows.is_empty(),
-            "{} of {total} rows have no token left to learn from after the cut at {max_length} tokens: \
-             the prompts alone are longer; raise max_length or shorten the prompts",
-            all.lost
-        );
-        Ok(all)
-    }
-
-    /// Demonstrations: every assistant turn with its EOS token carries loss, the prompt only if asked for.
+    /// Demonstrations: every assistant turn with its EOS token carries loss, the prompt only if asked for. A row that cannot be
+    /// tokenised is skipped if `tolerance` allows it; rows without a target are left out and counted; none left is an error.
     pub fn from_demonstrations(
         tokenizer: &Tokenizer,
-        demonstrations: &[Demonstration],
+        demonstrations: &[Placed<Demonstration>],
         max_length: usize,
         train_on_prompt: bool,
+        tolerance: &mut Tolerance,
     ) -> Result<Self> {
-        let examples = demonstrations.iter().map(|row| {
-            Ok(match row.messages() {
-                Some(messages) => {
-                    Example::from_conversation(tokenizer, &messages, train_on_prompt)?
-                }
+        let mut all = Self::default();
+        for row in demonstrations {
+            let example = match row.conversation() {
+                Some(chat) => Example::from_conversation(tokenizer, &chat, train_on_prompt),
                 None => Example::from_completion(
                     tokenizer,
                     &row.prompt,
                     &row.completion,
                     train_on_prompt,
-                )?,
-            })
-        });
-        Self::collect(examples, max_length)
+                ),
+            };
+            let Some(mut example) = tolerance.keep(&row.place, example)? else {
+                continue;
+            };
+            if example.ids().len() > max_length {
+                all.cut.add(&row.place);
+            }
+            example.truncate(max_length);
+            if example.num_targets() == 0 {
+                all.lost.add(&row.place);
+            } else {
+                all.rows.push(example);
+            }
+        }
+        ensure!(
+            !all.rows.is_empty(),
+            "none of the {} rows has a token to learn from within {max_length} tokens: the prompts alone are longer, or no turn of \
+             the assistant is to be learnt. Raise max_length or shorten the prompts",
+            demonstrations.len()
+        );
+        Ok(all)
+    }
+
+    /// What there is to say about rows that were cut or left out, for `stage`.
+    pub fn warnings(&self, stage: &str, max_length: usize) -> Vec<String> {
+        let cut = format!(
+            "cut at {max_length} tokens: raise {stage}.max_length to keep them whole, where the model reads more"
+        );
+        let lost = format!("left out: nothing to learn from within {max_length} tokens");
+        let both = [self.cut.sentence(&cut), self.lost.sentence(&lost)];
+        both.into_iter().flatten().collect()
     }
 
     /// Plain texts as they are written, to be measured rather than learned: with the begin token that the tokenizer itself adds, and
     /// without an end token. A text longer than `max_length` becomes several rows.
     pub fn of_written_texts(
         tokenizer: &Tokenizer,
-        texts: &[TextRow],
+        texts: &[Placed<TextRow>],
         max_length: usize,
     ) -> Result<Self> {
         let mut all = Self::default();
@@ -74,7 +83,7 @@ impl Rows {
             let ids = tokenizer.encode_prompt(&Text::Plain(text.text.clone()))?;
             for window in ids.chunks(max_length) {
                 match window {
-                    [_] => all.lost += 1,
+                    [_] => all.lost.add(&text.place),
                     window => all.rows.push(Example::whole(window.to_vec())),
                 }
             }
@@ -88,12 +97,18 @@ impl Rows {
 
     /// Plain texts: everything carries loss. A text longer than `max_length` becomes several rows;
     /// the EOS token closes the last of them.
-    pub fn from_texts(tokenizer: &Tokenizer, texts: &[TextRow], max_length: usize) -> Result<Self> {
+    pub fn from_texts(
+        tokenizer: &Tokenizer,
+        texts: &[Placed<TextRow>],
+        max_length: usize,
+    ) -> Result<Self> {
         let mut all = Self::default();
         for text in texts {
             let (windows, single) = Example::windows_of_text(tokenizer, &text.text, max_length)?;
             all.rows.extend(windows);
-            all.lost += single;
+            if single > 0 {
+                all.lost.add(&text.place);
+            }
         }
         ensure!(
             !all.rows.is_empty(),
@@ -107,35 +122,74 @@ impl Rows {
 mod tests {
     use super::*;
 
+    use std::path::Path;
+
+    use rlhf_base::Message;
+    use rlhf_dataset::Place;
     use rlhf_lm::train_bpe;
 
     fn tokenizer() -> Tokenizer {
         train_bpe(["a b"].into_iter(), 260, &["<|end|>"]).unwrap()
     }
 
-    fn demonstration(prompt: &str, completion: &str) -> Demonstration {
-        Demonstration {
-            prompt: Text::from(prompt),
-            completion: Text::from(completion),
-            source: None,
-            id: None,
+    fn demonstration(line: usize, prompt: &str, completion: &str) -> Placed<Demonstration> {
+        Placed {
+            record: Demonstration {
+                prompt: Text::from(prompt),
+                completion: Text::from(completion),
+                source: None,
+                id: None,
+            },
+            place: Place {
+                path: Path::new("demos.jsonl").into(),
+                line,
+            },
         }
     }
 
     #[test]
-    fn one_row_in_a_hundred_may_be_lost_to_the_cut_and_no_more() {
+    fn rows_without_a_target_are_left_out_and_named_and_a_file_of_them_is_an_error() {
         let tokenizer = tokenizer();
-        let rows = |lost: usize, kept: usize| {
-            let mut all = vec![demonstration("abcdefgh", "z"); lost];
-            all.resize(lost + kept, demonstration("ab", "z"));
-            Rows::from_demonstrations(&tokenizer, &all, 6, false)
+        let rows = [
+            demonstration(1, "ab", "z"),
+            demonstration(2, "abcdefgh", "z"),
+            demonstration(3, "ab", "zzzzzzz"),
+        ];
+        let encode = |rows: &[Placed<Demonstration>]| {
+            Rows::from_demonstrations(&tokenizer, rows, 6, false, &mut Tolerance::new(0))
         };
-        let found = rows(1, 99).unwrap();
-        assert_eq!((found.rows.len(), found.cut, found.lost), (99, 1, 1));
-        let said = rows(2, 98).unwrap_err().to_string();
+        let found = encode(&rows).unwrap();
+        assert_eq!(found.rows.len(), 2);
+        assert_eq!((found.cut.rows, found.lost.rows), (2, 1));
+        let said = found.warnings("sft", 6);
         assert!(
-            said.contains("2 of 100 rows") && said.contains("max_length"),
+            said[0].contains("2 rows (the first is demos.jsonl:2) cut at 6 tokens"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].contains("1 row (demos.jsonl:2) left out"),
+            "{said:?}"
+        );
+        let said = encode(&rows[1..2]).unwrap_err().to_string();
+        assert!(said.contains("max_length"), "{said}");
+    }
+
+    /// A conversation cannot be rendered without a chat template: the row is unusable, and its place is known.
+    #[test]
+    fn a_row_that_cannot_be_tokenised_is_named_and_may_be_skipped() {
+        let tokenizer = tokenizer();
+        let mut rows = [demonstration(1, "ab", "z"), demonstration(2, "ab", "z")];
+        rows[1].record.prompt = Text::from(vec![Message::new("user", "ab")]);
+        let encode = |tolerance: &mut Tolerance| {
+            Rows::from_demonstrations(&tokenizer, &rows, 6, false, tolerance)
+        };
+        let said = encode(&mut Tolerance::new(0)).unwrap_err().to_string();
+        assert!(
+            said.starts_with("demos.jsonl:2: ") && said.contains("chat template"),
             "{said}"
         );
+        let mut one = Tolerance::new(1);
+        assert_eq!(encode(&mut one).unwrap().rows.len(), 1);
+        assert_eq!(one.skipped().len(), 1);
     }
 }

@@ -1,13 +1,15 @@
 //! Supervised fine-tuning as a stage: what it reads, and how its rows come about.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{Demonstration, hold_out, read_demonstrations};
+use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
-use rlhf_train::{Bundled, Makes, Prepared, Session, Source, Stage};
+use rlhf_train::{
+    Bundled, Makes, Prepared, Session, Source, Stage, read_and_tell, row_limit, tell_skipped,
+};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -41,6 +43,8 @@ impl Stage for Sft {
         "shuffle",
         "eval_every",
         "save_every",
+        "map",
+        "liked_only",
         "skip_bad",
     ];
     const MAKES: Makes = Makes::Reference;
@@ -75,41 +79,52 @@ impl Stage for Sft {
         .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
         tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
         let loaded = Instant::now();
-        let read = |files: &[PathBuf]| -> Result<Vec<Demonstration>> {
-            let demonstrations = read_demonstrations(files, config.training.skip_bad)?;
-            for bad in &demonstrations.skipped {
-                tracing::warn!("skipped {bad}");
-            }
-            Ok(demonstrations.rows)
+        let max_length = row_limit(Self::NAME, config.max_length, &model.config);
+        let reading = Reading {
+            liked_only: config.liked_only,
+            ..config.training.data.reading()
         };
-        let encode = |rows: &[Demonstration]| {
+        let encode = |rows: &[Placed<Demonstration>], tolerance: &mut Tolerance| {
             Rows::from_demonstrations(
                 &model.tokenizer,
                 rows,
-                config.max_length,
+                max_length,
                 config.train_on_prompt,
+                tolerance,
             )
         };
-        let mut trained = read(&config.data)?;
+        let Loaded {
+            rows: mut trained,
+            mut tolerance,
+            ..
+        } = read_and_tell::<Demonstration>(&config.data, &reading)?;
         let held_out = match config.eval_data.as_slice() {
             [] => {
                 let (kept, held_out) =
                     hold_out(trained, config.eval_fraction, |row| row.prompt.clone())
                         .context("sft.eval_fraction")?;
                 trained = kept;
-                held_out
+                match held_out.as_slice() {
+                    [] => Rows::default(),
+                    rows => encode(rows, &mut tolerance)?,
+                }
             }
-            files => read(files)?,
+            files => {
+                let mut held_out = read_and_tell::<Demonstration>(files, &reading)?;
+                let rows = encode(&held_out.rows, &mut held_out.tolerance)?;
+                tell_skipped(&held_out.tolerance);
+                rows
+            }
         };
         ensure!(
             !trained.is_empty(),
             "no rows are left to train on: all were kept back for evaluation; lower sft.eval_fraction"
         );
-        let rows = encode(&trained)?;
-        let held_out = match held_out.as_slice() {
-            [] => Rows::default(),
-            rows => encode(rows)?,
-        };
+        let rows = encode(&trained, &mut tolerance)?;
+        tell_skipped(&tolerance);
+        for warning in rows.warnings(Self::NAME, max_length) {
+            tracing::warn!("{warning}");
+        }
         Ok(Box::new(LanguageModelling {
             stage: Self::NAME,
             extent: config.training.extent(
@@ -119,7 +134,7 @@ impl Stage for Sft {
                 session.recompute,
             )?,
             training: config.training.clone(),
-            max_length: config.max_length,
+            max_length,
             model,
             rows,
             held_out: held_out.rows,

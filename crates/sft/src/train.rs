@@ -86,12 +86,7 @@ impl Prepared for LanguageModelling {
         let (model, rows) = (&self.model, &self.rows.rows);
         let tokens: usize = rows.iter().map(|row| row.ids().len()).sum();
         let targets: usize = rows.iter().map(Example::num_targets).sum();
-        let cut = (self.rows.cut > 0).then(|| {
-            format!(
-                "{} rows are cut at {} tokens: raise {}.max_length to keep them whole",
-                self.rows.cut, self.max_length, self.stage
-            )
-        });
+        let warnings = self.rows.warnings(self.stage, self.max_length);
         let found = format!(
             "{} rows to train on, {} held out; {tokens} tokens, of which {targets} carry loss",
             rows.len(),
@@ -99,7 +94,7 @@ impl Prepared for LanguageModelling {
         );
         vec![
             Finding::of("model", model.describe().map_err(Into::into)),
-            Finding::new("data", found, &Vec::from_iter(cut)),
+            Finding::new("data", found, &warnings),
             Finding::of("loss", self.loss_on_trial()),
         ]
     }

@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// A checkpoint could not be written; everything saved before is untouched.
     #[error(
-        "cannot save the checkpoint of step {step}: {cause}; {kept}. Free some space or make the folder writable, then continue with --resume"
+        "cannot save the checkpoint of step {step}: {cause}; {kept}. Free some space or make the folder writable, then continue with --resume (`rlhf run` continues by itself)"
     )]
     CheckpointNotSaved {
         /// The step whose checkpoint failed.
@@ -55,8 +55,8 @@ pub enum Error {
     },
     /// A loss or a gradient norm is NaN or infinite.
     #[error(
-        "step {step}: {what} is {number}: training has diverged; lower the learning rate (lr), warm up longer (warmup), or under --dtype f16, whose largest number is \
-         65504, take bf16. Checkpoints, if there are any, are from before and sound: continue with --resume"
+        "step {step}: {what} is {number}: training has diverged; start anew (--overwrite) with a lower learning rate (lr) or a longer warm-up \
+         (warmup), or under --dtype f16, whose largest number is 65504, with bf16. Checkpoints, if there are any, are from before and sound"
     )]
     Diverged {
         /// The optimizer step.

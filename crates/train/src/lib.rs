@@ -11,6 +11,7 @@
 
 pub mod captions;
 mod checkpoint;
+mod data;
 mod divergence;
 mod durable;
 mod error;
@@ -35,6 +36,7 @@ mod training;
 mod variants;
 
 pub use checkpoint::Checkpoint;
+pub use data::{Counted, DataSettings, read_and_tell, row_limit, tell_skipped};
 pub use divergence::{check_finite, check_update};
 pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};

@@ -3,7 +3,8 @@
 use rlhf_lm::ModelConfig;
 
 use crate::{
-    AdamW, AdamWConfig, Error, Range, Result, Schedule, ScheduleKind, micro_batch_tokens, settings,
+    AdamW, AdamWConfig, DataSettings, Error, Range, Result, Schedule, ScheduleKind,
+    micro_batch_tokens, settings,
 };
 
 settings! {
@@ -34,8 +35,10 @@ settings! {
         pub eval_every: u64 = 0 => 0..=1_000_000_000,
         /// Save a checkpoint every this many steps; 0 only when interrupted.
         pub save_every: u64 = 100 => 0..=1_000_000_000,
-        /// Malformed rows to skip, each with a warning, before failing.
-        pub skip_bad: usize = 0 => 0..=1_000_000_000,
+    }
+    parts {
+        /// How its rows are read.
+        pub data: DataSettings = DataSettings::default(),
     }
 }
 

@@ -1,13 +1,13 @@
 //! A prompt with the answer a model should give.
 
-use rlhf_base::{Message, Text};
+use rlhf_base::{Chat, Message, Text};
 use serde::Serialize;
 
 /// A prompt and the completion to imitate: `{"prompt", "completion"}` or `{"messages"}`.
 ///
 /// `messages` are split before the first assistant turn: the turns before it are the prompt, the rest, later
 /// user turns included, is the completion. So the assistant turns of the completion, which carry the loss, are
-/// all assistant turns ([`Demonstration::messages`] joins the two again).
+/// all assistant turns ([`Demonstration::conversation`] joins the two again).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Demonstration {
     /// The prompt.
@@ -24,15 +24,17 @@ pub struct Demonstration {
 
 impl Demonstration {
     /// The whole conversation, if the prompt is one.
-    pub fn messages(&self) -> Option<Vec<Message>> {
+    pub fn conversation(&self) -> Option<Chat> {
         let Text::Chat(prompt) = &self.prompt else {
             return None;
         };
-        let mut messages = prompt.clone();
+        let mut chat = prompt.clone();
         match &self.completion {
-            Text::Plain(answer) => messages.push(Message::new("assistant", answer.as_str())),
-            Text::Chat(turns) => messages.extend(turns.iter().cloned()),
+            Text::Plain(answer) => chat
+                .messages
+                .push(Message::new("assistant", answer.as_str())),
+            Text::Chat(answer) => chat.messages.extend(answer.messages.iter().cloned()),
         }
-        Some(messages)
+        Some(chat)
     }
 }

@@ -55,6 +55,17 @@ impl Feedback {
         }
     }
 
+    /// The name of the row.
+    pub(crate) fn id_mut(&mut self) -> &mut Option<String> {
+        match self {
+            Feedback::Pair(row) => &mut row.id,
+            Feedback::Ranking(row) => &mut row.id,
+            Feedback::BestOf(row) => &mut row.id,
+            Feedback::Rating(row) => &mut row.id,
+            Feedback::Thumbs(row) => &mut row.id,
+        }
+    }
+
     /// Where the row comes from.
     pub fn source(&self) -> Option<&str> {
         match self {

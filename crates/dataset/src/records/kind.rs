@@ -39,6 +39,11 @@ impl Kind {
         }
     }
 
+    /// Whether it is a judgement of answers.
+    pub fn is_feedback(self) -> bool {
+        !matches!(self, Kind::Text | Kind::Demonstration | Kind::Prompt)
+    }
+
     /// What a row of this kind must have, for messages.
     pub fn needs(self) -> &'static str {
         match self {

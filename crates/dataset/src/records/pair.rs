@@ -16,6 +16,12 @@ pub struct Pair {
     /// By how much the reward of the chosen answer should exceed that of the rejected one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// How much better the preferred answer is, on the scale of the file: what a margin can be made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// The share of the judges that preferred it, where several judged and not all agreed: at least ½ and below 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference: Option<f64>,
     /// Where the row comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,

@@ -2,6 +2,7 @@
 
 use rlhf_base::Text;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A prompt without an answer: `{"prompt"}`. Rows of the other kinds that have a prompt can be read as one too.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,4 +15,7 @@ pub struct Prompt {
     /// A name for the row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Everything else that its row holds: what a program that scores answers is given besides.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
 }

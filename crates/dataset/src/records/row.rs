@@ -50,3 +50,27 @@ impl Row {
         }
     }
 }
+
+impl From<TextRow> for Row {
+    fn from(row: TextRow) -> Self {
+        Row::Text(row)
+    }
+}
+
+impl From<Demonstration> for Row {
+    fn from(row: Demonstration) -> Self {
+        Row::Demonstration(row)
+    }
+}
+
+impl From<Prompt> for Row {
+    fn from(row: Prompt) -> Self {
+        Row::Prompt(row)
+    }
+}
+
+impl From<Feedback> for Row {
+    fn from(row: Feedback) -> Self {
+        Row::Feedback(row)
+    }
+}

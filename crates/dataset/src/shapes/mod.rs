@@ -1,63 +1,78 @@
 //! Shapes: the ways in which people write a record as the fields of a JSON object.
 //!
-//! To add a shape, write a file here and enter it in [`SHAPES`]; every reader of that kind of record then knows it.
+//! To add a shape, write a file here and enter it in [`SHAPES`]; every reader of that kind of record then knows it. A case in
+//! `tests.rs` shows a row of it and the record that it gives.
 
-mod best_of;
-mod completion;
-mod messages;
+mod answers;
+mod argilla;
+mod demonstration;
+mod label_studio;
+pub(crate) mod oasst;
+mod outcome;
 mod pair;
 mod prompt;
-mod ranking;
 mod rating;
 mod record;
+mod several;
+mod summaries;
+#[cfg(test)]
+mod tests;
 mod text;
 mod thumbs;
 mod transcript;
+mod two_answers;
+mod unknown;
 
-pub(crate) use record::Record;
+pub(crate) use record::Recognised;
+pub use record::Record;
 
 use crate::fields::Fields;
-use crate::records::{Demonstration, Feedback, Prompt, Row, TextRow};
+use crate::reader::Reader;
+use crate::records::{Demonstration, Feedback, Kind, Prompt, TextRow};
 
-/// Every shape. The first that fits a row reads it, so a shape stands before those that ask for less.
-static SHAPES: [Shape; 10] = [
-    transcript::SHAPE,
+/// Every shape. The first that fits a row and gives the kind of record that is asked for reads it, so a shape stands before those
+/// that ask for less.
+static SHAPES: [Shape; 19] = [
+    label_studio::TASK,
+    label_studio::FLAT,
+    argilla::SHAPE,
+    oasst::RANKINGS,
+    oasst::CONVERSATIONS,
+    pair::MANY,
+    pair::OPENAI,
     pair::SHAPE,
-    best_of::SHAPE,
-    ranking::SHAPE,
-    rating::SHAPE,
+    summaries::SHAPE,
+    two_answers::SHAPE,
+    several::OBJECTS,
+    several::SHAPE,
     thumbs::SHAPE,
-    messages::SHAPE,
-    completion::SHAPE,
+    rating::HELPSTEER,
+    rating::SHAPE,
+    demonstration::CONVERSATION,
+    demonstration::TWO_FIELDS,
     prompt::SHAPE,
     text::SHAPE,
 ];
 
-/// One way to write a record.
+/// One way to write records.
 struct Shape {
+    /// The name that people know it by.
+    name: &'static str,
+    /// The kind of its records; a tie among pairs is a ranking.
+    kind: Kind,
+    /// The fields of a typical row: what an unknown row is compared with.
+    example: &'static [&'static str],
     /// Whether the fields show this shape, well-formed or not.
     fits: fn(&Fields) -> bool,
-    /// Reads the record.
-    reader: Reader,
-    /// Whether the prompt stands inside other fields, so that such a row can be read as a prompt although it has no field `prompt`.
-    prompt_inside: bool,
+    /// Reads the records.
+    read: Read,
 }
 
-/// Reads one kind of record from fields that fit the shape, or says which field is wrong, what was expected and what was found.
-enum Reader {
-    Text(fn(&Fields) -> Result<TextRow, String>),
-    Demonstration(fn(&Fields) -> Result<Demonstration, String>),
-    Prompt(fn(&Fields) -> Result<Prompt, String>),
-    Feedback(fn(&Fields) -> Result<Feedback, String>),
-}
-
-impl Shape {
-    fn read(&self, fields: &Fields) -> Result<Row, String> {
-        match self.reader {
-            Reader::Text(read) => read(fields).map(Row::Text),
-            Reader::Demonstration(read) => read(fields).map(Row::Demonstration),
-            Reader::Prompt(read) => read(fields).map(Row::Prompt),
-            Reader::Feedback(read) => read(fields).map(Row::Feedback),
-        }
-    }
+/// Reads records of one type from fields that fit the shape, or says which field is wrong, what was expected and what was found. A row
+/// may hold several records, and none where it says so itself.
+enum Read {
+    Texts(fn(&Reader<'_>) -> Result<Vec<TextRow>, String>),
+    Demonstrations(fn(&Reader<'_>) -> Result<Vec<Demonstration>, String>),
+    Prompts(fn(&Reader<'_>) -> Result<Vec<Prompt>, String>),
+    Feedback(fn(&Reader<'_>) -> Result<Vec<Feedback>, String>),
 }

@@ -1,19 +1,21 @@
 //! Text to pretrain on: `{"text"}`.
 
-use super::{Reader, Shape};
-use crate::fields::Fields;
+use super::{Read, Shape};
+use crate::reader::Reader;
 use crate::records::{Kind, TextRow};
 
 pub(super) const SHAPE: Shape = Shape {
+    name: "text",
+    kind: Kind::Text,
+    example: &["text"],
     fits: |fields| fields.mentions("text"),
-    reader: Reader::Text(read),
-    prompt_inside: false,
+    read: Read::Texts(|row| read(row).map(|text| vec![text])),
 };
 
-pub(super) fn read(fields: &Fields) -> Result<TextRow, String> {
+fn read(row: &Reader<'_>) -> Result<TextRow, String> {
     Ok(TextRow {
-        text: fields.string("text", Kind::Text)?,
-        source: fields.label("source")?,
-        id: fields.label("id")?,
+        text: row.string("text", "text")?,
+        source: row.label("source"),
+        id: row.label("id"),
     })
 }

@@ -1,42 +1,32 @@
-//! A pair without a prompt: `{"chosen", "rejected"}`, whose shared beginning is the prompt.
+//! Two answers with their prompt in both: their shared beginning is the prompt.
 //!
 //! Of HH-RLHF transcripts (`\n\nHuman: … \n\nAssistant: …`) the prompt is everything up to and including the last shared
 //! `\n\nAssistant:`. Other strings are cut before the last white space that they share, so that no word is split. Lists of
-//! messages share whole messages.
+//! messages share whole messages. Answers that share nothing have no prompt, which is an error: what they answer is not known.
 
 use rlhf_base::Text;
 
-use super::{Reader, Shape, pair};
-use crate::fields::Fields;
-use crate::records::{Feedback, Kind};
-
-pub(super) const SHAPE: Shape = Shape {
-    fits: |fields| fields.has("chosen") && fields.has("rejected") && !fields.has("prompt"),
-    reader: Reader::Feedback(read),
-    prompt_inside: true,
-};
-
-fn read(fields: &Fields) -> Result<Feedback, String> {
-    let chosen = fields.text("chosen", Kind::Pair)?;
-    let rejected = fields.text("rejected", Kind::Pair)?;
-    let (prompt, chosen, rejected) = split(chosen, rejected)?;
-    pair::with(fields, prompt, chosen, rejected)
-}
+const NO_PROMPT: &str = "there is no prompt, and the two answers share no beginning that could be it: name its field with --map prompt=FIELD, or \
+     put \"prompt\": \"\" into rows that have none";
 
 const ASSISTANT: &str = "\n\nAssistant:";
 
 /// Prompt, chosen and rejected answer of two texts that begin alike.
-fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
+pub(super) fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
     match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let cut = shared_prompt(&chosen, &rejected);
+            if cut == 0 {
+                return Err(NO_PROMPT.to_owned());
+            }
             Ok((
                 Text::from(&chosen[..cut]),
                 Text::from(&chosen[cut..]),
                 Text::from(&rejected[cut..]),
             ))
         }
-        (Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
+        (Text::Chat(chosen), Text::Chat(rejected)) => {
+            let (mut chosen, mut rejected) = (chosen.messages, rejected.messages);
             let shared = chosen
                 .iter()
                 .zip(&rejected)
@@ -46,15 +36,13 @@ fn split(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), String> {
             let cut = shared.min(chosen.len() - 1).min(rejected.len() - 1);
             let chosen_answer = chosen.split_off(cut);
             let rejected_answer = rejected.split_off(cut);
-            let prompt = if chosen.is_empty() {
-                Text::from("")
-            } else {
-                Text::Chat(chosen)
-            };
+            if chosen.is_empty() {
+                return Err(NO_PROMPT.to_owned());
+            }
             Ok((
-                prompt,
-                Text::Chat(chosen_answer),
-                Text::Chat(rejected_answer),
+                Text::from(chosen),
+                Text::from(chosen_answer),
+                Text::from(rejected_answer),
             ))
         }
         _ => Err(
@@ -109,8 +97,11 @@ mod tests {
             plain("say it: cannot", "say it: can"),
             ("say it:".into(), " cannot".into(), " can".into())
         );
-        assert_eq!(plain("é", "è"), (String::new(), "é".into(), "è".into()));
-        assert_eq!(plain("", ""), Default::default());
+        assert_eq!(plain("a é", "a è"), ("a".into(), " é".into(), " è".into()));
+        for (chosen, rejected) in [("é", "è"), ("", ""), ("yes", "no")] {
+            let error = split(chosen.into(), rejected.into()).unwrap_err();
+            assert!(error.contains("no prompt"), "{error}");
+        }
     }
 
     #[test]
@@ -121,7 +112,8 @@ mod tests {
             turn("assistant", "a"),
             turn("assistant", "b"),
         );
-        let chat = |turns: &[&Message]| Text::Chat(turns.iter().map(|&m| m.clone()).collect());
+        let chat =
+            |turns: &[&Message]| Text::from(turns.iter().map(|&m| m.clone()).collect::<Vec<_>>());
         for (chosen, rejected) in [(&a, &b), (&a, &a)] {
             assert_eq!(
                 split(chat(&[&question, chosen]), chat(&[&question, rejected])).unwrap(),

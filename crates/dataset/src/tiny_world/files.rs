@@ -76,8 +76,10 @@ fn facts_json(split: &Split) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read::{read_demonstrations, read_feedback, read_prompts, read_texts};
-    use crate::records::{Feedback, Kind};
+    use crate::read::read;
+    use crate::reading::Reading;
+    use crate::records::{Demonstration, Feedback, Kind, Prompt, TextRow};
+    use crate::shapes::Record;
     use sha2::{Digest, Sha256};
     use std::path::Path;
 
@@ -115,24 +117,30 @@ mod tests {
 
     #[test]
     fn every_file_is_read_by_its_reader_without_an_error() {
-        let at = |name: &str| [Path::new(DATA).join(name)];
-        assert!(read_texts(&at("corpus.txt"), 0).unwrap().rows.len() > 2000);
-        let demonstrations = read_demonstrations(&at("demonstrations.jsonl"), 0).unwrap();
-        assert_eq!(demonstrations.rows.len(), 2000);
-        let count = |name: &str| read_prompts(&at(name), 0).unwrap().rows.len();
+        fn rows<T: Record>(name: &str) -> Vec<crate::place::Placed<T>> {
+            let path = [Path::new(DATA).join(name)];
+            read(&path, &Reading::default()).unwrap().rows
+        }
+        assert!(rows::<TextRow>("corpus.txt").len() > 2000);
+        assert_eq!(rows::<Demonstration>("demonstrations.jsonl").len(), 2000);
+        let count = |name: &str| rows::<Prompt>(name).len();
         assert_eq!(count("prompts.jsonl"), 1360); // 340 facts in 4 phrasings
         assert_eq!(count("prompts.heldout.jsonl"), 270); // 60 facts in 4 phrasings, 30 new phrasings
-        for (name, rows) in [
+        for (name, count) in [
             ("preferences.jsonl", 1500),
             ("preferences.heldout.jsonl", 300),
         ] {
-            let feedback = read_feedback(&at(name), 0).unwrap().rows;
-            assert_eq!(feedback.len(), rows);
-            assert!(feedback.iter().all(|row| row.kind() == Kind::Ranking));
+            let feedback = rows::<Feedback>(name);
+            assert_eq!(feedback.len(), count);
             assert!(
                 feedback
                     .iter()
-                    .all(|row| matches!(row, Feedback::Ranking(r) if r.responses.len() == 4))
+                    .all(|row| row.record.kind() == Kind::Ranking)
+            );
+            assert!(
+                feedback.iter().all(
+                    |row| matches!(&row.record, Feedback::Ranking(r) if r.responses.len() == 4)
+                )
             );
         }
     }

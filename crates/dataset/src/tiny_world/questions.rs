@@ -60,6 +60,7 @@ impl Question {
             prompt: self.prompt().into(),
             source: Some(source.to_owned()),
             id: None,
+            fields: serde_json::Map::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use rlhf_base::Message;
+use rlhf_base::{Chat, Message};
 use rlhf_lm::{CausalLm, LanguageModel, Packer, RewardModel, SaveDtype, Weights, gguf};
 use serde_json::{Value, json};
 
@@ -120,10 +120,10 @@ fn texts_become_the_ids_of_the_tokenizers_that_published_models_use() {
 #[test]
 fn special_tokens_and_the_chat_template_come_from_the_metadata() {
     let tokens = tokens();
-    let messages = [Message::new("user", "What colour is the fox?")];
+    let chat = Chat::from(vec![Message::new("user", "What colour is the fox?")]);
     for name in ["llama3", "qwen2"] {
         let tokenizer = case(name).tokenizer;
-        let chat = tokenizer.apply_chat_template(&messages, true).unwrap();
+        let chat = tokenizer.apply_chat_template(&chat, true).unwrap();
         assert_eq!(json!(chat), tokens[name]["chat"]);
     }
     let llama3 = case("llama3").tokenizer;

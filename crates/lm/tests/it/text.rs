@@ -338,7 +338,7 @@ fn a_plain_demonstration_ends_with_one_end_token() {
 #[test]
 fn a_chat_demonstration_ends_with_the_token_that_ends_the_turn() {
     let tokenizer = chat_tokenizer(TEMPLATE);
-    let prompt = Text::Chat(chat(&[("user", "What colour is the fox?")]));
+    let prompt = Text::from(chat(&[("user", "What colour is the fox?")]));
     let expected = Encoded {
         prompt: tokenizer
             .encode("<|im_start|>user\nWhat colour is the fox?<|im_end|>\n<|im_start|>assistant\n")
@@ -347,7 +347,7 @@ fn a_chat_demonstration_ends_with_the_token_that_ends_the_turn() {
     };
     for completion in [
         Text::from("Red."),
-        Text::Chat(chat(&[("assistant", "Red.")])),
+        Text::from(chat(&[("assistant", "Red.")])),
     ] {
         let encoded = tokenizer
             .encode_demonstration(&prompt, &completion)
@@ -356,7 +356,7 @@ fn a_chat_demonstration_ends_with_the_token_that_ends_the_turn() {
         assert_eq!(encoded.prompt, tokenizer.encode_prompt(&prompt).unwrap());
     }
     let mixed =
-        tokenizer.encode_completion(&"Hi".into(), &Text::Chat(chat(&[("assistant", "Ho")])));
+        tokenizer.encode_completion(&"Hi".into(), &Text::from(chat(&[("assistant", "Ho")])));
     assert!(mixed.unwrap_err().to_string().contains("make both"));
 }
 
@@ -386,14 +386,14 @@ fn every_assistant_turn_of_a_conversation_is_a_target_and_nothing_is_lost_betwee
         ),
         segment("Red.<|im_end|>", true),
     ];
-    let segments = tokenizer.encode_chat(&turns).unwrap();
+    let segments = tokenizer.encode_chat(&turns.clone().into()).unwrap();
     assert_eq!(segments, expected);
     // The last answer sees exactly the ids it would be asked with.
     let before: Vec<u32> = segments[..3].iter().flat_map(|s| s.ids.clone()).collect();
     assert_eq!(
         before,
         tokenizer
-            .encode_prompt(&Text::Chat(turns[..3].to_vec()))
+            .encode_prompt(&Text::from(turns[..3].to_vec()))
             .unwrap()
     );
 }
@@ -410,7 +410,7 @@ fn a_template_that_writes_no_end_token_gets_one_after_the_last_turn() {
         ("assistant", "Red."),
     ]);
     let end = tokenizer.eos_id().unwrap();
-    let segments = tokenizer.encode_chat(&turns).unwrap();
+    let segments = tokenizer.encode_chat(&turns.clone().into()).unwrap();
     assert_eq!(segments[1].ids, tokenizer.encode("Hello\n").unwrap());
     assert_eq!(
         segments[3].ids,
@@ -424,7 +424,7 @@ fn a_template_that_rewrites_the_prompt_is_refused_with_the_place() {
         "{{ messages | length }} turns{% for m in messages %}|{{ m.content }}{% endfor %}",
     );
     let what = tokenizer
-        .encode_completion(&Text::Chat(chat(&[("user", "Hi")])), &"Ho".into())
+        .encode_completion(&Text::from(chat(&[("user", "Hi")])), &"Ho".into())
         .unwrap_err()
         .to_string();
     assert!(
@@ -436,7 +436,7 @@ fn a_template_that_rewrites_the_prompt_is_refused_with_the_place() {
 #[test]
 fn messages_without_a_chat_template_are_an_error_that_says_so() {
     let what = trained(300, &[END])
-        .encode_prompt(&Text::Chat(chat(&[("user", "Hi")])))
+        .encode_prompt(&Text::from(chat(&[("user", "Hi")])))
         .unwrap_err()
         .to_string();
     assert!(what.contains("no chat template"), "{what}");

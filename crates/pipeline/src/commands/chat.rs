@@ -137,13 +137,17 @@ impl Speaker {
             let text = if self.converses() {
                 let system = system.map(|text| Message::new("system", text));
                 let turns = system.into_iter().chain(self.turns.iter().cloned());
-                Text::Chat(turns.chain([Message::new("user", line)]).collect())
+                Text::from(
+                    turns
+                        .chain([Message::new("user", line)])
+                        .collect::<Vec<_>>(),
+                )
             } else {
                 Text::Plain(format.replace("{}", line).replace("\\n", "\n"))
             };
             let ids = self.model.tokenizer.encode_prompt(&text)?;
             if ids.len() + answer <= longest || self.turns.is_empty() && ids.len() < longest {
-                return Ok(PromptRow { text, ids });
+                return Ok(PromptRow::new(text, ids));
             }
             if self.turns.is_empty() {
                 return Err(usage!(

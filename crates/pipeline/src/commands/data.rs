@@ -1,51 +1,149 @@
 //! `rlhf data`.
+//!
+//! Rows are read, counted and written one after another: a file may be larger than memory.
 
 use std::fmt::Write as _;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use candle_core::{DType, Device};
-use rlhf_base::Text;
-use rlhf_base::tell;
-use rlhf_dataset::summary::{Lengths, Summary};
-use rlhf_dataset::{Feedback, Loaded, Row, read_rows};
+use rlhf_base::{Text, tell};
+use rlhf_dataset::summary::{Lengths, Summary, Tally};
+use rlhf_dataset::{
+    Demonstration, Feedback, Placed, Prompt, Record, Records, Row, TextRow, Tolerance, Understood,
+};
 use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::flags::DataArgs;
+use crate::exit::usage;
+use crate::flags::{DataArgs, KindArg};
 use crate::locate::model_folder;
 use crate::models;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
-    let Loaded { rows, skipped } = read_rows(&models::files(&args.files)?, args.skip_bad)?;
-    let summary = Summary::of(&rows);
     let tokenizer = args.model.as_deref().map(tokenizer).transpose()?;
-    let tokens = tokenizer
-        .as_ref()
-        .map(|t| Tokens::of(t, &rows))
-        .transpose()?;
-    if args.json {
-        let skipped: Vec<_> = skipped.iter().map(ToString::to_string).collect();
-        let mut result = json!({"summary": summary, "skipped": skipped});
-        if let Some(tokens) = tokens {
-            result["tokens"] = serde_json::to_value(tokens)?;
-        }
-        // Lengths of a part that no row has.
-        for part in ["summary", "tokens"] {
-            if let Some(part) = result.get_mut(part).and_then(Value::as_object_mut) {
-                part.retain(|_, value| !value.is_null());
+    let mut look = Look {
+        tokenizer,
+        show: args.show,
+        shown: String::new(),
+        tally: Tally::default(),
+        tokens: Tokens::default(),
+        to: args.to.as_deref().map(create).transpose()?,
+    };
+    let read = match args.kind {
+        None => look.all::<Row>(args)?,
+        Some(KindArg::Text) => look.all::<TextRow>(args)?,
+        Some(KindArg::Demonstration) => look.all::<Demonstration>(args)?,
+        Some(KindArg::Prompt) => look.all::<Prompt>(args)?,
+        Some(KindArg::Feedback) => look.all::<Feedback>(args)?,
+    };
+    look.tell(&read, args)
+}
+
+/// How the rows were read.
+struct HowRead {
+    tolerance: Tolerance,
+    understood: Understood,
+}
+
+/// What is gathered while rows go by.
+struct Look {
+    tokenizer: Option<Tokenizer>,
+    /// How many more rows to show.
+    show: usize,
+    shown: String,
+    tally: Tally,
+    tokens: Tokens,
+    to: Option<(PathBuf, BufWriter<fs_err::File>)>,
+}
+
+impl Look {
+    /// Looks at every row of the files, read as `T`.
+    fn all<T: Record + Into<Row>>(&mut self, args: &DataArgs) -> anyhow::Result<HowRead> {
+        let mut records =
+            Records::<T>::open(&models::files(&args.files)?, &args.reading.reading())?;
+        while let Some(row) = records.next() {
+            let Placed { record, place } = row?;
+            let row = record.into();
+            let looked = self.tokens.add(self.tokenizer.as_ref(), &row);
+            if records.tolerance.keep(&place, looked)?.is_some() {
+                self.add(&row)?;
             }
         }
-        return print_json(&result);
+        Ok(HowRead {
+            tolerance: records.tolerance,
+            understood: records.understood,
+        })
     }
-    for bad in &skipped {
-        tell(format!("skipped: {bad}"));
+
+    fn add(&mut self, row: &Row) -> anyhow::Result<()> {
+        self.tally.add(row);
+        if self.show > 0 {
+            self.show -= 1;
+            self.shown.push('\n');
+            self.shown.push_str(&shown(row, self.tokenizer.as_ref())?);
+        }
+        if let Some((path, out)) = &mut self.to {
+            serde_json::to_writer(&mut *out, row)
+                .and_then(|()| out.write_all(b"\n").map_err(serde_json::Error::io))
+                .with_context(|| format!("writing {}", path.display()))?;
+        }
+        Ok(())
     }
-    print(&describe(&summary, tokens.as_ref()))?;
-    for row in rows.iter().take(args.show) {
-        print(&format!("\n{}", shown(row, tokenizer.as_ref())?))?;
+
+    fn tell(mut self, read: &HowRead, args: &DataArgs) -> anyhow::Result<()> {
+        if let Some((path, out)) = &mut self.to {
+            out.flush()
+                .with_context(|| format!("writing {}", path.display()))?;
+        }
+        let summary = self.tally.finish();
+        let tokens = self.tokenizer.is_some().then(|| self.tokens.lengths());
+        let skipped = read.tolerance.skipped();
+        if args.json {
+            let skipped: Vec<_> = skipped.iter().map(ToString::to_string).collect();
+            let mut result = json!({
+                "summary": summary, "understood": read.understood, "skipped": skipped,
+            });
+            if let Some(tokens) = tokens {
+                result["tokens"] = serde_json::to_value(tokens)?;
+            }
+            // Lengths of a part that no row has.
+            for part in ["summary", "tokens"] {
+                if let Some(part) = result.get_mut(part).and_then(Value::as_object_mut) {
+                    part.retain(|_, value| !value.is_null());
+                }
+            }
+            return print_json(&result);
+        }
+        for bad in skipped {
+            tell(format!("skipped: {bad}"));
+        }
+        print(&describe(&summary, &read.understood, tokens.as_ref()))?;
+        print(&self.shown)?;
+        if let Some((path, _)) = &self.to {
+            print(&format!(
+                "\n{} rows written to {}\n",
+                summary.rows,
+                path.display()
+            ))?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// A new file for rows in our own form.
+fn create(path: &Path) -> anyhow::Result<(PathBuf, BufWriter<fs_err::File>)> {
+    if path.exists() {
+        return Err(usage!(
+            "--to {}: the file exists, and is not overwritten",
+            path.display()
+        ));
+    }
+    let file = fs_err::File::create(path)?;
+    Ok((path.to_owned(), BufWriter::new(file)))
 }
 
 /// The tokenizer of the model that `name` names.
@@ -60,38 +158,50 @@ fn tokenizer(name: &str) -> anyhow::Result<Tokenizer> {
 }
 
 /// Lengths as the model will see them.
-#[derive(Serialize)]
+#[derive(Default)]
 struct Tokens {
+    prompts: Vec<usize>,
+    /// Of answers with their EOS token, or of texts.
+    answers: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct TokenLengths {
     prompt: Option<Lengths>,
-    /// Of an answer with its EOS token, or of a text.
     answer: Option<Lengths>,
 }
 
 impl Tokens {
-    fn of(tokenizer: &Tokenizer, rows: &[Row]) -> anyhow::Result<Self> {
-        let (mut prompts, mut answers) = (Vec::new(), Vec::new());
-        for row in rows {
-            for (part, ids) in parts(row).iter().zip(encoded(tokenizer, row)?) {
-                let lengths = if part.0 == PROMPT {
-                    &mut prompts
-                } else {
-                    &mut answers
-                };
-                lengths.push(ids.len());
-            }
+    fn add(&mut self, tokenizer: Option<&Tokenizer>, row: &Row) -> anyhow::Result<()> {
+        let Some(tokenizer) = tokenizer else {
+            return Ok(());
+        };
+        for (part, ids) in parts(row).iter().zip(encoded(tokenizer, row)?) {
+            let lengths = match part.0 == PROMPT {
+                true => &mut self.prompts,
+                false => &mut self.answers,
+            };
+            lengths.push(ids.len());
         }
-        Ok(Self {
-            prompt: Lengths::of(prompts),
-            answer: Lengths::of(answers),
-        })
+        Ok(())
+    }
+
+    fn lengths(self) -> TokenLengths {
+        TokenLengths {
+            prompt: Lengths::of(self.prompts),
+            answer: Lengths::of(self.answers),
+        }
     }
 }
 
-fn describe(summary: &Summary, tokens: Option<&Tokens>) -> String {
+fn describe(summary: &Summary, understood: &Understood, tokens: Option<&TokenLengths>) -> String {
     let mut out = String::new();
+    for line in understood.lines() {
+        let _ = writeln!(out, "{line}");
+    }
     let mut line = |name: &str, value: String| {
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "{name:<22}{value}");
+        let _ = writeln!(out, "{name:<22} {value}");
     };
     line("rows", summary.rows.to_string());
     for (kind, count) in &summary.kinds {

@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::Context as _;
 use candle_core::DType;
 use rlhf_base::tell;
-use rlhf_dataset::{Row, read_feedback, read_rows};
+use rlhf_dataset::{Feedback, Loaded, Placed, Row};
 use rlhf_lm::{
     Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel, Weights,
 };
 use rlhf_reward::{Counts, Items};
 use rlhf_sft::{Rows, mean_loss};
-use rlhf_train::micro_batch_tokens;
+use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
 use serde_json::json;
 
 use crate::bundled;
@@ -61,19 +61,19 @@ fn required(args: &EvalArgs) -> anyhow::Result<()> {
 
 fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
     required(args)?;
-    let loaded = read_rows(&models::files(&args.data)?, args.skip_bad)?;
-    for bad in &loaded.skipped {
-        tell(format!("skipped: {bad}"));
-    }
+    let Loaded {
+        rows,
+        mut tolerance,
+        ..
+    } = read_and_tell::<Row>(&models::files(&args.data)?, &args.reading.reading())?;
     let (mut texts, mut demonstrations) = (Vec::new(), Vec::new());
-    for row in loaded.rows {
-        match row {
-            Row::Text(row) => texts.push(row),
-            Row::Demonstration(row) => demonstrations.push(row),
+    for Placed { record, place } in rows {
+        match record {
+            Row::Text(record) => texts.push(Placed { record, place }),
+            Row::Demonstration(record) => demonstrations.push(Placed { record, place }),
             other => {
                 return Err(usage!(
-                    "{} holds a row of kind {}; a language model is measured on texts or demonstrations",
-                    args.data[0].display(),
+                    "{place}: a row of kind {}; a language model is measured on texts or demonstrations",
                     other.kind().name()
                 ));
             }
@@ -81,16 +81,29 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     }
     let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+    let max_length = row_limit("eval", args.max_length, &model.config);
     let mut rows = Vec::new();
     if !texts.is_empty() {
-        rows.extend(Rows::of_written_texts(&model.tokenizer, &texts, args.max_length)?.rows);
+        rows.extend(Rows::of_written_texts(&model.tokenizer, &texts, max_length)?.rows);
     }
     if !demonstrations.is_empty() {
-        rows.extend(
-            Rows::from_demonstrations(&model.tokenizer, &demonstrations, args.max_length, false)?
-                .rows,
-        );
+        let tokenizer = &model.tokenizer;
+        let encoded = Rows::from_demonstrations(
+            tokenizer,
+            &demonstrations,
+            max_length,
+            false,
+            &mut tolerance,
+        )?;
+        let lost = "left out: nothing to measure within the limit";
+        let cut = format!("cut at {max_length} tokens (--max-length)");
+        let said = [encoded.cut.sentence(&cut), encoded.lost.sentence(lost)];
+        said.iter()
+            .flatten()
+            .for_each(|line| tracing::warn!("{line}"));
+        rows.extend(encoded.rows);
     }
+    tell_skipped(&tolerance);
     let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
     let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
     let (perplexity, rows) = (loss.exp(), rows.len());
@@ -131,29 +144,30 @@ fn report(
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
-    let feedback = read_feedback(&models::files(&args.data)?, args.skip_bad)?;
-    for bad in &feedback.skipped {
-        tell(format!("skipped: {bad}"));
-    }
+    let mut feedback =
+        read_and_tell::<Feedback>(&models::files(&args.data)?, &args.reading.reading())?;
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
-    let items = Items::from_feedback(model.tokenizer(), &feedback.rows, args.max_length)?;
-    for (count, what) in [
-        (
-            items.cut,
-            "sequences were cut; raise --max-length to keep them whole",
-        ),
-        (
-            items.identical,
-            "prompts were skipped: all their responses are the same",
-        ),
-    ] {
-        if count > 0 {
-            tell(format!("{count} {what}"));
-        }
-    }
+    let max_length = row_limit("eval", args.max_length, model.config());
+    let items = Items::from_feedback(
+        model.tokenizer(),
+        &feedback.rows,
+        max_length,
+        0.0,
+        &mut feedback.tolerance,
+    )?;
+    tell_skipped(&feedback.tolerance);
+    let cut = format!("cut at {max_length} tokens (--max-length)");
+    let identical = "left out: all responses are the same";
+    let said = [
+        items.cut.sentence(&cut),
+        items.identical.sentence(identical),
+    ];
+    said.iter()
+        .flatten()
+        .for_each(|line| tracing::warn!("{line}"));
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
     let micro_batch_tokens = micro_batch_tokens(model.config(), false);
-    let counts = Counts::of(&items.items, items.identical, None);
+    let counts = Counts::of(&items.items, items.identical.rows, None);
     let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens)?;
     let report = rlhf_reward::report(&items.items, &scores, counts, run.seed);
     let scale = match args.calibrate {
@@ -215,6 +229,7 @@ fn compare(
     let mut questions = Questions::new(settings, ppo, run.seed);
     if !args.prompts.is_empty() {
         questions.files = models::files(&args.prompts)?;
+        questions.reading = args.reading.reading();
     }
     if questions.files.is_empty() {
         tell("no --prompts given: using the bundled held-out prompts of the Tiny World");

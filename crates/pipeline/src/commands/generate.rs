@@ -4,9 +4,9 @@ use std::io::IsTerminal as _;
 use std::time::Instant;
 
 use rlhf_base::Text;
-use rlhf_dataset::read_prompts;
+use rlhf_dataset::Prompt;
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights, generate};
-use rlhf_train::{Progress, ProgressStyle};
+use rlhf_train::{Progress, ProgressStyle, read_and_tell, tell_skipped};
 use serde_json::json;
 
 use crate::flags::GenerateArgs;
@@ -84,6 +84,8 @@ fn prompts(args: &GenerateArgs) -> anyhow::Result<Vec<Text>> {
             .map(|text| Text::Plain(text.replace("\\n", "\n")))
             .collect());
     }
-    let loaded = read_prompts(&models::files(&args.prompts)?, 0)?;
-    Ok(loaded.rows.into_iter().map(|row| row.prompt).collect())
+    let loaded = read_and_tell::<Prompt>(&models::files(&args.prompts)?, &args.reading.reading())?;
+    tell_skipped(&loaded.tolerance);
+    let rows = loaded.rows.into_iter();
+    Ok(rows.map(|row| row.record.prompt).collect())
 }

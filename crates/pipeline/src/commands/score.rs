@@ -5,13 +5,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use rlhf_base::Text;
-use rlhf_base::tell;
 use rlhf_dataset::order::micro_batches;
-use rlhf_dataset::{Feedback, Row, read_rows};
+use rlhf_dataset::{Feedback, Loaded, Place, Placed, Row, Tolerance};
 use rlhf_lm::{
     CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, Tokenizer, Weights,
 };
-use rlhf_train::micro_batch_tokens;
+use rlhf_train::{micro_batch_tokens, read_and_tell, tell_skipped};
 use serde_json::{Map, Value, json};
 
 use crate::exit::usage;
@@ -22,11 +21,12 @@ use crate::models;
 use crate::output::{print_json, print_result};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    let loaded = read_rows(&models::files(&args.data)?, args.skip_bad)?;
-    for bad in &loaded.skipped {
-        tell(format!("skipped: {bad}"));
-    }
-    let entries = entries(&loaded.rows)?;
+    let Loaded {
+        rows,
+        mut tolerance,
+        ..
+    } = read_and_tell::<Row>(&models::files(&args.data)?, &args.reading.reading())?;
+    let entries = entries(&rows)?;
     let folder = model_folder(&args.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
     let print: Print = if std::io::stdout().is_terminal() && !args.json {
@@ -35,15 +35,17 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         |line| print_json(line)
     };
     if models::is_reward_model(&folder)? {
-        under_reward_model(&folder, &entries, args.raw, &machine, print)
+        under_reward_model(&folder, &entries, args.raw, &machine, &mut tolerance, print)?;
     } else if args.raw {
-        Err(usage!(
+        return Err(usage!(
             "--raw is for reward models, and {} is a language model",
             folder.display()
-        ))
+        ));
     } else {
-        under_language_model(&folder, &entries, &machine, print)
+        under_language_model(&folder, &entries, &machine, &mut tolerance, print)?;
     }
+    tell_skipped(&tolerance);
+    Ok(())
 }
 
 /// What is known of one text.
@@ -71,6 +73,7 @@ fn for_reading(line: &Line) -> anyhow::Result<()> {
 /// One text to score: of which row, which of its answers, and what it says.
 struct Entry<'a> {
     index: usize,
+    place: &'a Place,
     answer: Option<Value>,
     prompt: Option<&'a Text>,
     text: Text,
@@ -87,24 +90,24 @@ impl Entry<'_> {
     }
 }
 
-fn entries(rows: &[Row]) -> anyhow::Result<Vec<Entry<'_>>> {
+fn entries(rows: &[Placed<Row>]) -> anyhow::Result<Vec<Entry<'_>>> {
     let mut entries = Vec::new();
-    for (index, row) in rows.iter().enumerate() {
+    for (index, Placed { record, place }) in rows.iter().enumerate() {
         let mut push = |answer, prompt, text: &Text| {
             entries.push(Entry {
                 index,
+                place,
                 answer,
                 prompt,
                 text: text.clone(),
             })
         };
-        match row {
+        match record {
             Row::Text(row) => push(None, None, &Text::Plain(row.text.clone())),
             Row::Demonstration(row) => push(None, Some(&row.prompt), &row.completion),
             Row::Prompt(_) => {
                 return Err(usage!(
-                    "row {} is a prompt without an answer: there is nothing to score",
-                    index + 1
+                    "{place}: a prompt without an answer: there is nothing to score"
                 ));
             }
             Row::Feedback(feedback) => {
@@ -122,16 +125,28 @@ fn entries(rows: &[Row]) -> anyhow::Result<Vec<Entry<'_>>> {
     Ok(entries)
 }
 
-/// How many tokens of the prompt, and all tokens.
-fn encode(tokenizer: &Tokenizer, entry: &Entry<'_>) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
-    Ok(match entry.prompt {
+/// The tokens of the prompt and of what follows it. A sequence beyond `most` tokens is an error: a score of a part of a text would
+/// be taken for that of the whole.
+fn encode(
+    tokenizer: &Tokenizer,
+    entry: &Entry<'_>,
+    most: usize,
+) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
+    let (prompt, response) = match entry.prompt {
         Some(prompt) => {
             let encoded = tokenizer.encode_demonstration(prompt, &entry.text)?;
             (encoded.prompt, encoded.completion)
         }
         // A bare text: as the tokenizer itself would begin it.
         None => (tokenizer.encode_prompt(&entry.text)?, Vec::new()),
-    })
+    };
+    let length = prompt.len() + response.len();
+    if length > most {
+        return Err(usage!(
+            "the text has {length} tokens, and the model reads at most {most}: shorten it, or leave it out with --skip-bad"
+        ));
+    }
+    Ok((prompt, response))
 }
 
 fn under_reward_model(
@@ -139,13 +154,19 @@ fn under_reward_model(
     entries: &[Entry<'_>],
     raw: bool,
     machine: &Machine,
+    tolerance: &mut Tolerance,
     print: Print,
 ) -> anyhow::Result<()> {
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
     let end = model.tokenizer().eos_id()?;
-    let mut groups = Vec::with_capacity(entries.len());
+    let most = model.config().max_length();
+    let (mut groups, mut scored) = (Vec::new(), Vec::new());
     for entry in entries {
-        let (prompt, mut response) = encode(model.tokenizer(), entry)?;
+        let encoded = encode(model.tokenizer(), entry, most);
+        let Some((prompt, mut response)) = tolerance.keep(entry.place, encoded)? else {
+            continue;
+        };
+        scored.push(entry);
         // A score is read at the EOS token.
         if response.last() != Some(&end) {
             response.push(end);
@@ -160,7 +181,7 @@ fn under_reward_model(
     } else {
         model.scores(&groups)?
     };
-    for (entry, score) in entries.iter().zip(scores.into_iter().flatten()) {
+    for (entry, score) in scored.into_iter().zip(scores.into_iter().flatten()) {
         let mut line = entry.line();
         line.insert("score".to_owned(), json!(score));
         print(&line)?;
@@ -178,15 +199,21 @@ fn under_language_model(
     folder: &Path,
     entries: &[Entry<'_>],
     machine: &Machine,
+    tolerance: &mut Tolerance,
     print: Print,
 ) -> anyhow::Result<()> {
     let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
-    let mut rows = Vec::with_capacity(entries.len());
-    // Tokens of the answer, its end token included; none of a bare text.
-    let mut answers = Vec::with_capacity(entries.len());
+    let most = model.config.max_length();
+    let (mut rows, mut scored) = (Vec::new(), Vec::new());
+    // Tokens of each answer, its end token included; none of a bare text.
+    let mut answers = Vec::new();
     for entry in entries {
-        let (mut ids, completion) = encode(&model.tokenizer, entry)?;
+        let encoded = encode(&model.tokenizer, entry, most);
+        let Some((mut ids, completion)) = tolerance.keep(entry.place, encoded)? else {
+            continue;
+        };
+        scored.push(entry);
         answers.push(completion.len());
         ids.extend(completion);
         rows.push(Example::whole(ids));
@@ -212,7 +239,7 @@ fn under_language_model(
                 .context("one log-probability per predicted token")?;
             let answer = answers[i].min(own_logprobs.len());
             let answer = &own_logprobs[own_logprobs.len() - answer..];
-            let mut line = entries[i].line();
+            let mut line = scored[i].line();
             line.insert("tokens".to_owned(), json!(rows[i].ids()));
             line.insert("logprobs".to_owned(), json!(own_logprobs));
             line.insert("entropy".to_owned(), json!(entropy[own]));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use rlhf_lm::SamplingConfig;
 
+use super::ReadingArgs;
 use crate::settings::RunSettings;
 
 #[derive(Debug, Args)]
@@ -17,6 +18,8 @@ pub(crate) struct GenerateArgs {
     /// A data file whose rows have prompts.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "prompt")]
     pub(crate) prompts: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Responses per prompt.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) samples: usize,
@@ -129,9 +132,8 @@ pub(crate) struct ScoreArgs {
     /// A reward model's scores before calibration.
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Tolerate up to N bad rows, and report each.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip_bad: usize,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) common: ComputeArgs,
     /// JSON Lines also on a terminal.
@@ -160,12 +162,11 @@ pub(crate) struct EvalArgs {
     /// Prompts of a comparison [default: the bundled held-out ones].
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) prompts: Vec<PathBuf>,
-    /// Rows are cut to this many tokens.
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024)]
-    pub(crate) max_length: usize,
-    /// Tolerate up to N bad rows, and report each.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip_bad: usize,
+    /// Rows are cut to this many tokens [default: 1024, or what the model reads if that is less].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_length: Option<usize>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     /// Settings from a TOML file; a comparison reads [eval] and [ppo].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rlhf_base::Text;
 use rlhf_lm::Tokenizer;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::Scorer;
 use crate::{Episode, PromptRow};
@@ -20,18 +20,19 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A shell command that is started once for every batch of responses.
 ///
-/// It reads one `{"prompt", "response"}` a line until its input ends, and prints one line for each: a number, or
+/// It reads one `{"prompt", "response", …}` a line, with every other field of the prompt's row besides, until its input ends, and prints one line for each: a number, or
 /// `{"score": number}`. A new process for each batch needs no flushing and keeps no state that a resumed run would lack.
 struct ScoreCommand {
     line: String,
     timeout: Duration,
 }
 
-/// One line of the program's input.
-#[derive(Serialize)]
-struct Question<'a> {
-    prompt: &'a Text,
-    response: &'a str,
+/// One line of the program's input: what is scored, and what else the prompt's row holds, so that a rule can compare with a reference.
+fn question(prompt: &PromptRow, response: &str) -> Result<String> {
+    let mut line = prompt.fields.clone();
+    line.insert("prompt".to_owned(), serde_json::to_value(&prompt.text)?);
+    line.insert("response".to_owned(), Value::from(response));
+    Ok(serde_json::to_string(&line)?)
 }
 
 /// One line of its output.
@@ -64,7 +65,7 @@ impl Scorer for ScoreCommand {
         let mut rows = Vec::with_capacity(episodes.len());
         for episode in episodes {
             let text = tokenizer.decode(&episode.response)?;
-            rows.push((&prompts[episode.prompt].text, text));
+            rows.push((&prompts[episode.prompt], text));
         }
         self.ask(&rows)
     }
@@ -79,10 +80,10 @@ impl Scorer for ScoreCommand {
 
 impl ScoreCommand {
     /// The score of every (prompt, response), in order.
-    fn ask(&self, rows: &[(&Text, String)]) -> Result<Vec<f64>> {
+    fn ask(&self, rows: &[(&PromptRow, String)]) -> Result<Vec<f64>> {
         let mut questions = String::new();
         for (prompt, response) in rows {
-            questions.push_str(&serde_json::to_string(&Question { prompt, response })?);
+            questions.push_str(&question(prompt, response)?);
             questions.push('\n');
         }
         let (answers, status) = self.run(questions, rows.len())?;
@@ -207,9 +208,10 @@ fn stop(child: &mut Child) {
 #[cfg(unix)]
 mod tests {
     use super::*;
+    use rlhf_base::Text;
 
     fn ask(line: &str, count: usize, seconds: f64) -> Result<Vec<f64>> {
-        let prompt = Text::from("Q");
+        let prompt = PromptRow::new(Text::from("Q"), vec![1]);
         let rows: Vec<_> = (0..count)
             .map(|i| (&prompt, format!("answer {i}")))
             .collect();
@@ -236,7 +238,7 @@ mod tests {
             [1.0, -2.5, 0.3]
         );
         // What is asked arrives as JSON: the last character before the closing quote is the number of the answer.
-        let line = r#"sed 's/.*answer \([0-9]*\)"}/\1/'"#;
+        let line = r#"sed 's/.*answer \([0-9]*\)".*/\1/'"#;
         let scores = ask(line, 20_000, 60.0).unwrap();
         assert!(
             scores
@@ -244,6 +246,18 @@ mod tests {
                 .enumerate()
                 .all(|(i, score)| *score == i as f64)
         );
+    }
+
+    #[test]
+    fn the_other_fields_of_the_row_are_given_too_and_ours_win() {
+        let mut prompt = PromptRow::new(Text::from("2+2"), vec![1]);
+        let row = serde_json::json!({"answer": "4", "response": "theirs", "info": {"level": 1}});
+        prompt.fields = row.as_object().unwrap().clone();
+        let line: Value = serde_json::from_str(&question(&prompt, "ours").unwrap()).unwrap();
+        let want = serde_json::json!(
+            {"prompt": "2+2", "response": "ours", "answer": "4", "info": {"level": 1}}
+        );
+        assert_eq!(line, want);
     }
 
     #[test]

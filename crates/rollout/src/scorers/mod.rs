@@ -178,10 +178,8 @@ mod tests {
     #[test]
     fn rules_score_the_response_without_its_end_token() {
         let tokenizer = train_bpe(["red. blue."].into_iter(), 300, &["<|endoftext|>"]).unwrap();
-        let prompts = [PromptRow {
-            text: Text::from("Question: what colour is the fox?\nAnswer:"),
-            ids: vec![1],
-        }];
+        let text = Text::from("Question: what colour is the fox?\nAnswer:");
+        let prompts = [PromptRow::new(text, vec![1])];
         let mut response = tokenizer.encode(" the fox is red.").unwrap();
         let n = response.len();
         response.push(tokenizer.eos_id().unwrap());

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use candle_core::{DType, Device};
-use rlhf_dataset::TextRow;
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, Weights};
-use rlhf_sft::Rows;
 use rlhf_train::{Finding, Verdict};
 use sysinfo::{Disks, System};
 
@@ -144,12 +142,10 @@ fn loss_and_gradient(
         device,
     )?;
     let causal = CausalLm::new(&model.config, &model.params)?;
-    let texts = TEXTS.map(|text| TextRow {
-        text: text.to_owned(),
-        source: None,
-        id: None,
-    });
-    let rows = Rows::from_texts(&model.tokenizer, &texts, 256)?.rows;
+    let mut rows = Vec::new();
+    for text in TEXTS {
+        rows.extend(Example::windows_of_text(&model.tokenizer, text, 256)?.0);
+    }
     let targets = rows.iter().map(Example::num_targets).sum();
     let batch = ExampleBatch::pack(&rows.iter().collect::<Vec<_>>(), device)?;
     let loss = batch.loss(&causal, targets)?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rlhf_dataset::read_prompts;
+use rlhf_dataset::{Prompt, read};
 use rlhf_train::{Finding, Plan, Source, Verdict};
 
 use super::machine::{disk, memory};
@@ -41,7 +41,7 @@ fn evaluation(wiring: &Wiring) -> anyhow::Result<String> {
     let Some(questions) = wiring.questions()? else {
         return Ok("no stage makes a model that answers".into());
     };
-    let prompts = read_prompts(&questions.files, questions.skip_bad)?
+    let prompts = read::<Prompt, _>(&questions.files, &questions.reading)?
         .rows
         .len();
     let asked = prompts.min(questions.limit);

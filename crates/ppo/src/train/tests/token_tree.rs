@@ -71,10 +71,7 @@ fn table(model: &CausalLm, tree: &TokenTree) -> Policy {
 /// PPO on the tree; the reference it started from, and what it became.
 fn train(config: &Config, seed: u64) -> (Policy, Policy) {
     let tree = || TokenTree::example(1.0).unwrap();
-    let row = PromptRow {
-        text: Text::from("<end>"),
-        ids: PROMPT.to_vec(),
-    };
+    let row = PromptRow::new(Text::from("<end>"), PROMPT.to_vec());
     let inputs = Inputs {
         base: language_model(seed),
         reward: Box::new(TreeScore(tree())),
