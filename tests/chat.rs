@@ -1,8 +1,8 @@
-//! `rlhf chat`, with lines from a pipe.
+//! `rlhf chat`, with lines from a pipe and from a terminal.
 
 use serde_json::Value;
 
-use crate::folder::{Folder, stderr};
+use crate::folder::{Folder, stderr, tiny_gpt2_of};
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|endoftext|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
 
@@ -151,4 +151,130 @@ fn flags_that_no_model_could_heed_are_refused() {
     );
     let said = folder.refused("chat --model base --against other --save prefs.jsonl");
     assert!(said.contains("same prompt"), "{said}");
+}
+
+/// A terminal with `rlhf chat` in it.
+#[cfg(unix)]
+struct Terminal {
+    screen: fs_err::File,
+    /// All that was shown and not yet looked for.
+    shown: Vec<u8>,
+    child: std::process::Child,
+}
+
+#[cfg(unix)]
+impl Terminal {
+    fn start(folder: &Folder, line: &str) -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&screen).unwrap();
+        unlockpt(&screen).unwrap();
+        let name = ptsname(&screen, Vec::new()).unwrap().into_string().unwrap();
+        let end = || {
+            let mut options = fs_err::OpenOptions::new();
+            options
+                .read(true)
+                .write(true)
+                .open(&name)
+                .unwrap()
+                .into_parts()
+                .0
+        };
+        let prepared = folder.command(line);
+        let mut command = std::process::Command::new(prepared.get_program());
+        command
+            .args(prepared.get_args())
+            .current_dir(folder.path(""))
+            .env("TERM", "xterm")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end());
+        Self {
+            screen: fs_err::File::from_parts(screen.into(), name),
+            shown: Vec::new(),
+            child: command.spawn().unwrap(),
+        }
+    }
+
+    fn types(&mut self, keys: &str) {
+        use std::io::Write as _;
+        self.screen.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Reads until `text` is shown; how many bytes came before it since the last time.
+    fn waits_for(&mut self, text: &str) -> usize {
+        loop {
+            let found = self
+                .shown
+                .windows(text.len())
+                .position(|w| w == text.as_bytes());
+            if let Some(at) = found {
+                self.shown.drain(..at + text.len());
+                return at;
+            }
+            assert!(
+                self.look(),
+                "the chat ended: {}",
+                String::from_utf8_lossy(&self.shown)
+            );
+        }
+    }
+
+    /// Reads a little of what is shown; false once there is nobody to show anything.
+    fn look(&mut self) -> bool {
+        use std::io::Read as _;
+        let mut bytes = [0; 64];
+        // Linux answers with an error where the other end is closed.
+        let read = self.screen.read(&mut bytes).unwrap_or(0);
+        self.shown.extend(&bytes[..read]);
+        read > 0
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Terminal {
+    /// A test that fails leaves no chat behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_the_answer_and_at_the_prompt_the_line_but_not_the_chat() {
+    let folder = Folder::quick();
+    // Longer than what a terminal holds unread, so that it cannot end by itself before the signal comes.
+    let tokens = 40_000;
+    tiny_gpt2_of(&folder.path("base"), tokens + 100);
+    let line = format!("chat --model base --max-new-tokens {tokens} --min-new-tokens {tokens}");
+    let mut terminal = Terminal::start(&folder, &line);
+    for _ in 0..2 {
+        terminal.waits_for("> ");
+        terminal.types("what is red?\r");
+        terminal.waits_for("what is red?");
+        // The end of the typed line and some of the answer.
+        while terminal.shown.len() < 64 {
+            assert!(terminal.look());
+        }
+        let signal = std::process::Command::new("kill")
+            .args(["-INT", &terminal.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(signal.success());
+        let shown = terminal.waits_for(" […]");
+        assert!(shown < tokens, "{shown} bytes are the whole answer");
+    }
+    terminal.waits_for("> ");
+    terminal.types("half a line\x03");
+    terminal.waits_for("/quit or Ctrl-D ends");
+    terminal.waits_for("> ");
+    terminal.types("/quit\r");
+    // Somebody must read what a terminal shows, or its programs wait.
+    while terminal.child.try_wait().unwrap().is_none() {
+        if !terminal.look() {
+            break;
+        }
+    }
+    assert!(terminal.child.wait().unwrap().success());
 }

@@ -196,6 +196,11 @@ pub(crate) fn gguf() -> PathBuf {
 }
 
 pub(crate) fn tiny_gpt2(dir: &Path) {
+    tiny_gpt2_of(dir, 256);
+}
+
+/// The same, meant for sequences of up to `context` tokens.
+pub(crate) fn tiny_gpt2_of(dir: &Path, context: usize) {
     let texts = [
         "What colour is thing 1? red. blue. green, you fool.",
         "Question: what is it?\nAnswer: it is a fox.",
@@ -204,7 +209,7 @@ pub(crate) fn tiny_gpt2(dir: &Path) {
     let config = ModelConfig::from_json(json!({
         "model_type": "gpt2",
         "vocab_size": tokenizer.vocab_size(),
-        "n_positions": 256,
+        "n_positions": context,
         "n_embd": 16,
         "n_layer": 2,
         "n_head": 2,

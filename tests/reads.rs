@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Session, Stage, Training};
+use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Saving, Session, Stage, Training};
 
 use crate::folder::Folder;
 
@@ -15,6 +15,10 @@ fn reads<S: Stage>(run: &Path, config: &S::Config) -> u64 {
         recompute: false,
         seed: 0,
         progress: ProgressStyle::Quiet,
+        saving: Saving {
+            keep: 2,
+            every: None,
+        },
         interrupt: Interrupt::new(),
     };
     let dir = RunDir::open(run, OnExisting::Refuse).unwrap();

@@ -66,3 +66,4 @@ pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use train_bpe::train_bpe;
+pub use weights::save_tensors;

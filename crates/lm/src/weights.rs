@@ -144,21 +144,37 @@ pub(crate) fn write(dir: &Path, tensors: &BTreeMap<String, Tensor>, dtype: DType
         .iter()
         .map(|(name, t)| {
             let t = t.to_dtype(dtype)?.to_device(&Device::Cpu)?.contiguous()?;
-            Ok((name.as_str(), t))
+            Ok((name.clone(), t))
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<_>>()?;
     // `transformers` refuses a file that does not say which library's layout it has.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    serialize(&path, &converted, Some(metadata))
+}
+
+/// Writes `tensors` as they are into the safetensors file `path`. The same values give the same bytes.
+///
+/// # Errors
+/// If the file cannot be written; the message names it.
+pub fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    serialize(path, tensors, None)
+}
+
+fn serialize(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
     // `safetensors` makes files that their owner alone may read; this one is to be like any other.
-    let usual = fs_err::File::create(&path)?.metadata()?.permissions();
-    safetensors::serialize_to_file(converted, Some(metadata), &path).map_err(|e| match e {
+    let usual = fs_err::File::create(path)?.metadata()?.permissions();
+    safetensors::serialize_to_file(tensors, metadata, path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::Io(io::Error::new(
             e.kind(),
             format!("failed to write to file `{}`: {e}", path.display()),
         )),
-        other => Error::file(&path, format!("could not be written: {other}")),
+        other => Error::file(path, format!("could not be written: {other}")),
     })?;
-    Ok(fs_err::set_permissions(&path, usual)?)
+    Ok(fs_err::set_permissions(path, usual)?)
 }
 
 #[cfg(test)]

@@ -18,8 +18,35 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Stopped by Ctrl-C where nothing had to be saved.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; what is finished is kept, and the same command goes on from there")]
+#[error("interrupted")]
 pub(crate) struct Stopped;
+
+/// Stopped by Ctrl-C where there is something to go on from.
+#[derive(Debug, thiserror::Error)]
+#[error("{error:#}. Continue with\n  {command}")]
+pub(crate) struct Resumable {
+    error: anyhow::Error,
+    command: String,
+}
+
+/// Adds to an interruption the command that continues, whose words are `words`. Other errors stay as they are.
+pub(crate) fn with_resume(error: anyhow::Error, words: &[String]) -> anyhow::Error {
+    if classify(&error) != INTERRUPTED {
+        return error;
+    }
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    let command = format!("rlhf {}", words.join(" "));
+    Resumable { error, command }.into()
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
 
 /// `Err(Usage)` with a formatted message.
 macro_rules! usage {
@@ -48,7 +75,8 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
 
 fn classify(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if cause.is::<rlhf_train::Interrupted>() || cause.is::<Stopped>() {
+        if cause.is::<rlhf_train::Interrupted>() || cause.is::<Stopped>() || cause.is::<Resumable>()
+        {
             return INTERRUPTED;
         }
         let input = cause.is::<Usage>()
@@ -61,7 +89,10 @@ fn classify(error: &anyhow::Error) -> u8 {
                         | rlhf_lm::Error::NotSampled(_)
                 )
             )
-            || matches!(cause.downcast_ref(), Some(rlhf_train::Error::RunExists(_)))
+            || matches!(
+                cause.downcast_ref(),
+                Some(rlhf_train::Error::RunExists(_) | rlhf_train::Error::NoWholeCheckpoint { .. })
+            )
             || cause.is::<rlhf_mdp::Error>()
             || cause.is::<rlhf_web::Error>();
         if input {
@@ -84,6 +115,17 @@ mod tests {
         let interrupted = anyhow::Error::new(rlhf_train::Interrupted { step: 3 }).context("sft");
         assert_eq!(classify(&interrupted), INTERRUPTED);
         assert_eq!(classify(&Stopped.into()), INTERRUPTED);
+        let resumable = with_resume(
+            interrupted,
+            &["sft".into(), "--out".into(), "my runs/it's".into()],
+        );
+        assert_eq!(classify(&resumable), INTERRUPTED);
+        assert_eq!(
+            resumable.to_string(),
+            "sft: interrupted after step 3; a checkpoint is saved. Continue with\n  rlhf sft --out 'my runs/it'\\''s'"
+        );
+        let other = with_resume(anyhow::anyhow!("disk full"), &["sft".into()]);
+        assert_eq!(other.to_string(), "disk full");
         assert_eq!(classify(&anyhow::anyhow!("disk full")), FAILED);
     }
 }

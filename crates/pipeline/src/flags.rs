@@ -23,7 +23,7 @@ pub(crate) struct CommonArgs {
     pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) run: RunFlags,
-    /// No progress, no plan: errors only.
+    /// No progress and no plan: warnings and errors only.
     #[arg(long)]
     pub(crate) quiet: bool,
     /// Print the result as one line of JSON.
@@ -52,6 +52,12 @@ pub(crate) struct RunFlags {
     /// Gradient checkpointing: compute activations again instead of keeping them; less memory, more time, the same gradients.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     recompute: Option<bool>,
+    /// Longest time without a checkpoint, in minutes; 0: by steps alone [default: 10].
+    #[arg(long, value_name = "MINUTES", allow_hyphen_values = true)]
+    save_minutes: Option<f64>,
+    /// How many of the newest checkpoints are kept [default: 2].
+    #[arg(long, value_name = "N")]
+    keep_checkpoints: Option<usize>,
 }
 
 // What a stage takes besides its settings.
@@ -62,7 +68,9 @@ pub(crate) struct StageArgs {
     /// Settings from a TOML file, one table a section: [run], [sft], [ppo], …
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Continue from the latest checkpoint; the result is the same as without the interruption.
+    /// Continue the run in --out with its own settings from its latest checkpoint; the result is the same as without the
+    /// interruption. Settings given beside it must be those of the run: only what says how long it lasts, when it saves and how it
+    /// is computed may change, such as --steps, --save-every or --threads.
     #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,
     /// Replace the run that is in the run directory.
@@ -75,6 +83,9 @@ pub(crate) struct RunArgs {
     /// The pipeline: a TOML file with one section a stage.
     #[arg(value_name = "CONFIG")]
     pub(crate) pipeline: PathBuf,
+    /// Continue, and run no stage again: settings and inputs that have changed are refused, each by its name.
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) resume: bool,
     /// Run every stage again, finished or not.
     #[arg(long)]
     pub(crate) overwrite: bool,

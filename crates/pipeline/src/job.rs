@@ -1,25 +1,32 @@
 //! One stage from its settings to its finished run directory.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use rlhf_base::tell;
 use rlhf_train::{Interrupted, OnExisting, Prepared, RunDir, Session, Settings as _, Summary};
 use toml::{Table, Value};
 
+use crate::disk;
 use crate::exit::usage;
-use crate::fingerprint::fingerprint;
+use crate::fingerprint::{Content, fingerprint};
 use crate::locate::locate;
 use crate::machine::Machine;
-use crate::settings::RunSettings;
-use crate::stages::Configured;
+use crate::record::{Inputs, Record, compare};
+use crate::settings::{RUN, RUN_MAY_CHANGE, RunSettings};
+use crate::stages::{AnyStage, Configured};
 
 /// A stage ready to be prepared and run: its files found, its configuration written out, its inputs hashed.
 pub(crate) struct Job {
+    stage: &'static dyn AnyStage,
     located: Box<dyn Configured>,
-    /// What `config.toml` of the run will say.
-    pub(crate) config: String,
+    /// `[run]` as `config.toml` will have it.
+    run: Table,
+    /// The section of the stage as `config.toml` will have it.
+    settings: Table,
+    /// What it will be made from.
+    pub(crate) inputs: Inputs,
     pub(crate) fingerprint: String,
     seed: u64,
     recompute: bool,
@@ -28,52 +35,59 @@ pub(crate) struct Job {
 impl Job {
     /// Finds what the settings of `stage` name, and prints notes about what was filled in.
     pub(crate) fn new(
-        stage: &str,
+        stage: &'static dyn AnyStage,
         mut configured: Box<dyn Configured>,
         run: &RunSettings,
         quiet: bool,
     ) -> anyhow::Result<Self> {
-        // Neither where the run is kept nor how many threads compute it changes the result.
-        let fixed = RunSettings {
-            out: None,
-            threads: 0,
-            ..run.clone()
-        };
-        let sections = [("run", fixed.to_table()), (stage, configured.to_table())];
-        let table: Table = sections
-            .into_iter()
-            .map(|(name, settings)| (name.to_owned(), Value::Table(settings)))
-            .collect();
+        let name = stage.name();
+        let settings = configured.to_table();
+        let recorded = recorded(run);
         let mut notes = Vec::new();
         let inputs = locate(configured.as_mut(), &mut notes)?;
         if !quiet {
             notes
                 .iter()
-                .for_each(|note| tell(format!("{stage}: {note}")));
+                .for_each(|note| tell(format!("{name}: {note}")));
         }
-        let settings = toml::to_string(&table).context("writing the configuration")?;
-        let fingerprint = fingerprint(&settings, &inputs).map_err(|error| usage!("{error}"))?;
+        let contents: Vec<Content> = inputs
+            .iter()
+            .map(Content::of)
+            .collect::<Result<_, _>>()
+            .map_err(|error| usage!("{error}"))?;
+        let that_matter = config(
+            name,
+            without(&recorded, RUN_MAY_CHANGE.unseen),
+            without(&settings, stage.may_change().unseen),
+        )?;
         Ok(Self {
-            config: format!("# settings and inputs: {fingerprint}\n\n{settings}"),
+            stage,
             located: configured,
-            fingerprint,
+            run: recorded,
+            settings,
+            inputs: Inputs::new(&contents),
+            fingerprint: fingerprint(&that_matter, &contents),
             seed: run.seed,
             recompute: run.recompute,
         })
     }
 
     /// What `out` holds of this stage.
-    pub(crate) fn standing(&self, out: &Path) -> Standing {
-        let before = rlhf_train::finished(out);
-        if before.as_deref() == Some(self.fingerprint.as_str()) {
-            return Standing::Finished;
+    pub(crate) fn standing(&self, out: &Path) -> anyhow::Result<Standing> {
+        if rlhf_train::finished(out).as_deref() == Some(self.fingerprint.as_str()) {
+            return Ok(Standing::Finished);
         }
-        // The first line of config.toml carries the fingerprint of an unfinished run.
-        match fs_err::read_to_string(out.join("config.toml")) {
-            Ok(begun) if begun == self.config && before.is_none() => Standing::Interrupted,
-            Ok(begun) if !begun.is_empty() => Standing::Changed,
-            _ => Standing::New,
-        }
+        let Some(record) = Record::read(out, self.stage)? else {
+            return Ok(Standing::New);
+        };
+        let Differences { mut refused, seen } =
+            differences(self.stage, &record, &self.run, &self.settings);
+        refused.extend(self.inputs.changes_since(&record.inputs));
+        Ok(match (refused.is_empty(), seen.is_empty()) {
+            (true, true) => Standing::Interrupted,
+            (true, false) => Standing::Adjusted(seen),
+            (false, _) => Standing::Changed(refused),
+        })
     }
 
     /// Runs the stage in `out`.
@@ -90,9 +104,12 @@ impl Job {
             RunDir::refuse_existing(out)?;
         }
         let session = machine.session(self.seed, self.recompute);
-        let missing = missing(out);
         let mut prepared = self.located.prepare(&session).map_err(blame_input)?;
         let plan = prepared.plan(&session)?;
+        disk::require(out, &plan.disk, existing)?;
+        if existing == OnExisting::Resume {
+            self.leaves_something_to_do(out, plan.steps)?;
+        }
         let dir = RunDir::open(out, existing)?;
         session.progress.say(&plan.to_string());
         let error = match self.carry_out(prepared.as_mut(), &session, &dir) {
@@ -103,15 +120,6 @@ impl Job {
             .join("metrics.jsonl")
             .metadata()
             .is_ok_and(|file| file.len() > 0);
-        drop(dir);
-        if !begun && !missing.is_empty() {
-            // The first error is the one to report.
-            let _ = fs_err::remove_dir_all(out);
-            // The folders above it were made for this run too; they are removed if they are empty.
-            for parent in &missing[1..] {
-                let _ = fs_err::remove_dir(parent);
-            }
-        }
         let error = if begun { error } else { blame_input(error) };
         Err(if is_of_the_disk(&error, begun) {
             DiskError { error }.into()
@@ -120,23 +128,85 @@ impl Job {
         })
     }
 
+    /// Errors if the run in `out` has made all of `steps` and more.
+    fn leaves_something_to_do(&self, out: &Path, steps: u64) -> anyhow::Result<()> {
+        match rlhf_train::newest_checkpoint(out) {
+            Some(made) if made >= steps => Err(usage!(
+                "{}: {made} steps are made already, and with these settings the run has {steps}: give it more with {}.steps, or start anew \
+                 with --overwrite",
+                out.display(),
+                self.stage.name()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn carry_out(
         &self,
         prepared: &mut dyn Prepared,
         session: &Session,
         dir: &RunDir,
     ) -> anyhow::Result<Summary> {
-        dir.write_config(&self.config)?;
+        let config = config(self.stage.name(), self.run.clone(), self.settings.clone())?;
+        let config =
+            format!("# What this run was made with; its inputs are in inputs.json.\n\n{config}");
+        let inputs = serde_json::to_string_pretty(&self.inputs)? + "\n";
+        dir.write_record(&config, &inputs)?;
         let summary = prepared.run(session, dir)?;
         dir.mark_finished(&self.fingerprint)?;
         Ok(summary)
     }
 }
 
+/// `[run]` as a run records it: neither where the run is kept nor how many threads compute it belongs to it.
+pub(crate) fn recorded(run: &RunSettings) -> Table {
+    let fixed = RunSettings {
+        out: None,
+        threads: 0,
+        ..run.clone()
+    };
+    fixed.to_table()
+}
+
+/// How settings differ from those that a run began with, in words.
+pub(crate) struct Differences {
+    /// Those that no resumed run may make.
+    pub(crate) refused: Vec<String>,
+    /// Those that it may make and that show in what the run makes.
+    pub(crate) seen: Vec<String>,
+}
+
+/// Compares `[run]` and the section of `stage` with the record of a run.
+pub(crate) fn differences(
+    stage: &dyn AnyStage,
+    record: &Record,
+    run: &Table,
+    settings: &Table,
+) -> Differences {
+    let run = compare(RUN, &RUN_MAY_CHANGE, &record.run, run);
+    let own = compare(stage.name(), &stage.may_change(), &record.stage, settings);
+    Differences {
+        refused: [run.refused, own.refused].concat(),
+        seen: [run.seen, own.seen].concat(),
+    }
+}
+
+fn config(stage: &str, run: Table, settings: Table) -> anyhow::Result<String> {
+    let sections = [(RUN, run), (stage, settings)];
+    let sections = sections.map(|(name, table)| (name.to_owned(), Value::Table(table)));
+    toml::to_string(&Table::from_iter(sections)).context("writing the configuration")
+}
+
+fn without(settings: &Table, left_out: &[&str]) -> Table {
+    let mut kept = settings.clone();
+    kept.retain(|key, _| !left_out.contains(&key));
+    kept
+}
+
 /// A run that stopped because the disk is full or read-only.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{error:#}. Free some space or make the folder writable, then run the command again with --resume (`rlhf run` without): it goes on from the \
+    "{error:#}. Free some space or make the folder writable, then run the command again with --resume: it goes on from the \
      last checkpoint, or where there is none from the start"
 )]
 struct DiskError {
@@ -166,7 +236,7 @@ fn is_of_the_disk(error: &anyhow::Error, begun: bool) -> bool {
 }
 
 /// What a run directory holds of a stage that is about to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Standing {
     /// Nothing.
     New,
@@ -174,16 +244,10 @@ pub(crate) enum Standing {
     Finished,
     /// The beginning of this very run.
     Interrupted,
-    /// A run with other settings or inputs.
-    Changed,
-}
-
-/// The folders that creating `path` will make, `path` itself first.
-fn missing(path: &Path) -> Vec<PathBuf> {
-    path.ancestors()
-        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
-        .map(Path::to_owned)
-        .collect()
+    /// A run that differs only in what a resumed run may change, such as its length: the differences in words.
+    Adjusted(Vec<String>),
+    /// A run with other settings or inputs: which, in words.
+    Changed(Vec<String>),
 }
 
 /// Marks an error before the first step as bad input, unless it is an I/O error or an interruption.

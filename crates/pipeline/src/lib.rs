@@ -6,7 +6,7 @@
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
 //! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
 //! 4. `stages`: the list of stages, from which the former three follow;
-//! 5. `locate`, `job`: from a stage's settings to its finished run directory;
+//! 5. `locate`, `job`, `record`: from a stage's settings to its finished run directory, and what a directory says of its run;
 //! 6. `wiring`: what the file of a pipeline says.
 //! 7. `commands`: one file a command.
 //! 8. `exit`: what the exit code says.
@@ -16,6 +16,7 @@
 mod bundled;
 mod cli;
 mod commands;
+mod disk;
 mod evaluation;
 mod exit;
 mod fingerprint;
@@ -26,6 +27,7 @@ mod machine;
 mod manual;
 mod models;
 mod output;
+mod record;
 #[cfg(test)]
 mod remedies;
 mod settings;
@@ -55,13 +57,14 @@ pub fn main() -> ExitCode {
         }
     };
     let level = if typed.quiet() {
-        tracing::Level::ERROR
+        tracing::Level::WARN
     } else {
         tracing::Level::INFO
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .with_ansi(output::coloured(&std::io::stderr()))
         .with_target(false)
         .without_time()
         // What cannot be written to stderr is not worth a panic there.

@@ -1,21 +1,22 @@
 //! Real folders and files in place of the names in a stage's settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rlhf_rollout::RewardSource;
 use rlhf_train::Source;
 
 use crate::bundled;
 use crate::exit::usage;
+use crate::fingerprint::Input;
 use crate::models;
 use crate::stages::Configured;
 
 /// Puts real files and folders in the place of names (a run, a hub id, nothing at all), and lists everything the stage will
-/// read. What was filled in is said in `notes`.
+/// read, by the names that the settings give. What was filled in is said in `notes`.
 pub(crate) fn locate(
     configured: &mut dyn Configured,
     notes: &mut Vec<String>,
-) -> anyhow::Result<Vec<PathBuf>> {
+) -> anyhow::Result<Vec<Input>> {
     configured.validate().map_err(|error| usage!("{error:#}"))?;
     let mut inputs = Vec::new();
     for source in configured.sources()? {
@@ -27,8 +28,8 @@ pub(crate) fn locate(
                     );
                 }
                 let folder = model_folder(name, made_by)?;
+                inputs.push(input(name, &folder));
                 *name = folder.display().to_string();
-                inputs.push(folder);
             }
             Source::Data {
                 files,
@@ -39,7 +40,9 @@ pub(crate) fn locate(
                     .iter_mut()
                     .chain(held_out.iter_mut().flat_map(|f| f.iter_mut()))
                 {
-                    *file = models::file(file)?;
+                    let found = models::file(file)?;
+                    inputs.push(input(&file.display().to_string(), &found));
+                    *file = found;
                 }
                 if files.is_empty() {
                     let split = bundled::split(bundled);
@@ -47,20 +50,43 @@ pub(crate) fn locate(
                         "no data given: using the bundled Tiny World {}",
                         split.what
                     ));
-                    files.push(bundled::path(split.train)?);
+                    let mut fill = |name: &str, files: &mut Vec<PathBuf>| -> anyhow::Result<()> {
+                        let file = bundled::path(name)?;
+                        inputs.push(Input {
+                            name: format!("the bundled {name}"),
+                            path: file.clone(),
+                        });
+                        files.push(file);
+                        Ok(())
+                    };
+                    fill(split.train, files)?;
                     if let (Some(name), Some(held_out)) = (split.held_out, &mut held_out)
                         && held_out.is_empty()
                     {
-                        held_out.push(bundled::path(name)?);
+                        fill(name, held_out)?;
                     }
                 }
-                inputs.extend(files.iter().cloned());
-                inputs.extend(held_out.into_iter().flatten().map(|file| file.clone()));
             }
-            Source::Files(files) => inputs.extend(files),
+            Source::Files(files) => {
+                let names = files.iter().map(|file| file.display().to_string());
+                inputs.extend(names.zip(&files).map(|(name, file)| input(&name, file)));
+            }
         }
     }
     Ok(inputs)
+}
+
+/// What messages call the file or folder that `name` stands for: by its own path where that tells where it is, else as it was named.
+fn input(name: &str, found: &Path) -> Input {
+    let name = match name {
+        "" | bundled::NAME => "the bundled model".to_owned(),
+        name if Path::new(name).exists() => found.display().to_string(),
+        name => name.to_owned(),
+    };
+    Input {
+        name,
+        path: found.to_owned(),
+    }
 }
 
 /// The folder of a model by name; no name at all means the bundled one. `maker` is the command that makes such models.

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use candle_core::{DType, Device};
 use rlhf_base::tell;
-use rlhf_train::{Interrupt, ProgressStyle, Session};
+use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
 
 use crate::exit::{Stopped, usage};
 use crate::settings::RunSettings;
@@ -14,6 +14,7 @@ pub(crate) struct Machine {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
     pub(crate) progress: ProgressStyle,
+    pub(crate) saving: Saving,
     pub(crate) interrupt: Interrupt,
 }
 
@@ -44,6 +45,7 @@ impl Machine {
             device,
             dtype,
             progress,
+            saving: run.saving(),
             interrupt: Interrupt::new(),
         })
     }
@@ -56,6 +58,7 @@ impl Machine {
             recompute,
             seed,
             progress: self.progress,
+            saving: self.saving,
             interrupt: self.interrupt.clone(),
         }
     }

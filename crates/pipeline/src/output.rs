@@ -1,6 +1,6 @@
 //! stdout: results and nothing else, and no result that is not wholly written.
 
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal, Write as _};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -73,9 +73,14 @@ fn null(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether to colour stdout: it is a terminal, and NO_COLOR is not set.
+/// Whether to colour stdout.
 pub(crate) fn colours() -> bool {
-    std::io::stdout().is_terminal()
+    coloured(&std::io::stdout())
+}
+
+/// Whether to colour what is written to `stream`: it is a terminal, and NO_COLOR is not set.
+pub(crate) fn coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
 }

@@ -24,9 +24,21 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/commands/report", &["report"]),
     ("pipeline/src/commands/run", &["run"]),
     ("pipeline/src/commands/score", &["score"]),
+    ("pipeline/src/disk.rs", &["*", "run", "doctor"]),
     ("pipeline/src/job.rs", &["*", "run"]),
+    ("pipeline/src/record.rs", &["*", "run"]),
     ("pipeline/src/settings.rs", &["*", "run", "doctor", "eval"]),
     ("pipeline/src/wiring.rs", &["run", "doctor"]),
+    // What `run` and `doctor` print of these names a flag that is a setting there.
+    (
+        "dataset/src/shapes/argilla.rs",
+        &["reward", "data", "eval", "score"],
+    ),
+    (
+        "dataset/src/shapes/rating.rs",
+        &["reward", "data", "eval", "score"],
+    ),
+    ("dataset/", &["*", "data", "eval", "score", "generate"]),
     ("ppo/src/guards.rs", &["ppo", "run"]),
     ("ppo/", &["ppo", "run", "doctor"]),
     ("reward/", &["reward", "run", "doctor", "eval"]),

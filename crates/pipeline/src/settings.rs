@@ -4,9 +4,10 @@
 //! the file or flag it came from.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rlhf_dataset::FieldMap;
-use rlhf_train::{BadSetting, Setting, Settings, settings};
+use rlhf_train::{BadSetting, MayChange, Saving, Setting, Settings, settings};
 use toml::{Table, Value};
 
 use crate::exit::usage;
@@ -40,6 +41,28 @@ settings! {
         /// more work for a fraction of the memory. The gradients are the same; unless `micro_batch_tokens` is set, more tokens go into a
         /// pass.
         pub(crate) recompute: bool = false,
+        /// Longest time in minutes without a checkpoint, to within a step, whatever `save_every` says; 0 leaves time out of it. The result
+        /// does not depend on it.
+        pub(crate) save_minutes: f64 = 10.0 => 0.0..=1e6,
+        /// How many of the newest checkpoints are kept; at least 1. While one is saved there is one more.
+        pub(crate) keep_checkpoints: usize = 2 => 1..=1_000_000_000_000,
+    }
+}
+
+/// What a resumed run may change of [`RunSettings`].
+pub(crate) const RUN_MAY_CHANGE: MayChange = MayChange {
+    unseen: &["out", "threads", "save_minutes", "keep_checkpoints"],
+    seen: &["device", "recompute"],
+};
+
+impl RunSettings {
+    /// How runs save.
+    pub(crate) fn saving(&self) -> Saving {
+        Saving {
+            keep: self.keep_checkpoints,
+            every: (self.save_minutes > 0.0)
+                .then(|| Duration::from_secs_f64(60.0 * self.save_minutes)),
+        }
     }
 }
 
@@ -117,21 +140,36 @@ impl Layers {
     pub(crate) fn read(config: Option<&Path>, set: &[String]) -> anyhow::Result<Self> {
         let mut layers = Self::default();
         let local = Path::new(LOCAL_FILE);
-        for path in local.is_file().then_some(local).into_iter().chain(config) {
-            let text = fs_err::read_to_string(path).map_err(|error| usage!("{error}"))?;
-            let table: Table = text
-                .parse()
-                .map_err(|error| usage!("{}: {error}", path.display()))?;
-            layers.named = table.keys().cloned().collect();
-            layers.add(&path.display().to_string(), table)?;
+        if local.is_file() {
+            layers.add_file(local)?;
         }
-        if config.is_none() {
-            layers.named.clear();
-        }
-        for assignment in set {
-            layers.set(assignment)?;
-        }
+        layers.add_given(config, set)?;
         Ok(layers)
+    }
+
+    /// What is given beside a command alone: `config` if given, then the assignments of `--set`.
+    pub(crate) fn given(config: Option<&Path>, set: &[String]) -> anyhow::Result<Self> {
+        let mut layers = Self::default();
+        layers.add_given(config, set)?;
+        Ok(layers)
+    }
+
+    fn add_given(&mut self, config: Option<&Path>, set: &[String]) -> anyhow::Result<()> {
+        if let Some(path) = config {
+            self.named = self.add_file(path)?;
+        }
+        set.iter().try_for_each(|assignment| self.set(assignment))
+    }
+
+    /// Gives the names of its sections.
+    fn add_file(&mut self, path: &Path) -> anyhow::Result<Vec<String>> {
+        let text = fs_err::read_to_string(path).map_err(|error| usage!("{error}"))?;
+        let table: Table = text
+            .parse()
+            .map_err(|error| usage!("{}: {error}", path.display()))?;
+        let named = table.keys().cloned().collect();
+        self.add(&path.display().to_string(), table)?;
+        Ok(named)
     }
 
     /// Lays `table` over what is there. `origin` is the file or flag that errors name.
@@ -222,7 +260,7 @@ impl Layers {
     }
 
     /// What the layers say of a section; the map of all sections is that of each that has none of its own.
-    fn table(&self, section: &str) -> Table {
+    pub(crate) fn table(&self, section: &str) -> Table {
         let mut table = match self.merged.get(section) {
             Some(Value::Table(table)) => table.clone(),
             _ => Table::new(),

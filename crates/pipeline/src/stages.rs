@@ -4,7 +4,9 @@
 use std::marker::PhantomData;
 
 use rlhf_base::caption::Caption;
-use rlhf_train::{BadSetting, Makes, Prepared, Session, Setting, Settings as _, Source, Stage};
+use rlhf_train::{
+    BadSetting, Makes, MayChange, Prepared, Session, Setting, Settings as _, Source, Stage,
+};
 use toml::Table;
 
 /// Every stage, in the order of a pipeline.
@@ -30,6 +32,7 @@ pub(crate) trait AnyStage: Sync {
     fn short_help(&self) -> &'static [&'static str];
     fn makes(&self) -> Makes;
     fn captions(&self) -> &'static [Caption];
+    fn may_change(&self) -> MayChange;
     /// Its settings with their defaults.
     fn settings(&self) -> Vec<Setting>;
     /// The stage with the settings of `table`.
@@ -87,6 +90,10 @@ impl<S: Stage + 'static> AnyStage for Of<S> {
         S::CAPTIONS
     }
 
+    fn may_change(&self) -> MayChange {
+        S::MAY_CHANGE
+    }
+
     fn settings(&self) -> Vec<Setting> {
         S::Config::default().settings()
     }
@@ -121,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_is_documented_once_and_short_help_names_settings() {
+    fn every_setting_is_documented_once_and_lists_of_settings_name_settings() {
         for stage in STAGES {
             let settings = stage.settings();
             for (i, setting) in settings.iter().enumerate() {
@@ -132,9 +139,10 @@ mod tests {
                     "{stage}.{name} stands twice"
                 );
             }
-            for name in stage.short_help() {
+            let may = stage.may_change();
+            for name in [stage.short_help(), may.unseen, may.seen].concat() {
                 assert!(
-                    settings.iter().any(|setting| setting.name == *name),
+                    settings.iter().any(|setting| setting.name == name),
                     "{}: no setting {name}",
                     stage.name()
                 );

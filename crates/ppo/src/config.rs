@@ -50,7 +50,7 @@ rlhf_train::settings! {
         /// Held-out prompts used in an evaluation, at most.
         pub eval_limit: usize = 256 => 1..=1_000_000_000,
         /// PPO steps: each is one rollout and its updates.
-        pub steps: u64 = 1000 => 1..=1_000_000_000,
+        pub steps: u64 = 1000 => 1..=1_000_000_000_000,
         /// Episodes (responses) per step.
         pub batch: usize = 64 => 1..=1_000_000,
         /// Responses sampled per prompt; `batch` must be a multiple of it.
@@ -132,7 +132,7 @@ rlhf_train::settings! {
         pub uncalibrated: bool = false,
         /// Evaluate on held-out prompts every this many steps, and at the end; 0 only at the end, with `max_kl` ten times.
         pub eval_every: u64 = 0 => 0..=1_000_000_000,
-        /// Save a checkpoint every this many steps; 0 only when interrupted.
+        /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
         pub save_every: u64 = 50 => 0..=1_000_000_000,
         /// Episodes written to `samples.jsonl` per step.
         pub log_samples: usize = 4 => 0..=1_000_000,

@@ -64,8 +64,8 @@ impl PolicyOptimization {
         ensure!(
             self.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW,
             "PPO step {}: {MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, so training has diverged. Their episodes are in {}; \
-             the last checkpoint is from before and sound. Mend the reward and continue with --resume (`rlhf run` continues by itself), or start anew (--overwrite) with a \
-             lower ppo.lr",
+             the last checkpoint is from before and sound: --resume goes on from there as the run began. Where its settings are at fault, \
+             start anew (--overwrite) with a lower ppo.lr or another reward",
             step + 1,
             folder.display()
         );
@@ -166,6 +166,7 @@ pub(crate) fn blame_training(done: u64, error: anyhow::Error) -> anyhow::Error {
 fn has_diverged(done: u64, found: &str) -> anyhow::Error {
     anyhow!(
         "after PPO step {done} the policy's logits are not finite ({found}): training has diverged. The last checkpoint is from before \
-         and sound. Start anew (--overwrite) with a lower ppo.lr or a higher ppo.kl_coef, or look at the reward"
+         and sound: --resume goes on from there as the run began. Where its settings are at fault, start anew (--overwrite) with a lower \
+         ppo.lr, a higher ppo.kl_coef or another reward"
     )
 }

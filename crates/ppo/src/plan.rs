@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use rlhf_lm::Params;
-use rlhf_train::{MemoryItem, Plan, Session};
+use rlhf_train::{DiskUse, MemoryItem, Plan, Session};
 
 use crate::policy_optimization::PolicyOptimization;
 
@@ -54,6 +54,11 @@ impl PolicyOptimization {
                 self.prompts.len()
             ));
         }
+        // Under a KL budget a checkpoint also holds the best policy so far.
+        let best = match config.max_kl {
+            Some(_) => 4 * policy.num_trainable() as u64,
+            None => 0,
+        };
         Ok(Plan {
             stage: "ppo".into(),
             model: format!("{} {described}", self.language_model.config.model_type()),
@@ -78,6 +83,18 @@ impl PolicyOptimization {
             at_most: true,
             notes,
             memory,
+            disk: DiskUse {
+                checkpoints: DiskUse::checkpoints_at_once(
+                    config
+                        .steps
+                        .saturating_sub(1)
+                        .checked_div(config.save_every)
+                        .unwrap_or(0),
+                    session.saving.keep,
+                ),
+                checkpoint: DiskUse::CHECKPOINT * trained as u64 + best,
+                model: DiskUse::MODEL * policy.num_parameters() as u64,
+            },
             device: session.describe_device(),
             example: vec![
                 (tokenizer.decode_with_special(&self.prompts[0].ids)?, false),

@@ -34,6 +34,7 @@ impl PolicyOptimization {
         self.skipped = Some(dir.skipped_dir());
         let mut done = self.resume(dir)?;
         let mut metrics = dir.metrics()?;
+        let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
         let mut stopped_by_kl = false;
         let mut collapse = CollapseMonitor::default();
@@ -79,9 +80,11 @@ impl PolicyOptimization {
                 metrics.log(done, &evaluation.metrics())?;
             }
             let stop = session.interrupt.requested();
-            if stop || config.save_every > 0 && done.is_multiple_of(config.save_every) {
+            let due = config.save_every > 0 && done.is_multiple_of(config.save_every);
+            if stop || due || save_clock.due() {
                 self.check_before_checkpoint(done, &trajectory)?;
-                dir.checkpoint_save(&self.checkpoint(done)?, 2)?;
+                dir.checkpoint_save(&self.checkpoint(done)?, session.saving.keep)?;
+                save_clock.saved();
             }
             if stop {
                 return Err(Interrupted { step: done }.into());

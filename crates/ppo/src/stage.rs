@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use rlhf_base::caption::Caption;
 use rlhf_rollout::{Episode, RewardSource};
 use rlhf_train::{
-    Bundled, Finding, Makes, Plan, Prepared, RunDir, Session, Source, Stage, Summary,
+    Bundled, Finding, Makes, MayChange, Plan, Prepared, RunDir, Session, Source, Stage, Summary,
 };
 
 use crate::captions::CAPTIONS;
@@ -51,6 +51,10 @@ impl Stage for Ppo {
         "map",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = MayChange {
+        unseen: &["save_every", "reward_timeout"],
+        seen: &["steps", "micro_batch_tokens", "rollout_rows", "log_samples"],
+    };
     const MAKES: Makes = Makes::Policy;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

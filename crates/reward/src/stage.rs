@@ -8,8 +8,8 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Feedback, Reading};
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
 use rlhf_train::{
-    Bundled, Makes, Prepared, Session, Source, Stage, read_and_tell, row_limit, statistics,
-    tell_skipped,
+    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, read_and_tell,
+    row_limit, statistics, tell_skipped,
 };
 
 use crate::captions::CAPTIONS;
@@ -50,6 +50,7 @@ impl Stage for Reward {
         "rating_field",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::RewardModel;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

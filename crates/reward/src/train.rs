@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
 use rlhf_train::{
-    Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
-    Session, Summary, check_finite, check_update,
+    Checkpoint, DiskUse, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress,
+    RunDir, Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
@@ -88,6 +88,14 @@ impl Prepared for RewardModelling {
             at_most: false,
             notes: self.config.training.notes("reward", &self.extent),
             memory,
+            disk: DiskUse {
+                checkpoints: DiskUse::checkpoints_at_once(
+                    self.config.training.saves(self.extent.steps),
+                    session.saving.keep,
+                ),
+                checkpoint: DiskUse::CHECKPOINT * parameters,
+                model: DiskUse::MODEL * parameters,
+            },
             device: session.describe_device(),
             example: vec![
                 (text(&[&example.prompt, response].concat())?, false),
@@ -136,6 +144,7 @@ impl Prepared for RewardModelling {
             tracing::info!("resuming after step {first}");
         }
         let mut metrics = dir.metrics()?;
+        let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "reward", steps, "step");
         let mut last_loss = f64::NAN;
 
@@ -203,12 +212,15 @@ impl Prepared for RewardModelling {
             progress.tick(done, &[("loss", last_loss)], tokens as u64);
 
             let stop = session.interrupt.requested() && done < steps;
-            let save = stop || training.saves_after(done, steps);
+            let save =
+                stop || training.saves_after(done, steps) || done < steps && save_clock.due();
             if save || done == steps {
                 check_update(done, params, &loss_of(&batch[..1], 1.0)?)?;
             }
             if save {
-                dir.checkpoint_save(&Checkpoint::of(done, params, &optimizer)?, 2)?;
+                let checkpoint = Checkpoint::of(done, params, &optimizer)?;
+                dir.checkpoint_save(&checkpoint, session.saving.keep)?;
+                save_clock.saved();
             }
             if stop {
                 return Err(Interrupted { step: done }.into());

@@ -8,8 +8,8 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Loaded, TextRow, hold_out};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{
-    Bundled, Makes, Prepared, ScheduleKind, Session, Source, Stage, Training, read_and_tell,
-    tell_skipped,
+    Bundled, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage, Training,
+    read_and_tell, tell_skipped,
 };
 use serde_json::json;
 
@@ -110,6 +110,7 @@ impl Stage for Pretrain {
         "map",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Base;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

@@ -8,7 +8,8 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{
-    Bundled, Makes, Prepared, Session, Source, Stage, read_and_tell, row_limit, tell_skipped,
+    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, read_and_tell,
+    row_limit, tell_skipped,
 };
 
 use crate::captions::CAPTIONS;
@@ -47,6 +48,7 @@ impl Stage for Sft {
         "liked_only",
         "skip_bad",
     ];
+    const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
 

@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype, Tokenizer};
 use rlhf_train::{
-    Checkpoint, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress, RunDir,
-    Session, Summary, Training, check_finite, check_update,
+    Checkpoint, DiskUse, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress,
+    RunDir, Session, Summary, Training, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
@@ -77,6 +77,14 @@ impl Prepared for LanguageModelling {
             at_most: false,
             notes: self.training.notes(self.stage, &self.extent),
             memory,
+            disk: DiskUse {
+                checkpoints: DiskUse::checkpoints_at_once(
+                    self.training.saves(self.extent.steps),
+                    session.saving.keep,
+                ),
+                checkpoint: DiskUse::CHECKPOINT * parameters,
+                model: DiskUse::MODEL * parameters,
+            },
             device: session.describe_device(),
             example: marked(&self.model.tokenizer, &rows[0])?,
         })
@@ -121,6 +129,7 @@ impl Prepared for LanguageModelling {
             tracing::info!("resuming after step {first}");
         }
         let mut metrics = dir.metrics()?;
+        let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, self.stage, steps, "step");
         let mut outcome = Outcome {
             steps,
@@ -188,14 +197,17 @@ impl Prepared for LanguageModelling {
             progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
 
             let stop = session.interrupt.requested() && done < steps;
-            let save = stop || training.saves_after(done, steps);
+            let save =
+                stop || training.saves_after(done, steps) || done < steps && save_clock.due();
             if save || done == steps {
                 let packed = ExampleBatch::pack(&batch[..1], &session.device)?;
                 let loss = packed.loss(&model, batch[0].num_targets())?;
                 check_update(done, params, &loss)?;
             }
             if save {
-                dir.checkpoint_save(&Checkpoint::of(done, params, &optimizer)?, 2)?;
+                let checkpoint = Checkpoint::of(done, params, &optimizer)?;
+                dir.checkpoint_save(&checkpoint, session.saving.keep)?;
+                save_clock.saved();
             }
             if stop {
                 return Err(Interrupted { step: done }.into());

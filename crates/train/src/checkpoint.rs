@@ -1,8 +1,6 @@
 //! Checkpoints: what a run needs to resume to the same bytes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::iter::successors;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -10,21 +8,20 @@ use rlhf_lm::Params;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::metrics::{METRICS, TIMINGS};
-use crate::run_dir::{CHECKPOINTS, OnExisting, SAMPLES};
+use crate::checksum::{sha256_of, sha256_of_file};
+use crate::growing::{self, Lengths};
+use crate::run_dir::{CHECKPOINTS, OnExisting};
 use crate::{AdamW, Error, Result, RunDir, durable};
 
 const TENSORS: &str = "tensors.safetensors";
 const STATE: &str = "state.json";
+const SUMS: &str = "SHA256SUMS";
 const PREFIX: &str = "step-";
-
-/// Files that grow line by line; a checkpoint records their lengths, and a resumed run truncates them to these.
-const GROWING: [&str; 2] = [METRICS, SAMPLES];
 
 /// Everything a run needs to go on as if it had never stopped.
 ///
-/// On disk: `checkpoints/step-000123/tensors.safetensors` and `state.json`, the folder written aside, synced and renamed.
-/// The same content gives the same bytes.
+/// On disk: `checkpoints/step-000123/tensors.safetensors`, `state.json`, and the checksums of both in `SHA256SUMS`, which
+/// `sha256sum --check` reads too; the folder written aside, synced and renamed. The same content gives the same bytes.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Optimizer (or PPO) steps completed.
@@ -79,20 +76,26 @@ impl Checkpoint {
 struct Saved {
     step: u64,
     /// Bytes of each growing file when the checkpoint was taken.
-    lengths: BTreeMap<String, u64>,
+    lengths: Lengths,
     state: Value,
 }
 
+/// A checkpoint as it was read, with the lengths that the growing files had.
+pub(crate) type Found = (Checkpoint, Lengths);
+
 impl RunDir {
-    /// The checkpoint to go on from: the latest, if the directory was opened to resume and has one.
+    /// The checkpoint to go on from: the latest, if the directory was opened to resume and has one. Cuts metrics and samples back to
+    /// the lines it knew.
     pub fn resume(&self) -> Result<Option<Checkpoint>> {
-        match self.opened {
-            OnExisting::Resume => self.checkpoint_latest(),
-            OnExisting::Refuse | OnExisting::Overwrite => Ok(None),
+        match (self.opened, self.found.take()) {
+            (OnExisting::Resume, Some(found)) => self.go_back_to(Some(found)),
+            (OnExisting::Resume, None) => self.checkpoint_latest(),
+            (OnExisting::Refuse | OnExisting::Overwrite, _) => Ok(None),
         }
     }
 
-    /// Saves a checkpoint and removes all but the newest `keep` (at least one). If it cannot be written, those before it stay.
+    /// Saves a checkpoint and removes all but the newest `keep` (at least one), and any of a later step, which this run has gone back
+    /// behind. If it cannot be written, those before it stay.
     pub fn checkpoint_save(&self, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
         self.try_checkpoint_save(checkpoint)
             .map_err(|cause| Error::CheckpointNotSaved {
@@ -105,71 +108,72 @@ impl RunDir {
                 },
             })?;
         let steps = self.checkpoints()?;
-        for &step in steps.iter().rev().skip(keep.max(1)) {
-            durable::remove(&self.checkpoint_path(step))?;
+        let (before, after): (Vec<u64>, Vec<u64>) =
+            steps.into_iter().partition(|&step| step <= checkpoint.step);
+        let old = before.iter().rev().skip(keep.max(1));
+        for &step in old.chain(&after) {
+            durable::discard(&self.checkpoint_path(step))?;
         }
         Ok(())
     }
 
     fn try_checkpoint_save(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let mut lengths = BTreeMap::new();
-        for name in GROWING {
-            lengths.insert(name.to_owned(), synced_length(&self.path().join(name))?);
-        }
         let saved = Saved {
             step: checkpoint.step,
-            lengths,
+            lengths: growing::synced_lengths(self.path())?,
             state: checkpoint.state.clone(),
         };
         durable::replace_dir(&self.checkpoint_path(checkpoint.step), |dir| {
-            write_tensors(&dir.join(TENSORS), &checkpoint.tensors)?;
+            rlhf_lm::save_tensors(&dir.join(TENSORS), &checkpoint.tensors)?;
             let path = dir.join(STATE);
             let mut text = serde_json::to_string_pretty(&saved).map_err(|e| damaged(&path, e))?;
             text.push('\n');
-            Ok(fs_err::write(path, text)?)
+            fs_err::write(path, text)?;
+            let mut sums = String::new();
+            for name in [TENSORS, STATE] {
+                sums.push_str(&format!("{}  {name}\n", sha256_of_file(&dir.join(name))?));
+            }
+            Ok(fs_err::write(dir.join(SUMS), sums)?)
         })
     }
 
     /// Loads the newest whole checkpoint (onto the CPU) and cuts the metrics and samples back to the lines it knew.
     /// Half-written folders are ignored; a damaged one is reported and the one before it taken. With no checkpoint the files are emptied: the run starts anew.
     pub fn checkpoint_latest(&self) -> Result<Option<Checkpoint>> {
-        let mut first_failure = None;
-        for &step in self.checkpoints()?.iter().rev() {
-            let path = self.checkpoint_path(step);
-            match load(&path) {
-                Ok((checkpoint, lengths)) => {
-                    self.rewind(&lengths)?;
-                    return Ok(Some(checkpoint));
-                }
-                Err(e) => {
-                    tracing::warn!("{e}: trying the checkpoint before it");
-                    first_failure.get_or_insert(e);
-                }
-            }
-        }
-        if let Some(failure) = first_failure {
-            return Err(failure);
-        }
-        self.rewind(&BTreeMap::new())?;
-        Ok(None)
+        let found = self.find_checkpoint()?;
+        self.go_back_to(found)
     }
 
-    /// Truncates the growing files to `lengths`, and the timings, whose bytes differ between runs, to as many lines as the metrics have.
-    fn rewind(&self, lengths: &BTreeMap<String, u64>) -> Result<()> {
-        for name in GROWING {
-            truncate(
-                &self.path().join(name),
-                lengths.get(name).copied().unwrap_or(0),
-            )?;
+    /// The newest checkpoint that is whole; nothing is changed yet. Those that are damaged are reported.
+    ///
+    /// # Errors
+    /// If there are checkpoints and none of them is whole.
+    pub(crate) fn find_checkpoint(&self) -> Result<Option<Found>> {
+        let mut damages = Vec::new();
+        for &step in self.checkpoints()?.iter().rev() {
+            match load(&self.checkpoint_path(step)) {
+                Ok(found) => {
+                    for damage in &damages {
+                        tracing::warn!("{damage}; taking the checkpoint of step {step} instead");
+                    }
+                    return Ok(Some(found));
+                }
+                Err(e) => damages.push(e.to_string()),
+            }
         }
-        let (metrics, timings) = (self.path().join(METRICS), self.path().join(TIMINGS));
-        if metrics.exists() && timings.exists() {
-            let ends = ends_of_lines(&timings)?;
-            let lines = ends_of_lines(&metrics)?.len().min(ends.len());
-            let kept = lines.checked_sub(1).map_or(0, |last| ends[last]);
-            truncate(&timings, kept)?;
+        if damages.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        Err(Error::NoWholeCheckpoint {
+            run: self.path().to_owned(),
+            damages: damages.join("; "),
+        })
+    }
+
+    fn go_back_to(&self, found: Option<Found>) -> Result<Option<Checkpoint>> {
+        let (checkpoint, lengths) = found.unzip();
+        growing::rewind(self.path(), &lengths.unwrap_or_default())?;
+        Ok(checkpoint)
     }
 
     fn checkpoint_path(&self, step: u64) -> PathBuf {
@@ -190,63 +194,61 @@ impl RunDir {
             let Some(rest) = name.to_str().and_then(|n| n.strip_prefix(PREFIX)) else {
                 continue;
             };
-            let digits = rest.trim_end_matches(".aside").trim_end_matches(".old");
-            if let Ok(step) = digits.parse::<u64>() {
+            if let Ok(step) = durable::destination(rest).parse::<u64>() {
                 durable::repair(&self.checkpoint_path(step))?;
                 steps.push(step);
             }
         }
         steps.sort_unstable();
         steps.dedup();
-        // A folder lacks a file only if its removal was interrupted.
-        let mut whole = Vec::new();
-        for step in steps {
-            let path = self.checkpoint_path(step);
-            if [TENSORS, STATE].iter().all(|file| path.join(file).exists()) {
-                whole.push(step);
-            } else {
-                durable::remove(&path)?;
-            }
-        }
-        Ok(whole)
+        steps.retain(|&step| self.checkpoint_path(step).exists());
+        Ok(steps)
     }
 }
 
-fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let tensors: HashMap<&str, Tensor> = tensors
-        .iter()
-        .map(|(k, t)| (k.as_str(), t.clone()))
-        .collect();
-    candle_core::safetensors::save(&tensors, path).map_err(|e| {
-        let mut causes = successors(Some(&e as &dyn std::error::Error), |cause| cause.source());
-        match causes.find_map(|cause| cause.downcast_ref::<io::Error>()) {
-            Some(io) => Error::Io(io::Error::new(
-                io.kind(),
-                format!("failed to write to file `{}`: {io}", path.display()),
-            )),
-            None => damaged(path, e),
-        }
-    })
+/// The step of the newest checkpoint of the run in `path`, whole or not. Takes no lock and changes nothing.
+pub fn newest_checkpoint(path: &Path) -> Option<u64> {
+    let entries = fs_err::read_dir(path.join(CHECKPOINTS)).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names
+        .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok())
+        .max()
 }
 
-fn load(dir: &Path) -> Result<(Checkpoint, BTreeMap<String, u64>)> {
-    let path = dir.join(STATE);
-    let saved: Saved =
-        serde_json::from_slice(&fs_err::read(&path)?).map_err(|e| damaged(&path, e))?;
-    let path = dir.join(TENSORS);
-    let tensors = candle_core::safetensors::load_buffer(&fs_err::read(&path)?, &Device::Cpu);
-    let tensors = tensors
+fn load(dir: &Path) -> Result<Found> {
+    let sums = fs_err::read_to_string(dir.join(SUMS))?;
+    let (path, bytes) = verified(dir, STATE, &sums)?;
+    let saved: Saved = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e))?;
+    let (path, bytes) = verified(dir, TENSORS, &sums)?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .map_err(|e| damaged(&path, e))?
         .into_iter()
         .collect();
-    Ok((
-        Checkpoint {
-            step: saved.step,
-            tensors,
-            state: saved.state,
-        },
-        saved.lengths,
-    ))
+    let checkpoint = Checkpoint {
+        step: saved.step,
+        tensors,
+        state: saved.state,
+    };
+    Ok((checkpoint, saved.lengths))
+}
+
+/// A file of the checkpoint in `dir` and its content, which must be what `sums` says.
+fn verified(dir: &Path, name: &str, sums: &str) -> Result<(PathBuf, Vec<u8>)> {
+    let mut lines = sums.lines().filter_map(|line| line.split_once("  "));
+    let Some((sum, _)) = lines.find(|(_, file)| *file == name) else {
+        let reason = format!("no checksum of {name} in it: the file is damaged or cut off");
+        return Err(damaged(&dir.join(SUMS), reason));
+    };
+    let path = dir.join(name);
+    let bytes = fs_err::read(&path)?;
+    if sha256_of(&bytes) != sum {
+        let reason = format!(
+            "its {} bytes do not have the checksum in {SUMS}: the file is damaged or cut off",
+            bytes.len()
+        );
+        return Err(damaged(&path, reason));
+    }
+    Ok((path, bytes))
 }
 
 fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
@@ -256,222 +258,5 @@ fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
     }
 }
 
-/// The length of a file whose content is on the disk; 0 if there is none.
-fn synced_length(path: &Path) -> Result<u64> {
-    if !path.exists() {
-        return Ok(0);
-    }
-    let file = fs_err::OpenOptions::new().append(true).open(path)?;
-    file.sync_all()?;
-    Ok(file.metadata()?.len())
-}
-
-fn truncate(path: &Path, length: u64) -> Result<()> {
-    if !path.exists() {
-        if length > 0 {
-            tracing::warn!("{}: the file is gone; it starts anew here", path.display());
-        }
-        return Ok(());
-    }
-    let file = fs_err::OpenOptions::new().write(true).open(path)?;
-    let found = file.metadata()?.len();
-    if found < length {
-        // Extending it would fill it with zero bytes.
-        tracing::warn!(
-            "{}: {found} bytes where the checkpoint knew {length}; earlier lines are missing",
-            path.display()
-        );
-    } else {
-        file.set_len(length)?;
-    }
-    Ok(())
-}
-
-/// The length of the file up to and including each of its lines.
-fn ends_of_lines(path: &Path) -> Result<Vec<u64>> {
-    let content = fs_err::read(path)?;
-    Ok((1..)
-        .zip(content)
-        .filter(|&(_, byte)| byte == b'\n')
-        .map(|(end, _)| end)
-        .collect())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::OnExisting;
-    use serde_json::{Map, json};
-
-    fn at_step(step: u64) -> Checkpoint {
-        let device = Device::Cpu;
-        Checkpoint {
-            step,
-            tensors: BTreeMap::from([
-                (
-                    "policy/w".into(),
-                    Tensor::new(&[[step as f32, -0.5], [1e-30, 3.0]], &device).unwrap(),
-                ),
-                ("policy/b".into(), Tensor::new(&[1u32, 2], &device).unwrap()),
-                (
-                    "adam/step".into(),
-                    Tensor::new(step as i64, &device).unwrap(),
-                ),
-            ]),
-            state: json!({"kl_coef": 0.1 + 0.2, "position": step * 8}),
-        }
-    }
-
-    fn names(dir: &RunDir) -> Vec<String> {
-        let entries = fs_err::read_dir(dir.path().join(CHECKPOINTS)).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn what_is_saved_is_loaded_and_only_the_newest_are_kept() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        assert!(dir.checkpoint_latest().unwrap().is_none());
-        for step in [1, 2, 999_999, 1_000_000] {
-            dir.checkpoint_save(&at_step(step), 2).unwrap();
-        }
-        assert_eq!(names(&dir), ["step-1000000", "step-999999"]);
-        let loaded = dir.checkpoint_latest().unwrap().unwrap();
-        assert_eq!(
-            (loaded.step, &loaded.state),
-            (1_000_000, &at_step(1_000_000).state)
-        );
-        let policy = loaded.group("policy");
-        assert_eq!(policy.keys().collect::<Vec<_>>(), ["b", "w"]);
-        assert_eq!(
-            policy["w"].to_vec2::<f32>().unwrap(),
-            [[1e6, -0.5], [1e-30, 3.0]]
-        );
-        assert_eq!(
-            loaded.tensors["adam/step"].to_scalar::<i64>().unwrap(),
-            1_000_000
-        );
-        let mut again = Checkpoint {
-            tensors: BTreeMap::new(),
-            ..loaded.clone()
-        };
-        again.insert_group("policy", policy);
-        assert_eq!(
-            again.tensors.keys().collect::<Vec<_>>(),
-            ["policy/b", "policy/w"]
-        );
-    }
-
-    #[test]
-    fn the_same_state_gives_the_same_bytes() {
-        let bytes = || {
-            let tmp = tempfile::tempdir().unwrap();
-            let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-            dir.checkpoint_save(&at_step(7), 1).unwrap();
-            let path = dir.checkpoint_path(7);
-            (
-                fs_err::read(path.join(TENSORS)).unwrap(),
-                fs_err::read(path.join(STATE)).unwrap(),
-            )
-        };
-        assert_eq!(bytes(), bytes());
-    }
-
-    #[test]
-    fn a_process_that_dies_while_saving_leaves_the_previous_checkpoint() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        dir.checkpoint_save(&at_step(1), 2).unwrap();
-        let half = dir.path().join("checkpoints/step-000002.aside");
-        fs_err::create_dir(&half).unwrap();
-        fs_err::write(half.join(TENSORS), [0u8; 100]).unwrap();
-        // What an interrupted removal leaves.
-        let pruned = dir.checkpoint_path(0);
-        fs_err::create_dir(&pruned).unwrap();
-        fs_err::write(pruned.join(TENSORS), [0u8; 100]).unwrap();
-        assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 1);
-        assert!(!half.exists() && !pruned.exists());
-        dir.checkpoint_save(&at_step(2), 2).unwrap();
-        assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 2);
-    }
-
-    #[test]
-    fn a_damaged_checkpoint_falls_back_to_the_one_before_and_alone_is_an_error_that_names_it() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        dir.checkpoint_save(&at_step(1), 2).unwrap();
-        dir.checkpoint_save(&at_step(2), 2).unwrap();
-        let tensors = dir.checkpoint_path(2).join(TENSORS);
-        let whole = fs_err::read(&tensors).unwrap();
-        fs_err::write(&tensors, &whole[..whole.len() - 3]).unwrap();
-        assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 1);
-        fs_err::remove_dir_all(dir.checkpoint_path(1)).unwrap();
-        let message = dir.checkpoint_latest().unwrap_err().to_string();
-        assert!(
-            message.contains("step-000002") && message.contains(TENSORS),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn resuming_cuts_metrics_and_samples_back_to_the_checkpoint() {
-        let tmp = tempfile::tempdir().unwrap();
-        let read = |name: &str| fs_err::read_to_string(tmp.path().join(name)).unwrap();
-        let entry = |loss: f64| Map::from_iter([("loss".to_owned(), json!(loss))]);
-        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        let mut metrics = dir.metrics().unwrap();
-        metrics.log(1, &entry(0.5)).unwrap();
-        dir.append_sample(&json!({"response": "one"})).unwrap();
-        dir.checkpoint_save(&at_step(1), 1).unwrap();
-        let at_checkpoint = [METRICS, TIMINGS, SAMPLES].map(read);
-        metrics.log(2, &entry(0.25)).unwrap();
-        dir.append_sample(&json!({"response": "two"})).unwrap();
-        drop((metrics, dir));
-
-        let dir = RunDir::open(tmp.path(), OnExisting::Resume).unwrap();
-        assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 1);
-        assert_eq!([METRICS, TIMINGS, SAMPLES].map(read), at_checkpoint);
-        dir.metrics().unwrap().log(2, &entry(0.125)).unwrap();
-        assert_eq!(
-            read(METRICS),
-            "{\"step\":1,\"loss\":0.5}\n{\"step\":2,\"loss\":0.125}\n"
-        );
-    }
-
-    #[test]
-    fn resuming_without_a_checkpoint_starts_the_files_anew() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        dir.append_sample(&json!({"response": "one"})).unwrap();
-        drop(dir);
-        let dir = RunDir::open(tmp.path(), OnExisting::Resume).unwrap();
-        assert!(dir.checkpoint_latest().unwrap().is_none());
-        assert_eq!(
-            fs_err::read_to_string(tmp.path().join(SAMPLES)).unwrap(),
-            ""
-        );
-    }
-
-    #[test]
-    fn a_checkpoint_that_cannot_be_written_says_so_and_loses_nothing() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        dir.checkpoint_save(&at_step(1), 3).unwrap();
-        // Root ignores permissions, so a file takes the place of the folder.
-        let elsewhere = tmp.path().join("elsewhere");
-        fs_err::rename(tmp.path().join(CHECKPOINTS), &elsewhere).unwrap();
-        fs_err::write(tmp.path().join(CHECKPOINTS), "").unwrap();
-        let message = dir.checkpoint_save(&at_step(2), 3).unwrap_err().to_string();
-        assert!(
-            message.contains("step 2") && message.contains("checkpoints"),
-            "{message}"
-        );
-        fs_err::remove_file(tmp.path().join(CHECKPOINTS)).unwrap();
-        fs_err::rename(&elsewhere, tmp.path().join(CHECKPOINTS)).unwrap();
-        assert_eq!(dir.checkpoint_latest().unwrap().unwrap().step, 1);
-    }
-}
+mod tests;

@@ -22,6 +22,25 @@ pub(crate) fn old(dest: &Path) -> PathBuf {
     with_suffix(dest, ".old")
 }
 
+/// Where a folder waits while it is deleted.
+fn gone(dest: &Path) -> PathBuf {
+    with_suffix(dest, ".gone")
+}
+
+/// The name of what was to be written, replaced or deleted when `name` was left behind.
+pub(crate) fn destination(name: &str) -> &str {
+    let suffixes = [".aside", ".old", ".gone"];
+    let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+    stem.unwrap_or(name)
+}
+
+/// Deletes the folder `dest`, which is there wholly or not at all while it goes.
+pub(crate) fn discard(dest: &Path) -> io::Result<()> {
+    remove(&gone(dest))?;
+    fs_err::rename(dest, gone(dest))?;
+    remove(&gone(dest))
+}
+
 /// Removes a file or a folder, if it exists.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs_err::symlink_metadata(path) {
@@ -105,9 +124,11 @@ pub(crate) fn replace_dir<E: From<io::Error>>(
     Ok(())
 }
 
-/// Clears up after a process that died inside [`replace_dir`]: half-written content goes, a whole folder that had just stepped aside comes back.
+/// Clears up after a process that died inside [`replace_dir`] or [`discard`]: half-written content goes, a whole folder that had just
+/// stepped aside comes back.
 pub(crate) fn repair(dest: &Path) -> io::Result<()> {
     remove(&aside(dest))?;
+    remove(&gone(dest))?;
     if old(dest).exists() {
         if dest.exists() {
             remove(&old(dest))?;

@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// A checkpoint could not be written; everything saved before is untouched.
     #[error(
-        "cannot save the checkpoint of step {step}: {cause}; {kept}. Free some space or make the folder writable, then continue with --resume (`rlhf run` continues by itself)"
+        "cannot save the checkpoint of step {step}: {cause}; {kept}. Free some space or make the folder writable, then continue with --resume"
     )]
     CheckpointNotSaved {
         /// The step whose checkpoint failed.
@@ -44,6 +44,16 @@ pub enum Error {
         cause: Box<Error>,
         /// What a resumed run will start from.
         kept: String,
+    },
+    /// There are checkpoints, and each of them is damaged.
+    #[error(
+        "{}: no checkpoint is whole, so there is nothing to go on from: {damages}. Put a copy back in its place, or start anew with --overwrite", run.display()
+    )]
+    NoWholeCheckpoint {
+        /// The run directory.
+        run: PathBuf,
+        /// What is wrong with each.
+        damages: String,
     },
     /// A file of a run could not be written, or does not hold what it should.
     #[error("{}: {reason}", path.display())]

@@ -9,7 +9,7 @@ use crate::progress::si;
 /// What a stage is about to do, printed before anything is spent.
 ///
 /// ```
-/// # use rlhf_train::{MemoryItem, Plan};
+/// # use rlhf_train::{DiskUse, MemoryItem, Plan};
 /// let plan = Plan {
 ///     stage: "sft".into(),
 ///     model: "gpt2".into(),
@@ -19,6 +19,7 @@ use crate::progress::si;
 ///     steps: 114,
 ///     tokens: 184_320,
 ///     memory: vec![MemoryItem::new("weights", 4 * 124_439_808)],
+///     disk: DiskUse { checkpoints: 3, checkpoint: 12 * 124_439_808, model: 4 * 124_439_808 },
 ///     device: "CPU, 2 threads, f32".into(),
 ///     at_most: false,
 ///     notes: Vec::new(),
@@ -48,6 +49,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What will be held in memory at once.
     pub memory: Vec<MemoryItem>,
+    /// What will lie on the disk at once.
+    pub disk: DiskUse,
     /// Where it is computed.
     pub device: String,
     /// One row of data as decoded text, piece by piece; `true` marks what carries loss.
@@ -91,6 +94,52 @@ impl MemoryItem {
             "activations"
         };
         Self::new(what, activation_bytes(tokens, model, recompute))
+    }
+}
+
+/// What a run keeps on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// The most checkpoints there are at once.
+    pub checkpoints: u64,
+    /// Bytes of one.
+    pub checkpoint: u64,
+    /// Bytes of the model in `final/`.
+    pub model: u64,
+}
+
+impl DiskUse {
+    /// Bytes of a checkpoint per trained parameter: the weight and AdamW's two moments, in f32.
+    pub const CHECKPOINT: u64 = 12;
+    /// Bytes of a published model per parameter, at most.
+    pub const MODEL: u64 = 4;
+
+    /// How many checkpoints there are at once of a run that saves `saves` of them after a number of steps and keeps `keep`. One is
+    /// written before the oldest goes, and one may come of an interruption or of time.
+    pub fn checkpoints_at_once(saves: u64, keep: usize) -> u64 {
+        saves
+            .saturating_add(1)
+            .min((keep.max(1) as u64).saturating_add(1))
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> u64 {
+        let checkpoints = self.checkpoints.saturating_mul(self.checkpoint);
+        checkpoints.saturating_add(self.model)
+    }
+}
+
+impl Display for DiskUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.checkpoints == 1 { "" } else { "s" };
+        write!(
+            f,
+            "about {}: up to {} checkpoint{plural} of {}, the model {}",
+            readable_bytes(self.bytes()),
+            self.checkpoints,
+            readable_bytes(self.checkpoint),
+            readable_bytes(self.model)
+        )
     }
 }
 
@@ -147,12 +196,13 @@ impl Display for Plan {
         let parts: Vec<_> = self
             .memory
             .iter()
-            .map(|item| format!("{} {}", item.what, bytes(item.bytes)))
+            .map(|item| format!("{} {}", item.what, readable_bytes(item.bytes)))
             .collect();
         row(
             "memory",
-            &format!("about {}: {}", bytes(total), parts.join(", ")),
+            &format!("about {}: {}", readable_bytes(total), parts.join(", ")),
         )?;
+        row("disk", &self.disk.to_string())?;
         row("device", &self.device)?;
         for note in &self.notes {
             row("note", note)?;
@@ -178,8 +228,8 @@ fn piece(text: &str, carries_loss: bool) -> String {
     }
 }
 
-/// A size in binary units.
-fn bytes(n: u64) -> String {
+/// A size in binary units, such as `1.5 GiB`.
+pub fn readable_bytes(n: u64) -> String {
     let mut value = n as f64;
     for unit in ["B", "KiB", "MiB"] {
         if value < 1023.5 {
@@ -319,6 +369,11 @@ mod tests {
             steps: 100,
             tokens: 1_500_000,
             memory,
+            disk: DiskUse {
+                checkpoints: DiskUse::checkpoints_at_once(1, 2),
+                checkpoint: 12 << 20,
+                model: 4 << 20,
+            },
             device: "CPU".into(),
             at_most: true,
             notes: vec!["ppo.warmup is 200".into()],
@@ -336,6 +391,7 @@ mod tests {
   batch       64 episodes = 32 prompts × 2 samples, 4 epochs × 2 minibatches
   length      100 steps, at most 1.5M tokens
   memory      about 63 MiB: policy weights 4 MiB, policy gradients 4 MiB, policy optimizer moments 8 MiB, activations 48 MiB
+  disk        about 28 MiB: up to 2 checkpoints of 12 MiB, the model 4 MiB
   device      CPU
   note        ppo.warmup is 200
   one example, what carries loss in ⟦ ⟧:
@@ -343,5 +399,20 @@ mod tests {
     ⟦A fox.⟧ [end]
 ";
         assert_eq!(plan.to_string(), expected);
+    }
+
+    #[test]
+    fn the_number_of_kept_checkpoints_bounds_the_disk() {
+        let at_once = |saves, keep| DiskUse::checkpoints_at_once(saves, keep);
+        assert_eq!(at_once(0, 2), 1, "one, if it is interrupted");
+        assert_eq!(at_once(1000, 2), 3, "one more while it is written");
+        assert_eq!(at_once(1000, 5), 6);
+        assert_eq!(at_once(u64::MAX - 1, usize::MAX - 1), u64::MAX);
+        let endless = DiskUse {
+            checkpoints: u64::MAX,
+            checkpoint: 12,
+            model: 4,
+        };
+        assert_eq!(endless.bytes(), u64::MAX);
     }
 }

@@ -1,25 +1,27 @@
 //! The directory of one run.
 
-use std::fs::TryLockError;
-use std::io::{self, Write};
+use std::cell::RefCell;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::checkpoint::Found;
 use crate::jsonl::JsonLines;
+use crate::lock::Lock;
 use crate::metrics::{METRICS, Metrics, TIMINGS};
 use crate::{Error, Result, durable, events};
 
 pub(crate) const SAMPLES: &str = "samples.jsonl";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const CONFIG: &str = "config.toml";
+const INPUTS: &str = "inputs.json";
 const FINAL: &str = "final";
 const FINISHED: &str = "finished";
 const SKIPPED: &str = "skipped";
-const LOCK: &str = "run.lock";
 
 /// Everything a run writes, in the order in which `--overwrite` removes it: the mark that says "finished" goes first.
-const CONTENT: [&str; 8] = [
+const CONTENT: [&str; 9] = [
     FINISHED,
     FINAL,
     CHECKPOINTS,
@@ -28,6 +30,7 @@ const CONTENT: [&str; 8] = [
     SAMPLES,
     SKIPPED,
     CONFIG,
+    INPUTS,
 ];
 
 /// What to do when the output directory already holds a run.
@@ -45,45 +48,68 @@ pub enum OnExisting {
 ///
 /// ```text
 /// config.toml     the settings, resolved         checkpoints/step-000123/   see `Checkpoint`
-/// metrics.jsonl   see `Metrics`                  final/                     the trained model
-/// samples.jsonl   what the model said            finished                   the fingerprint of what was run
-/// skipped/        batches that no step was made of, because a number was not finite
+/// inputs.json     what it was made from          final/                     the trained model
+/// metrics.jsonl   see `Metrics`                  finished                   the fingerprint of what was run
+/// samples.jsonl   what the model said            skipped/                   batches that no step was made of
 /// ```
+///
+/// A run that ends before its first step, by an error or a panic, leaves nothing: dropping the value removes what it wrote and the
+/// folders it made.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     pub(crate) opened: OnExisting,
-    resumed: bool,
-    // Held for its lock, which the operating system releases when the process ends, however it ends.
-    _lock: fs_err::File,
+    /// The checkpoint to go on from, until the stage takes it.
+    pub(crate) found: RefCell<Option<Found>>,
+    /// Whether no run was here before this one.
+    fresh: bool,
+    /// The folders that were made for this run, the innermost first.
+    made: Vec<PathBuf>,
+    lock: Option<Lock>,
 }
 
 impl RunDir {
     /// Creates or enters `path` and locks it; the lock lasts until the value is dropped.
+    ///
+    /// To resume, the checkpoint to go on from is read and verified here, before anything is changed.
     pub fn open(path: impl Into<PathBuf>, existing: OnExisting) -> Result<Self> {
         let path = path.into();
         let not_writable = |cause| Error::RunNotWritable {
             path: path.clone(),
             cause,
         };
+        let missing = path
+            .ancestors()
+            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let mut dir = Self {
+            made: missing.map(Path::to_owned).collect(),
+            path: path.clone(),
+            opened: existing,
+            found: RefCell::new(None),
+            fresh: false,
+            lock: None,
+        };
         fs_err::create_dir_all(&path).map_err(not_writable)?;
-        let lock = lock(&path).map_err(|error| match error {
+        dir.lock = Some(Lock::take(&path).map_err(|error| match error {
             Error::Io(cause) => not_writable(cause),
             other => other,
-        })?;
-        let holds_a_run = holds_a_run(&path);
+        })?);
+        let held = holds_a_run(&path);
+        dir.fresh = !held || existing == OnExisting::Overwrite;
         match existing {
-            OnExisting::Refuse if holds_a_run => return Err(Error::RunExists(path)),
+            OnExisting::Refuse if held => return Err(Error::RunExists(path)),
+            // What a run left that was killed before its first step.
+            OnExisting::Refuse if path.join(INPUTS).exists() => clear(&path)?,
             OnExisting::Refuse => {}
             OnExisting::Overwrite => clear(&path)?,
-            OnExisting::Resume => durable::repair(&path.join(FINAL))?,
+            OnExisting::Resume => {
+                *dir.found.borrow_mut() = dir.find_checkpoint()?;
+                durable::repair(&path.join(FINAL))?;
+                // From here on it may become another model: by more steps.
+                durable::remove(&path.join(FINISHED))?;
+            }
         }
-        Ok(Self {
-            path,
-            opened: existing,
-            resumed: existing == OnExisting::Resume && holds_a_run,
-            _lock: lock,
-        })
+        Ok(dir)
     }
 
     /// The error that [`RunDir::open`] with [`OnExisting::Refuse`] would give, before anything is loaded.
@@ -92,7 +118,7 @@ impl RunDir {
             return Ok(());
         }
         // A run that is being written is the better reason.
-        match lock(path) {
+        match Lock::take(path) {
             Err(locked @ Error::RunLocked { .. }) => Err(locked),
             _ => Err(Error::RunExists(path.to_owned())),
         }
@@ -108,19 +134,18 @@ impl RunDir {
         self.path.join(FINAL)
     }
 
-    /// Writes the resolved settings. If they differ from those of the run that is resumed, the new ones apply, with a warning.
-    pub fn write_config(&self, toml: &str) -> Result<()> {
-        let path = self.path.join(CONFIG);
-        if self.resumed && path.exists() {
-            let before = fs_err::read_to_string(&path)?;
-            if let Some((was, is)) = first_difference(&before, toml) {
-                tracing::warn!(
-                    "{}: settings changed since the run began: `{was}` is now `{is}`",
-                    path.display()
-                );
+    /// Writes what the run is made of: the resolved settings, and what identifies its inputs. Files that say the same already are left
+    /// alone.
+    pub fn write_record(&self, config: &str, inputs: &str) -> Result<()> {
+        // The inputs first: without them `config.toml` is taken for a file of somebody else.
+        for (name, content) in [(INPUTS, inputs), (CONFIG, config)] {
+            let path = self.path.join(name);
+            if fs_err::read(&path).is_ok_and(|there| there == content.as_bytes()) {
+                continue;
             }
+            durable::write_file(&path, content.as_bytes())?;
         }
-        Ok(durable::write_file(&path, toml.as_bytes())?)
+        Ok(())
     }
 
     /// Opens `metrics.jsonl` and its companions for appending. Call [`RunDir::checkpoint_latest`] before, so that a resumed run starts at the right line.
@@ -165,44 +190,58 @@ pub fn finished(path: &Path) -> Option<String> {
     fs_err::read_to_string(path.join(FINISHED)).ok()
 }
 
-fn holds_a_run(path: &Path) -> bool {
-    CONTENT.iter().any(|name| path.join(name).exists())
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // Errors have nowhere to go here, and what stays behind does no harm.
+        if self.fresh && !has_begun(&self.path) {
+            let _ = clear(&self.path);
+        }
+        drop(self.lock.take());
+        for folder in &self.made {
+            if fs_err::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
 }
 
-fn lock(path: &Path) -> Result<fs_err::File> {
-    let file_path = path.join(LOCK);
-    // Not truncated: the file holds the number of the process that has it.
-    let mut file = fs_err::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&file_path)?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0)?;
-            file.write_all(std::process::id().to_string().as_bytes())?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let holder = match fs_err::read_to_string(&file_path) {
-                Ok(pid) if !pid.is_empty() => format!("process {pid}"),
-                _ => "another process".into(),
-            };
-            Err(Error::RunLocked {
-                path: path.to_owned(),
-                holder,
-            })
-        }
-        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
-            tracing::warn!(
-                "{}: this file system has no locks; do not start a second run here",
-                path.display()
-            );
-            Ok(file)
-        }
-        Err(TryLockError::Error(e)) => Err(Error::Io(e)),
+/// What `config.toml` and `inputs.json` of the run in `path` say. Takes no lock.
+///
+/// Errors if one of the two is there and cannot be read.
+pub fn record(path: &Path) -> Result<Option<(String, Option<String>)>> {
+    let read = |name: &str| match fs_err::read_to_string(path.join(name)) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::Io(e)),
+    };
+    match read(CONFIG)? {
+        Some(config) => Ok(Some((config, read(INPUTS)?))),
+        None => Ok(None),
     }
+}
+
+/// Whether a run did anything in `path`: a step, a checkpoint, a model.
+fn has_begun(path: &Path) -> bool {
+    let is_filled = |name: &&str| {
+        let path = path.join(name);
+        match fs_err::metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                fs_err::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some())
+            }
+            Ok(meta) => meta.len() > 0,
+            Err(_) => false,
+        }
+    };
+    [FINISHED, FINAL, CHECKPOINTS, METRICS, SAMPLES, SKIPPED]
+        .iter()
+        .any(is_filled)
+        // A model that had just stepped aside when its process died.
+        || durable::old(&path.join(FINAL)).exists()
+}
+
+/// Whether `path` holds what must not be overwritten: a run that has begun, or a `config.toml` that no run here has written.
+fn holds_a_run(path: &Path) -> bool {
+    has_begun(path) || path.join(CONFIG).exists() && !path.join(INPUTS).exists()
 }
 
 fn clear(path: &Path) -> Result<()> {
@@ -213,17 +252,6 @@ fn clear(path: &Path) -> Result<()> {
         durable::remove(&durable::old(&content))?;
     }
     events::remove_all(path)
-}
-
-fn first_difference<'a>(before: &'a str, after: &'a str) -> Option<(&'a str, &'a str)> {
-    let (mut before, mut after) = (before.lines(), after.lines());
-    loop {
-        match (before.next(), after.next()) {
-            (None, None) => return None,
-            (was, is) if was == is => {}
-            (was, is) => return Some((was.unwrap_or_default(), is.unwrap_or_default())),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -247,12 +275,24 @@ mod tests {
         RunDir::open(&out, OnExisting::Refuse).unwrap();
     }
 
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs_err::read_dir(dir).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn a_directory_with_a_run_is_refused_and_left_alone() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        dir.write_config("lr = 1\n").unwrap();
+        dir.write_record("lr = 1\n", "{}\n").unwrap();
+        dir.append_sample(&json!({"response": "hello"})).unwrap();
         drop(dir);
+        let before = ["config.toml", "inputs.json", "samples.jsonl"];
+        assert_eq!(names(tmp.path()), before, "and no run.lock");
         let message = RunDir::open(tmp.path(), OnExisting::Refuse)
             .unwrap_err()
             .to_string();
@@ -260,10 +300,56 @@ mod tests {
             message.contains("--resume") && message.contains("--overwrite"),
             "{message}"
         );
+        assert_eq!(names(tmp.path()), before);
+        // Nor is a file of somebody else taken for what a failed run left.
+        let mine = tempfile::tempdir().unwrap();
+        fs_err::write(mine.path().join("config.toml"), "mine").unwrap();
+        RunDir::open(mine.path(), OnExisting::Refuse).unwrap_err();
+        RunDir::refuse_existing(mine.path()).unwrap_err();
+        assert_eq!(names(mine.path()), ["config.toml"]);
+    }
+
+    #[test]
+    fn a_run_that_did_nothing_leaves_nothing_however_it_ended() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (new, there) = (tmp.path().join("runs/new"), tmp.path().join("there"));
+        fs_err::create_dir(&there).unwrap();
+        fs_err::write(there.join("thesis.tex"), "mine").unwrap();
+        for out in [&new, &there] {
+            let dir = RunDir::open(out, OnExisting::Refuse).unwrap();
+            dir.write_record("lr = 1\n", "{}\n").unwrap();
+            dir.metrics().unwrap();
+            let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                let _dir = dir;
+                panic!("on purpose")
+            }));
+            assert!(died.is_err());
+            RunDir::refuse_existing(out).unwrap();
+        }
         assert_eq!(
-            fs_err::read_to_string(tmp.path().join("config.toml")).unwrap(),
-            "lr = 1\n"
+            names(tmp.path()),
+            ["there"],
+            "the folders above are gone too"
         );
+        assert_eq!(names(&there), ["thesis.tex"]);
+    }
+
+    /// No destructor runs on SIGKILL.
+    #[test]
+    fn a_run_killed_before_its_first_step_is_not_in_the_way_of_the_next() {
+        let tmp = tempfile::tempdir().unwrap();
+        for name in ["config.toml", "inputs.json", "metrics.jsonl", "run.lock"] {
+            fs_err::write(
+                tmp.path().join(name),
+                if name == METRICS { "" } else { "1" },
+            )
+            .unwrap();
+        }
+        RunDir::refuse_existing(tmp.path()).unwrap();
+        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
+        assert_eq!(names(tmp.path()), ["run.lock"]);
+        drop(dir);
+        assert_eq!(names(tmp.path()), [""; 0]);
     }
 
     #[test]
@@ -271,7 +357,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         fs_err::write(tmp.path().join("thesis.tex"), "mine").unwrap();
         let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
-        dir.write_config("lr = 1\n").unwrap();
+        dir.write_record("lr = 1\n", "{}\n").unwrap();
         dir.append_sample(&json!({"response": "hello"})).unwrap();
         dir.metrics()
             .unwrap()
@@ -284,12 +370,7 @@ mod tests {
         drop(dir);
         let dir = RunDir::open(tmp.path(), OnExisting::Overwrite).unwrap();
         assert_eq!(dir.finished(), None);
-        let mut left: Vec<_> = fs_err::read_dir(tmp.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["run.lock", "thesis.tex"]);
+        assert_eq!(names(tmp.path()), ["run.lock", "thesis.tex"]);
     }
 
     #[test]
@@ -305,18 +386,5 @@ mod tests {
             fs_err::read_to_string(dir.final_dir().join("model")).unwrap(),
             "weights"
         );
-    }
-
-    #[test]
-    fn the_first_changed_setting_is_found() {
-        assert_eq!(
-            first_difference("a = 1\nb = 2", "a = 1\nb = 3"),
-            Some(("b = 2", "b = 3"))
-        );
-        assert_eq!(
-            first_difference("a = 1", "a = 1\nb = 3"),
-            Some(("", "b = 3"))
-        );
-        assert_eq!(first_difference("a = 1\n", "a = 1\n"), None);
     }
 }

@@ -57,6 +57,8 @@ impl Schedule {
         } = *self;
         if warmup_steps > 0 && warmup_steps >= total_steps {
             let highest = self.lr(base, total_steps.saturating_sub(1));
+            // Two digits say enough.
+            let highest = format!("{highest:.1e}").parse().unwrap_or(highest);
             return vec![format!(
                 "{stage}.warmup is {warmup_steps}, and the run has {total_steps} steps: the learning rate never reaches {stage}.lr ({}), \
                  its highest is {}",

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use crate::{Interrupt, ProgressStyle};
+use crate::{Interrupt, ProgressStyle, Saving};
 
 /// What a stage needs besides its own settings: device, precision, seed, progress, interruption.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Session {
     pub seed: u64,
     /// How progress is shown.
     pub progress: ProgressStyle,
+    /// When checkpoints are saved by time, and how many are kept.
+    pub saving: Saving,
     /// Asked between steps.
     pub interrupt: Interrupt,
 }

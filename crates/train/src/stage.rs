@@ -26,6 +26,8 @@ pub trait Stage {
     const EXAMPLE: &'static str;
     /// The settings that `-h` shows, most wanted first; `--help` shows all.
     const SHORT_HELP: &'static [&'static str];
+    /// The settings that a resumed run may change.
+    const MAY_CHANGE: MayChange;
     /// What its `final/` holds.
     const MAKES: Makes;
     /// What its metrics mean, in the order of the report.
@@ -57,6 +59,15 @@ pub trait Prepared {
 
     /// Trains, in the run directory `dir`, which has the model in its `final/` afterwards.
     fn run(&mut self, session: &Session, dir: &RunDir) -> anyhow::Result<Summary>;
+}
+
+/// The settings that a resumed run may change. All others stay as they were when the run began.
+#[derive(Clone, Copy, Debug)]
+pub struct MayChange {
+    /// Those that leave no trace in what the run makes, such as when it saves: a finished run stays finished when they change.
+    pub unseen: &'static [&'static str],
+    /// Those that hold from the resumed step on: how long the run lasts, how it is computed, what it reports.
+    pub seen: &'static [&'static str],
 }
 
 /// What a stage makes.

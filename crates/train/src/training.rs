@@ -3,7 +3,7 @@
 use rlhf_lm::ModelConfig;
 
 use crate::{
-    AdamW, AdamWConfig, DataSettings, Error, Range, Result, Schedule, ScheduleKind,
+    AdamW, AdamWConfig, DataSettings, Error, MayChange, Range, Result, Schedule, ScheduleKind,
     micro_batch_tokens, settings,
 };
 
@@ -14,7 +14,7 @@ settings! {
         /// Passes over the data.
         pub epochs: usize = 1 => 1..=1_000_000,
         /// Optimizer steps; 0 means as many as `epochs` gives.
-        pub steps: u64 = 0 => 0..=1_000_000_000,
+        pub steps: u64 = 0 => 0..=1_000_000_000_000,
         /// Rows per optimizer step; of human feedback prompts, each with all its responses.
         pub batch: usize = 32 => 1..=1_000_000,
         /// Tokens per forward and backward pass; memory depends on it, the result does not. 0 chooses by the model's size.
@@ -33,7 +33,7 @@ settings! {
         pub shuffle: bool = true,
         /// Evaluate every this many steps, and at the end; 0 only at the end.
         pub eval_every: u64 = 0 => 0..=1_000_000_000,
-        /// Save a checkpoint every this many steps; 0 only when interrupted.
+        /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
         pub save_every: u64 = 100 => 0..=1_000_000_000,
     }
     parts {
@@ -74,6 +74,12 @@ impl Extent {
 }
 
 impl Training {
+    /// What a resumed run may change of these.
+    pub const MAY_CHANGE: MayChange = MayChange {
+        unseen: &["save_every"],
+        seen: &["epochs", "steps", "micro_batch_tokens", "eval_every"],
+    };
+
     /// What of these settings of `stage` will not happen as they say: for the plan.
     pub fn notes(&self, stage: &str, extent: &Extent) -> Vec<String> {
         let mut notes = extent.schedule.notes(stage, self.lr);
@@ -136,6 +142,12 @@ impl Training {
     /// Whether a checkpoint is due after step `done` of `steps`: none is after the last, which publishes the model.
     pub fn saves_after(&self, done: u64, steps: u64) -> bool {
         done < steps && self.save_every > 0 && done.is_multiple_of(self.save_every)
+    }
+
+    /// How many checkpoints [`Training::saves_after`] asks for in `steps`.
+    pub fn saves(&self, steps: u64) -> u64 {
+        let before_the_last = steps.saturating_sub(1);
+        before_the_last.checked_div(self.save_every).unwrap_or(0)
     }
 
     /// Whether an evaluation is due after step `done` of `steps`: always after the last.
@@ -212,12 +224,14 @@ mod tests {
         };
         let due = |due: &dyn Fn(u64) -> bool| (1..=6).filter(|&done| due(done)).collect::<Vec<_>>();
         assert_eq!(due(&|done| training.saves_after(done, 6)), [3]);
+        assert_eq!([6, 7, 0].map(|steps| training.saves(steps)), [1, 2, 0]);
         assert_eq!(due(&|done| training.evaluates_after(done, 6)), [4, 6]);
         let never = Training {
             save_every: 0,
             ..Training::default()
         };
         assert_eq!(due(&|done| never.saves_after(done, 6)), [0u64; 0]);
+        assert_eq!(never.saves(6), 0);
         assert_eq!(due(&|done| never.evaluates_after(done, 6)), [6]);
     }
 }

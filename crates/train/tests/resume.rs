@@ -123,7 +123,7 @@ fn a_run_killed_between_checkpoints_and_resumed_ends_with_the_same_bytes() {
     let whole = tmp.path().join("whole");
     train(&whole, OnExisting::Refuse, None).unwrap();
     let expected = bytes(&whole);
-    assert_eq!(expected.len(), 2 + 2 * 2 + 1, "{:?}", expected.keys());
+    assert_eq!(expected.len(), 2 + 2 * 3 + 1, "{:?}", expected.keys());
 
     // Every phase between two checkpoints is among these.
     for first in (0..=STEPS).step_by(3) {

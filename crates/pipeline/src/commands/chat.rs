@@ -25,7 +25,8 @@ const HELP: &str = "/new           forget the conversation
 /again         answer the last line once more
 /system TEXT   begin a conversation with these instructions
 /temperature T sample at another temperature; 0 takes the most likely token
-/quit          end, as Ctrl-D does; Ctrl-C cuts an answer short
+/quit          end, as Ctrl-D does
+Ctrl-C cuts an answer short, and at the prompt forgets what is half typed.
 ";
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
@@ -59,7 +60,9 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let hush = Arc::new(AtomicBool::new(false));
+    // First, because the line editor takes Ctrl-C for itself when it starts; at its prompt it reads it as a key.
+    let input = Input::new()?;
+    let hush = Arc::new(AtomicBool::new(input.ends_by_interrupt()));
     let handler = hush.clone();
     ctrlc::set_handler(move || {
         if handler.swap(true, Ordering::SeqCst) {
@@ -75,7 +78,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         system: args.system.clone(),
         temperature: args.sampling.temperature,
         answers: 0,
-        input: Input::new()?,
+        input,
         for_reading: std::io::stdout().is_terminal() && !args.json,
     };
     if chat.for_reading && !args.common.quiet {
@@ -185,7 +188,7 @@ struct Chat<'a> {
     args: &'a ChatArgs,
     speakers: Vec<Speaker>,
     reward: Option<Box<dyn Scorer>>,
-    /// Set by Ctrl-C: the answer in the making ends.
+    /// Ctrl-C sets it, and the answer in the making ends. Where it is set already, Ctrl-C ends the chat.
     hush: Arc<AtomicBool>,
     system: Option<String>,
     temperature: f64,
@@ -307,7 +310,11 @@ impl Chat<'_> {
             shown = show(&spoken.push(token)?);
             Ok(shown.is_ok() && !self.hush.load(Ordering::SeqCst))
         };
-        let sampled = stream_response(&who.causal, tokenizer, &prompt.ids, &sampling, hear)?;
+        let sampled = stream_response(&who.causal, tokenizer, &prompt.ids, &sampling, hear);
+        if self.input.ends_by_interrupt() {
+            self.hush.store(true, Ordering::SeqCst);
+        }
+        let sampled = sampled?;
         shown?;
         let cut = if sampled.finished { "" } else { " […]" };
         show(&format!("{}{cut}\n", spoken.waiting()?))?;
@@ -426,6 +433,11 @@ impl Input {
         })
     }
 
+    /// Whether Ctrl-C ends the chat while a line is awaited. The editor reads it as a key instead.
+    fn ends_by_interrupt(&self) -> bool {
+        matches!(self, Self::Pipe)
+    }
+
     /// The next line, without its end; `None` when there are no more.
     fn ask(&mut self, question: &str) -> anyhow::Result<Option<String>> {
         match self {
@@ -434,7 +446,11 @@ impl Input {
                     editor.add_history_entry(&line)?;
                     Ok(Some(line))
                 }
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+                Err(ReadlineError::Interrupted) => {
+                    tell("/quit or Ctrl-D ends");
+                    Ok(Some(String::new()))
+                }
+                Err(ReadlineError::Eof) => Ok(None),
                 Err(error) => Err(error.into()),
             },
             Self::Pipe => {

@@ -1,6 +1,6 @@
 //! `rlhf run`: stage after stage, then the table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rlhf_base::tell;
@@ -9,12 +9,14 @@ use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::{Lineup, Questions, evaluate};
-use crate::fingerprint::fingerprint;
+use crate::exit::{usage, with_resume};
+use crate::fingerprint::{Content, Input, fingerprint};
 use crate::flags::RunArgs;
-use crate::job::{Job, Standing};
+use crate::job::{Job, Standing, differences, recorded};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_result};
+use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings};
 use crate::stages::AnyStage;
 use crate::table::Evaluation;
@@ -30,14 +32,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     };
 
     pipeline.machine.catch_interrupts()?;
-    // Before anything is spent: what the models will be asked at the end.
-    let questions = pipeline.wiring.questions()?;
-    pipeline.stages()?;
-    let Some(questions) = questions else {
+    let evaluation = pipeline
+        .run()
+        .map_err(|error| with_resume(error, &continuation()))?;
+    let Some(mut evaluation) = evaluation else {
         return print(&format!("done: {}\n", pipeline.wiring.out.display()));
     };
-    let lineup = pipeline.lineup()?;
-    let mut evaluation = pipeline.evaluation(&lineup, &questions)?;
     evaluation.seconds = started.elapsed().as_secs_f64();
     print_result(args.common.json, &evaluation, || {
         format!(
@@ -47,6 +47,16 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
             pipeline.wiring.out.display()
         )
     })
+}
+
+/// The words of the command that goes on with this one after an interruption.
+fn continuation() -> Vec<String> {
+    let typed = std::env::args().skip(1);
+    let mut words: Vec<String> = typed.filter(|word| word != "--overwrite").collect();
+    if !words.iter().any(|word| word == "--resume") {
+        words.push("--resume".to_owned());
+    }
+    words
 }
 
 struct Pipeline<'a> {
@@ -64,12 +74,41 @@ struct Kept {
 }
 
 impl Pipeline<'_> {
-    /// Every stage of the file, each from the one before unless the file names another model.
-    fn stages(&self) -> anyhow::Result<()> {
-        for stage in self.wiring.stages() {
-            self.stage(stage)?;
+    /// Every stage of the file, each from the one before unless the file names another model; then the comparison, if any model answers.
+    fn run(&self) -> anyhow::Result<Option<Evaluation>> {
+        // Before anything is spent: what the models will be asked at the end.
+        let questions = self.wiring.questions()?;
+        if self.args.resume {
+            self.refuse_changed_settings()?;
         }
-        Ok(())
+        let mut ran = false;
+        for stage in self.wiring.stages() {
+            ran |= self.stage(stage, ran)?;
+        }
+        let Some(questions) = questions else {
+            return Ok(None);
+        };
+        self.evaluation(&self.lineup()?, &questions).map(Some)
+    }
+
+    /// Errors on the settings of any stage that differ from those its run began with, before any of them runs.
+    fn refuse_changed_settings(&self) -> anyhow::Result<()> {
+        let mut changed = Vec::new();
+        for stage in self.wiring.stages() {
+            let out = self.wiring.folder(stage.name());
+            if let Some(record) = Record::read(&out, stage)? {
+                let settings = self.wiring.configured(stage)?.to_table();
+                let refused =
+                    differences(stage, &record, &recorded(&self.wiring.run), &settings).refused;
+                if !refused.is_empty() {
+                    changed.push(refusal(&out, &refused).to_string());
+                }
+            }
+        }
+        match changed.as_slice() {
+            [] => Ok(()),
+            some => Err(usage!("{}", some.join("\n"))),
+        }
     }
 
     fn say(&self, what: &str) {
@@ -78,46 +117,59 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Runs one stage, or says why it need not run.
-    fn stage(&self, stage: &dyn AnyStage) -> anyhow::Result<()> {
+    /// Runs one stage, or says why it need not run. `ran` is whether an earlier one has run now. Whether it ran.
+    fn stage(&self, stage: &'static dyn AnyStage, ran: bool) -> anyhow::Result<bool> {
         let (name, out) = (stage.name(), self.wiring.folder(stage.name()));
         let configured = self.wiring.configured(stage)?;
-        let job = Job::new(name, configured, &self.wiring.run, self.args.common.quiet)?;
-        let standing = job.standing(&out);
-        let existing = match (standing, self.args.overwrite) {
-            (Standing::Finished, false) => {
+        let job = Job::new(stage, configured, &self.wiring.run, self.args.common.quiet)?;
+        let again = |why: &str| {
+            self.say(&format!(
+                "{name}: running again in {}: {why}",
+                out.display()
+            ));
+            OnExisting::Overwrite
+        };
+        let resume = self.args.resume;
+        let standing = match job.standing(&out) {
+            // A record that cannot be read is replaced, unless it was asked for.
+            Err(error) if !resume => Ok(Err(error)),
+            standing => standing.map(Ok),
+        };
+        let existing = match standing? {
+            Err(error) => again(&format!("{error:#}")),
+            Ok(Standing::New) => OnExisting::Overwrite,
+            Ok(_) if self.args.overwrite => again("--overwrite"),
+            Ok(Standing::Finished) => {
                 self.say(&format!(
                     "{name}: skipped, finished with these very settings and inputs in {}",
                     out.display()
                 ));
-                return Ok(());
+                return Ok(false);
             }
-            (Standing::Interrupted, false) => {
-                self.say(&format!(
-                    "{name}: continuing the interrupted run in {}",
-                    out.display()
-                ));
-                OnExisting::Resume
+            Ok(Standing::Interrupted) => self.going_on(name, &out, ""),
+            Ok(Standing::Adjusted(seen)) if resume => {
+                self.going_on(name, &out, &format!(": {}", seen.join(", ")))
             }
-            (Standing::New, _) => OnExisting::Overwrite,
-            (_, overwrite) => {
-                let why = if overwrite {
-                    "--overwrite"
-                } else {
-                    "its settings or inputs have changed"
-                };
-                self.say(&format!(
-                    "{name}: running again in {}: {why}",
-                    out.display()
-                ));
-                OnExisting::Overwrite
+            Ok(Standing::Adjusted(seen)) => again(&seen.join(", ")),
+            // A stage before it has run now, so that its own inputs have changed as they should.
+            Ok(Standing::Changed(differences)) if resume && !ran => {
+                return Err(refusal(&out, &differences));
             }
+            Ok(Standing::Changed(differences)) => again(&differences.join(", ")),
         };
         let summary = job.run(&self.machine, &out, existing)?;
         for line in summary.text.lines() {
             self.say(&format!("{name}: {line}"));
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn going_on(&self, name: &str, out: &Path, with: &str) -> OnExisting {
+        self.say(&format!(
+            "{name}: continuing the interrupted run in {}{with}",
+            out.display()
+        ));
+        OnExisting::Resume
     }
 
     /// Which models answer: the fine-tuned one, what it started from before it, and after it what was improved by feedback.
@@ -181,12 +233,16 @@ impl Pipeline<'_> {
             .chain([&lineup.reference])
             .chain(&lineup.after)
             .map(|(_, folder)| folder);
-        let inputs: Vec<PathBuf> = models
+        let inputs = models
             .chain(&questions.files)
             .cloned()
-            .chain(lineup.reward.iter().flat_map(RewardSource::files))
-            .collect();
-        let fingerprint = fingerprint(&described, &inputs)?;
+            .chain(lineup.reward.iter().flat_map(RewardSource::files));
+        let content = |path: PathBuf| {
+            let name = path.display().to_string();
+            Content::of(&Input { name, path })
+        };
+        let contents: Vec<Content> = inputs.map(content).collect::<Result<_, _>>()?;
+        let fingerprint = fingerprint(&described, &contents);
 
         let path = self.wiring.out.join("evaluation.json");
         let kept = fs_err::read(&path)

@@ -3,29 +3,56 @@
 use std::path::{Path, PathBuf};
 
 use rlhf_base::tell;
-use rlhf_train::OnExisting;
+use rlhf_train::{OnExisting, RunDir, Settings as _};
 use serde::Serialize;
 use toml::{Table, Value};
 
+use crate::exit::{usage, with_resume};
 use crate::flags::{CommonArgs, StageArgs};
-use crate::job::Job;
+use crate::job::{Job, recorded};
 use crate::machine::Machine;
 use crate::output::print_result;
-use crate::settings::{Layers, RUN, RunSettings};
+use crate::record::{Record, compare, refusal};
+use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::AnyStage;
 
 /// Runs `stage` with the settings of the files, of `--set`, and of the `flags` over them.
-pub(crate) fn run(stage: &dyn AnyStage, flags: Table, args: &StageArgs) -> anyhow::Result<()> {
+pub(crate) fn run(
+    stage: &'static dyn AnyStage,
+    flags: Table,
+    args: &StageArgs,
+) -> anyhow::Result<()> {
+    let flags = section(stage.name(), flags);
     let mut layers = layers(args.config.as_deref(), &args.common)?;
-    layers.add(FLAGS, section(stage.name(), flags))?;
-    let run: RunSettings = layers.get(RUN)?;
+    layers.add(FLAGS, flags.clone())?;
+    let mut run: RunSettings = layers.get(RUN)?;
     let out = run
         .out
         .clone()
         .unwrap_or_else(|| PathBuf::from("runs").join(stage.name()));
 
     let quiet = args.common.quiet;
-    let job = Job::new(stage.name(), layers.configure(stage)?, &run, quiet)?;
+    let begun = match args.resume {
+        true => begun(&out, stage)?,
+        false => None,
+    };
+    // What stands beside the command, without the file of the folder.
+    let mut given = Layers::given(args.config.as_deref(), &args.common.set)?;
+    given.add(FLAGS, section(RUN, as_table(&args.common.run)?))?;
+    given.add(FLAGS, flags)?;
+    let job = if let Some(record) = &begun {
+        let (job, settings) = resumed(stage, &out, record, &given, &run, quiet)?;
+        run = settings;
+        job
+    } else {
+        if args.resume && given.table(stage.name()).is_empty() {
+            return Err(usage!(
+                "{} holds no run to resume: start one without --resume, or name its folder with --out",
+                out.display()
+            ));
+        }
+        Job::new(stage, layers.configure(stage)?, &run, quiet)?
+    };
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
         tell(format!(
             "{}: this run is finished, with these very settings and inputs; nothing to do",
@@ -40,12 +67,102 @@ pub(crate) fn run(stage: &dyn AnyStage, flags: Table, args: &StageArgs) -> anyho
     };
     let machine = Machine::new(&run, quiet)?;
     machine.catch_interrupts()?;
-    let summary = job.run(&machine, &out, existing)?;
+    let summary = job
+        .run(&machine, &out, existing)
+        .map_err(|error| with_resume(error, &continuation(stage, &out, &args.common)))?;
     let mut result = summary.json;
     result["out"] = out.display().to_string().into();
     print_result(args.common.json, &result, || {
         format!("{}model in {}\n", summary.text, out.join("final").display())
     })
+}
+
+/// What the run in `out` was begun with, if there is one.
+fn begun(out: &Path, stage: &dyn AnyStage) -> anyhow::Result<Option<Record>> {
+    let record = Record::read(out, stage)?;
+    if record.is_none() && RunDir::refuse_existing(out).is_err() {
+        return Err(usage!(
+            "{} is missing, so the settings of this run are not known; start anew with --overwrite or another --out",
+            out.join("config.toml").display()
+        ));
+    }
+    Ok(record)
+}
+
+/// The run in `out` that `record` is of, with what is `given` beside `--resume` where that may differ, and the settings it is computed with. `usual` says
+/// what a run does not record: its folder and the number of threads.
+///
+/// # Errors
+/// On every other difference, and on inputs that have changed, all in one message.
+fn resumed(
+    stage: &'static dyn AnyStage,
+    out: &Path,
+    record: &Record,
+    given: &Layers,
+    usual: &RunSettings,
+    quiet: bool,
+) -> anyhow::Result<(Job, RunSettings)> {
+    let name = stage.name();
+    let config = out.join("config.toml");
+    let config = config.display();
+    let over = |was: &Table, section: &str| {
+        let mut is = was.clone();
+        is.extend(given.table(section));
+        is
+    };
+    let of_run = |table: &Table| {
+        RunSettings::from_table(table).map_err(|error| usage!("{}: {RUN}.{error}", config))
+    };
+    let of_stage = |table: &Table| {
+        let configured = stage.configure(table);
+        configured.map_err(|error| usage!("{}: {name}.{error}", config))
+    };
+    // Read as settings, so that 1 and 1.0 are the same.
+    let run = compare(
+        RUN,
+        &RUN_MAY_CHANGE,
+        &recorded(&of_run(&record.run)?),
+        &recorded(&of_run(&over(&record.run, RUN))?),
+    );
+    let own = compare(
+        name,
+        &stage.may_change(),
+        &of_stage(&record.stage)?.to_table(),
+        &of_stage(&over(&record.stage, name))?.to_table(),
+    );
+    let settings = RunSettings {
+        out: usual.out.clone(),
+        threads: usual.threads,
+        ..of_run(&run.settled)?
+    };
+    let mut differences = [run.refused, own.refused].concat();
+    let job = match Job::new(stage, of_stage(&own.settled)?, &settings, quiet) {
+        Ok(job) => job,
+        Err(error) if differences.is_empty() => return Err(error),
+        Err(error) => {
+            differences.push(format!("{error:#}"));
+            return Err(refusal(out, &differences));
+        }
+    };
+    differences.extend(job.inputs.changes_since(&record.inputs));
+    match differences.as_slice() {
+        [] => Ok((job, settings)),
+        some => Err(refusal(out, some)),
+    }
+}
+
+/// The words of the command that goes on with an interrupted run: its settings are in its folder, all but these.
+fn continuation(stage: &dyn AnyStage, out: &Path, common: &CommonArgs) -> Vec<String> {
+    let mut words = vec![stage.name().to_owned(), "--resume".to_owned()];
+    words.extend(["--out".to_owned(), out.display().to_string()]);
+    let flags = as_table(&common.run).unwrap_or_default();
+    if let Some(threads) = flags.get("threads") {
+        words.extend(["--threads".to_owned(), threads.to_string()]);
+    }
+    for (flag, given) in [("--quiet", common.quiet), ("--json", common.json)] {
+        words.extend(given.then(|| flag.to_owned()));
+    }
+    words
 }
 
 /// What errors call the layer of flags.

@@ -196,7 +196,7 @@ pub(crate) struct ComputeArgs {
     /// f32, bf16 or f16.
     #[arg(long, default_value = "f32")]
     pub(crate) dtype: String,
-    /// No progress: errors only.
+    /// No progress: warnings and errors only.
     #[arg(long)]
     pub(crate) quiet: bool,
 }

@@ -91,10 +91,10 @@ pub(crate) fn readable_default(setting: &Setting) -> Option<String> {
     }
 }
 
-/// As TOML; a small number as one would write it, 1e-5 rather than 0.00001.
+/// As TOML; a small or large number as one would write it, 1e-3 rather than 0.001.
 pub(crate) fn readable(value: &Value) -> String {
     match value.as_float() {
-        Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{x:e}"),
+        Some(x) if x != 0.0 && !(1e-2..1e6).contains(&x.abs()) => format!("{x:e}"),
         _ => value.to_string(),
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::Device;
 use rlhf_base::rng::normal;
 use rlhf_lm::{LanguageModel, ModelConfig, Params, SaveDtype, train_bpe};
-use rlhf_train::{Interrupt, ProgressStyle, Session};
+use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
 use serde_json::json;
 
 use crate::advantage::Advantage;
@@ -56,6 +56,10 @@ pub(super) fn session() -> Session {
         recompute: false,
         seed: 1,
         progress: ProgressStyle::Quiet,
+        saving: Saving {
+            keep: 2,
+            every: None,
+        },
         interrupt: Interrupt::new(),
     }
 }

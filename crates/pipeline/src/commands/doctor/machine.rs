@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use candle_core::{DType, Device};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, Weights};
-use rlhf_train::{Finding, Verdict};
-use sysinfo::{Disks, System};
+use rlhf_train::{Finding, Verdict, readable_bytes};
+use sysinfo::System;
 
-use super::{Report, gib};
+use super::Report;
 use crate::bundled;
+use crate::disk::{existing, free};
 use crate::machine::Machine;
 
 /// What the bundled model is asked, so that every kernel of a training step is used.
@@ -28,7 +29,7 @@ pub(super) fn check(machine: &Machine, out: &Path, report: &mut Report) {
     report.push(Finding::new("device", device, &[]));
     report.push(Finding::of("arithmetic", arithmetic(machine)));
     let (free, total) = memory();
-    let memory = format!("{} of {} free", gib(free), gib(total));
+    let memory = format!("{} of {} free", readable_bytes(free), readable_bytes(total));
     report.push(Finding::new("memory", memory, &[]));
     report.push(disk(out, 0));
     report.push(Finding::of("folder", writable(out)));
@@ -169,38 +170,27 @@ pub(super) fn memory() -> (u64, u64) {
 /// Whether the disk that `out` will be on has room for `needed` bytes.
 pub(super) fn disk(out: &Path, needed: u64) -> Finding {
     const CHECK: &str = "disk";
-    let place = match existing(out) {
-        Ok(place) => place,
-        Err(error) => return Finding::of(CHECK, Err(error)),
-    };
-    let disks = Disks::new_with_refreshed_list();
-    let holding = disks
-        .iter()
-        .filter(|disk| place.starts_with(disk.mount_point()))
-        .max_by_key(|disk| disk.mount_point().components().count());
-    let Some(disk) = holding else {
-        let unknown = format!("how much room {} has is not known", place.display());
+    let Some(free) = free(out) else {
         return Finding {
             check: CHECK.to_owned(),
             verdict: Verdict::Warn,
-            found: unknown,
+            found: format!("how much room {} has is not known", out.display()),
         };
     };
-    let free = disk.available_space();
     let out = out.display();
     Finding::of(
         CHECK,
         match (needed, free > needed) {
-            (0, true) => Ok(format!("{} free for {out}", gib(free))),
+            (0, true) => Ok(format!("{} free for {out}", readable_bytes(free))),
             (_, true) => Ok(format!(
                 "checkpoints and models take about {}, {} free for {out}",
-                gib(needed),
-                gib(free)
+                readable_bytes(needed),
+                readable_bytes(free)
             )),
             (_, false) => Err(anyhow!(
-                "{out} needs {} for checkpoints and models, and {} are free: free some space, or choose another --out",
-                gib(needed),
-                gib(free)
+                "{out} needs {} for checkpoints and models, and {} are free: free some space, lower --keep-checkpoints, or choose another --out",
+                readable_bytes(needed),
+                readable_bytes(free)
             )),
         },
     )
@@ -224,11 +214,4 @@ fn writable(out: &Path) -> anyhow::Result<String> {
             )
         })?;
     Ok(format!("{} can be written to", place.display()))
-}
-
-/// The nearest folder above `path` that is there, or `path` itself.
-fn existing(path: &Path) -> anyhow::Result<PathBuf> {
-    let absolute = std::path::absolute(path)?;
-    let found = absolute.ancestors().find(|place| place.exists());
-    Ok(found.unwrap_or(&absolute).to_owned())
 }

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rlhf_dataset::{Prompt, read};
-use rlhf_train::{Finding, Plan, Source, Verdict};
+use rlhf_train::{Finding, Plan, Source, Verdict, readable_bytes};
 
+use super::Report;
 use super::machine::{disk, memory};
-use super::{Report, gib};
 use crate::job::{Job, Standing};
 use crate::locate::{locate, model_folder};
 use crate::machine::Machine;
@@ -24,14 +24,14 @@ pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
         report,
         starts: BTreeMap::new(),
         trained: BTreeMap::new(),
+        written: 0,
     };
     for stage in wiring.stages() {
         pipeline.report.part(stage.name());
         // A failure that stops the checks of this stage is in the report.
         let _ = pipeline.stage(stage);
     }
-    // Two checkpoints of weights and two moments are kept while a third is written; then the model itself.
-    let written = pipeline.trained.values().map(|n| (3 * 12 + 4) * n).sum();
+    let written = pipeline.written;
     report.part("afterwards");
     report.push(Finding::of("evaluation", evaluation(wiring)));
     report.push(disk(&wiring.out, written));
@@ -56,6 +56,8 @@ struct Pipeline<'a> {
     starts: BTreeMap<&'static str, Option<PathBuf>>,
     /// How many parameters each stage so far trains.
     trained: BTreeMap<&'static str, u64>,
+    /// Bytes that the stages so far keep on the disk.
+    written: u64,
 }
 
 /// Where the first weights of a stage come from.
@@ -94,6 +96,7 @@ impl Pipeline<'_> {
             let length = format!("{} steps", plan.steps);
             self.report
                 .push(Finding::new("length", length, &plan.notes));
+            self.written = self.written.saturating_add(plan.disk.bytes());
             self.memory(&plan, &start);
         }
         let standing = self.standing(stage, &start);
@@ -154,7 +157,7 @@ impl Pipeline<'_> {
         let beside = start.made_by.iter().skip(1);
         let unmade: u64 = beside.filter_map(|stage| self.trained.get(stage)).sum();
         let needed = plan.memory.iter().map(|item| item.bytes).sum::<u64>() + 4 * unmade;
-        let about = format!("about {}", gib(needed));
+        let about = format!("about {}", readable_bytes(needed));
         let (free, _) = memory();
         self.report.push(match self.machine.device.is_cpu() {
             false => Finding::new("memory", format!("{about} on the device"), &[]),
@@ -163,10 +166,14 @@ impl Pipeline<'_> {
                 verdict: Verdict::Warn,
                 found: format!(
                     "{about}, and {} are free: lower micro_batch_tokens, or train with --recompute",
-                    gib(free)
+                    readable_bytes(free)
                 ),
             },
-            true => Finding::new("memory", format!("{about} of {} free", gib(free)), &[]),
+            true => Finding::new(
+                "memory",
+                format!("{about} of {} free", readable_bytes(free)),
+                &[],
+            ),
         });
     }
 
@@ -182,15 +189,20 @@ impl Pipeline<'_> {
         };
         let job = || {
             let configured = self.wiring.configured(stage)?;
-            Job::new(stage.name(), configured, &self.wiring.run, true)
+            Job::new(stage, configured, &self.wiring.run, true)
         };
         let standing = match (there, start.made_by.is_empty()) {
             (false, _) => Ok(Standing::New),
             (true, false) => return replaced("from another start"),
-            (true, true) => job().map(|job| job.standing(&out)),
+            (true, true) => job().and_then(|job| job.standing(&out)),
         };
         let found = match standing {
-            Ok(Standing::Changed) => return replaced("with other settings or inputs"),
+            Ok(Standing::Adjusted(differences) | Standing::Changed(differences)) => {
+                return replaced(&format!(
+                    "with other settings or inputs ({})",
+                    differences.join(", ")
+                ));
+            }
             Ok(Standing::New) => Ok(format!("{out_name} is new")),
             Ok(Standing::Finished) => Ok(format!("{out_name} is finished: it will be skipped")),
             Ok(Standing::Interrupted) => {
