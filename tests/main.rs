@@ -11,6 +11,8 @@ mod hub_server;
 mod known_faults;
 mod learning;
 mod manual;
+mod messages;
+mod output;
 mod pipeline;
 mod portable;
 mod reading;

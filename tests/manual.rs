@@ -31,7 +31,7 @@ fn the_long_help_of_a_stage_has_an_example_and_every_setting_with_its_default() 
     for line in [
         "Example: rlhf ppo",
         "--kl-coef <X>",
-        "[default: 0.05]",
+        "[default: 0.05; from 0 to 1000]",
         "--gamma <X>",
         "--max-kl <VALUE>",
         "--no-whiten-advantages",

@@ -78,34 +78,6 @@ fn a_reward_model_scores_each_answer_of_a_pair_and_eval_counts_the_same_wins() {
     assert!((report["accuracy"]["value"].as_f64().unwrap() - right as f64 / 12.0).abs() < 1e-12);
 }
 
-#[test]
-fn held_out_loss_is_the_mean_of_the_scores() {
-    let folder = Folder::quick();
-    folder.tiny_gpt2("base");
-    folder.write("text.jsonl", "{\"text\": \"the fox is red.\"}\n");
-    // Training text closes with the EOS token, a scored text does not; the shared tokens agree.
-    let scored = &lines(&folder.done("score --model base --data text.jsonl --quiet"))[0];
-    let known: f64 = scored["logprobs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(Value::as_f64)
-        .sum();
-    let loss: Value =
-        serde_json::from_str(&folder.done("eval --model base --data text.jsonl --json --quiet"))
-            .unwrap();
-    let tokens = loss["tokens"].as_f64().unwrap();
-    assert_eq!(
-        tokens,
-        scored["logprobs"].as_array().unwrap().len() as f64 + 1.0
-    );
-    let end = -loss["loss"].as_f64().unwrap() * tokens - known;
-    assert!(
-        end < 0.0,
-        "what is left is the log-probability of the EOS token: {end}"
-    );
-}
-
 /// Three sampled responses of a run, checked against what PPO defines: the KL, the reward's sum, a ratio above 0.
 #[test]
 fn explain_shows_a_rollout_whose_columns_keep_ppos_identities() {

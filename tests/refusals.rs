@@ -1,6 +1,6 @@
 //! Bad input: exit code 2, one line that says where and what, and nothing written.
 
-use crate::folder::Folder;
+use crate::folder::{Folder, stderr};
 
 #[test]
 fn a_bad_row_is_named_by_file_and_line_and_nothing_is_written() {
@@ -183,5 +183,115 @@ fn a_share_to_hold_out_that_is_none_is_refused_by_every_stage() {
             assert!(said.contains(&format!("{stage}.eval_fraction")), "{said}");
             assert!(!folder.path("runs").exists(), "something was written");
         }
+    }
+}
+
+#[test]
+fn a_number_outside_its_range_is_refused_by_its_setting_however_it_is_given() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    folder.pairs("prefs.jsonl");
+    folder.write("low.toml", "[sft]\nlr = -1e-3\n");
+    let (sft, reward) = (
+        "sft --model base --data demos.jsonl",
+        "reward --model base --prefs prefs.jsonl",
+    );
+    for (line, said) in [
+        (
+            format!("{sft} --lr=-1e-3"),
+            "sft.lr is -0.001: it must be above 0 and at most 1",
+        ),
+        (
+            format!("{sft} --set sft.lr=nan"),
+            "sft.lr is NaN: it must be above 0 and at most 1",
+        ),
+        (
+            format!("{sft} --config low.toml"),
+            "low.toml: sft.lr is -0.001: it must be",
+        ),
+        (format!("{sft} --lr 1e6"), "sft.lr is 1e6: it must be"),
+        (
+            format!("{sft} --weight-decay -1"),
+            "sft.weight_decay is -1: it must be from 0 to 10",
+        ),
+        (
+            format!("{sft} --max-grad-norm=inf"),
+            "sft.max_grad_norm is inf: it must be",
+        ),
+        (
+            format!("{sft} --set sft.eval_fraction=1.5"),
+            "it must be at least 0 and below 1",
+        ),
+        (
+            format!("{sft} --batch 2.5"),
+            "sft.batch is 2.5: it must be a whole number",
+        ),
+        (
+            format!("{reward} --label-smoothing 2"),
+            "reward.label_smoothing is 2: it must be",
+        ),
+        (
+            "ppo --model base --lr=-1".into(),
+            "ppo.lr is -1: it must be",
+        ),
+        (
+            "ppo --model base --temperature 1e-40".into(),
+            "ppo.temperature is 1e-40: it must be",
+        ),
+        (
+            "pretrain --heads 5".into(),
+            "must be an even multiple of pretrain.heads (5)",
+        ),
+        (
+            "generate --model base --prompt a --temperature 1e-40".into(),
+            "the temperature is",
+        ),
+    ] {
+        let error = folder.refused(&line);
+        assert!(
+            error.contains(said) && !error.contains("panicked"),
+            "{line}: {error}"
+        );
+        assert!(!folder.path("runs").exists(), "{line}");
+    }
+}
+
+#[test]
+fn what_other_programs_call_a_setting_is_understood_as_a_hint() {
+    let folder = Folder::quick();
+    for (line, said) in [
+        ("sft --learning-rate 1e-3", "'--lr'"),
+        ("ppo --kl 0.1", "'--kl-coef'"),
+        ("sft --set sft.learning_rate=1", "did you mean \"lr\"?"),
+        (
+            "ppo --set ppo.max_new_tokens=9",
+            "did you mean \"response_length\"?",
+        ),
+        (
+            "sft --set sft.max_seq_length=9",
+            "did you mean \"max_length\"?",
+        ),
+    ] {
+        let error = folder.refused(line);
+        assert!(error.contains(said), "{line}: {error}");
+    }
+}
+
+#[test]
+fn settings_that_will_not_do_what_they_say_are_told_in_the_plan() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    let line = "sft --model base --data demos.jsonl --set sft.eval_fraction=0 --batch 99 --warmup 7 --steps 2";
+    let output = folder.command(line).output().unwrap();
+    let said = stderr(&output);
+    let rows = folder.read("demos.jsonl").lines().count();
+    for part in [
+        "sft.warmup is 7, and the run has 2 steps".to_owned(),
+        format!("sft.batch is 99, and there are {rows} rows: every step takes all of them"),
+        format!("{rows} rows a step"),
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
     }
 }

@@ -76,7 +76,11 @@ fn under_compat_trl_the_score_stands_after_the_last_token() {
         "reward.toml",
         "[ppo]\nreward = \"length:3\"\ncompat = \"trl\"\ncritic = \"shared\"\n",
     );
-    assert!(folder.refused(PPO).contains("--critic separate"));
+    assert!(
+        folder
+            .refused(PPO)
+            .contains("set ppo.critic to \"separate\"")
+    );
 }
 
 /// What is saved is a language model and nothing else, and the demonstrations' loss falls where it counts for most.

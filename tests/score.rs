@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::folder::Folder;
+use crate::folder::{Folder, gguf};
 
 /// f32 keeps seven digits; logits near 10 and their exponentials lose two.
 const TOLERANCE: f64 = 1e-4;
@@ -76,5 +76,35 @@ fn scores_before_and_after_calibration_are_those_of_pytorch() {
         for (ours, expected) in scored("reward", flag) {
             assert_close(&ours["score"], &expected[key], &format!("{flag} {ours}"));
         }
+    }
+}
+
+/// The oracle is the other command: the same text, begun and ended alike.
+#[test]
+fn score_and_eval_mean_the_same_by_perplexity() {
+    let folder = Folder::quick();
+    let model = gguf().display().to_string();
+    folder.write("text.jsonl", "{\"text\": \"What colour is it? red.\"}\n");
+    folder.write(
+        "answer.jsonl",
+        "{\"prompt\": \"What colour is it?\", \"completion\": \" red.\"}\n",
+    );
+    for (file, name) in [
+        ("text.jsonl", "perplexity"),
+        ("answer.jsonl", "answer_perplexity"),
+    ] {
+        let of = |command: &str| -> Value {
+            let line = format!("{command} --model {model} --data {file} --json --quiet");
+            serde_json::from_str(&folder.done(&line)).unwrap()
+        };
+        let (scored, measured) = (of("score"), of("eval"));
+        let (a, b) = (
+            scored[name].as_f64().unwrap(),
+            measured["perplexity"].as_f64().unwrap(),
+        );
+        assert!((a - b).abs() < 1e-5 * a, "{file}: {a} and {b}");
+        // The begin token, once.
+        let begun = scored["tokens"].as_array().unwrap();
+        assert_eq!(begun.iter().filter(|id| **id == begun[0]).count(), 1);
     }
 }

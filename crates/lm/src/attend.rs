@@ -107,7 +107,7 @@ impl Attend<'_> {
         };
         match longest {
             Some(found) if found > max_length => Err(Error::Invalid(format!(
-                "a sequence of {found} tokens is longer than the {max_length} this model takes: shorten it (--max-length)"
+                "a sequence of {found} tokens is longer than the {max_length} this model takes: shorten it, or take a model with a longer context"
             ))),
             _ => Ok(()),
         }

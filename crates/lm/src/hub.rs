@@ -137,6 +137,14 @@ pub fn resolve_model(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Whether the cache has all of the hub's model `spec`, so that [`resolve_model`] needs no network.
+pub fn is_cached(spec: &str, settings: &HubSettings) -> bool {
+    parse_id(spec).is_some_and(|(id, revision)| {
+        let remote = Remote::new(settings, RepoType::Model, id, revision);
+        remote.snapshot().is_some_and(|dir| is_complete(&dir))
+    })
+}
+
 /// `name`, `org/name`, each with `@revision` (which defaults to `main`).
 fn parse_id(spec: &str) -> Option<(&str, &str)> {
     let (id, revision) = spec.split_once('@').unwrap_or((spec, "main"));
@@ -320,7 +328,9 @@ impl<'a> Remote<'a> {
             ),
             Some(code) => format!("{url}: the hub answered HTTP {code}. Try again later"),
             None => format!(
-                "{url} could not be downloaded: {error}. Check the network (HF_ENDPOINT is {endpoint}), or name a local directory"
+                "{url} could not be downloaded: {error}; and there is no local directory {:?}. Check the name and the network \
+                 (HF_ENDPOINT is {endpoint})",
+                self.id
             ),
         })
     }

@@ -58,7 +58,12 @@ impl LanguageModel {
             None => {
                 let (config, tensors) = read_lm(path)?;
                 let tokenizer = Tokenizer::from_dir(path)?;
-                check_vocabulary(&config, tokenizer.vocab_size(), path)?;
+                check_vocabulary(
+                    &config,
+                    tokenizer.vocab_size(),
+                    |id| tokenizer.token(id),
+                    path,
+                )?;
                 (config, tensors, tokenizer, read_generation(path)?)
             }
         };

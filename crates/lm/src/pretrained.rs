@@ -59,17 +59,29 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig> {
 }
 
 /// Checks that the embedding of `config` has a row for each of the tokenizer's `tokens`, and not many
-/// more: sizes are rounded up for speed, by at most 3 % in published models (Phi-2: 50 295 to 51 200).
-pub fn check_vocabulary(config: &ModelConfig, tokens: usize, dir: &Path) -> Result<()> {
+/// more: sizes are rounded up for speed, by at most 3 % in published models (Phi-2: 50 295 to 51 200). `named` spells a token.
+pub fn check_vocabulary(
+    config: &ModelConfig,
+    tokens: usize,
+    named: impl Fn(u32) -> Option<String>,
+    dir: &Path,
+) -> Result<()> {
     let rows = config.vocab_size();
     if vocabulary_fits(rows, tokens) {
         return Ok(());
     }
+    let cause = match tokens.checked_sub(rows) {
+        Some(beyond @ 1..) => format!(
+            "{beyond} of them, from {:?} on, have no row. Added tokens need rows of their own (resize_token_embeddings of transformers); \
+             or tokenizer.json is that of another model",
+            named(rows as u32).unwrap_or_default()
+        ),
+        _ => "tokenizer.json is that of another model, or lacks tokens that were added".to_owned(),
+    };
     Err(Error::file(
         dir,
         format!(
-            "the embedding has {rows} rows (vocab_size in config.json), the tokenizer {tokens} tokens: \
-             tokenizer.json belongs to another model"
+            "the embedding has {rows} rows (vocab_size in config.json), and the tokenizer {tokens} tokens: {cause}"
         ),
     ))
 }
@@ -111,12 +123,45 @@ fn read(dir: &Path, head: Head) -> Result<(ModelConfig, BTreeMap<String, Tensor>
         drop_tied_head(&config, &mut tensors).map_err(|e| Error::file(&path, e.to_string()))?;
     }
     let shapes = tensors.iter().map(|(n, t)| (n.as_str(), t.shape()));
-    match schema(&config, head)?.mismatch(shapes, true) {
-        Some(what) => Err(Error::file(
-            &path,
-            format!("does not hold a {}: {what}", described(&config, head)),
-        )),
-        None => Ok((config, tensors)),
+    if let Some(what) = schema(&config, head)?.mismatch(shapes, true) {
+        let what = match (head, tensors.contains_key(SCORE)) {
+            (Head::CausalLm, true) => format!(
+                "this is a reward model (it has {SCORE}), and a language model is needed here, such as the one it was trained from"
+            ),
+            (Head::Scalar, false) => format!(
+                "this is a language model (it has no {SCORE}), and a reward model is needed here: train one with `rlhf reward`"
+            ),
+            _ => format!("does not hold a {}: {what}", described(&config, head)),
+        };
+        return Err(Error::file(&path, what));
+    }
+    check_weights(&path, &tensors)?;
+    Ok((config, tensors))
+}
+
+/// Errors on NaN and infinity among the weights that `path` holds, naming the tensors.
+pub(crate) fn check_weights(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let mut damaged = Vec::new();
+    for (name, tensor) in tensors {
+        if !rlhf_ops::is_finite(tensor)? {
+            damaged.push(name.as_str());
+        }
+    }
+    match damaged.as_slice() {
+        [] => Ok(()),
+        [first, rest @ ..] => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" and {n} more tensors"),
+            };
+            Err(Error::file(
+                path,
+                format!(
+                    "tensor {first}{more}: holds NaN or infinity, so the model can compute nothing; take an earlier checkpoint, or copy \
+                     the file again"
+                ),
+            ))
+        }
     }
 }
 

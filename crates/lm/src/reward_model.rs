@@ -83,7 +83,12 @@ impl RewardModel {
         }
         let (config, tensors) = read_scalar(dir)?;
         let tokenizer = Tokenizer::from_dir(dir)?;
-        check_vocabulary(&config, tokenizer.vocab_size(), dir)?;
+        check_vocabulary(
+            &config,
+            tokenizer.vocab_size(),
+            |id| tokenizer.token(id),
+            dir,
+        )?;
         let params = Params::take(tensors, Weights::Frozen, device, dtype)?;
         let path = dir.join(CARD);
         let card = match path.is_file() {

@@ -54,9 +54,10 @@ impl SamplingConfig {
     /// An error that names the first setting that makes no sense.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::Invalid(what));
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+        // Below, a difference of logits over the temperature overflows what f32 can hold.
+        if self.temperature != 0.0 && !(1e-3..=1e3).contains(&self.temperature) {
             return wrong(format!(
-                "temperature is {}, expected a number of at least 0",
+                "the temperature is {}: it must be 0, which takes the most likely token, or from 0.001 to 1000",
                 self.temperature
             ));
         }

@@ -139,12 +139,14 @@ pub struct Solution {
     /// V(s), `[S]`.
     pub values: Vec<f64>,
     /// Q(s, a), `[S][A(s)]`; none from a method that learns V alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<Vec<Vec<f64>>>,
     /// The policy: π* from a method that computes it, else the policy greedy in the values; `[S][A(s)]`.
     pub policy: Policy,
     /// Sweeps, improvements or episodes.
     pub iterations: u64,
     /// `max_s |V(s) − exact|` for a method that learns from samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
     /// The two tables of [`Solution::render`].
     #[serde(skip)]

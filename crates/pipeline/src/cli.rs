@@ -1,5 +1,6 @@
 //! The commands, as typed, with what `--help` says of each.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use toml::Table;
 
@@ -9,6 +10,7 @@ use crate::flags::{
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
+use crate::synonyms::synonym;
 
 /// Reinforcement learning from human feedback for small language models, on one machine: supervised fine-tuning, a
 /// reward model from human rankings, PPO.
@@ -52,14 +54,17 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///
-    /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy", "perplexity"}: natural
-    /// logarithms, one number per predicted token (the first token has none). Under a reward model {"index", "score"} on the
-    /// calibrated scale. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
+    /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy",
+    /// "perplexity"}: natural logarithms, one number per predicted token (the first token has none). A text begins with the begin token
+    /// if the tokenizer adds one, and no end token is added to it; an answer is counted with its end token. "perplexity" is over all
+    /// of "logprobs", "answer_perplexity" over the answer alone: that is what `rlhf eval` measures. Under a reward model
+    /// {"index", "score"} on the calibrated scale. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
     #[command(after_help = example("rlhf score --model runs/reward --data prefs.jsonl > scores.jsonl"))]
     Score(ScoreArgs),
     /// Measure a model: held-out loss, agreement with human feedback, or one model against another.
     ///
-    /// With --model and --data: loss per token and perplexity on texts or demonstrations. With --reward and --data: the
+    /// With --model and --data: loss per token and perplexity, of texts as they are written (the begin token if the tokenizer adds one,
+    /// no end token) or of the answers of demonstrations, each with its end token, as in `rlhf score`. With --reward and --data: the
     /// report on a reward model (accuracy with interval, by source and length, calibration, correlations); --calibrate
     /// also keeps the scale of its scores, which a model from elsewhere lacks. With --model,
     /// --against and --reward: both models answer prompts; reward, KL and win rate, and the truth where it is known.
@@ -134,7 +139,7 @@ pub(crate) enum Typed {
 impl Typed {
     /// The command line of this process.
     pub(crate) fn parse() -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches()?;
+        let matches = command().try_get_matches().map_err(with_synonym)?;
         if let Some((name, matches)) = matches.subcommand()
             && let Some(stage) = stage(name)
         {
@@ -155,6 +160,28 @@ impl Typed {
             Self::Command(command) => command.quiet(),
         }
     }
+}
+
+/// Adds the flag that was meant to an error about an unknown one that has another name elsewhere.
+fn with_synonym(mut error: clap::Error) -> clap::Error {
+    let typed = std::env::args().nth(1).unwrap_or_default();
+    let all = command();
+    let known = |name: &str| {
+        let flags = all.find_subcommand(&typed).into_iter();
+        let mut flags = flags.flat_map(clap::Command::get_arguments);
+        flags.any(|flag| flag.get_long() == Some(&name.replace('_', "-")))
+    };
+    let meant = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => {
+            synonym(flag.trim_start_matches('-'), known)
+        }
+        _ => None,
+    };
+    if let Some(name) = meant {
+        let flag = ContextValue::String(format!("--{}", name.replace('_', "-")));
+        error.insert(ContextKind::SuggestedArg, flag);
+    }
+    error
 }
 
 /// The whole command line: the stages stand after `run`.

@@ -1,6 +1,10 @@
-//! Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted.
+//! Exit codes: 0 done, also where the reader of stdout went away; 1 failed, 2 usage or bad input, 130 interrupted.
 
 use std::process::ExitCode;
+
+use rlhf_base::tell;
+
+use crate::output::ReaderGone;
 
 pub(crate) const DONE: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
@@ -57,11 +61,14 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::from(DONE);
     };
+    if error.chain().any(|cause| cause.is::<ReaderGone>()) {
+        return ExitCode::from(DONE);
+    }
     let code = classify(&error);
     if code == INTERRUPTED {
-        eprintln!("{error:#}");
+        tell(format!("{error:#}"));
     } else {
-        eprintln!("error: {error:#}");
+        tell(format!("error: {error:#}"));
     }
     ExitCode::from(code)
 }

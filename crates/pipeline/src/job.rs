@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
+use rlhf_base::tell;
 use rlhf_train::{Interrupted, OnExisting, Prepared, RunDir, Session, Settings as _, Summary};
 use toml::{Table, Value};
 
@@ -45,7 +46,9 @@ impl Job {
         let mut notes = Vec::new();
         let inputs = locate(configured.as_mut(), &mut notes)?;
         if !quiet {
-            notes.iter().for_each(|note| eprintln!("{name}: {note}"));
+            notes
+                .iter()
+                .for_each(|note| tell(format!("{name}: {note}")));
         }
         let contents: Vec<Content> = inputs
             .iter()
@@ -129,9 +132,10 @@ impl Job {
     fn leaves_something_to_do(&self, out: &Path, steps: u64) -> anyhow::Result<()> {
         match rlhf_train::newest_checkpoint(out) {
             Some(made) if made >= steps => Err(usage!(
-                "{}: {made} steps are made already, and with these settings the run has {steps}: give it more with --steps, or start anew \
+                "{}: {made} steps are made already, and with these settings the run has {steps}: give it more with {}.steps, or start anew \
                  with --overwrite",
-                out.display()
+                out.display(),
+                self.stage.name()
             )),
             _ => Ok(()),
         }
@@ -202,8 +206,8 @@ fn without(settings: &Table, left_out: &[&str]) -> Table {
 /// A run that stopped because the disk is full or read-only.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{error:#}. Free some space or make the folder writable, then run the command again with --resume: it goes on from the last \
-     checkpoint, or where there is none from the start"
+    "{error:#}. Free some space or make the folder writable, then run the command again with --resume: it goes on from the \
+     last checkpoint, or where there is none from the start"
 )]
 struct DiskError {
     error: anyhow::Error,

@@ -29,8 +29,11 @@ mod manual;
 mod models;
 mod output;
 mod record;
+#[cfg(test)]
+mod remedies;
 mod settings;
 mod stages;
+mod synonyms;
 mod table;
 mod wiring;
 
@@ -58,12 +61,16 @@ pub fn main() -> ExitCode {
         Ok(typed) => typed,
         Err(error) => {
             // Help and version come as "errors" too, and clap knows which stream each belongs to.
+            if !error.use_stderr() {
+                let text = error.render();
+                let text = match output::colours() {
+                    true => text.ansi().to_string(),
+                    false => text.to_string(),
+                };
+                return exit::code(output::print(&text));
+            }
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                exit::USAGE
-            } else {
-                exit::DONE
-            });
+            return ExitCode::from(exit::USAGE);
         }
     };
     let level = if typed.quiet() {
@@ -77,6 +84,8 @@ pub fn main() -> ExitCode {
         .with_ansi(output::coloured(&std::io::stderr()))
         .with_target(false)
         .without_time()
+        // What cannot be written to stderr is not worth a panic there.
+        .log_internal_errors(false)
         .init();
     exit::code(commands::run(typed))
 }

@@ -25,7 +25,7 @@ pub(crate) fn locate(
             Source::Model { name, made_by, .. } => {
                 if name.is_empty() {
                     notes.push(
-                        "no --model given: starting from the bundled Tiny World model".to_owned(),
+                        "no model given: starting from the bundled Tiny World model".to_owned(),
                     );
                 }
                 let folder = model_folder(name, made_by)?;

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
+use rlhf_base::tell;
 use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
 
 use crate::exit::{Stopped, usage};
@@ -44,7 +45,7 @@ impl Machine {
             device,
             dtype,
             progress,
-            saving: run.saving()?,
+            saving: run.saving(),
             interrupt: Interrupt::new(),
         })
     }
@@ -70,8 +71,8 @@ impl Machine {
                 // The second Ctrl-C: stop at once, without a checkpoint.
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
-            eprintln!(
-                "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once"
+            tell(
+                "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once",
             );
         })
         .context("cannot catch Ctrl-C")

@@ -15,11 +15,14 @@ pub(crate) fn settings_help(name: &str) -> String {
     for section in sections().iter().filter(|s| s.name == name) {
         for setting in &section.settings {
             let default = setting.default.as_ref().map_or("none".into(), readable);
+            let allowed = setting.allowed().map(|allowed| format!(" [{allowed}]"));
             // Writing to a String cannot fail.
             let _ = writeln!(
                 out,
-                "  {} = {default}\n          {}",
-                setting.name, setting.doc
+                "  {} = {default}\n          {}{}",
+                setting.name,
+                setting.doc,
+                allowed.unwrap_or_default()
             );
         }
     }
@@ -28,14 +31,19 @@ pub(crate) fn settings_help(name: &str) -> String {
 
 /// The README's table of settings: one Markdown row each.
 pub(crate) fn settings_table() -> String {
-    let mut out = String::from("| setting | default | meaning |\n|---|---|---|\n");
+    let mut out = String::from("| setting | default | may be | meaning |\n|---|---|---|---|\n");
     for section in &sections() {
         for setting in &section.settings {
             let default = setting.default.as_ref();
             let default =
                 default.map_or("–".to_owned(), |value| format!("`{}`", readable(value)));
             let (name, doc) = (setting.name, setting.doc.replace('|', "\\|"));
-            let _ = writeln!(out, "| `{}.{name}` | {default} | {doc} |", section.name);
+            let allowed = setting.allowed().unwrap_or_else(|| "–".to_owned());
+            let _ = writeln!(
+                out,
+                "| `{}.{name}` | {default} | {allowed} | {doc} |",
+                section.name
+            );
         }
     }
     out

@@ -27,9 +27,29 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
             "{spec}: this run has no model yet; finish it with `rlhf {maker} --resume --out {spec}`"
         ));
     }
+    for adapter in [
+        path.join("adapter_config.json"),
+        published.join("adapter_config.json"),
+    ] {
+        if adapter.is_file() {
+            let text = fs_err::read_to_string(&adapter)?;
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            let base = json["base_model_name_or_path"].as_str();
+            return Err(usage!(
+                "{spec} is a LoRA adapter of {} (adapter_config.json), not a whole model: merge it into its base (merge_and_unload of \
+                 PEFT) and name the folder of the merged model",
+                base.unwrap_or("a base model")
+            ));
+        }
+    }
     if path.is_dir() {
         return Err(usage!(
             "{spec}: neither config.json nor a GGUF file in it, so it is neither a model directory nor a run"
+        ));
+    }
+    if path.exists() {
+        return Err(usage!(
+            "{spec} is a file, and no model: expected a run, the directory of a model, a file x.gguf, or a hub id"
         ));
     }
     if looks_like_a_path(spec) {
@@ -37,8 +57,21 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
             "{spec} does not exist; make it with `rlhf {maker}`, or name another model"
         ));
     }
-    Ok(rlhf_lm::hub::resolve_model(spec, &hub())?)
+    let hub = hub();
+    if !rlhf_lm::hub::is_cached(spec, &hub) {
+        if !spec.contains(['/', '@']) && !HUB_WORDS.contains(&spec) {
+            return Err(usage!(
+                "there is no folder {spec} here, and models on the hub are written org/name, such as HuggingFaceTB/SmolLM2-135M; for one \
+                 that has no org, write {spec}@main"
+            ));
+        }
+        tracing::info!("there is no folder {spec} here: looking for {spec} on the hub");
+    }
+    Ok(rlhf_lm::hub::resolve_model(spec, &hub)?)
 }
+
+/// Models of the hub that have a name without an organisation, and are known by it.
+const HUB_WORDS: [&str; 5] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"];
 
 /// The hub as the environment describes it (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`).
 pub(crate) fn hub() -> HubSettings {

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use crate::exit::usage;
 use crate::flags::derived::toml_or_text;
 use crate::stages::{AnyStage, Configured, STAGES};
+use crate::synonyms::synonym;
 
 /// Read from the current folder when it is there.
 pub(crate) const LOCAL_FILE: &str = "rlhf.toml";
@@ -27,11 +28,11 @@ settings! {
     /// Settings of every command that computes.
     pub(crate) struct RunSettings {
         /// The one seed: every random stream derives from it by name. Same settings and seed, same bytes.
-        pub(crate) seed: u64 = 0,
+        pub(crate) seed: u64 = 0 => 0..,
         /// The run directory; without one, `runs/` and the name of the stage (of the configuration file for `rlhf run`).
         pub(crate) out: Option<PathBuf> = None,
         /// Threads on the CPU; 0 takes as many as there are cores. The result is the same for any number.
-        pub(crate) threads: usize = 0,
+        pub(crate) threads: usize = 0 => 0..=4_096,
         /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`; auto takes the best that is compiled in and present.
         pub(crate) device: String = "auto".to_owned(),
         /// What the model computes in: `f32`, `bf16` or `f16`. Master weights, sums and losses stay f32.
@@ -42,9 +43,9 @@ settings! {
         pub(crate) recompute: bool = false,
         /// Longest time in minutes without a checkpoint, to within a step, whatever `save_every` says; 0 leaves time out of it. The result
         /// does not depend on it.
-        pub(crate) save_minutes: f64 = 10.0,
+        pub(crate) save_minutes: f64 = 10.0 => 0.0..=1e6,
         /// How many of the newest checkpoints are kept; at least 1. While one is saved there is one more.
-        pub(crate) keep_checkpoints: usize = 2,
+        pub(crate) keep_checkpoints: usize = 2 => 1..=1_000_000_000_000,
     }
 }
 
@@ -56,25 +57,12 @@ pub(crate) const RUN_MAY_CHANGE: MayChange = MayChange {
 
 impl RunSettings {
     /// How runs save.
-    ///
-    /// # Errors
-    /// If the two settings cannot be meant.
-    pub(crate) fn saving(&self) -> anyhow::Result<Saving> {
-        if self.keep_checkpoints == 0 {
-            return Err(usage!(
-                "run.keep_checkpoints is 0: a run needs one to go on from; give at least 1"
-            ));
-        }
-        let Ok(every) = Duration::try_from_secs_f64(60.0 * self.save_minutes) else {
-            return Err(usage!(
-                "run.save_minutes is {}: expected a number of minutes, or 0 to leave time out of it",
-                self.save_minutes
-            ));
-        };
-        Ok(Saving {
+    pub(crate) fn saving(&self) -> Saving {
+        Saving {
             keep: self.keep_checkpoints,
-            every: (self.save_minutes > 0.0).then_some(every),
-        })
+            every: (self.save_minutes > 0.0)
+                .then(|| Duration::from_secs_f64(60.0 * self.save_minutes)),
+        }
     }
 }
 
@@ -84,15 +72,15 @@ settings! {
         /// Prompts that every model answers; empty means those that PPO holds out.
         pub(crate) prompts: Vec<PathBuf> = Vec::new(),
         /// At most this many prompts, the first ones of the files.
-        pub(crate) limit: usize = 512,
+        pub(crate) limit: usize = 512 => 1..=1_000_000_000,
         /// Sampling temperature; absent takes that of PPO.
-        pub(crate) temperature: Option<f64> = None,
+        pub(crate) temperature: Option<f64> = None => 0.0..=100.0,
         /// Longest response in tokens; absent takes that of PPO.
-        pub(crate) response_length: Option<usize> = None,
+        pub(crate) response_length: Option<usize> = None => 1..=10_000_000,
         /// The baseline beside PPO: the best of this many responses of the fine-tuned model, by the reward model.
-        pub(crate) best_of: usize = 4,
+        pub(crate) best_of: usize = 4 => 1..=100_000,
         /// Prompts shown with every model's answer.
-        pub(crate) examples: usize = 3,
+        pub(crate) examples: usize = 3 => 0..=1_000_000,
     }
 }
 
@@ -311,6 +299,9 @@ fn map_of_all(origin: &str, section: Value) -> anyhow::Result<FieldMap> {
 
 fn hint(key: &str, section: &Section, sections: &[Section]) -> String {
     let known: Vec<&str> = section.settings.iter().map(|s| s.name).collect();
+    if let Some(name) = synonym(key, |name| section.has(name)) {
+        return format!("; did you mean \"{name}\"?");
+    }
     if let Some(longer) = known.iter().find(|name| name.starts_with(key)) {
         return format!("; did you mean \"{longer}\"?");
     }
@@ -396,7 +387,9 @@ mod tests {
         );
         let kind = error(layers.set("run.seed=many"));
         assert!(
-            kind.starts_with("--set run.seed=many: run.seed: invalid type"),
+            kind.starts_with(
+                "--set run.seed=many: run.seed is \"many\": it must be a whole number"
+            ),
             "{kind}"
         );
         assert!(error(layers.set("seed")).contains("SECTION.KEY=VALUE"));
@@ -418,6 +411,66 @@ mod tests {
             checked += 1;
         }
         assert!(checked >= 2, "{checked}");
+    }
+
+    /// The one check of numbers, over every setting there is.
+    #[test]
+    fn every_number_has_a_range_and_what_is_outside_is_refused_by_name() {
+        let has_number = |value: &Value| match value {
+            Value::Table(table) => table.values().any(|v| v.is_integer() || v.is_float()),
+            value => value.is_integer() || value.is_float(),
+        };
+        let mut tried = 0;
+        for section in sections() {
+            for setting in &section.settings {
+                let name = format!("{}.{}", section.name, setting.name);
+                let typed = ["f64", "usize", "u64"]
+                    .iter()
+                    .any(|number| setting.type_name.contains(number));
+                let number = typed || setting.default.as_ref().is_some_and(has_number);
+                assert_eq!(number, setting.range.is_some(), "{name}");
+                let Some(range) = setting.range else { continue };
+                if let Some(default) = setting.default.as_ref().filter(|d| !d.is_table()) {
+                    let text = format!("[{}]\n{} = {default}", section.name, setting.name);
+                    Layers::default().add("a", text.parse().unwrap()).unwrap();
+                }
+                let outside = range.outside().into_iter().map(|x| x.to_string());
+                for bad in outside.chain(["nan", "inf", "-inf"].map(str::to_owned)) {
+                    let value = match typed {
+                        true => bad,
+                        false => format!("{{ replace = {bad} }}"),
+                    };
+                    let said = error(Layers::default().set(&format!("{name}={value}")));
+                    let expected = said.ends_with(&format!("it must be {range}"));
+                    assert!(said.contains(&format!("{name} is ")) && expected, "{said}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 300, "{tried}");
+    }
+
+    #[test]
+    fn a_value_that_is_not_in_the_list_is_told_the_list() {
+        for (set, expected) in [
+            (
+                "ppo.kl_estimator=k9",
+                "ppo.kl_estimator is \"k9\": it must be one of k1, k2, k3",
+            ),
+            ("ppo.variance=x", "one of population, unbiased"),
+            (
+                "ppo.missing_eos=x",
+                "one of { replace = X }, { subtract = X }, none",
+            ),
+            ("sft.schedule=x", "one of constant, linear, cosine"),
+            (
+                "sft.batch=two",
+                "sft.batch is \"two\": it must be a whole number from 1 to 1e6",
+            ),
+        ] {
+            let said = error(Layers::default().set(set));
+            assert!(said.ends_with(expected), "{said}");
+        }
     }
 
     #[test]

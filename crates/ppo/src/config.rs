@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rlhf_dataset::check_eval_fraction;
 use rlhf_lm::SamplingConfig;
 use rlhf_rollout::RewardSource;
-use rlhf_train::{DataSettings, ScheduleKind};
+use rlhf_train::{DataSettings, Range, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::Advantage;
@@ -37,7 +36,7 @@ rlhf_train::settings! {
         /// that reads {"prompt", "response"} a line and prints a number or {"score"} for each.
         pub reward: String = "runs/reward".into(),
         /// Seconds that a reward command may take for one batch of responses.
-        pub reward_timeout: f64 = 60.0,
+        pub reward_timeout: f64 = 60.0 => Range::above(0.0, 1e9),
         /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk. Only `gae` has one.
         pub critic: CriticKind = CriticKind::Separate,
         /// Estimator of the advantages: `gae`, from the critic's values, or `rloo`, from the other responses to the same prompt.
@@ -47,69 +46,69 @@ rlhf_train::settings! {
         /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
         pub eval_prompts: Vec<PathBuf> = Vec::new(),
         /// Share of `prompts` kept back when `eval_prompts` is empty; at least one, unless it is 0.
-        pub eval_fraction: f64 = 0.1,
+        pub eval_fraction: f64 = 0.1 => 0.0..1.0,
         /// Held-out prompts used in an evaluation, at most.
-        pub eval_limit: usize = 256,
+        pub eval_limit: usize = 256 => 1..=1_000_000_000,
         /// PPO steps: each is one rollout and its updates.
-        pub steps: u64 = 1000,
+        pub steps: u64 = 1000 => 1..=1_000_000_000_000,
         /// Episodes (responses) per step.
-        pub batch: usize = 64,
+        pub batch: usize = 64 => 1..=1_000_000,
         /// Responses sampled per prompt; `batch` must be a multiple of it.
-        pub samples_per_prompt: usize = 1,
+        pub samples_per_prompt: usize = 1 => 1..=1_000_000,
         /// Optimizer steps per epoch; `batch` must be a multiple of it.
-        pub minibatches: usize = 1,
+        pub minibatches: usize = 1 => 1..=1_000_000,
         /// Passes over the rollout.
-        pub epochs: usize = 4,
+        pub epochs: usize = 4 => 1..=1_000,
         /// Tokens per forward and backward pass; the result does not depend on it, memory does. 0 chooses by the model's size.
-        pub micro_batch_tokens: usize = 0,
+        pub micro_batch_tokens: usize = 0 => 0..=1_000_000_000,
         /// Longest response in tokens, EOS token included.
-        pub response_length: usize = 53,
+        pub response_length: usize = 53 => 1..=10_000_000,
         /// The EOS token is forbidden before this many tokens.
-        pub min_response_length: usize = 0,
+        pub min_response_length: usize = 0 => 0..=10_000_000,
         /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
         pub allow_special: bool = false,
         /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
         pub raw: bool = false,
         /// Longest prompt in tokens; longer prompts are dropped and counted.
-        pub max_prompt_length: usize = 512,
+        pub max_prompt_length: usize = 512 => 1..=10_000_000,
         /// Texts that end a response (which is cut after them) besides the EOS token.
         pub stop: Vec<String> = Vec::new(),
-        /// Sampling temperature τ; log-probabilities are taken at the same τ.
-        pub temperature: f64 = 0.7,
+        /// Sampling temperature τ; log-probabilities are taken at the same τ. Greedy text, τ = 0, has no policy gradient.
+        pub temperature: f64 = 0.7 => 0.01..=100.0,
         /// Responses decoded at a time, at most.
-        pub rollout_rows: usize = 64,
+        pub rollout_rows: usize = 64 => 1..=1_000_000,
         /// Peak learning rate of policy and critic.
-        pub lr: f64 = 1e-5,
+        pub lr: f64 = 1e-5 => Range::above(0.0, 1.0),
         /// Schedule of the learning rate.
         pub schedule: ScheduleKind = ScheduleKind::Linear,
         /// PPO steps over which the learning rate rises from 0.
-        pub warmup: u64 = 0,
+        pub warmup: u64 = 0 => 0..=1_000_000_000,
         /// AdamW's ε; larger than usual, which keeps the first updates small.
-        pub adam_eps: f64 = 1e-5,
+        pub adam_eps: f64 = 1e-5 => Range::above(0.0, 1.0),
         /// β: weight of the KL penalty.
-        pub kl_coef: f64 = 0.05,
+        pub kl_coef: f64 = 0.05 => 0.0..=1e3,
         /// Target KL per episode for an adaptive β; absent keeps β fixed.
-        pub kl_target: Option<f64> = None,
+        pub kl_target: Option<f64> = None => Range::above(0.0, 1e6),
         /// Episodes over which the adaptive β acts.
-        pub kl_horizon: f64 = 10_000.0,
+        pub kl_horizon: f64 = 10_000.0 => Range::above(0.0, 1e12),
         /// Estimator of the KL per token: `k1`, `k2` or `k3`.
         pub kl_estimator: KlEstimator = KlEstimator::K1,
         /// Where the KL penalty acts: `reward`, in the reward of every token, or `loss`, differentiated beside the policy loss (`k2`, `k3`).
         pub kl_in: KlIn = KlIn::Reward,
         /// γ: discount per token.
-        pub gamma: f64 = 1.0,
+        pub gamma: f64 = 1.0 => 0.0..=1.0,
         /// λ of generalised advantage estimation.
-        pub lambda: f64 = 0.95,
+        pub lambda: f64 = 0.95 => 0.0..=1.0,
         /// ε: the ratio is clipped to 1 ± ε.
-        pub clip: f64 = 0.2,
+        pub clip: f64 = 0.2 => Range::inside(0.0, 1.0),
         /// ε_v: the value loss is clipped where a value has moved by more than this from its old value.
-        pub value_clip: f64 = 0.2,
+        pub value_clip: f64 = 0.2 => 0.0..=1e6,
         /// c_v: weight of the value loss.
-        pub value_coef: f64 = 0.1,
+        pub value_coef: f64 = 0.1 => 0.0..=1e3,
         /// c_e: weight of the entropy bonus.
-        pub entropy_coef: f64 = 0.0,
+        pub entropy_coef: f64 = 0.0 => 0.0..=1e3,
         /// c_ptx: weight of the loss on demonstrations (PPO-ptx); each minibatch has as many of them as it has episodes.
-        pub ptx_coef: f64 = 0.0,
+        pub ptx_coef: f64 = 0.0 => 0.0..=1e3,
         /// Demonstrations for `ptx_coef`; empty means the bundled ones.
         pub ptx_data: Vec<PathBuf> = Vec::new(),
         /// Whiten advantages over the step.
@@ -123,26 +122,26 @@ rlhf_train::settings! {
         /// `openai` or `trl`: sets `variance`, `score_slot` and `missing_eos` as they do; absent leaves the three as set.
         pub compat: Option<Compat> = None,
         /// Gradients of policy and of critic are each scaled down to this norm; 0 turns clipping off.
-        pub max_grad_norm: f64 = 1.0,
+        pub max_grad_norm: f64 = 1.0 => 0.0..=1e6,
         /// Stop the epochs of a step once the approximate KL(π_old ‖ π) per token exceeds this; absent: never.
-        pub target_kl: Option<f64> = None,
+        pub target_kl: Option<f64> = None => Range::above(0.0, 1e6),
         /// KL budget per episode: the run stops beyond it, and the evaluated policy with the highest score within it is published; absent:
         /// no budget.
-        pub max_kl: Option<f64> = None,
+        pub max_kl: Option<f64> = None => Range::above(0.0, 1e6),
         /// The normalised score is clipped to ± this; absent leaves it.
-        pub score_clip: Option<f64> = None,
+        pub score_clip: Option<f64> = None => Range::above(0.0, 1e6),
         /// What happens to the score of a response without an EOS token.
-        pub missing_eos: MissingEos = MissingEos::Replace(-1.0),
+        pub missing_eos: MissingEos = MissingEos::Replace(-1.0) => -1e6..=1e6,
         /// Use a reward model without calibration, with its scores as they are.
         pub uncalibrated: bool = false,
         /// Go on where step after step has nothing to learn from: no response ends, or all scores are equal.
         pub keep_going: bool = false,
         /// Evaluate on held-out prompts every this many steps, and at the end; 0 only at the end, with `max_kl` ten times.
-        pub eval_every: u64 = 0,
+        pub eval_every: u64 = 0 => 0..=1_000_000_000,
         /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
-        pub save_every: u64 = 50,
+        pub save_every: u64 = 50 => 0..=1_000_000_000,
         /// Episodes written to `samples.jsonl` per step.
-        pub log_samples: usize = 4,
+        pub log_samples: usize = 4 => 0..=1_000_000,
     }
     parts {
         /// How its files are read.
@@ -223,7 +222,7 @@ impl Config {
         ensure!(
             self.critic == CriticKind::Separate || self.conventions().score_slot == ScoreSlot::Last,
             "the score stands after the last token (ppo.score_slot, or ppo.compat = \"trl\"), where a shared critic has no value: \
-             use --critic separate"
+             set ppo.critic to \"separate\""
         );
         Ok(())
     }
@@ -255,30 +254,13 @@ impl Config {
         Ok(())
     }
 
-    /// Errors on arithmetic that does not divide and values outside their range, naming the setting.
+    /// Errors on settings that do not go together, naming them; each has its own range already.
     pub fn validate(&self) -> Result<()> {
         self.reward
             .parse::<RewardSource>()
             .context("ppo.reward cannot be used")?;
         self.validate_compat()?;
         self.validate_objective()?;
-        check_eval_fraction(self.eval_fraction).context("ppo.eval_fraction")?;
-        ensure!(
-            self.reward_timeout > 0.0 && self.reward_timeout <= 1e9,
-            "ppo.reward_timeout is {}: it must be above 0 seconds",
-            self.reward_timeout
-        );
-        ensure!(
-            self.steps > 0,
-            "ppo.steps is 0: nothing to do; give at least 1"
-        );
-        ensure!(
-            self.batch > 0
-                && self.samples_per_prompt > 0
-                && self.minibatches > 0
-                && self.epochs > 0,
-            "ppo.batch, ppo.samples_per_prompt, ppo.minibatches and ppo.epochs must each be at least 1"
-        );
         ensure!(
             self.batch.is_multiple_of(self.samples_per_prompt),
             "ppo.batch ({}) is not a multiple of ppo.samples_per_prompt ({}): every prompt gets the same number of responses",
@@ -292,53 +274,11 @@ impl Config {
             self.minibatches
         );
         ensure!(
-            self.temperature > 0.0 && self.temperature.is_finite(),
-            "ppo.temperature is {}: PPO needs a sampling temperature above 0 (greedy text has no policy gradient)",
-            self.temperature
-        );
-        ensure!(
             self.response_length > self.min_response_length,
             "ppo.response_length ({}) must exceed ppo.min_response_length ({})",
             self.response_length,
             self.min_response_length
         );
-        for (name, value) in [("gamma", self.gamma), ("lambda", self.lambda)] {
-            ensure!(
-                (0.0..=1.0).contains(&value),
-                "ppo.{name} is {value}: it must lie between 0 and 1"
-            );
-        }
-        ensure!(
-            self.clip > 0.0 && self.clip < 1.0,
-            "ppo.clip is {}: it must lie between 0 and 1",
-            self.clip
-        );
-        for (name, value) in [
-            ("kl_coef", self.kl_coef),
-            ("value_clip", self.value_clip),
-            ("value_coef", self.value_coef),
-            ("entropy_coef", self.entropy_coef),
-            ("ptx_coef", self.ptx_coef),
-            ("max_grad_norm", self.max_grad_norm),
-        ] {
-            ensure!(
-                value >= 0.0 && value.is_finite(),
-                "ppo.{name} is {value}: it must be 0 or more"
-            );
-        }
-        for (name, value) in [
-            ("kl_target", self.kl_target),
-            ("target_kl", self.target_kl),
-            ("max_kl", self.max_kl),
-            ("score_clip", self.score_clip),
-        ] {
-            if let Some(value) = value {
-                ensure!(
-                    value > 0.0,
-                    "ppo.{name} is {value}: it must be above 0 (leave it out to turn it off)"
-                );
-            }
-        }
         Ok(())
     }
 }
@@ -393,7 +333,7 @@ mod tests {
             ..trl
         };
         let said = shared.validate().unwrap_err().to_string();
-        assert!(said.contains("--critic separate"), "{said}");
+        assert!(said.contains("set ppo.critic"), "{said}");
     }
     #[test]
     fn advantages_and_penalties_that_cannot_work_are_refused_by_name() {

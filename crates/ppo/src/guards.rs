@@ -65,7 +65,7 @@ impl PolicyOptimization {
             self.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW,
             "PPO step {}: {MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, so training has diverged. Their episodes are in {}; \
              the last checkpoint is from before and sound: --resume goes on from there as the run began. Where its settings are at fault, \
-             start anew (--overwrite) with a lower --lr or another reward",
+             start anew (--overwrite) with a lower ppo.lr or another reward",
             step + 1,
             folder.display()
         );
@@ -166,7 +166,7 @@ pub(crate) fn blame_training(done: u64, error: anyhow::Error) -> anyhow::Error {
 fn has_diverged(done: u64, found: &str) -> anyhow::Error {
     anyhow!(
         "after PPO step {done} the policy's logits are not finite ({found}): training has diverged. The last checkpoint is from before \
-         and sound: --resume goes on from there as the run began. Where its settings are at fault, start anew (--overwrite) with a lower --lr, \
-         a higher ppo.kl_coef or another reward"
+         and sound: --resume goes on from there as the run began. Where its settings are at fault, start anew (--overwrite) with a lower \
+         ppo.lr, a higher ppo.kl_coef or another reward"
     )
 }

@@ -47,6 +47,13 @@ impl PolicyOptimization {
             ("held out", self.held_out.len()),
         ];
         let tokenizer = &self.language_model.tokenizer;
+        let mut notes = self.schedule.notes("ppo", config.lr);
+        if distinct > self.prompts.len() {
+            notes.push(format!(
+                "a step asks for {distinct} prompts (ppo.batch / ppo.samples_per_prompt), and there are {}: some come more than once a step",
+                self.prompts.len()
+            ));
+        }
         // Under a KL budget a checkpoint also holds the best policy so far.
         let best = match config.max_kl {
             Some(_) => 4 * policy.num_trainable() as u64,
@@ -73,6 +80,8 @@ impl PolicyOptimization {
             ),
             steps: config.steps,
             tokens: (per_step * config.steps as f64) as u64,
+            at_most: true,
+            notes,
             memory,
             disk: DiskUse {
                 checkpoints: DiskUse::checkpoints_at_once(

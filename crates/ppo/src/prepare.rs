@@ -53,14 +53,14 @@ impl Inputs {
             if model.card().calibration.is_none() && !config.uncalibrated {
                 bail!(
                     "{0}: there is no calibration in reward.json, so its scores have no known scale; measure it on rows it was not \
-                     trained on with `rlhf eval --reward {0} --data FILE --calibrate`, or use its scores as they are with --uncalibrated",
+                     trained on with `rlhf eval --reward {0} --data FILE --calibrate`, or use its scores as they are with ppo.uncalibrated = true, `rlhf ppo --uncalibrated`",
                     config.reward
                 );
             }
             ensure!(
                 !config.separate_critic() || model.tokenizer().encodes_like(&base.tokenizer),
                 "the critic starts from the reward model and reads the policy's tokens, but the tokenizers of {} and {} differ: \
-                 train the reward model from the same base, put the critic on the policy's trunk with --critic shared, or do without one with --advantage rloo",
+                 train the reward model from the same base, put the critic on the policy's trunk with ppo.critic = \"shared\", or do without one with ppo.advantage = \"rloo\"",
                 config.reward,
                 config.model
             );

@@ -20,14 +20,14 @@ pub fn calibrate(held_out: &[Item], scores: &[Vec<f64>]) -> Result<(Calibration,
     let all = scores.concat();
     ensure!(
         all.len() > 1,
-        "the scale of scores is measured on held-out responses, and there are {}: hold out more with reward.eval_fraction, or give more rows",
+        "the scale of scores is measured on held-out responses, and there are {}: hold out more rows",
         all.len()
     );
     let mean = statistics::mean(&all);
     let std = (all.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / all.len() as f64).sqrt();
     ensure!(
         std > 0.0,
-        "every held-out response gets the same score ({mean}): the reward model has learned nothing; raise --lr or --epochs"
+        "every held-out response gets the same score ({mean}): the reward model tells no two of them apart; train it longer or at a higher learning rate"
     );
     // A loader tokenises the probes' texts, so texts that were cut cannot be probes.
     let whole = held_out.iter().zip(scores).filter(|(item, _)| item.whole);

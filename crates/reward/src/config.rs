@@ -17,25 +17,25 @@ rlhf_train::settings! {
         /// Held-out feedback; empty keeps back a share of the prompts.
         pub eval_prefs: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation and calibration when `eval_prefs` is empty.
-        pub eval_fraction: f64 = 0.1,
+        pub eval_fraction: f64 = 0.1 => 0.0..1.0,
         /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
         pub allow_special: bool = false,
         /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
         pub raw: bool = false,
         /// Longest prompt plus response in tokens; longer rows are cut, counted and reported; absent takes 1024, or what the model reads
         /// if that is less.
-        pub max_length: Option<usize> = None,
+        pub max_length: Option<usize> = None => 1..=10_000_000,
         /// The field with the rating, of rows that have several: `helpfulness`, `correctness`, …; absent takes `helpfulness`.
         pub rating_field: Option<String> = None,
         /// μ: a pair with a strength (a difference of scores, a preference from 1 to 3) and no margin of its own gets the margin
         /// μ·strength; 0 leaves strengths unused.
-        pub margin_per_strength: f64 = 0.0,
+        pub margin_per_strength: f64 = 0.0 => 0.0..=1e3,
         /// What a tied pair of a ranking contributes: `half` its symmetric term, `skip` nothing.
         pub ties: Ties = Ties::Half,
         /// ε: the share of labels believed to be flipped.
-        pub label_smoothing: f64 = 0.0,
+        pub label_smoothing: f64 = 0.0 => 0.0..0.5,
         /// λ of the centering term λ·mean((r_c + r_r)²), which keeps rewards near zero; 0 turns it off.
-        pub center_rewards: f64 = 0.0,
+        pub center_rewards: f64 = 0.0 => 0.0..=1e3,
     }
     parts {
         /// How the model learns from the feedback; reward models overfit after the first epoch.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{Feedback, Reading, check_eval_fraction};
+use rlhf_dataset::{Feedback, Reading};
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
@@ -61,10 +61,6 @@ impl Stage for Reward {
 
     fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
         LossMonitor::findings(lines)
-    }
-
-    fn validate(config: &Config) -> Result<()> {
-        check_eval_fraction(config.eval_fraction).context("reward.eval_fraction")
     }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {

@@ -54,8 +54,8 @@ impl Prepared for RewardModelling {
         let tokens: usize = items.iter().map(Item::tokens).sum();
         let responses: usize = items.iter().map(|item| item.responses.len()).sum();
         let parameters = self.params.num_trainable() as u64;
-        let batch = self.config.training.batch;
-        let per_step = tokens as f64 * batch as f64 / items.len() as f64;
+        let batch = self.extent.rows_per_step;
+        let per_step = self.extent.tokens_per_step(tokens);
         let mut memory = MemoryItem::trained("model", &self.params).to_vec();
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
@@ -85,7 +85,9 @@ impl Prepared for RewardModelling {
                 "{batch} prompts a step, about {per_step:.0} tokens, in micro-batches of at most {micro_batch_tokens} tokens"
             ),
             steps: self.extent.steps,
-            tokens: (per_step * self.extent.steps as f64) as u64,
+            tokens: self.extent.tokens_of_run(tokens),
+            at_most: false,
+            notes: self.config.training.notes("reward", &self.extent),
             memory,
             disk: DiskUse {
                 checkpoints: DiskUse::checkpoints_at_once(
@@ -125,6 +127,7 @@ impl Prepared for RewardModelling {
             steps,
             schedule,
             micro_batch_tokens,
+            ..
         } = self.extent;
         let model =
             ScalarModel::new(&self.model, params)?.gradient_checkpointing(session.recompute);

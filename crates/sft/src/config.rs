@@ -15,13 +15,13 @@ rlhf_train::settings! {
         /// Held-out demonstrations for the loss that is reported; empty keeps back a share of the prompts.
         pub eval_data: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation when `eval_data` is empty.
-        pub eval_fraction: f64 = 0.05,
+        pub eval_fraction: f64 = 0.05 => 0.0..1.0,
         /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
         pub allow_special: bool = false,
         /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
         pub raw: bool = false,
         /// Rows are cut to this many tokens; absent takes 1024, or what the model reads if that is less.
-        pub max_length: Option<usize> = None,
+        pub max_length: Option<usize> = None => 1..=10_000_000,
         /// Let the prompt's tokens carry loss too.
         pub train_on_prompt: bool = false,
         /// Take answers with a thumb up as demonstrations and leave out those with a thumb down; without this, rows with thumbs are

@@ -1,6 +1,6 @@
 //! Held-out loss.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rlhf_dataset::order::micro_batches;
 use rlhf_lm::{CausalLm, Example, ExampleBatch};
 
@@ -16,5 +16,11 @@ pub fn mean_loss(model: &CausalLm, rows: &[Example], micro_batch_tokens: usize) 
         let loss = ExampleBatch::pack(&part, model.device())?.loss(model, 1)?;
         total += f64::from(rlhf_ops::read_to_host(&loss)?[0]);
     }
-    Ok(total / targets as f64)
+    let loss = total / targets as f64;
+    ensure!(
+        loss.is_finite(),
+        "the loss over {} rows is {loss}: the weights are damaged or have diverged, or --dtype cannot hold the numbers between them",
+        rows.len()
+    );
+    Ok(loss)
 }

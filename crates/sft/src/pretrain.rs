@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{Loaded, TextRow, check_eval_fraction, hold_out};
+use rlhf_dataset::{Loaded, TextRow, hold_out};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage,
@@ -23,23 +23,23 @@ rlhf_train::settings! {
         /// Texts, plain .txt or {"text"}: files, folders or data sets of the hub; empty means the bundled corpus.
         pub data: Vec<PathBuf> = Vec::new(),
         /// Share of the texts kept back for the held-out loss.
-        pub eval_fraction: f64 = 0.02,
+        pub eval_fraction: f64 = 0.02 => 0.0..1.0,
         /// Entries of the byte-level BPE vocabulary, the EOS token included.
-        pub vocab_size: usize = 1024,
+        pub vocab_size: usize = 1024 => 258..=1_000_000,
         /// Hidden size.
-        pub hidden_size: usize = 128,
+        pub hidden_size: usize = 128 => 2..=65_536,
         /// Inner size of the MLP.
-        pub intermediate_size: usize = 384,
+        pub intermediate_size: usize = 384 => 1..=1_000_000,
         /// Transformer blocks.
-        pub layers: usize = 4,
+        pub layers: usize = 4 => 1..=1_000,
         /// Attention heads; they divide `hidden_size`.
-        pub heads: usize = 4,
+        pub heads: usize = 4 => 1..=1_024,
         /// Key-value heads; they divide `heads`.
-        pub kv_heads: usize = 2,
+        pub kv_heads: usize = 2 => 1..=1_024,
         /// Longest sequence the model is meant for.
-        pub context: usize = 256,
+        pub context: usize = 256 => 2..=10_000_000,
         /// Texts longer than this many tokens become several rows.
-        pub max_length: usize = 256,
+        pub max_length: usize = 256 => 2..=10_000_000,
         /// Take special tokens that the texts spell (<|endoftext|>) as these tokens, not as plain text.
         pub allow_special: bool = false,
         /// Number format of the saved weights: f32, bf16 or f16.
@@ -124,7 +124,29 @@ impl Stage for Pretrain {
     }
 
     fn validate(config: &Config) -> Result<()> {
-        check_eval_fraction(config.eval_fraction).context("pretrain.eval_fraction")
+        let Config {
+            hidden_size,
+            heads,
+            kv_heads,
+            context,
+            max_length,
+            ..
+        } = *config;
+        ensure!(
+            hidden_size.is_multiple_of(heads) && (hidden_size / heads).is_multiple_of(2),
+            "pretrain.hidden_size ({hidden_size}) must be an even multiple of pretrain.heads ({heads}): every head has the same number of \
+             dimensions, and rotary positions turn them in pairs"
+        );
+        ensure!(
+            heads.is_multiple_of(kv_heads),
+            "pretrain.heads ({heads}) must be a multiple of pretrain.kv_heads ({kv_heads}): every key-value head serves the same number \
+             of heads"
+        );
+        ensure!(
+            max_length <= context,
+            "pretrain.max_length ({max_length}) must not exceed pretrain.context ({context}), the longest sequence the model is meant for"
+        );
+        Ok(())
     }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {

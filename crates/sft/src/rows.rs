@@ -59,7 +59,7 @@ impl Rows {
         ensure!(
             !all.rows.is_empty(),
             "none of the {} rows has a token to learn from within {max_length} tokens: the prompts alone are longer, or no turn of \
-             the assistant is to be learnt. Raise --max-length or shorten the prompts",
+             the assistant is to be learnt. Raise max_length or shorten the prompts",
             demonstrations.len()
         );
         Ok(all)
@@ -74,6 +74,33 @@ impl Rows {
         let both = [self.cut.sentence(&cut), self.lost.sentence(&lost)];
         let told = self.told.iter().cloned();
         both.into_iter().flatten().chain(told).collect()
+    }
+
+    /// Plain texts as they are written, to be measured rather than learned: with the begin token that the tokenizer itself adds, and
+    /// without an end token. A text longer than `max_length` becomes several rows.
+    pub fn of_written_texts(
+        tokenizer: &Tokenizer,
+        texts: &[Placed<TextRow>],
+        max_length: usize,
+    ) -> Result<Self> {
+        let mut all = Self::default();
+        let mut notes = TextNotes::default();
+        for text in texts {
+            notes.text(tokenizer, &text.text);
+            let ids = tokenizer.encode_begun(&text.text)?;
+            for window in ids.chunks(max_length) {
+                match window {
+                    [_] => all.lost.add(&text.place),
+                    window => all.rows.push(Example::whole(window.to_vec())),
+                }
+            }
+        }
+        all.told = notes.told(tokenizer);
+        ensure!(
+            !all.rows.is_empty(),
+            "the texts hold no two tokens in a row: there is nothing to predict"
+        );
+        Ok(all)
     }
 
     /// Plain texts: everything carries loss. A text longer than `max_length` becomes several rows;
@@ -155,7 +182,7 @@ mod tests {
             "{said:?}"
         );
         let said = encode(&rows[1..2]).unwrap_err().to_string();
-        assert!(said.contains("--max-length"), "{said}");
+        assert!(said.contains("max_length"), "{said}");
     }
 
     /// A conversation cannot be rendered without a chat template: the row is unusable, and its place is known.

@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_dataset::{
-    Demonstration, Loaded, Placed, Reading, Tolerance, check_eval_fraction, hold_out,
-};
+use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
@@ -60,10 +58,6 @@ impl Stage for Sft {
 
     fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
         LossMonitor::findings(lines)
-    }
-
-    fn validate(config: &Config) -> Result<()> {
-        check_eval_fraction(config.eval_fraction).context("sft.eval_fraction")
     }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {

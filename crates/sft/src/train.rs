@@ -23,8 +23,10 @@ pub struct Outcome {
     /// Loss per target token of the last step, in nats.
     pub loss: f64,
     /// Loss per target token on held-out rows, in nats, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
     /// The same before training.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss_before: Option<f64>,
     /// What shows that the run has learnt nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +54,7 @@ impl Prepared for LanguageModelling {
         let tokens: usize = rows.iter().map(|row| row.ids().len()).sum();
         let targets: usize = rows.iter().map(Example::num_targets).sum();
         let parameters = self.model.params.num_trainable() as u64;
-        let per_step = tokens as f64 * self.training.batch as f64 / rows.len() as f64;
+        let per_step = self.extent.tokens_per_step(tokens);
         let mut memory = MemoryItem::trained("model", &self.model.params).to_vec();
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
@@ -74,10 +76,12 @@ impl Prepared for LanguageModelling {
             )],
             batch: format!(
                 "{} rows a step, about {per_step:.0} tokens, in micro-batches of at most {micro_batch_tokens} tokens",
-                self.training.batch
+                self.extent.rows_per_step
             ),
             steps: self.extent.steps,
-            tokens: (per_step * self.extent.steps as f64) as u64,
+            tokens: self.extent.tokens_of_run(tokens),
+            at_most: false,
+            notes: self.training.notes(self.stage, &self.extent),
             memory,
             disk: DiskUse {
                 checkpoints: DiskUse::checkpoints_at_once(
@@ -121,6 +125,7 @@ impl Prepared for LanguageModelling {
             steps,
             schedule,
             micro_batch_tokens,
+            ..
         } = self.extent;
         let model =
             CausalLm::new(&self.model.config, params)?.gradient_checkpointing(session.recompute);

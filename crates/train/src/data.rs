@@ -11,7 +11,7 @@ settings! {
     /// How data files are read: a part of the section of every stage that reads some.
     pub struct DataSettings {
         /// Unusable rows to skip, each with a warning, before failing.
-        pub skip_bad: usize = 0,
+        pub skip_bad: usize = 0 => 0..=1_000_000_000,
         /// Which field of a row is what, where its name does not say it: `prompt=question,chosen=answers[0].text`; in a file also
         /// `[data.map]`.
         pub map: FieldMap = FieldMap::default(),

@@ -65,8 +65,8 @@ pub enum Error {
     },
     /// A loss or a gradient norm is NaN or infinite.
     #[error(
-        "step {step}: {what} is {number}: training has diverged; start anew (--overwrite) with a lower --lr or with --warmup, or under \
-         --dtype f16, whose largest number is 65504, with bf16. Checkpoints, if there are any, are from before and sound"
+        "step {step}: {what} is {number}: training has diverged; start anew (--overwrite) with a lower learning rate (lr) or a longer warm-up \
+         (warmup), or under --dtype f16, whose largest number is 65504, with bf16. Checkpoints, if there are any, are from before and sound"
     )]
     Diverged {
         /// The optimizer step.

@@ -1,7 +1,7 @@
 //! What every stage trains with, and nothing about any stage: a stage's loop is written out in the stage, from these parts.
 //!
 //! - [`Stage`], [`Prepared`]: what a stage is to the program around it;
-//! - [`settings!`], [`Training`]: settings written once, and those that stages share;
+//! - [`settings!`], [`Training`]: settings written once, each with its default and [`Range`], and those that stages share;
 //! - [`AdamW`], [`Schedule`], [`check_finite`]: how weights move, and when to stop;
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
@@ -30,6 +30,7 @@ mod plan;
 #[path = "../../../tests/portable.rs"]
 mod portable;
 mod progress;
+mod range;
 mod run_dir;
 mod saving;
 mod schedule;
@@ -38,6 +39,7 @@ pub mod settings;
 mod stage;
 pub mod statistics;
 mod training;
+mod variants;
 
 pub use checkpoint::{Checkpoint, newest_checkpoint};
 pub use checksum::sha256_of_file;
@@ -52,6 +54,7 @@ pub use plan::{
     DiskUse, MemoryItem, Plan, activation_bytes, marked, micro_batch_tokens, readable_bytes,
 };
 pub use progress::{Progress, ProgressStyle};
+pub use range::Range;
 pub use run_dir::{OnExisting, RunDir, finished, record};
 pub use saving::{SaveClock, Saving};
 pub use schedule::{Schedule, ScheduleKind};

@@ -22,6 +22,8 @@ use crate::progress::si;
 ///     memory: vec![MemoryItem::new("weights", 4 * 124_439_808)],
 ///     disk: DiskUse { checkpoints: 3, checkpoint: 12 * 124_439_808, model: 4 * 124_439_808 },
 ///     device: "CPU, 2 threads, f32".into(),
+///     at_most: false,
+///     notes: Vec::new(),
 ///     example: vec![("Say hi.\n".into(), false), ("Hi!<|endoftext|>".into(), true)],
 /// };
 /// assert!(plan.to_string().contains("Say hi.⏎\n    ⟦Hi!<|endoftext|>⟧"));
@@ -42,6 +44,10 @@ pub struct Plan {
     pub steps: u64,
     /// Tokens over the whole run.
     pub tokens: u64,
+    /// Whether the run may have fewer tokens, since responses may be shorter than the longest.
+    pub at_most: bool,
+    /// Settings that will not do what they say, such as a warm-up longer than the run.
+    pub notes: Vec<String>,
     /// What will be held in memory at once.
     pub memory: Vec<MemoryItem>,
     /// What will lie on the disk at once.
@@ -181,8 +187,9 @@ impl Display for Plan {
         row(
             "length",
             &format!(
-                "{} steps, about {} tokens",
+                "{} steps, {} {} tokens",
                 self.steps,
+                if self.at_most { "at most" } else { "about" },
                 si(self.tokens as f64)
             ),
         )?;
@@ -198,6 +205,9 @@ impl Display for Plan {
         )?;
         row("disk", &self.disk.to_string())?;
         row("device", &self.device)?;
+        for note in &self.notes {
+            row("note", note)?;
+        }
         if !self.example.is_empty() {
             writeln!(
                 f,
@@ -372,6 +382,8 @@ mod tests {
                 model: 4 << 20,
             },
             device: "CPU".into(),
+            at_most: true,
+            notes: vec!["ppo.warmup is 200".into()],
             example: vec![
                 ("What is red?\n".into(), false),
                 ("A fox.".into(), true),
@@ -384,10 +396,11 @@ mod tests {
   data        prompts: 512 rows
               rewards: runs/reward
   batch       64 episodes = 32 prompts × 2 samples, 4 epochs × 2 minibatches
-  length      100 steps, about 1.5M tokens
+  length      100 steps, at most 1.5M tokens
   memory      about 63 MiB: policy weights 4 MiB, policy gradients 4 MiB, policy optimizer moments 8 MiB, activations 48 MiB
   disk        about 28 MiB: up to 2 checkpoints of 12 MiB, the model 4 MiB
   device      CPU
+  note        ppo.warmup is 200
   one example, what carries loss in ⟦ ⟧, blanks at edges as ·:
     What is red?⏎
     ⟦A fox.⟧·[end]

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use rlhf_base::tell;
 
 /// How progress is shown, always on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl ProgressStyle {
     /// Prints a message on stderr, unless quiet.
     pub fn say(self, message: &str) {
         if self == Self::Auto {
-            eprintln!("{message}");
+            tell(message);
         }
     }
 }
@@ -94,7 +95,7 @@ impl Progress {
             }
             Output::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                eprintln!("{}", self.latest);
+                tell(&self.latest);
                 self.latest.clear();
             }
             Output::Lines { .. } | Output::Nothing => {}
@@ -115,7 +116,7 @@ impl Progress {
     pub fn finish(self) {
         match self.output {
             Output::Bar(bar) => bar.finish(),
-            Output::Lines { .. } if !self.latest.is_empty() => eprintln!("{}", self.latest),
+            Output::Lines { .. } if !self.latest.is_empty() => tell(&self.latest),
             Output::Lines { .. } | Output::Nothing => {}
         }
     }

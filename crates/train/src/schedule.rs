@@ -4,6 +4,8 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
+use crate::range::short;
+
 /// The shape of the learning rate after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,11 +47,67 @@ impl Schedule {
             ScheduleKind::Cosine => base * 0.5 * (1.0 + (PI * progress).cos()),
         }
     }
+
+    /// What of `base` and the schedule of `stage` will not happen in a run this short.
+    pub fn notes(&self, stage: &str, base: f64) -> Vec<String> {
+        let Self {
+            kind,
+            warmup_steps,
+            total_steps,
+        } = *self;
+        if warmup_steps > 0 && warmup_steps >= total_steps {
+            let highest = self.lr(base, total_steps.saturating_sub(1));
+            // Two digits say enough.
+            let highest = format!("{highest:.1e}").parse().unwrap_or(highest);
+            return vec![format!(
+                "{stage}.warmup is {warmup_steps}, and the run has {total_steps} steps: the learning rate never reaches {stage}.lr ({}), \
+                 its highest is {}",
+                short(base),
+                short(highest)
+            )];
+        }
+        if kind != ScheduleKind::Constant && total_steps - warmup_steps == 1 {
+            return vec![format!(
+                "{stage}.schedule lets the learning rate fall, but the run has one step {}: the rate of that step is {stage}.lr",
+                if warmup_steps > 0 {
+                    "after the warm-up"
+                } else {
+                    "only"
+                }
+            )];
+        }
+        Vec::new()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By hand: of 20 steps that rise to 1e-3 over 100, the last is the 19th hundredth.
+    #[test]
+    fn a_run_too_short_for_its_schedule_is_told() {
+        let said = |kind, warmup_steps, total_steps| {
+            let schedule = Schedule {
+                kind,
+                warmup_steps,
+                total_steps,
+            };
+            schedule.notes("sft", 1e-3).join("\n")
+        };
+        let long = said(ScheduleKind::Linear, 100, 20);
+        assert!(
+            long.contains("sft.warmup is 100, and the run has 20 steps"),
+            "{long}"
+        );
+        assert!(long.ends_with("its highest is 1.9e-4"), "{long}");
+        assert!(said(ScheduleKind::Constant, 5, 5).contains("never reaches"));
+        assert!(said(ScheduleKind::Cosine, 0, 1).contains("sft.schedule"));
+        assert!(said(ScheduleKind::Linear, 4, 5).contains("after the warm-up"));
+        for fine in [(ScheduleKind::Constant, 0, 1), (ScheduleKind::Linear, 4, 6)] {
+            assert_eq!(said(fine.0, fine.1, fine.2), "");
+        }
+    }
 
     #[track_caller]
     fn check(kind: ScheduleKind, warmup_steps: u64, total_steps: u64, expected: &[f64]) {

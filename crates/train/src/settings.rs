@@ -7,6 +7,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
+use crate::Range;
+use crate::range::short;
+use crate::variants::variants;
+
 #[doc(hidden)]
 pub use toml::Table;
 
@@ -21,15 +25,58 @@ pub struct Setting {
     pub type_name: &'static str,
     /// Its default; an optional setting has none.
     pub default: Option<Value>,
+    /// The numbers it may have; every setting with a number has a range.
+    pub range: Option<Range>,
+    /// The values it may have, where they are a list.
+    pub values: Vec<String>,
+}
+
+impl Setting {
+    /// What the setting may be, in words; none where its type says all.
+    pub fn allowed(&self) -> Option<String> {
+        match (self.range, self.values.as_slice()) {
+            (range, []) => range.map(|range| range.to_string()),
+            (None, values) => Some(values.join(", ")),
+            (Some(range), values) => Some(format!("{}; X {range}", values.join(", "))),
+        }
+    }
+
+    /// Errors on a value that the setting cannot have.
+    fn check(&self, value: &Value) -> Result<(), BadSetting> {
+        let found = self.range.and_then(|range| range.refuses(value)).map(short);
+        let number = matches!(value, Value::Integer(_) | Value::Float(_));
+        let whole = ["usize", "u64"].iter().any(|t| self.type_name.contains(t));
+        let (found, expected) = match (&self.range, self.values.as_slice()) {
+            (Some(range), _) if found.is_some() => (found, range.to_string()),
+            (Some(range), []) if !number || whole && value.is_float() => {
+                let kind = if whole { "whole number" } else { "number" };
+                (Some(value.to_string()), format!("a {kind} {range}"))
+            }
+            (_, values @ [_, ..]) => {
+                let unknown = value
+                    .as_str()
+                    .filter(|v| values.iter().all(|known| known != v));
+                let listed = format!("one of {}", values.join(", "));
+                (unknown.map(|v| format!("\"{v}\"")), listed)
+            }
+            _ => (None, String::new()),
+        };
+        found.map_or(Ok(()), |found| {
+            Err(BadSetting {
+                name: self.name.to_owned(),
+                reason: format!(" is {found}: it must be {expected}"),
+            })
+        })
+    }
 }
 
 /// A value that a setting cannot take: which setting, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name}: {reason}")]
+#[error("{name}{reason}")]
 pub struct BadSetting {
     /// The key.
     pub name: String,
-    /// What was expected and found.
+    /// What was found and expected, as the sentence goes on after the key.
     pub reason: String,
 }
 
@@ -52,17 +99,37 @@ pub trait Settings: Clone + Default {
     }
 }
 
-/// Takes one value over from `table`, if it has it. For [`settings!`](crate::settings!).
+/// One field as a setting. For [`settings!`](crate::settings!).
+#[doc(hidden)]
+pub fn setting<T: Serialize + DeserializeOwned>(
+    name: &'static str,
+    doc: &[&str],
+    type_name: &'static str,
+    default: &T,
+    range: Option<Range>,
+) -> Setting {
+    Setting {
+        name,
+        doc: doc.concat().trim().to_owned(),
+        type_name,
+        default: one_entry(name, default).remove(name),
+        range,
+        values: variants::<T>(),
+    }
+}
+
+/// Takes one value over from `table`, if it has it and the setting may have it. For [`settings!`](crate::settings!).
 #[doc(hidden)]
 pub fn take_one<T: DeserializeOwned>(
     field: &mut T,
-    name: &'static str,
+    setting: &Setting,
     table: &Table,
 ) -> Result<(), BadSetting> {
-    if let Some(value) = table.get(name) {
+    if let Some(value) = table.get(setting.name) {
+        setting.check(value)?;
         *field = value.clone().try_into().map_err(|error| BadSetting {
-            name: name.to_owned(),
-            reason: error.to_string().trim().replace('\n', " "),
+            name: setting.name.to_owned(),
+            reason: format!(": {}", error.to_string().trim().replace('\n', " ")),
         })?;
     }
     Ok(())
@@ -75,23 +142,18 @@ pub fn one_entry<T: Serialize>(name: &'static str, value: &T) -> Table {
     Table::try_from(BTreeMap::from([(name, value)])).unwrap_or_default()
 }
 
-/// Joins the lines of a doc comment. For [`settings!`](crate::settings!).
-#[doc(hidden)]
-pub fn one_line(lines: &[&str]) -> String {
-    lines.concat().trim().to_owned()
-}
-
-/// Declares a struct of settings: each field has a doc comment, which is its manual, and a default. Fields after `parts` are groups
-/// of settings shared with other sections; their keys are in the same table.
+/// Declares a struct of settings: each field has a doc comment, which is its manual, a default, and after `=>` the numbers it may
+/// have, which [`Settings::take`] checks. Fields after `parts` are groups of settings shared with other sections; their keys are in the
+/// same table.
 ///
 /// ```
 /// rlhf_train::settings! {
 ///     /// How to learn.
 ///     pub struct Learning {
 ///         /// Peak learning rate.
-///         pub lr: f64 = 1e-5,
+///         pub lr: f64 = 1e-5 => rlhf_train::Range::above(0.0, 1.0),
 ///         /// Optimizer steps; absent takes as many as there are rows.
-///         pub steps: Option<u64> = None,
+///         pub steps: Option<u64> = None => 1..=1_000_000,
 ///     }
 /// }
 /// rlhf_train::settings! {
@@ -110,14 +172,18 @@ pub fn one_line(lines: &[&str]) -> String {
 /// let config = Config::from_table(&table).unwrap();
 /// assert_eq!((config.learning.lr, config.learning.steps), (2e-5, Some(3)));
 /// assert_eq!(config.settings()[1].doc, "Peak learning rate.");
-/// assert!(Config::from_table(&"lr = \"fast\"".parse().unwrap()).unwrap_err().to_string().starts_with("lr: "));
+/// let refused = |text: &str| Config::from_table(&text.parse().unwrap()).unwrap_err().to_string();
+/// assert_eq!(refused("lr = -1e-3"), "lr is -0.001: it must be above 0 and at most 1");
+/// assert_eq!(refused("lr = 'fast'"), "lr is \"fast\": it must be a number above 0 and at most 1");
+/// assert_eq!(refused("steps = 1.5"), "steps is 1.5: it must be a whole number from 1 to 1e6");
+/// assert!(refused("data = 3").starts_with("data: "));
 /// ```
 #[macro_export]
 macro_rules! settings {
     (
         $(#[$meta:meta])*
         $vis:vis struct $Name:ident {
-            $( $(#[doc = $doc:literal])+ $fvis:vis $field:ident : $type:ty = $default:expr, )*
+            $( $(#[doc = $doc:literal])+ $fvis:vis $field:ident : $type:ty = $default:expr $(=> $range:expr)?, )*
         }
         $( parts { $( $(#[doc = $part_doc:literal])+ $pvis:vis $part:ident : $part_type:ty = $part_default:expr, )+ } )?
     ) => {
@@ -140,18 +206,23 @@ macro_rules! settings {
         impl $crate::Settings for $Name {
             fn settings(&self) -> Vec<$crate::Setting> {
                 #[allow(unused_mut)]
-                let mut all = vec![$( $crate::Setting {
-                    name: stringify!($field),
-                    doc: $crate::settings::one_line(&[$($doc),+]),
-                    type_name: stringify!($type),
-                    default: $crate::settings::one_entry(stringify!($field), &self.$field).remove(stringify!($field)),
-                }, )*];
+                let mut all = vec![$( $crate::settings::setting(
+                    stringify!($field),
+                    &[$($doc),+],
+                    stringify!($type),
+                    &self.$field,
+                    [$($crate::Range::from($range))?].first().copied(),
+                ), )*];
                 $($( all.extend(self.$part.settings()); )+)?
                 all
             }
 
             fn take(&mut self, table: &$crate::settings::Table) -> Result<(), $crate::BadSetting> {
-                $( $crate::settings::take_one(&mut self.$field, stringify!($field), table)?; )*
+                let settings = self.settings();
+                let mut own = settings.iter();
+                $( if let Some(setting) = own.next() {
+                    $crate::settings::take_one(&mut self.$field, setting, table)?;
+                } )*
                 $($( self.$part.take(table)?; )+)?
                 Ok(())
             }

@@ -3,7 +3,7 @@
 use rlhf_lm::ModelConfig;
 
 use crate::{
-    AdamW, AdamWConfig, DataSettings, Error, MayChange, Result, Schedule, ScheduleKind,
+    AdamW, AdamWConfig, DataSettings, Error, MayChange, Range, Result, Schedule, ScheduleKind,
     micro_batch_tokens, settings,
 };
 
@@ -12,29 +12,29 @@ settings! {
     /// their own defaults.
     pub struct Training {
         /// Passes over the data.
-        pub epochs: usize = 1,
+        pub epochs: usize = 1 => 1..=1_000_000,
         /// Optimizer steps; 0 means as many as `epochs` gives.
-        pub steps: u64 = 0,
+        pub steps: u64 = 0 => 0..=1_000_000_000_000,
         /// Rows per optimizer step; of human feedback prompts, each with all its responses.
-        pub batch: usize = 32,
+        pub batch: usize = 32 => 1..=1_000_000,
         /// Tokens per forward and backward pass; memory depends on it, the result does not. 0 chooses by the model's size.
-        pub micro_batch_tokens: usize = 0,
+        pub micro_batch_tokens: usize = 0 => 0..=1_000_000_000,
         /// Peak learning rate.
-        pub lr: f64 = 2e-5,
+        pub lr: f64 = 2e-5 => Range::above(0.0, 1.0),
         /// How the learning rate moves after the warm-up: constant, linear or cosine.
         pub schedule: ScheduleKind = ScheduleKind::Linear,
         /// Steps over which the learning rate rises from 0.
-        pub warmup: u64 = 0,
+        pub warmup: u64 = 0 => 0..=1_000_000_000,
         /// AdamW's decoupled weight decay, of matrices only: norms and biases do not decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0 => 0.0..=10.0,
         /// The gradient is scaled down to this norm; 0 turns clipping off.
-        pub max_grad_norm: f64 = 1.0,
+        pub max_grad_norm: f64 = 1.0 => 0.0..=1e6,
         /// Visit the rows in a new random order every epoch; `false` keeps the order of the files.
         pub shuffle: bool = true,
         /// Evaluate every this many steps, and at the end; 0 only at the end.
-        pub eval_every: u64 = 0,
+        pub eval_every: u64 = 0 => 0..=1_000_000_000,
         /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
-        pub save_every: u64 = 100,
+        pub save_every: u64 = 100 => 0..=1_000_000_000,
     }
     parts {
         /// How its rows are read.
@@ -45,6 +45,10 @@ settings! {
 /// What [`Training`] comes to for a model and a number of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Extent {
+    /// Rows of the data.
+    pub rows: usize,
+    /// Rows of a step: of a batch larger than the data, all.
+    pub rows_per_step: usize,
     /// Optimizer steps in a pass over the rows; the last takes what is left.
     pub steps_per_epoch: u64,
     /// Optimizer steps of the run.
@@ -55,12 +59,38 @@ pub struct Extent {
     pub micro_batch_tokens: usize,
 }
 
+impl Extent {
+    /// Tokens of a step, of data with `tokens` in all; the last step of an epoch may have fewer.
+    pub fn tokens_per_step(&self, tokens: usize) -> f64 {
+        tokens as f64 * self.rows_per_step as f64 / self.rows.max(1) as f64
+    }
+
+    /// Tokens of the run, of data with `tokens` in all: exact for whole epochs.
+    pub fn tokens_of_run(&self, tokens: usize) -> u64 {
+        let per_epoch = self.steps_per_epoch.max(1);
+        let rest = (self.steps % per_epoch) as f64 * self.tokens_per_step(tokens);
+        tokens as u64 * (self.steps / per_epoch) + rest as u64
+    }
+}
+
 impl Training {
     /// What a resumed run may change of these.
     pub const MAY_CHANGE: MayChange = MayChange {
         unseen: &["save_every"],
         seen: &["epochs", "steps", "micro_batch_tokens", "eval_every"],
     };
+
+    /// What of these settings of `stage` will not happen as they say: for the plan.
+    pub fn notes(&self, stage: &str, extent: &Extent) -> Vec<String> {
+        let mut notes = extent.schedule.notes(stage, self.lr);
+        if self.batch > extent.rows {
+            notes.push(format!(
+                "{stage}.batch is {}, and there are {} rows: every step takes all of them",
+                self.batch, extent.rows
+            ));
+        }
+        notes
+    }
 
     /// Steps, learning rates and micro-batches of `stage` over `rows` rows.
     pub fn extent(
@@ -83,6 +113,8 @@ impl Training {
             tokens => tokens,
         };
         Ok(Extent {
+            rows,
+            rows_per_step: self.batch.min(rows),
             steps_per_epoch,
             steps,
             schedule: Schedule {
@@ -145,12 +177,30 @@ mod tests {
         };
         let extent = training.extent("sft", 10, &model, false).unwrap();
         assert_eq!((extent.steps_per_epoch, extent.steps), (3, 6));
+        assert_eq!(
+            (extent.tokens_per_step(100), extent.tokens_of_run(100)),
+            (40.0, 200)
+        );
+        assert!(training.notes("sft", &extent).is_empty());
         assert_eq!((extent.micro_batch_tokens, training.clip()), (99, None));
         let set = Training {
             steps: 5,
             ..training.clone()
         };
-        assert_eq!(set.extent("sft", 10, &model, false).unwrap().steps, 5);
+        let set = set.extent("sft", 10, &model, false).unwrap();
+        // A whole pass, and two steps of four rows.
+        assert_eq!((set.steps, set.tokens_of_run(100)), (5, 180));
+        let large = Training {
+            batch: 32,
+            ..training.clone()
+        };
+        let extent = large.extent("sft", 30, &model, false).unwrap();
+        assert_eq!((extent.rows_per_step, extent.tokens_of_run(300)), (30, 600));
+        let said = large.notes("sft", &extent);
+        assert_eq!(
+            said,
+            ["sft.batch is 32, and there are 30 rows: every step takes all of them"]
+        );
         let nothing = Training {
             batch: 0,
             ..training

@@ -19,6 +19,7 @@ use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 use crate::boundary::guarded;
+use crate::pretrained::check_weights;
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use file::GgufFile;
 pub(crate) use keys::{Keys, object};
@@ -79,6 +80,7 @@ fn read_whole(path: &Path) -> Result<Gguf> {
     let (spelling, config) = config::read(&mut file)?;
     let tokenizer = tokenizer::read(&file, config.vocab_size())?;
     let tensors = weights::read(&mut file, spelling, &config)?;
+    check_weights(path, &tensors)?;
     Ok(Gguf {
         config,
         generation: match tokenizer.end_ids() {

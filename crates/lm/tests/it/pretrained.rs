@@ -109,7 +109,17 @@ fn a_reward_model_comes_back_under_the_names_of_sequence_classification() {
         assert_eq!(tensors["score.weight"].dims(), [1, config.hidden_size()]);
         assert!(!tensors.contains_key("lm_head.weight"), "{name}");
         let error = read_lm(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("unexpected: score.weight"), "{error}");
+        assert!(error.contains("this is a reward model"), "{error}");
+        write_lm(
+            dir.path(),
+            &config,
+            &load(&weights(&CausalLm::schema(&config).unwrap(), 2)),
+            SPECIAL,
+            DType::F32,
+        )
+        .unwrap();
+        let error = read_scalar(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("this is a language model"), "{error}");
     }
 }
 
@@ -279,7 +289,10 @@ fn a_tokenizer_of_another_model_is_refused_but_rounded_up_embeddings_are_not() {
         let json = json!({"model_type": "gpt2", "vocab_size": rows, "n_positions": 8, "n_embd": 2, "n_layer": 1, "n_head": 1});
         ModelConfig::from_json(json).unwrap()
     };
-    let check = |rows, tokens| check_vocabulary(&config(rows), tokens, Path::new("some/dir"));
+    let check = |rows, tokens| {
+        let named = |id| Some(format!("<{id}>"));
+        check_vocabulary(&config(rows), tokens, named, Path::new("some/dir"))
+    };
     check(50257, 50257).unwrap();
     check(151936, 151665).unwrap(); // Qwen2.5 0.5B
     check(51200, 50295).unwrap(); // Phi-2
@@ -290,6 +303,11 @@ fn a_tokenizer_of_another_model_is_refused_but_rounded_up_embeddings_are_not() {
             "{error}"
         );
     }
+    let error = check(512, 514).unwrap_err().to_string();
+    assert!(
+        error.contains("2 of them, from \"<512>\" on, have no row"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use rlhf_base::rng::{stream, uniform};
+use rlhf_base::tell;
 use rlhf_base::{Message, Text};
 use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, Weights, stream_response};
 use rlhf_rollout::{Episode, PromptRow, Scorer};
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         for_reading: std::io::stdout().is_terminal() && !args.json,
     };
     if chat.for_reading && !args.common.quiet {
-        eprintln!("/help lists what can be typed besides words");
+        tell("/help lists what can be typed besides words");
     }
     chat.talk()
 }
@@ -205,26 +206,26 @@ impl Chat<'_> {
             match command {
                 "" => {}
                 "/quit" => break,
-                "/help" => eprint!("{HELP}"),
+                "/help" => tell(HELP.trim_end()),
                 "/new" => self.speakers.iter_mut().for_each(|s| s.turns.clear()),
                 "/system" if !rest.is_empty() && self.speakers.iter().any(Speaker::converses) => {
                     self.system = Some(rest.to_owned());
                     self.speakers.iter_mut().for_each(|s| s.turns.clear());
                 }
-                "/system" => eprintln!("/system TEXT, for models with a chat template"),
+                "/system" => tell("/system TEXT, for models with a chat template"),
                 "/temperature" => match rest.trim().parse::<f64>() {
                     Ok(t) if t.is_finite() && t >= 0.0 => self.temperature = t,
-                    _ => eprintln!("/temperature T, a number of at least 0"),
+                    _ => tell("/temperature T, a number of at least 0"),
                 },
                 "/again" => match last.take() {
                     Some(line) => {
                         self.speakers.iter_mut().for_each(Speaker::unsay);
                         last = self.exchange(line)?;
                     }
-                    None => eprintln!("nothing was asked yet"),
+                    None => tell("nothing was asked yet"),
                 },
                 _ if command.starts_with('/') => {
-                    eprintln!("{command} is none of these:\n{HELP}");
+                    tell(format!("{command} is none of these:\n{HELP}"));
                 }
                 _ => last = self.exchange(line)?.or(last),
             }
@@ -252,7 +253,7 @@ impl Chat<'_> {
             match self.answer(speaker, &line, &label) {
                 Ok(answer) => answers.push(answer),
                 Err(error) if error.is::<exit::Usage>() => {
-                    eprintln!("{error}");
+                    tell(error);
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
@@ -291,31 +292,32 @@ impl Chat<'_> {
             &self.args.format,
             sampling.max_new_tokens,
         )?;
-        let show = |text: &str| {
-            if self.for_reading {
-                print(text);
-            }
+        let show = |text: &str| match self.for_reading {
+            true => print(text),
+            false => Ok(()),
         };
         if !label.is_empty() {
             show(&match colours() {
                 true => format!("\x1b[1m{label}\x1b[0m  "),
                 false => format!("{label}  "),
-            });
+            })?;
         }
         self.hush.store(false, Ordering::SeqCst);
         let tokenizer = &who.model.tokenizer;
         let mut spoken = TextStream::new(tokenizer, &prompt.ids);
+        let mut shown = Ok(());
         let hear = &mut |token| {
-            show(&spoken.push(token)?);
-            Ok(!self.hush.load(Ordering::SeqCst))
+            shown = show(&spoken.push(token)?);
+            Ok(shown.is_ok() && !self.hush.load(Ordering::SeqCst))
         };
         let sampled = stream_response(&who.causal, tokenizer, &prompt.ids, &sampling, hear);
         if self.input.ends_by_interrupt() {
             self.hush.store(true, Ordering::SeqCst);
         }
         let sampled = sampled?;
+        shown?;
         let cut = if sampled.finished { "" } else { " […]" };
-        show(&format!("{}{cut}\n", spoken.waiting()?));
+        show(&format!("{}{cut}\n", spoken.waiting()?))?;
         Ok(Answer {
             speaker,
             text: tokenizer.decode_response(&prompt.ids, &sampled.tokens)?,
@@ -330,7 +332,7 @@ impl Chat<'_> {
             return Ok(None);
         };
         if first.text == second.text {
-            eprintln!("the two answers are the same: there is nothing to choose");
+            tell("the two answers are the same: there is nothing to choose");
             return Ok(None);
         }
         loop {
@@ -400,7 +402,7 @@ impl Chat<'_> {
             }
             known.extend(score.map(|score| format!("score {score:.3}")));
             if !known.is_empty() {
-                eprintln!("   {}", known.join(": "));
+                tell(format!("   {}", known.join(": ")));
             }
         }
         Ok(())
@@ -445,7 +447,7 @@ impl Input {
                     Ok(Some(line))
                 }
                 Err(ReadlineError::Interrupted) => {
-                    eprintln!("/quit or Ctrl-D ends");
+                    tell("/quit or Ctrl-D ends");
                     Ok(Some(String::new()))
                 }
                 Err(ReadlineError::Eof) => Ok(None),

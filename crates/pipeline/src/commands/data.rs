@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
-use rlhf_base::Text;
+use rlhf_base::{Text, tell};
 use rlhf_dataset::summary::{Lengths, Summary, Tally};
 use rlhf_dataset::{
     Demonstration, Feedback, Placed, Prompt, Record, Records, Row, TextRow, Tolerance, Understood,
 };
 use rlhf_lm::{LanguageModel, TextNotes, Tokenizer, Weights, gguf, glued, seam as text_seam};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::row::PROMPT;
 use crate::data_files::found;
@@ -118,22 +118,28 @@ impl Look {
             if let Some(tokens) = tokens {
                 result["tokens"] = serde_json::to_value(tokens)?;
             }
+            // Lengths of a part that no row has.
+            for part in ["summary", "tokens"] {
+                if let Some(part) = result.get_mut(part).and_then(Value::as_object_mut) {
+                    part.retain(|_, value| !value.is_null());
+                }
+            }
             return print_json(&result);
         }
         for bad in skipped {
-            eprintln!("skipped: {bad}");
+            tell(format!("skipped: {bad}"));
         }
         let understood = read.understood.lines().into_iter();
         let lines: String = understood.chain(notes).map(|line| line + "\n").collect();
-        print(&lines);
-        print(&describe(&summary, tokens.as_ref()));
-        print(&self.shown);
+        print(&lines)?;
+        print(&describe(&summary, tokens.as_ref()))?;
+        print(&self.shown)?;
         if let Some((path, _)) = &self.to {
             print(&format!(
                 "\n{} rows written to {}\n",
                 summary.rows,
                 path.display()
-            ));
+            ))?;
         }
         Ok(())
     }

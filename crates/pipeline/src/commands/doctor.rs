@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::exit::usage;
 use crate::flags::DoctorArgs;
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 use crate::settings::{Layers, RUN, RunSettings};
 use crate::wiring::Wiring;
 
@@ -30,11 +30,9 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
             machine::check(&machine, &out, &mut report);
         }
     }
-    if args.common.json {
-        print_json(&report)?;
-    } else {
-        print(&report.render(crate::output::colours()));
-    }
+    print_result(args.common.json, &report, || {
+        report.render(crate::output::colours())
+    })?;
     match report.count(Verdict::Fail) {
         0 => Ok(()),
         1 => Err(usage!("one check failed: mend it before you start")),

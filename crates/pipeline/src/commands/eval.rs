@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use candle_core::DType;
+use rlhf_base::tell;
 use rlhf_dataset::{Feedback, Loaded, Placed, Row};
 use rlhf_lm::{
     Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel, Weights,
@@ -20,7 +21,7 @@ use crate::exit::usage;
 use crate::flags::EvalArgs;
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 use crate::settings::{EVAL, EvalSettings, Layers, RunSettings};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
@@ -86,7 +87,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     let max_length = row_limit("eval", args.max_length, &model.config);
     let (mut rows, mut told) = (Vec::new(), Vec::new());
     if !texts.is_empty() {
-        let encoded = Rows::from_texts(&tokenizer, &texts, max_length)?;
+        let encoded = Rows::of_written_texts(&tokenizer, &texts, max_length)?;
         rows.extend(encoded.rows);
         told.extend(encoded.told);
     }
@@ -110,17 +111,32 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     tell_skipped(&tolerance);
     let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
     let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
-    if args.json {
-        return print_json(
-            &json!({"loss": loss, "perplexity": loss.exp(), "rows": rows.len(), "tokens": tokens}),
-        );
-    }
-    print(&format!(
-        "loss {loss:.4} nats a token, perplexity {:.3}, over {tokens} tokens of {} rows\n",
-        loss.exp(),
-        rows.len()
-    ));
-    Ok(())
+    let (perplexity, rows) = (loss.exp(), rows.len());
+    let counted = [
+        (
+            !texts.is_empty(),
+            "the texts as written, without an end token",
+        ),
+        (
+            !demonstrations.is_empty(),
+            "the answers, each with its end token",
+        ),
+    ];
+    let counted: Vec<_> = counted
+        .iter()
+        .filter(|(any, _)| *any)
+        .map(|(_, what)| *what)
+        .collect();
+    let counted = counted.join("; ");
+    let result = json!({
+        "loss": loss, "perplexity": perplexity, "rows": rows, "tokens": tokens, "counted": counted,
+    });
+    print_result(args.json, &result, || {
+        format!(
+            "loss {loss:.4} nats a token, perplexity {perplexity:.3}, over {tokens} tokens of {rows} rows\n\
+             counted: {counted}\n"
+        )
+    })
 }
 
 fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
@@ -162,24 +178,22 @@ fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<(
         true => Some(calibrate(folder, &model, &items, &scores)?),
         false => None,
     };
-    if args.json {
-        let mut result = serde_json::to_value(&report)?;
-        if let Some(scale) = scale {
-            result["scale"] = serde_json::to_value(scale)?;
-        }
-        return print_json(&result);
+    let mut result = serde_json::to_value(&report)?;
+    if let Some(scale) = &scale {
+        result["scale"] = serde_json::to_value(scale)?;
     }
-    print(&report.to_string());
-    if let Some(scale) = scale {
-        print(&format!(
-            "scores of {} responses: mean {:.4}, standard deviation {:.4}, now in {}\n",
-            scale.responses,
-            scale.mean,
-            scale.std,
-            folder.join("reward.json").display()
-        ));
-    }
-    Ok(())
+    print_result(args.json, &result, || {
+        let scale = scale.map(|scale| {
+            format!(
+                "scores of {} responses: mean {:.4}, standard deviation {:.4}, now in {}\n",
+                scale.responses,
+                scale.mean,
+                scale.std,
+                folder.join("reward.json").display()
+            )
+        });
+        report.to_string() + &scale.unwrap_or_default()
+    })
 }
 
 /// Measures the scale of the model's scores and keeps it with the model.
@@ -218,18 +232,14 @@ fn compare(
     };
     let mut questions = Questions::new(settings, ppo, run.seed);
     if !args.prompts.is_empty() {
-        questions.files = args.prompts.clone();
+        questions.files = found(&args.prompts)?;
         questions.reading = args.reading.reading();
     }
     questions.files = found(&questions.files)?;
     if questions.files.is_empty() {
-        eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
+        tell("no --prompts given: using the bundled held-out prompts of the Tiny World");
         questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];
     }
     let evaluation = evaluate(&lineup, &questions, machine)?;
-    if args.json {
-        return print_json(&evaluation);
-    }
-    print(&evaluation.render());
-    Ok(())
+    print_result(args.json, &evaluation, || evaluation.render())
 }

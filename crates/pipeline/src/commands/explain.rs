@@ -8,17 +8,13 @@ use serde_json::Value;
 
 use crate::exit::usage;
 use crate::flags::ExplainArgs;
-use crate::output::{colours, print, print_json};
+use crate::output::{colours, print_result};
 
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let path = samples_file(&args.run)?;
     let rollout = choose(&path, args.step, args.episode)?;
     let explained = Explained::new(&rollout);
-    if args.json {
-        return print_json(&explained);
-    }
-    print(&explained.render(colours()));
-    Ok(())
+    print_result(args.json, &explained, || explained.render(colours()))
 }
 
 /// One line of `samples.jsonl` with `"kind": "rollout"`; lists have one entry a token, values and returns where there was a critic.

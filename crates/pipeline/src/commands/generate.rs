@@ -80,7 +80,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
                 Text::Plain(_) if !model.tokenizer.converses() => "",
                 _ => "\n",
             };
-            print(&format!("{prompt}{between}{text}{cut}\n\n"));
+            print(&format!("{prompt}{between}{text}{cut}\n\n"))?;
         } else {
             print_json(&json!({
                 "prompt": prompt,

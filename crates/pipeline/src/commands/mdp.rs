@@ -3,7 +3,7 @@
 use rlhf_mdp::{Settings, solve};
 
 use crate::flags::MdpArgs;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 
 pub(crate) fn run(args: &MdpArgs) -> anyhow::Result<()> {
     let settings = Settings {
@@ -15,14 +15,10 @@ pub(crate) fn run(args: &MdpArgs) -> anyhow::Result<()> {
         ..Settings::default()
     };
     let solution = solve(&args.environment, args.method, &settings)?;
-    if args.json {
-        return print_json(&solution);
-    }
-    print(solution.render());
-    if let Some(error) = solution.error {
-        print(&format!(
-            "largest distance from the exact values: {error:.4}\n"
-        ));
-    }
-    Ok(())
+    print_result(args.json, &solution, || {
+        let error = solution
+            .error
+            .map(|error| format!("largest distance from the exact values: {error:.4}\n"));
+        solution.render().to_owned() + &error.unwrap_or_default()
+    })
 }

@@ -33,13 +33,10 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
-        Command::Manual => {
-            print(&format!(
-                "{}\n{}",
-                commands_table(&crate::cli::command()),
-                settings_table()
-            ));
-            Ok(())
-        }
+        Command::Manual => print(&format!(
+            "{}\n{}",
+            commands_table(&crate::cli::command()),
+            settings_table()
+        )),
     }
 }

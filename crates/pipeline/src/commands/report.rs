@@ -4,7 +4,7 @@ use rlhf_web::Section;
 use serde_json::json;
 
 use crate::flags::ReportArgs;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 use crate::stages::{AnyStage, STAGES};
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
@@ -13,11 +13,8 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
         runs.extend(rlhf_web::Run::read(dir)?);
     }
     fs_err::write(&args.out, rlhf_web::report(&runs, &sections()))?;
-    if args.json {
-        return print_json(&json!({"out": args.out, "runs": runs.len()}));
-    }
-    print(&format!("{}\n", args.out.display()));
-    Ok(())
+    let result = json!({"out": args.out, "runs": runs.len()});
+    print_result(args.json, &result, || format!("{}\n", args.out.display()))
 }
 
 /// The stages, in the order of the page.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rlhf_base::tell;
 use rlhf_rollout::RewardSource;
 use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::flags::RunArgs;
 use crate::job::{Job, Standing, differences, recorded};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::{print, print_result};
 use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings};
 use crate::stages::AnyStage;
@@ -35,20 +36,17 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         .run()
         .map_err(|error| with_resume(error, &continuation()))?;
     let Some(mut evaluation) = evaluation else {
-        print(&format!("done: {}\n", pipeline.wiring.out.display()));
-        return Ok(());
+        return print(&format!("done: {}\n", pipeline.wiring.out.display()));
     };
     evaluation.seconds = started.elapsed().as_secs_f64();
-    if args.common.json {
-        return print_json(&evaluation);
-    }
-    print(&evaluation.render());
-    print(&format!(
-        "\n{:.0} s, everything in {}\n",
-        evaluation.seconds,
-        pipeline.wiring.out.display()
-    ));
-    Ok(())
+    print_result(args.common.json, &evaluation, || {
+        format!(
+            "{}\n{:.0} s, everything in {}\n",
+            evaluation.render(),
+            evaluation.seconds,
+            pipeline.wiring.out.display()
+        )
+    })
 }
 
 /// The words of the command that goes on with this one after an interruption.
@@ -115,7 +113,7 @@ impl Pipeline<'_> {
 
     fn say(&self, what: &str) {
         if !self.args.common.quiet {
-            eprintln!("{what}");
+            tell(what);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::flags::ScoreArgs;
 use crate::locate::model_folder;
 use crate::machine::Machine;
 use crate::models;
-use crate::output::{print, print_json};
+use crate::output::{print_json, print_result};
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let Loaded {
@@ -60,18 +60,11 @@ fn for_reading(line: &Line) -> anyhow::Result<()> {
         .and_then(Value::as_array)
         .map(|t| format!(", {} tokens", t.len()))
         .unwrap_or_default();
-    for what in ["score", "perplexity"] {
-        if let Some(value) = line.get(what) {
-            let value = value
-                .as_f64()
-                .map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
-            print(&format!(
-                "row {}{answer}: {what} {value}{tokens}\n",
-                line["index"]
-            ));
-        }
-    }
-    Ok(())
+    let value = |what: &str| Some(format!("{what} {:.4}", line.get(what)?.as_f64()?));
+    let known = value("score").or_else(|| value("perplexity"));
+    let known = known.unwrap_or_else(|| "nothing to predict".to_owned());
+    let text = format!("row {}{answer}: {known}{tokens}\n", line["index"]);
+    print_result(false, line, || text)
 }
 
 /// One text to score: of which row, which of its answers, and what it says.
@@ -209,6 +202,12 @@ fn under_reward_model(
     Ok(())
 }
 
+/// `exp(−mean log p)`.
+fn perplexity(logprobs: &[f32]) -> f64 {
+    let sum: f64 = logprobs.iter().map(|p| f64::from(*p)).sum();
+    (-sum / logprobs.len() as f64).exp()
+}
+
 fn under_language_model(
     folder: &Path,
     entries: &[Entry<'_>],
@@ -225,12 +224,15 @@ fn under_language_model(
     tell(&tokenizer, entries);
     let most = model.config.max_length();
     let (mut rows, mut scored) = (Vec::new(), Vec::new());
+    // Tokens of each answer, its end token included; none of a bare text.
+    let mut answers = Vec::new();
     for entry in entries {
         let encoded = encode(&tokenizer, entry, most);
         let Some((mut ids, completion)) = tolerance.keep(entry.place, encoded)? else {
             continue;
         };
         scored.push(entry);
+        answers.push(completion.len());
         ids.extend(completion);
         rows.push(Example::whole(ids));
     }
@@ -253,13 +255,18 @@ fn under_language_model(
             let own_logprobs = logprobs
                 .get(own.clone())
                 .context("one log-probability per predicted token")?;
-            let mean = own_logprobs.iter().map(|p| f64::from(*p)).sum::<f64>() / own.len() as f64;
+            let answer = answers[i].min(own_logprobs.len());
+            let answer = &own_logprobs[own_logprobs.len() - answer..];
             let mut line = scored[i].line();
             line.insert("tokens".to_owned(), json!(rows[i].ids()));
             line.insert("logprobs".to_owned(), json!(own_logprobs));
             line.insert("entropy".to_owned(), json!(entropy[own]));
-            // One token alone predicts nothing: its perplexity is null.
-            line.insert("perplexity".to_owned(), json!((-mean).exp()));
+            // One token alone predicts nothing, and has no perplexity.
+            for (name, part) in [("perplexity", own_logprobs), ("answer_perplexity", answer)] {
+                if !part.is_empty() {
+                    line.insert(name.to_owned(), json!(perplexity(part)));
+                }
+            }
             print(&line)?;
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlhf_base::tell;
 use rlhf_train::{OnExisting, RunDir, Settings as _, Source};
 use serde::Serialize;
 use toml::{Table, Value};
@@ -10,7 +11,7 @@ use crate::exit::{usage, with_resume};
 use crate::flags::{CommonArgs, StageArgs};
 use crate::job::{Job, recorded};
 use crate::machine::Machine;
-use crate::output::{print, print_json};
+use crate::output::print_result;
 use crate::record::{Record, compare, refusal};
 use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::{AnyStage, Configured};
@@ -53,10 +54,10 @@ pub(crate) fn run(
         Job::new(stage, layers.configure(stage)?, &run, quiet)?
     };
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
-        eprintln!(
+        tell(format!(
             "{}: this run is finished, with these very settings and inputs; nothing to do",
             out.display()
-        );
+        ));
         return Ok(());
     }
     let existing = match (args.resume, args.overwrite) {
@@ -69,16 +70,17 @@ pub(crate) fn run(
     let summary = job
         .run(&machine, &out, existing)
         .map_err(|error| with_resume(error, &continuation(stage, &out, &args.common)))?;
-    if args.common.json {
-        let mut result = summary.json;
-        result["out"] = out.display().to_string().into();
-        return print_json(&result);
-    }
-    print(&summary.text);
-    print(&format!("model in {}\n", out.join("final").display()));
     let next = next(stage, stage.configure(&job.settings)?.as_mut(), &out)?;
-    print(&format!("next: {next}\n"));
-    Ok(())
+    let mut result = summary.json;
+    result["out"] = out.display().to_string().into();
+    print_result(args.common.json, &result, || {
+        let model = out.join("final");
+        format!(
+            "{}model in {}\nnext: {next}\n",
+            summary.text,
+            model.display()
+        )
+    })
 }
 
 /// The command that usually comes next, on files of one's own where this stage had some.

@@ -8,10 +8,15 @@ use toml::{Table, Value};
 pub(crate) fn args(settings: &[Setting], short: &[&str]) -> Vec<Arg> {
     let place = |name: &str| short.iter().position(|wanted| *wanted == name);
     let arg = |(i, setting): (usize, &Setting)| {
-        let help = match (&setting.default, readable_default(setting)) {
-            (Some(Value::Boolean(true)), _) => format!("Turns this off: {}", setting.doc),
-            (_, Some(default)) => format!("{} [default: {default}]", setting.doc),
-            (_, None) => setting.doc.clone(),
+        let help = match &setting.default {
+            Some(Value::Boolean(true)) => format!("Turns this off: {}", setting.doc),
+            _ => setting.doc.clone(),
+        };
+        let default = readable_default(setting).map(|default| format!("default: {default}"));
+        let notes: Vec<String> = default.into_iter().chain(setting.allowed()).collect();
+        let help = match notes.as_slice() {
+            [] => help,
+            notes => format!("{help} [{}]", notes.join("; ")),
         };
         let arg = Arg::new(setting.name)
             .long(long(setting))
@@ -107,6 +112,7 @@ fn long(setting: &Setting) -> String {
 mod tests {
     use super::*;
     use clap::Command;
+    use rlhf_train::Range;
 
     fn settings() -> Vec<Setting> {
         let setting = |name, default: Option<Value>| Setting {
@@ -114,6 +120,8 @@ mod tests {
             type_name: "",
             doc: format!("What {name} means."),
             default,
+            range: (name == "lr").then(|| Range::above(0.0, 1.0)),
+            values: Vec::new(),
         };
         vec![
             setting("model", Some(Value::String("runs/sft".into()))),
@@ -133,6 +141,8 @@ mod tests {
                 doc: "What it means.".into(),
                 type_name,
                 default: Some(Value::Array(Vec::new())),
+                range: None,
+                values: Vec::new(),
             };
             let args = args(&[list], &[]);
             assert_eq!(args[0].get_value_names().unwrap(), [shown]);
@@ -168,7 +178,7 @@ mod tests {
         let mut command = Command::new("x").args(args(&settings(), &["lr"]));
         let short = command.render_help().to_string();
         assert!(
-            short.contains("--lr <X>") && short.contains("[default: 1e-5]"),
+            short.contains("--lr <X>") && short.contains("[default: 1e-5; above 0 and at most 1]"),
             "{short}"
         );
         assert!(!short.contains("--model"), "{short}");

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, bail};
 use candle_core::{DType, Device};
 use rlhf_lm::{RewardModel, Tokenizer};
 
@@ -73,7 +73,12 @@ impl FromStr for RewardSource {
     /// Text without a known `KIND:` names a model. An argument that its kind refuses is an error.
     fn from_str(spec: &str) -> Result<Self> {
         match kind(spec) {
-            None => Ok(Self::Model(spec.into())),
+            None => match KINDS.iter().find(|(name, _)| *name == spec) {
+                Some((name, _)) => bail!(
+                    "the reward \"{spec}\" is a kind of rule without its argument: write {name}:ARGUMENT ({name}@main is a model on the hub)"
+                ),
+                None => Ok(Self::Model(spec.into())),
+            },
             Some(_) => {
                 open_rule(spec, Duration::ZERO)?;
                 Ok(Self::Rule(spec.to_owned()))
@@ -145,6 +150,8 @@ mod tests {
             assert_eq!(parse(rule).unwrap(), RewardSource::Rule(rule.into()));
         }
         for (bad, named) in [
+            ("length", "length:ARGUMENT"),
+            ("gold", "gold:ARGUMENT"),
             ("length:", "length:N"),
             ("length:0", "length:N"),
             ("regex:(", "regex:("),

@@ -1,7 +1,9 @@
 //! The machine by itself: does it compute right, is there room.
 
 use std::collections::BTreeMap;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use candle_core::{DType, Device};
@@ -31,13 +33,62 @@ pub(super) fn check(machine: &Machine, out: &Path, report: &mut Report) {
     report.push(Finding::new("memory", memory, &[]));
     report.push(disk(out, 0));
     report.push(Finding::of("folder", writable(out)));
+    report.push(hub());
+}
+
+/// Longest wait for the hub.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether the hub can be reached: a connection is tried, nothing is sent.
+fn hub() -> Finding {
     let hub = crate::models::hub();
-    let cache = hub.cache.display();
-    let hub = match hub.offline {
-        true => format!("offline: only models in {cache}"),
-        false => format!("{}, models kept in {cache}", hub.endpoint),
+    let (endpoint, cache) = (&hub.endpoint, hub.cache.display());
+    let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    if hub.offline {
+        let found = format!("offline (HF_HUB_OFFLINE): only models in {cache}");
+        return Finding::new("hub", found, &[]);
+    }
+    if proxy.iter().any(|name| std::env::var_os(name).is_some()) {
+        let found =
+            format!("{endpoint} through a proxy, which was not tried; models kept in {cache}");
+        return Finding::new("hub", found, &[]);
+    }
+    match reach(endpoint) {
+        Ok(()) => Finding::new(
+            "hub",
+            format!("{endpoint} answers, models kept in {cache}"),
+            &[],
+        ),
+        Err(error) => Finding {
+            check: "hub".to_owned(),
+            verdict: Verdict::Warn,
+            found: format!(
+                "{endpoint} cannot be reached ({error:#}): only local models, and those in {cache}"
+            ),
+        },
+    }
+}
+
+/// Opens a connection to the host of `url`.
+fn reach(url: &str) -> anyhow::Result<()> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let host = rest.split('/').next().unwrap_or_default();
+    let port = if scheme == "http" { 80 } else { 443 };
+    let address = match host.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
+        _ => format!("{host}:{port}"),
     };
-    report.push(Finding::new("hub", hub, &[]));
+    let mut last = anyhow!("{host} has no address");
+    for address in address
+        .to_socket_addrs()
+        .context("its address is not known")?
+    {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
 }
 
 /// Loss and gradient of the bundled model, here and by the reference forms on the CPU in f32.

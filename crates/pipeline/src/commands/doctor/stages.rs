@@ -93,6 +93,9 @@ impl Pipeline<'_> {
             let plan = prepared.plan(&session);
             let plan = self.report.expect("plan", plan)?;
             self.trained.insert(stage.name(), plan.parameters);
+            let length = format!("{} steps", plan.steps);
+            self.report
+                .push(Finding::new("length", length, &plan.notes));
             self.written = self.written.saturating_add(plan.disk.bytes());
             self.memory(&plan, &start);
         }
