@@ -652,7 +652,10 @@ fn a_model_that_diverges_is_neither_kept_in_a_checkpoint_nor_published() {
             let output = folder.command(&format!("{line} {flags}")).output().unwrap();
             let said = stderr(&output);
             assert_eq!(output.status.code(), Some(1), "{flags}: {said}");
-            assert!(said.to_lowercase().contains("learning rate"), "{flags}: {said}");
+            assert!(
+                said.to_lowercase().contains("learning rate"),
+                "{flags}: {said}"
+            );
             assert!(!folder.path(&out).join("final").exists(), "{flags}");
             said
         };

@@ -4,11 +4,13 @@
 //! - [`Text`], [`Message`]: a string, or the turns of a conversation;
 //! - [`caption`]: what a report says about a metric;
 //! - [`tell`]: a line on stderr.
+//! - [`guard`]: parsers of others, whose panic becomes an error.
 
 pub mod caption;
+pub mod guard;
 pub mod rng;
 mod tell;
 mod text;
 
 pub use tell::tell;
-pub use text::{Chat, Message, Text};
+pub use text::{Chat, Message, Text, visible_edges};

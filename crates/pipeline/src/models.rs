@@ -73,19 +73,6 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
 /// Models of the hub that have a name without an organisation, and are known by it.
 const HUB_WORDS: [&str; 5] = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"];
 
-/// The data file that `spec` names: a local path, or `hf://datasets/org/name/path/to/file`.
-pub(crate) fn file(spec: &Path) -> anyhow::Result<PathBuf> {
-    if spec.exists() {
-        return Ok(spec.to_owned());
-    }
-    Ok(rlhf_lm::hub::resolve_file(&spec.to_string_lossy(), &hub())?)
-}
-
-/// The data files that `specs` name, as [`file`] finds each.
-pub(crate) fn files(specs: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    specs.iter().map(|spec| file(spec)).collect()
-}
-
 /// The hub as the environment describes it (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`).
 pub(crate) fn hub() -> HubSettings {
     let settings = HubSettings::from_variables(|name| std::env::var(name).ok());

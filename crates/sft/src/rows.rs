@@ -1,9 +1,8 @@
 //! From records to examples, and what is lost on the way.
 
 use anyhow::{Result, ensure};
-use rlhf_base::Text;
 use rlhf_dataset::{Demonstration, Placed, TextRow, Tolerance};
-use rlhf_lm::{Example, Tokenizer};
+use rlhf_lm::{Example, TextNotes, Tokenizer};
 use rlhf_train::Counted;
 
 /// Rows ready to train on, and what was lost on the way.
@@ -16,6 +15,8 @@ pub struct Rows {
     /// Rows without a target: the cut left none, no turn is the assistant's to learn, or a window is an EOS token alone. They are not in
     /// `rows`.
     pub lost: Counted,
+    /// What their texts hold that is worth telling, a sentence each.
+    pub told: Vec<String>,
 }
 
 impl Rows {
@@ -29,29 +30,32 @@ impl Rows {
         tolerance: &mut Tolerance,
     ) -> Result<Self> {
         let mut all = Self::default();
+        let mut notes = TextNotes::default();
         for row in demonstrations {
-            let example = match row.conversation() {
-                Some(chat) => Example::from_conversation(tokenizer, &chat, train_on_prompt),
-                None => Example::from_completion(
-                    tokenizer,
-                    &row.prompt,
-                    &row.completion,
-                    train_on_prompt,
-                ),
-            };
-            let Some(mut example) = tolerance.keep(&row.place, example)? else {
+            let (prompt, completion) = (&row.prompt, &row.completion);
+            let examples =
+                Example::from_demonstration(tokenizer, prompt, completion, train_on_prompt);
+            let Some(mut examples) = tolerance.keep(&row.place, examples)? else {
                 continue;
             };
-            if example.ids().len() > max_length {
+            notes.row(tokenizer, prompt, &[completion]);
+            if examples
+                .iter()
+                .any(|example| example.ids().len() > max_length)
+            {
                 all.cut.add(&row.place);
             }
-            example.truncate(max_length);
-            if example.num_targets() == 0 {
+            let given = examples.len();
+            examples
+                .iter_mut()
+                .for_each(|example| example.truncate(max_length));
+            examples.retain(|example| example.num_targets() > 0);
+            if examples.len() < given {
                 all.lost.add(&row.place);
-            } else {
-                all.rows.push(example);
             }
+            all.rows.extend(examples);
         }
+        all.told = notes.told(tokenizer);
         ensure!(
             !all.rows.is_empty(),
             "none of the {} rows has a token to learn from within {max_length} tokens: the prompts alone are longer, or no turn of \
@@ -61,14 +65,15 @@ impl Rows {
         Ok(all)
     }
 
-    /// What there is to say about rows that were cut or left out, for `stage`.
+    /// What there is to say about the rows, and about those that were cut or left out, for `stage`.
     pub fn warnings(&self, stage: &str, max_length: usize) -> Vec<String> {
         let cut = format!(
             "cut at {max_length} tokens: raise {stage}.max_length to keep them whole, where the model reads more"
         );
         let lost = format!("left out: nothing to learn from within {max_length} tokens");
         let both = [self.cut.sentence(&cut), self.lost.sentence(&lost)];
-        both.into_iter().flatten().collect()
+        let told = self.told.iter().cloned();
+        both.into_iter().flatten().chain(told).collect()
     }
 
     /// Plain texts as they are written, to be measured rather than learned: with the begin token that the tokenizer itself adds, and
@@ -79,8 +84,10 @@ impl Rows {
         max_length: usize,
     ) -> Result<Self> {
         let mut all = Self::default();
+        let mut notes = TextNotes::default();
         for text in texts {
-            let ids = tokenizer.encode_prompt(&Text::Plain(text.text.clone()))?;
+            notes.text(tokenizer, &text.text);
+            let ids = tokenizer.encode_begun(&text.text)?;
             for window in ids.chunks(max_length) {
                 match window {
                     [_] => all.lost.add(&text.place),
@@ -88,6 +95,7 @@ impl Rows {
                 }
             }
         }
+        all.told = notes.told(tokenizer);
         ensure!(
             !all.rows.is_empty(),
             "the texts hold no two tokens in a row: there is nothing to predict"
@@ -103,13 +111,16 @@ impl Rows {
         max_length: usize,
     ) -> Result<Self> {
         let mut all = Self::default();
+        let mut notes = TextNotes::default();
         for text in texts {
+            notes.text(tokenizer, &text.text);
             let (windows, single) = Example::windows_of_text(tokenizer, &text.text, max_length)?;
             all.rows.extend(windows);
             if single > 0 {
                 all.lost.add(&text.place);
             }
         }
+        all.told = notes.told(tokenizer);
         ensure!(
             !all.rows.is_empty(),
             "the texts hold no two tokens in a row: there is nothing to predict"
@@ -124,8 +135,8 @@ mod tests {
 
     use std::path::Path;
 
-    use rlhf_base::Message;
-    use rlhf_dataset::Place;
+    use rlhf_base::{Message, Text};
+    use rlhf_dataset::{At, Place};
     use rlhf_lm::train_bpe;
 
     fn tokenizer() -> Tokenizer {
@@ -142,7 +153,7 @@ mod tests {
             },
             place: Place {
                 path: Path::new("demos.jsonl").into(),
-                line,
+                at: At::Line(line),
             },
         }
     }

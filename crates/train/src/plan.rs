@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 
+use rlhf_base::visible_edges;
 use rlhf_lm::{ModelConfig, Params};
 
 use crate::progress::si;
@@ -208,7 +209,10 @@ impl Display for Plan {
             row("note", note)?;
         }
         if !self.example.is_empty() {
-            writeln!(f, "  one example, what carries loss in ⟦ ⟧:")?;
+            writeln!(
+                f,
+                "  one example, what carries loss in ⟦ ⟧, blanks at edges as ·:"
+            )?;
             let marked: String = self
                 .example
                 .iter()
@@ -221,10 +225,11 @@ impl Display for Plan {
 }
 
 fn piece(text: &str, carries_loss: bool) -> String {
+    let text = visible_edges(text);
     if carries_loss {
         format!("⟦{text}⟧")
     } else {
-        text.to_owned()
+        text
     }
 }
 
@@ -394,9 +399,9 @@ mod tests {
   disk        about 28 MiB: up to 2 checkpoints of 12 MiB, the model 4 MiB
   device      CPU
   note        ppo.warmup is 200
-  one example, what carries loss in ⟦ ⟧:
+  one example, what carries loss in ⟦ ⟧, blanks at edges as ·:
     What is red?⏎
-    ⟦A fox.⟧ [end]
+    ⟦A fox.⟧·[end]
 ";
         assert_eq!(plan.to_string(), expected);
     }
