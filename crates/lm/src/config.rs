@@ -300,6 +300,21 @@ mod tests {
         assert!(error(json!({"model_type": "gpt2"})).contains("vocab_size"));
         assert!(error(llama(json!({"hidden_act": "gelu"}))).contains("hidden_act"));
         assert!(error(llama(json!({"num_key_value_heads": 3}))).contains("num_key_value_heads"));
+        let giants = [
+            ("num_hidden_layers", 5000),
+            ("head_dim", 1 << 21),
+            ("vocab_size", 1 << 32),
+            ("intermediate_size", u64::MAX),
+        ];
+        for (key, value) in giants {
+            let said = error(llama(json!({key: value})));
+            assert!(
+                said.contains(&format!("{key} = {value}, expected at most")),
+                "{said}"
+            );
+        }
+        let wide = json!({"model_type": "gpt2", "vocab_size": 2, "n_positions": 2, "n_embd": 1u64 << 63, "n_layer": 1, "n_head": 1});
+        assert!(error(wide).contains("n_embd"));
         let partial = |factor| llama(json!({"partial_rotary_factor": factor}));
         assert!(error(partial(json!(0.5))).contains("partial_rotary_factor"));
         ModelConfig::from_json(partial(json!(1))).unwrap();
@@ -307,5 +322,8 @@ mod tests {
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
         ));
         assert!(yarn.contains("yarn") && yarn.contains("llama3"), "{yarn}");
+        let half = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 0.5});
+        assert!(error(llama(json!({"rope_scaling": half}))).contains("a number of tokens"));
     }
 }

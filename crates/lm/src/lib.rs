@@ -14,7 +14,7 @@
 //! - `tokenizer`, `fingerprint`, `template`, `special`, `train_bpe`: what turns text into token ids.
 //! - `encode`, `conversation`, `text_stream`, `text_notes`: prompts and answers as ids, ids as text, and what texts hold that is
 //!   worth telling.
-//! - `boundary`: a panic in a reader of others becomes an error.
+//! - `boundary`, `growth`: a panic in a reader of others becomes an error, and no tokenizer makes a text longer without bound.
 
 mod attend;
 mod boundary;
@@ -31,6 +31,7 @@ mod fingerprint;
 mod generate;
 pub mod gguf;
 mod gradients;
+mod growth;
 pub mod hub;
 mod language_model;
 mod linear;
@@ -74,7 +75,7 @@ pub use rlhf_ops::TokenLogprobs;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
-pub use text_notes::{TextNotes, glued};
+pub use text_notes::{TextNotes, glued, seam};
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use train_bpe::train_bpe;

@@ -37,6 +37,12 @@ impl RopeScaling {
                 Error::config(format!("rope_scaling.{key} is missing, expected a number"))
             })
         };
+        let whole = |key: &str| match number(key)? {
+            n if n >= 1.0 && n <= f64::from(u32::MAX) && n.fract() == 0.0 => Ok(n),
+            n => Err(Error::config(format!(
+                "rope_scaling.{key} = {n}, expected a number of tokens"
+            ))),
+        };
         match kind.and_then(Value::as_str) {
             None | Some("default") => Ok(Self::None),
             Some("linear") => Ok(Self::Linear {
@@ -46,7 +52,7 @@ impl RopeScaling {
                 factor: number("factor")?,
                 low: number("low_freq_factor")?,
                 high: number("high_freq_factor")?,
-                original: number("original_max_position_embeddings")?,
+                original: whole("original_max_position_embeddings")?,
             }),
             Some(other) => Err(Error::config(format!(
                 "rope_type {other:?} is not known; expected default, linear or llama3"

@@ -37,7 +37,23 @@ mod synonyms;
 mod table;
 mod wiring;
 
+use std::path::Path;
 use std::process::ExitCode;
+
+/// Reads a configuration file and has every stage check its settings, as `--config FILE` does: for `fuzz/`.
+///
+/// # Errors
+/// If the file cannot be read, or names a setting or a value that there is not.
+#[doc(hidden)]
+pub fn check_settings(file: &Path) -> anyhow::Result<()> {
+    let layers = settings::Layers::read(Some(file), &[])?;
+    layers.get::<settings::RunSettings>(settings::RUN)?;
+    layers.get::<settings::EvalSettings>(settings::EVAL)?;
+    for &stage in stages::STAGES {
+        layers.configure(stage)?.validate()?;
+    }
+    Ok(())
+}
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {

@@ -8,9 +8,10 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{
-    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, read_and_tell,
-    row_limit, tell_skipped,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
+    read_and_tell, row_limit, tell_skipped,
 };
+use serde_json::{Map, Value};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -51,8 +52,13 @@ impl Stage for Sft {
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+    const NEXT: (&'static str, &'static str) = ("rlhf reward --model {out}", " --prefs FILE");
 
     type Config = Config;
+
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
+        LossMonitor::findings(lines)
+    }
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
         Ok(vec![

@@ -130,3 +130,35 @@ pub(super) fn refuse(json: &Map<String, Value>, key: &str, unless: Value) -> Res
         ))),
     }
 }
+
+/// More blocks than any model has.
+const MOST_LAYERS: u64 = 1 << 12;
+/// More heads or columns than any model has.
+const MOST: u64 = 1 << 20;
+/// A longer context and a larger vocabulary than any model has.
+const LONGEST: u64 = 1 << 31;
+
+/// Refuses sizes that no model has: they are mistakes, and memory would be taken for them before a tensor is missed.
+pub(super) fn refuse_giants(
+    json: &Map<String, Value>,
+    layers: &str,
+    sizes: &[&str],
+    lengths: &[&str],
+) -> Result<()> {
+    let bounds = [
+        (MOST_LAYERS, &[layers][..]),
+        (MOST, sizes),
+        (LONGEST, lengths),
+    ];
+    for (most, keys) in bounds {
+        for key in keys {
+            let found = json.get(*key).filter(|n| n.as_f64() > Some(most as f64));
+            if let Some(found) = found {
+                return Err(Error::config(format!(
+                    "{key} = {found}, expected at most {most}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -8,7 +8,9 @@ use rlhf_ops::{AttentionConfig, WeightLayout};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::family::{Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse};
+use super::family::{
+    Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse, refuse_giants,
+};
 use crate::attend::{Attend, Qkv};
 use crate::gguf::{self, Keys};
 use crate::linear::{Linear, normal};
@@ -108,6 +110,8 @@ impl Gpt2Config {
         refuse(json, "scale_attn_weights", json!(true))?;
         refuse(json, "scale_attn_by_inverse_layer_idx", json!(false))?;
         refuse(json, "add_cross_attention", json!(false))?;
+        let sizes = ["n_embd", "n_head", "n_inner"];
+        refuse_giants(json, "n_layer", &sizes, &["vocab_size", "n_positions"])?;
         let config: Self =
             serde_json::from_value(Value::Object(json.clone())).map_err(Error::config)?;
         if config.n_head == 0 || !config.n_embd.is_multiple_of(config.n_head) {

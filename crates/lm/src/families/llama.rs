@@ -11,7 +11,9 @@ use rlhf_ops::AttentionConfig;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::family::{Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse};
+use super::family::{
+    Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse, refuse_giants,
+};
 use crate::gguf::{self, Keys};
 use crate::rotary::RopeScaling;
 use crate::trunk::Trunk;
@@ -227,10 +229,20 @@ struct Raw {
     initializer_range: Option<f64>,
 }
 
+const SIZES: [&str; 5] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+];
+const LENGTHS: [&str; 2] = ["vocab_size", "max_position_embeddings"];
+
 impl LlamaConfig {
     fn from_json(relative: &Relative, json: &Map<String, Value>) -> Result<Self> {
         refuse(json, "hidden_act", json!("silu"))?;
         refuse(json, "partial_rotary_factor", json!(1.0))?;
+        refuse_giants(json, "num_hidden_layers", &SIZES, &LENGTHS)?;
         let window = sliding_window(json)?;
         let raw: Raw =
             serde_json::from_value(Value::Object(json.clone())).map_err(Error::config)?;

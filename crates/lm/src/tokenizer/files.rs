@@ -13,7 +13,7 @@ use super::{Inner, Tokenizer};
 use crate::boundary::guarded;
 use crate::special::Specials;
 use crate::template::ChatTemplate;
-use crate::{Error, Result};
+use crate::{Error, Result, growth};
 use rlhf_base::{Chat, Message};
 
 /// The tokens that have a name; `transformers` hands them to chat templates under these names.
@@ -97,6 +97,7 @@ impl Tokenizer {
         // another time.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        growth::check(&tokenizer)?;
 
         let id_of = |name: &str, token: &str| {
             tokenizer.token_to_id(token).ok_or(format!(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rlhf_base::tell;
-use rlhf_train::{OnExisting, RunDir, Settings as _};
+use rlhf_train::{OnExisting, RunDir, Settings as _, Source};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::output::print_result;
 use crate::record::{Record, compare, refusal};
 use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
-use crate::stages::AnyStage;
+use crate::stages::{AnyStage, Configured};
 
 /// Runs `stage` with the settings of the files, of `--set`, and of the `flags` over them.
 pub(crate) fn run(
@@ -70,11 +70,41 @@ pub(crate) fn run(
     let summary = job
         .run(&machine, &out, existing)
         .map_err(|error| with_resume(error, &continuation(stage, &out, &args.common)))?;
+    let next = next(stage, stage.configure(&job.settings)?.as_mut(), &out)?;
     let mut result = summary.json;
     result["out"] = out.display().to_string().into();
     print_result(args.common.json, &result, || {
-        format!("{}model in {}\n", summary.text, out.join("final").display())
+        let folder = out.join("final");
+        format!(
+            "{}model in {}\nnext: {next}\n",
+            summary.text,
+            folder.display()
+        )
     })
+}
+
+/// The command that usually comes next, on files of one's own where this stage had some.
+fn next(
+    stage: &dyn AnyStage,
+    configured: &mut dyn Configured,
+    out: &Path,
+) -> anyhow::Result<String> {
+    let (command, data) = stage.next();
+    let (mut model, mut own) = (String::new(), false);
+    for source in configured.sources()? {
+        match source {
+            Source::Model {
+                setting: "model",
+                name,
+                ..
+            } => model.clone_from(name),
+            Source::Data { files, .. } => own |= !files.is_empty(),
+            _ => {}
+        }
+    }
+    let line = format!("{command}{}", if own { data } else { "" });
+    let out = out.display().to_string();
+    Ok(line.replace("{out}", &out).replace("{model}", &model))
 }
 
 /// What the run in `out` was begun with, if there is one.
