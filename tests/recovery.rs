@@ -593,11 +593,16 @@ fn of_several_runs_that_start_at_once_one_has_the_folder() {
     assert_same_run(&folder.path("runs/alone"), &folder.path("runs/together"));
 }
 
-/// The step that `said` blames: the first number after `name`.
+/// The step that `said` blames: the last number after `name`. Warnings about earlier steps stand before it.
 fn blamed_step(said: &str, name: &str) -> u64 {
-    let (_, rest) = said.split_once(name).unwrap_or_else(|| panic!("{said}"));
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or_else(|_| panic!("{said}"))
+    let number = |at: usize| -> Option<u64> {
+        let rest = &said[at + name.len()..];
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    };
+    let mut places = said.rmatch_indices(name);
+    let found = places.find_map(|(at, _)| number(at));
+    found.unwrap_or_else(|| panic!("{said}"))
 }
 
 /// Half precision ends at 65504, which a learning rate of 1 leaves behind after a few steps.

@@ -289,7 +289,9 @@ fn settings_that_will_not_do_what_they_say_are_told_in_the_plan() {
     let rows = folder.read("demos.jsonl").lines().count();
     for part in [
         "sft.warmup is 7, and the run has 2 steps".to_owned(),
-        format!("sft.batch is 99, and there are {rows} rows: every step takes all of them"),
+        format!(
+            "sft.batch is 99, more than the rows there are ({rows}): every step takes all of them"
+        ),
         format!("{rows} rows a step"),
     ] {
         assert!(said.contains(&part), "{part}: {said}");

@@ -57,7 +57,7 @@ impl SamplingConfig {
         // Below, a difference of logits over the temperature overflows what f32 can hold.
         if self.temperature != 0.0 && !(1e-3..=1e3).contains(&self.temperature) {
             return wrong(format!(
-                "the temperature is {}: it must be 0, which takes the most likely token, or from 0.001 to 1000",
+                "the temperature is {:?}: it must be 0, which takes the most likely token, or from 0.001 to 1000",
                 self.temperature
             ));
         }

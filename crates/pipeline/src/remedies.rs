@@ -42,8 +42,14 @@ const PRINTERS: &[(&str, &[&str])] = &[
         "lm/src/text_notes.rs",
         &["sft", "reward", "ppo", "data", "eval", "score", "generate"],
     ),
+    (
+        "dataset/src/shapes/demonstration.rs",
+        &["sft", "ppo", "data", "eval", "score"],
+    ),
     ("dataset/", &["*", "data", "eval", "score", "generate"]),
     ("ppo/src/guards.rs", &["ppo", "run"]),
+    // Under `run` what it names is a setting, which it names too.
+    ("ppo/src/run.rs", &["ppo"]),
     ("ppo/", &["ppo", "run", "doctor"]),
     ("reward/", &["reward", "run", "doctor", "eval"]),
     ("sft/", &["pretrain", "sft", "run", "doctor", "eval"]),
@@ -90,12 +96,10 @@ fn literals(source: &str) -> Vec<(usize, String)> {
                 end += rest[end..].chars().next().map_or(1, char::len_utf8);
             }
             let before = &source[..source.len() - rest.len()];
-            let statement = before.rsplit([';', '}', '{']).next().unwrap_or_default();
+            let constant = before.rsplit("const ").next().unwrap_or_default();
             let help = ["MANUAL", "EXAMPLE", "ABOUT", "NEXT"];
-            if !help
-                .iter()
-                .any(|name| statement.contains(&format!("const {name}")))
-            {
+            let is_help = help.iter().any(|name| constant.starts_with(name));
+            if !is_help || constant.contains(";\n") {
                 found.push((first, rest[1..end].to_owned()));
             }
             rest = &rest[end + close.len()..];

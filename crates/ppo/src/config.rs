@@ -111,6 +111,8 @@ rlhf_train::settings! {
         pub ptx_coef: f64 = 0.0 => 0.0..=1e3,
         /// Demonstrations for `ptx_coef`; empty means the bundled ones.
         pub ptx_data: Vec<PathBuf> = Vec::new(),
+        /// Of `ptx_data` take answers with a thumb up and leave out those with a thumb down; without this, rows with thumbs are refused.
+        pub liked_only: bool = false,
         /// Whiten advantages over the step.
         pub whiten_advantages: bool = true,
         /// Scale the rewards of a step, score and penalty together, to variance 1 before the advantages; their mean stays.

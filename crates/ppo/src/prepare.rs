@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rlhf_dataset::{Loaded, Placed, Prompt, hold_out};
+use rlhf_dataset::{Loaded, Placed, Prompt, Reading, hold_out};
 use rlhf_lm::{CausalLm, LanguageModel, Weights};
 use rlhf_rollout::{PromptRow, RewardSource, Scorer, prompt_rows};
 use rlhf_train::{Counted, Schedule, Session, micro_batch_tokens, read_and_tell, tell_skipped};
@@ -69,7 +69,10 @@ impl Inputs {
         let demonstrations = if config.ptx_coef > 0.0 {
             Some(Demonstrations::read(
                 &config.ptx_data,
-                &config.data.reading(),
+                &Reading {
+                    liked_only: config.liked_only,
+                    ..config.data.reading()
+                },
                 &base.tokenizer,
                 longest_prompt(config, &base)? + config.response_length,
                 session.seed,

@@ -106,8 +106,8 @@ impl Progress {
     pub fn say(&self, text: &str) {
         let line = format!("{}: {text}", self.name);
         match &self.output {
-            Output::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
-            Output::Lines { .. } => eprintln!("{line}"),
+            Output::Bar(bar) => bar.suspend(|| tell(line)),
+            Output::Lines { .. } => tell(line),
             Output::Nothing => {}
         }
     }

@@ -85,7 +85,7 @@ impl Training {
         let mut notes = extent.schedule.notes(stage, self.lr);
         if self.batch > extent.rows {
             notes.push(format!(
-                "{stage}.batch is {}, and there are {} rows: every step takes all of them",
+                "{stage}.batch is {}, more than the rows there are ({}): every step takes all of them",
                 self.batch, extent.rows
             ));
         }
@@ -199,7 +199,7 @@ mod tests {
         let said = large.notes("sft", &extent);
         assert_eq!(
             said,
-            ["sft.batch is 32, and there are 30 rows: every step takes all of them"]
+            ["sft.batch is 32, more than the rows there are (30): every step takes all of them"]
         );
         let nothing = Training {
             batch: 0,

@@ -287,7 +287,7 @@ pub(super) fn nothing_but_a_prompt(row: &Reader<'_>) -> Result<(), String> {
     match answer {
         None => Ok(()),
         Some((name, _)) => Err(format!(
-            "{} (--as prompt takes the prompts alone, without {name:?})",
+            "{} (`rlhf data --as prompt` takes the prompts alone, without {name:?})",
             unknown::explain(row.fields, "answers", |kind| kind != Kind::Prompt
                 && kind != Kind::Text)
         )),

@@ -980,7 +980,7 @@ fn nothing_is_guessed_and_nothing_is_dropped() {
         (
             "any",
             json!({"prompt": "q", "answer_x": "a", "answer_y": "b"}),
-            "--as prompt takes the prompts alone",
+            "`rlhf data --as prompt` takes the prompts alone",
         ),
         ("any", json!({}), "found the fields no fields"),
     ] {
