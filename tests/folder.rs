@@ -50,6 +50,8 @@ epochs = 1
 response_length = 6
 eval_limit = 4
 log_samples = 1
+# The responses of a model that knows nothing do not end.
+keep_going = true
 
 [eval]
 limit = 6

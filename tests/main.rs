@@ -9,6 +9,7 @@ mod fuzz;
 mod hub_data;
 mod hub_server;
 mod known_faults;
+mod learning;
 mod manual;
 mod pipeline;
 mod portable;

@@ -95,10 +95,12 @@ impl<'a> Conversation<'a> {
         let Some(said) = all.strip_prefix(&before) else {
             return self.rewritten(turn, &before, &all);
         };
-        Ok(match (self.end_in(said), self.content_end(turn, &all)?) {
-            (Some(end), _) => said[..end].to_owned(),
-            (None, Some(end)) if end >= before.len() => all[before.len()..end].to_owned(),
-            (None, _) => said.to_owned(),
+        if let Some(end) = self.end_in(said) {
+            return Ok(said[..end].to_owned());
+        }
+        Ok(match self.content_end(turn, &all)? {
+            Some(end) if end >= before.len() => all[before.len()..end].to_owned(),
+            _ => said.to_owned(),
         })
     }
 

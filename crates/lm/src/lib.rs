@@ -75,7 +75,7 @@ pub use rlhf_ops::TokenLogprobs;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
-pub use text_notes::{TextNotes, glued};
+pub use text_notes::{TextNotes, glued, seam};
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use train_bpe::train_bpe;

@@ -125,8 +125,8 @@ pub fn glued(prompt: &str, answer: &str) -> bool {
         && !unspaced(first)
 }
 
-/// The end of the prompt with the beginning of the answer.
-fn seam(prompt: &str, answer: &str) -> String {
+/// The end of the prompt with the beginning of the answer, for messages.
+pub fn seam(prompt: &str, answer: &str) -> String {
     let skip = prompt.chars().count().saturating_sub(15);
     let end: String = prompt.chars().skip(skip).collect();
     end + &answer.chars().take(15).collect::<String>()

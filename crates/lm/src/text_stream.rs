@@ -81,9 +81,9 @@ impl<'a> TextStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.waiting()?;
-        // A character has at most four bytes, and a space of its own may stand before the first, so more than four tokens that wait are
-        // no character in the making.
-        if text.ends_with('\u{FFFD}') && self.window.len() - self.given < 5 {
+        // A character has at most four bytes, so four at the end that are none are no character in the making.
+        let torn = text.chars().rev().take_while(|c| *c == '\u{FFFD}').count();
+        if (1..4).contains(&torn) {
             return Ok(String::new());
         }
         // Whether a blank at the beginning is the text's own shows with what follows.

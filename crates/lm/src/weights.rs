@@ -10,6 +10,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
+use crate::boundary::guarded;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -18,6 +19,10 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Every tensor of a model directory in the dtype it is stored in (f32, f16 or bf16), on the CPU, and
 /// the file that lists them.
 pub(crate) fn read(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
+    guarded(|| read_all(dir)).map_err(|what| Error::file(dir, what))?
+}
+
+fn read_all(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
     let mut tensors = BTreeMap::new();
     let single = dir.join(SINGLE);
     if single.is_file() {

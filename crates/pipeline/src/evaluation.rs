@@ -363,7 +363,10 @@ fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
         kl,
         kl_bound,
         win_rate: wins.as_ref().map(|wins| statistics::mean(wins)),
-        // Prompts are resampled, both answers together: a paired interval.
-        win_rate_ci: wins.as_ref().map(|wins| interval(wins)),
+        win_rate_ci: wins.as_ref().map(|wins| {
+            let (low, high) =
+                statistics::wilson_interval(statistics::mean(wins), wins.len() as f64);
+            [low, high]
+        }),
     }
 }

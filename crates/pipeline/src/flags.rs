@@ -174,6 +174,12 @@ pub(crate) struct DataArgs {
     /// Show rows and lengths in the tokens of this model: a run, a directory, a GGUF file or a hub id.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
+    /// With --model: take strings as they are, although the model has a chat template.
+    #[arg(long, requires = "model")]
+    pub(crate) raw: bool,
+    /// With --model: take special tokens that a text spells (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long, requires = "model")]
+    pub(crate) allow_special: bool,
     /// How many rows to show.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) show: usize,

@@ -23,7 +23,7 @@ pub(crate) struct Job {
     /// `[run]` as `config.toml` will have it.
     run: Table,
     /// The section of the stage as `config.toml` will have it.
-    settings: Table,
+    pub(crate) settings: Table,
     /// What it will be made from.
     pub(crate) inputs: Inputs,
     pub(crate) fingerprint: String,

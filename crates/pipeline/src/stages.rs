@@ -7,6 +7,7 @@ use rlhf_base::caption::Caption;
 use rlhf_train::{
     BadSetting, Makes, MayChange, Prepared, Session, Setting, Settings as _, Source, Stage,
 };
+use serde_json::{Map, Value};
 use toml::Table;
 
 /// Every stage, in the order of a pipeline.
@@ -32,6 +33,9 @@ pub(crate) trait AnyStage: Sync {
     fn short_help(&self) -> &'static [&'static str];
     fn makes(&self) -> Makes;
     fn captions(&self) -> &'static [Caption];
+    fn next(&self) -> (&'static str, &'static str);
+    /// As [`Stage::findings`].
+    fn findings(&self) -> fn(&[Map<String, Value>]) -> Vec<String>;
     fn may_change(&self) -> MayChange;
     /// Its settings with their defaults.
     fn settings(&self) -> Vec<Setting>;
@@ -90,6 +94,14 @@ impl<S: Stage + 'static> AnyStage for Of<S> {
         S::CAPTIONS
     }
 
+    fn next(&self) -> (&'static str, &'static str) {
+        S::NEXT
+    }
+
+    fn findings(&self) -> fn(&[Map<String, Value>]) -> Vec<String> {
+        S::findings
+    }
+
     fn may_change(&self) -> MayChange {
         S::MAY_CHANGE
     }
@@ -146,6 +158,19 @@ mod tests {
                     "{}: no setting {name}",
                     stage.name()
                 );
+            }
+        }
+    }
+
+    /// A command that is proposed can be typed.
+    #[test]
+    fn what_comes_next_is_a_command_with_its_flags() {
+        for stage in STAGES {
+            let (command, data) = stage.next();
+            for line in [command.to_owned(), format!("{command}{data}")] {
+                let line = line.replace("{out}", "o").replace("{model}", "m");
+                let typed = crate::cli::command().try_get_matches_from(line.split_whitespace());
+                assert!(typed.is_ok(), "{line}: {}", typed.unwrap_err());
             }
         }
     }

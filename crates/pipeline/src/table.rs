@@ -76,7 +76,7 @@ impl Evaluation {
         if !gold {
             head.truncate(1);
         }
-        head.extend(["reward", "KL", "wins", "95 %"]);
+        head.extend(["reward", "KL", "wins", "95 %", "of"]);
         let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         for model in &self.models {
             let mut row = vec![model.name.replace('_', " ")];
@@ -89,6 +89,7 @@ impl Evaluation {
             let at_most = if model.kl_bound { "≤ " } else { "" };
             row.extend([number(model.reward), format!("{at_most}{:.2}", model.kl)]);
             row.extend([number(model.win_rate), interval(model.win_rate_ci)]);
+            row.extend(model.win_rate.map(|_| self.prompts.to_string()));
             rows.push(row);
         }
         out.push_str(&aligned(&rows));
@@ -205,9 +206,9 @@ mod tests {
         insta::assert_snapshot!(evaluation(Some(gold)).render(), @r"
         64 held-out prompts, one response each
 
-                    gold            95 %  truthful  helpful  harmless  well-formed  reward      KL   wins            95 %
-        sft        0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250    1.50  0.500  [0.400, 0.600]
-        best of 4  0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  ≤ 1.50  0.500  [0.400, 0.600]
+                    gold            95 %  truthful  helpful  harmless  well-formed  reward      KL   wins            95 %  of
+        sft        0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250    1.50  0.500  [0.400, 0.600]  64
+        best of 4  0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  ≤ 1.50  0.500  [0.400, 0.600]  64
 
         wins: against sft, by the gold score, ties half. KL: to sft, in nats a response; ≤ marks an upper bound, log n − (n − 1)/n for the best of n.
 

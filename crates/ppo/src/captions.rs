@@ -7,8 +7,8 @@ use rlhf_train::captions::{LR, TOKENS, TOKENS_PER_SECOND};
 pub const CAPTIONS: &[Caption] = &[
     Caption::main(
         "objective/scores",
-        "Score from the reward model",
-        "The mean score of the responses. PPO maximises it; it is a stand-in for what people want, not the thing itself.",
+        "Score of the responses",
+        "The mean score: the reward's, normalised, clipped, and with the rule for a response that does not end. PPO maximises it; it is a stand-in for what people want, not the thing itself.",
     ),
     Caption::main(
         "objective/rlhf_reward",
@@ -23,7 +23,7 @@ pub const CAPTIONS: &[Caption] = &[
     Caption::main(
         "eval/score",
         "Held-out score",
-        "The reward model's score on prompts never trained on.",
+        "The same score on prompts never trained on.",
     ),
     Caption::main(
         "eval/kl",
@@ -34,6 +34,36 @@ pub const CAPTIONS: &[Caption] = &[
         "eval/win_rate",
         "Held-out win rate",
         "How often the policy's answer scores above the reference's on the same prompt; ties count half.",
+    ),
+    Caption::health(
+        "eval/win_rate_low",
+        "Held-out win rate, lower end",
+        "The lower end of its 95 % interval.",
+    ),
+    Caption::health(
+        "eval/win_rate_high",
+        "Held-out win rate, upper end",
+        "The upper end of its 95 % interval.",
+    ),
+    Caption::health(
+        "eval/score_low",
+        "Held-out score, lower end",
+        "The lower end of its 95 % interval.",
+    ),
+    Caption::health(
+        "eval/score_high",
+        "Held-out score, upper end",
+        "The upper end of its 95 % interval.",
+    ),
+    Caption::health(
+        "eval/prompts",
+        "Held-out prompts",
+        "How many prompts the held-out numbers are over.",
+    ),
+    Caption::health(
+        "eval/missing_eos",
+        "Held-out effect of a missing end",
+        "What of the held-out score is due to responses that do not end (ppo.missing_eos).",
     ),
     Caption::health(
         "eval/reference_score",
@@ -59,6 +89,16 @@ pub const CAPTIONS: &[Caption] = &[
         "response/eos_fraction",
         "Responses that end by themselves",
         "The share that ends with the EOS token before the length limit. It should approach one.",
+    ),
+    Caption::health(
+        "objective/score_range",
+        "Range of the scores",
+        "The highest score minus the lowest: of the step, or with rloo of the prompt where they differ most. At zero there is nothing to learn from.",
+    ),
+    Caption::health(
+        "objective/missing_eos",
+        "Effect of a missing end",
+        "What of the mean score is due to responses that do not end (ppo.missing_eos). Zero where all end.",
     ),
     Caption::health(
         "objective/non_score_reward",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::advantage::Advantage;
 use crate::conventions::{Compat, Conventions};
 use crate::kl::{KlEstimator, KlIn};
-use crate::rewards::{MissingEos, ScoreSlot};
+use crate::rewards::{MissingEos, ScoreSlot, shape_score};
 use crate::whiten::Variance;
 
 /// Where the weights of the critic live.
@@ -135,6 +135,8 @@ rlhf_train::settings! {
         pub missing_eos: MissingEos = MissingEos::Replace(-1.0),
         /// Use a reward model without calibration, with its scores as they are.
         pub uncalibrated: bool = false,
+        /// Go on where step after step has nothing to learn from: no response ends, or all scores are equal.
+        pub keep_going: bool = false,
         /// Evaluate on held-out prompts every this many steps, and at the end; 0 only at the end, with `max_kl` ten times.
         pub eval_every: u64 = 0,
         /// Save a checkpoint every this many steps; 0: only by `run.save_minutes` and when interrupted.
@@ -175,6 +177,17 @@ impl Config {
             missing_eos: self.missing_eos,
         };
         self.compat.map_or(own, Compat::conventions)
+    }
+
+    /// The score that counts, in training and in evaluation, of the reward's normalised score: clipped, and with the rule for a response
+    /// that did not end.
+    pub(crate) fn score_rule(&self, score: f64, finished: bool) -> f64 {
+        shape_score(
+            score,
+            finished,
+            self.score_clip,
+            self.conventions().missing_eos,
+        )
     }
 
     /// Whether a critic with weights of its own is trained.

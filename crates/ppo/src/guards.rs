@@ -24,7 +24,7 @@ fn ratio_tolerance(dtype: DType) -> f64 {
 
 /// Smallest advantage, and smallest error of the critic, that must give a gradient. Below it there is nothing to learn, as when a rule
 /// scores every response alike: a gradient of zero is then right, and says nothing about the operations on its way.
-const SIGNAL: f64 = 1e-6;
+pub(crate) const SIGNAL: f64 = 1e-6;
 
 /// Skipped updates in a row that stop the run.
 const MAX_SKIPPED_IN_A_ROW: usize = 3;

@@ -37,6 +37,8 @@ mod rewards;
 mod rollout;
 mod run;
 mod samples;
+mod signal;
+mod signs;
 mod stage;
 mod state;
 mod train;

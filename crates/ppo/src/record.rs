@@ -9,6 +9,7 @@ use crate::critic::CriticMetrics;
 use crate::kl::{KlEstimator, KlIn};
 use crate::loss::UpdateStats;
 use crate::policy_optimization::PolicyOptimization;
+use crate::rewards::MissingEos;
 use crate::trajectory::Trajectory;
 use crate::updates::Updates;
 
@@ -63,6 +64,7 @@ impl PolicyOptimization {
             number.map(Value::from)
         };
         let only = |present: bool, number: f64| present.then(|| json!(number));
+        let by_prompt = !config.advantage.needs_critic();
         let finished = t.episodes.iter().filter(|e| e.finished).count() as f64;
 
         let numbers = [
@@ -77,6 +79,17 @@ impl PolicyOptimization {
             ("objective/non_score_reward", Some(json!(penalty))),
             ("objective/rlhf_reward", Some(json!(score + penalty))),
             ("objective/scores", Some(json!(score))),
+            (
+                "objective/score_range",
+                t.score_range(by_prompt).map(Value::from),
+            ),
+            (
+                "objective/missing_eos",
+                only(
+                    config.conventions().missing_eos != MissingEos::None,
+                    statistics::mean(&t.missing_eos),
+                ),
+            ),
             ("policy/approxkl_avg", Some(over_epochs(|s| s.approx_kl))),
             ("policy/approxkl_by_epoch", Some(by_epoch(|s| s.approx_kl))),
             (

@@ -5,11 +5,12 @@ use rand::RngCore;
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::across_epochs;
 use rlhf_lm::CausalLm;
-use rlhf_rollout::{Episode, EpisodeBatch, PromptRow, micro_batches, respond, response_logprobs};
+use rlhf_rollout::{
+    Episode, EpisodeBatch, PromptRow, micro_batches, respond, response_logprobs, ruled,
+};
 
 use crate::guards::blame_training;
 use crate::policy_optimization::PolicyOptimization;
-use crate::rewards::shape_score;
 
 /// log π_old `[B][n_i]`, and with a critic V `[B][m_i]`.
 type OldPolicy = (Vec<Vec<f32>>, Option<Vec<Vec<f32>>>);
@@ -38,18 +39,16 @@ impl PolicyOptimization {
         .map_err(|error| blame_training(step, error))
     }
 
-    /// S(x, y) of every episode, `[B]`, clipped and with the rule for a missing EOS token applied.
-    pub(crate) fn scores(&self, prompts: &[PromptRow], episodes: &[Episode]) -> Result<Vec<f64>> {
+    /// S(x, y) of every episode, `[B]`, clipped and with the rule for a missing EOS token applied; and what of it that rule has changed.
+    pub(crate) fn scores(
+        &self,
+        prompts: &[PromptRow],
+        episodes: &[Episode],
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
         let tokenizer = &self.language_model.tokenizer;
         let raw = self.reward.scores(tokenizer, prompts, episodes)?;
-        let (bound, missing_eos) = (
-            self.config.score_clip,
-            self.config.conventions().missing_eos,
-        );
-        let shaped = |(score, episode): (f64, &Episode)| {
-            shape_score(score, episode.finished, bound, missing_eos)
-        };
-        Ok(raw.into_iter().zip(episodes).map(shaped).collect())
+        let rule = |score, finished| self.config.score_rule(score, finished);
+        Ok(ruled(&raw, episodes, &rule))
     }
 
     /// m_i: number of rewards of an episode.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rand::RngCore;
 use rlhf_base::rng::stream;
 use rlhf_lm::SaveDtype;
@@ -10,9 +10,9 @@ use rlhf_rollout::{Evaluation, Evaluator};
 use rlhf_train::{Interrupted, Metrics, Progress, RunDir, Session};
 use serde_json::{Map, Value, json};
 
-use crate::collapse::CollapseMonitor;
 use crate::guards::blame_training;
 use crate::policy_optimization::PolicyOptimization;
+use crate::signs::Signs;
 
 /// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -37,7 +37,7 @@ impl PolicyOptimization {
         let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
         let mut stopped_by_kl = false;
-        let mut collapse = CollapseMonitor::default();
+        let mut signs = Signs::after(&dir.logged()?);
         // A budget needs points to choose from.
         let eval_every = match (config.eval_every, config.max_kl) {
             (0, Some(_)) => (config.steps / 10).max(1),
@@ -56,11 +56,15 @@ impl PolicyOptimization {
                 number(&record, "objective/kl"),
                 number(&record, "objective/scores"),
             );
-            let length = number(&record, "response/length");
-            let shown = [("score", score), ("kl", kl), ("length", length)];
+            let shown = [
+                ("score", score),
+                ("kl", kl),
+                ("length", number(&record, "response/length")),
+                ("ended", number(&record, "response/eos_fraction")),
+            ];
             progress.tick(done, &shown, number(&record, "tokens") as u64);
 
-            for warning in collapse.observe(length, number(&record, "response/eos_fraction")) {
+            for warning in signs.observe(&record) {
                 tracing::warn!("step {done}: {warning}");
             }
             if let Some(budget) = config.max_kl.filter(|budget| kl > *budget) {
@@ -78,13 +82,21 @@ impl PolicyOptimization {
                     .map_err(|error| blame_training(done, error))?;
                 self.keep_if_best(done, &evaluation)?;
                 metrics.log(done, &evaluation.metrics())?;
+                progress.say(&format!("{} after step {done}", evaluation.headline()));
             }
             let stop = session.interrupt.requested();
+            let nothing_to_learn = signs.nothing_to_learn().filter(|_| !config.keep_going);
             let due = config.save_every > 0 && done.is_multiple_of(config.save_every);
-            if stop || due || save_clock.due() {
+            if stop || nothing_to_learn.is_some() || due || save_clock.due() {
                 self.check_before_checkpoint(done, &trajectory)?;
                 dir.checkpoint_save(&self.checkpoint(done)?, session.saving.keep)?;
                 save_clock.saved();
+            }
+            if let Some(why) = nothing_to_learn {
+                bail!(
+                    "PPO step {done}: {why}. The checkpoint of this step is kept: mend the cause and start anew (--overwrite), or go on \
+                     all the same with --resume --keep-going (in a configuration ppo.keep_going = true)"
+                );
             }
             if stop {
                 return Err(Interrupted { step: done }.into());
@@ -139,6 +151,7 @@ impl PolicyOptimization {
             prompts: &self.held_out,
             reference: &self.reference,
             reward: &*self.reward,
+            score_rule: &|score, finished| self.config.score_rule(score, finished),
             tokenizer: &self.language_model.tokenizer,
             sampling: self.config.sampling(seed),
             micro_batch_tokens: self.micro_batch_tokens,

@@ -61,6 +61,7 @@ impl PolicyOptimization {
             "response": tokenizer.decode_response(prompt, response)?,
             "finished": episode.finished,
             "score": t.scores[i],
+            "missing_eos": t.missing_eos[i],
             "tokens": episode.response,
             "texts": texts,
             "logprobs": t.logprobs[i],

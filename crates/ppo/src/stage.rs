@@ -6,12 +6,14 @@ use rlhf_rollout::{Episode, RewardSource};
 use rlhf_train::{
     Bundled, Finding, Makes, MayChange, Plan, Prepared, RunDir, Session, Source, Stage, Summary,
 };
+use serde_json::{Map, Value};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
 use crate::policy_optimization::PolicyOptimization;
 use crate::prepare::Inputs;
 use crate::run::Outcome;
+use crate::signs::Signs;
 
 /// `rlhf ppo`.
 pub struct Ppo;
@@ -46,19 +48,25 @@ impl Stage for Ppo {
         "kl_in",
         "compat",
         "uncalibrated",
+        "keep_going",
         "eval_every",
         "save_every",
         "map",
         "skip_bad",
     ];
     const MAY_CHANGE: MayChange = MayChange {
-        unseen: &["save_every", "reward_timeout"],
+        unseen: &["save_every", "reward_timeout", "keep_going"],
         seen: &["steps", "micro_batch_tokens", "rollout_rows", "log_samples"],
     };
     const MAKES: Makes = Makes::Policy;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+    const NEXT: (&'static str, &'static str) = ("rlhf chat --model {out}", "");
 
     type Config = Config;
+
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
+        Signs::findings(lines)
+    }
 
     fn validate(config: &Config) -> Result<()> {
         config.validate()
@@ -167,16 +175,23 @@ impl Outcome {
             self.steps, self.published
         );
         let evaluation = &self.evaluation;
-        for (name, value) in [
-            ("score, held out", evaluation.score),
-            ("score, reference", evaluation.reference_score),
-            ("wins over the reference", evaluation.win_rate),
-            ("KL per response, nats", evaluation.kl),
-            ("length, tokens", evaluation.length),
-            ("ends by itself", evaluation.eos_fraction),
-        ] {
-            out.push_str(&format!("{name:<26}{value:>8.3}\n"));
+        let row = |name: &str, value: f64, rest: &str| format!("{name:<26}{value:>8.3}{rest}\n");
+        let interval =
+            |[low, high]: [f64; 2]| format!("  [{low:.3}, {high:.3}]  of {}", evaluation.prompts);
+        out += &row(
+            "score, held out",
+            evaluation.score,
+            &interval(evaluation.score_ci),
+        );
+        if evaluation.missing_eos != 0.0 {
+            out += &row("  of it for no EOS token", evaluation.missing_eos, "");
         }
+        out += &row("score, reference", evaluation.reference_score, "");
+        let wins = interval(evaluation.win_rate_ci);
+        out += &row("wins over the reference", evaluation.win_rate, &wins);
+        out += &row("KL per response, nats", evaluation.kl, "");
+        out += &row("length, tokens", evaluation.length, "");
+        out += &row("ends by itself", evaluation.eos_fraction, "");
         out
     }
 }

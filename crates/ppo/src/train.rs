@@ -40,7 +40,7 @@ impl PolicyOptimization {
         clock.lap("rollout");
 
         // 3. Score: S(x, y) from the reward model (normalised), a rule or a program; clipped; with the rule for a missing EOS token.
-        let scores = self.scores(&prompts, &episodes)?;
+        let (scores, missing_eos) = self.scores(&prompts, &episodes)?;
         clock.lap("score");
 
         // 4. Old log-probabilities, values, reference log-probabilities: with the training forward, never the sampler's numbers.
@@ -78,6 +78,7 @@ impl PolicyOptimization {
             prompts,
             episodes,
             scores,
+            missing_eos,
             logprobs,
             ref_logprobs,
             rewards,

@@ -19,6 +19,8 @@ pub(crate) struct Trajectory {
     pub(crate) episodes: Vec<Episode>,
     /// `[B]` S(x, y): the reward model's score, normalised, clipped, with the rule for a missing EOS token applied.
     pub(crate) scores: Vec<f64>,
+    /// `[B]` What of it the rule for a missing EOS token has changed.
+    pub(crate) missing_eos: Vec<f64>,
     /// `[B][n_i]` log π_old(y_t) at temperature τ, nats, from the training forward.
     pub(crate) logprobs: Vec<Vec<f32>>,
     /// `[B][n_i]` log π_ref(y_t) at temperature τ, nats.
@@ -41,6 +43,22 @@ pub(crate) struct CriticTargets {
 }
 
 impl Trajectory {
+    /// The widest range of scores between which an advantage is drawn: of the step, or where responses are compared with the others to
+    /// their prompt alone (`by_prompt`), of one prompt. `None` where there is nothing to compare.
+    pub(crate) fn score_range(&self, by_prompt: bool) -> Option<f64> {
+        let all = file_order(self.episodes.len());
+        let together = |a: &usize, b: &usize| {
+            !by_prompt || self.episodes[*a].prompt == self.episodes[*b].prompt
+        };
+        let range = |group: &[usize]| {
+            let scores = || group.iter().map(|&i| self.scores[i]);
+            let (low, high) = (scores().reduce(f64::min)?, scores().reduce(f64::max)?);
+            (group.len() > 1).then_some(high - low)
+        };
+        let groups = all.chunk_by(together);
+        groups.filter_map(range).reduce(f64::max)
+    }
+
     /// The episodes, as indices, in a random order of prompts; the responses to a prompt stay side by side.
     pub(crate) fn shuffled(&self, rng: &mut impl RngCore) -> Vec<usize> {
         let all = file_order(self.episodes.len());
@@ -94,6 +112,29 @@ impl Trajectory {
 mod tests {
     use super::*;
     use rlhf_base::rng::stream;
+
+    /// By hand: prompts scored alike within and apart between them; a single response is compared with nothing.
+    #[test]
+    fn scores_are_compared_over_the_step_or_with_those_of_their_prompt() {
+        let of = |scores: &[(usize, f64)]| Trajectory {
+            episodes: scores
+                .iter()
+                .map(|(prompt, _)| Episode {
+                    prompt: *prompt,
+                    response: vec![2],
+                    finished: true,
+                })
+                .collect(),
+            scores: scores.iter().map(|(_, score)| *score).collect(),
+            ..Trajectory::default()
+        };
+        let t = of(&[(0, 1.0), (0, 1.0), (1, 3.0), (1, 3.5)]);
+        assert_eq!(t.score_range(false), Some(2.5));
+        assert_eq!(t.score_range(true), Some(0.5));
+        let alone = of(&[(0, 1.0), (1, 3.0)]);
+        assert_eq!(alone.score_range(true), None);
+        assert_eq!(of(&[(0, 1.0)]).score_range(false), None);
+    }
 
     /// Eight responses: of two to a prompt, each pair stays together; one to a prompt are shuffled as if there were no groups.
     #[test]

@@ -30,6 +30,11 @@ pub const CAPTIONS: &[Caption] = &[
         "The upper end of its 95 % interval.",
     ),
     Caption::health(
+        "eval/comparisons",
+        "Held-out comparisons",
+        "How many comparisons the held-out accuracy is over.",
+    ),
+    Caption::health(
         "eval/longer_wins",
         "\"The longer answer wins\"",
         "The accuracy of this rule on the same comparisons. A reward model that is no better has learned length.",

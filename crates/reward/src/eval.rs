@@ -39,7 +39,7 @@ pub fn raw_scores(
     Ok(all)
 }
 
-/// A share with its 95 % interval (percentile bootstrap over prompts) and the number of comparisons behind it.
+/// A share with its 95 % interval ([`statistics::grouped_wilson_interval`], a prompt a group) and the number of comparisons behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Share {
     /// The share, between 0 and 1.
@@ -128,6 +128,9 @@ pub struct Report {
     /// Area under the ROC curve for thumbs up against thumbs down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auc: Option<f64>,
+    /// What shows that the model has learnt nothing of use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One comparison "the first was preferred", as seen by the model.
@@ -139,8 +142,8 @@ struct Seen {
     longer_by: i64,
 }
 
-/// What the [`raw_scores`] of `items` say of the model; `seed` drives the bootstrap.
-pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) -> Report {
+/// What the [`raw_scores`] of `items` say of the model.
+pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts) -> Report {
     let mut seen = Vec::new();
     let mut prompts = HashMap::new();
     let (mut taus, mut rated, mut thumbs) = (Vec::new(), Vec::new(), Vec::new());
@@ -177,7 +180,7 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) ->
     let (thumb_scores, ups): (Vec<f64>, Vec<bool>) = thumbs.into_iter().unzip();
 
     let share = |pick: &dyn Fn(&Seen) -> bool, win: fn(&Seen) -> f64| {
-        share_by_prompt(seen.iter().filter(|s| pick(s)), win, seed)
+        share_by_prompt(seen.iter().filter(|s| pick(s)), win)
     };
     let mut by_source = BTreeMap::new();
     let sources: std::collections::BTreeSet<_> =
@@ -199,10 +202,14 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts, seed: u64) ->
             by_length_gap.insert(name.to_owned(), found);
         }
     }
+    let (accuracy, longer_wins) = (share(&|_| true, won), share(&|_| true, longer));
     Report {
         counts,
-        accuracy: share(&|_| true, won),
-        longer_wins: share(&|_| true, longer),
+        accuracy,
+        longer_wins,
+        warnings: accuracy
+            .zip(longer_wins)
+            .map_or_else(Vec::new, |(accuracy, longer)| warnings(&accuracy, &longer)),
         by_source,
         by_length_gap,
         calibration: calibration(&seen),
@@ -230,12 +237,11 @@ fn half_on_tie(gap: f64) -> f64 {
     }
 }
 
-/// The mean over comparisons, with an interval from resampling prompts: comparisons of one ranking, or of several rows about
-/// one prompt, are not independent.
+/// The mean over comparisons, with an interval over prompts: comparisons of one ranking, or of several rows about one prompt, are
+/// not independent.
 fn share_by_prompt<'a>(
     seen: impl Iterator<Item = &'a Seen>,
     win: fn(&Seen) -> f64,
-    seed: u64,
 ) -> Option<Share> {
     let mut prompts: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for s in seen {
@@ -248,14 +254,37 @@ fn share_by_prompt<'a>(
     if n == 0.0 {
         return None;
     }
-    let value = wins.iter().sum::<f64>() / n;
-    let (low, high) = statistics::bootstrap_ratio_interval(&wins, &counts, seed);
+    let (low, high) = statistics::grouped_wilson_interval(&wins, &counts);
     Some(Share {
-        value,
+        value: wins.iter().sum::<f64>() / n,
         low,
         high,
         n: n as usize,
     })
+}
+
+/// What an accuracy shows of a model that has learnt nothing, or length alone.
+fn warnings(accuracy: &Share, longer_wins: &Share) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let more =
+        "more feedback and more steps help, and `rlhf data` shows whether the labels are as meant";
+    if accuracy.high < 0.5 {
+        warnings.push(format!(
+            "the accuracy, {accuracy}, is below chance: the preferred and the other answer may be exchanged in the data; look at it with \
+             `rlhf data`"
+        ));
+    } else if accuracy.low <= 0.5 {
+        warnings.push(format!(
+            "the accuracy, {accuracy}, cannot be told from chance, 50 %: {more}"
+        ));
+    }
+    if accuracy.value <= longer_wins.value {
+        warnings.push(format!(
+            "the accuracy, {accuracy}, is not above that of \"the longer answer wins\", {longer_wins}: the model may have learnt length \
+             and no more; {more}"
+        ));
+    }
+    warnings
 }
 
 fn calibration(seen: &[Seen]) -> Vec<CalibrationBin> {
@@ -275,7 +304,33 @@ fn calibration(seen: &[Seen]) -> Vec<CalibrationBin> {
         .collect()
 }
 
+impl Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [value, low, high] = [self.value, self.low, self.high].map(|x| 100.0 * x);
+        write!(f, "{value:.1} % [{low:.1}, {high:.1}] of {}", self.n)
+    }
+}
+
 impl Report {
+    /// The most telling numbers, in a line.
+    pub fn headline(&self) -> String {
+        let shares = [
+            ("accuracy", self.accuracy),
+            ("longer wins", self.longer_wins),
+        ];
+        let shares = shares
+            .iter()
+            .filter_map(|(name, s)| Some(format!("{name} {}", (*s)?)));
+        let numbers = [("Spearman ρ", self.spearman), ("AUC", self.auc)];
+        let numbers = numbers
+            .iter()
+            .filter_map(|(name, x)| Some(format!("{name} {:.3}", (*x)?)));
+        format!(
+            "held out: {}",
+            shares.chain(numbers).collect::<Vec<_>>().join(", ")
+        )
+    }
+
     /// The headline numbers under their names in `metrics.jsonl`.
     pub fn metrics(&self) -> Map<String, Value> {
         let mut line = Map::new();
@@ -287,6 +342,7 @@ impl Report {
         put("accuracy", self.accuracy.map(|s| s.value));
         put("accuracy_low", self.accuracy.map(|s| s.low));
         put("accuracy_high", self.accuracy.map(|s| s.high));
+        put("comparisons", self.accuracy.map(|s| s.n as f64));
         put("longer_wins", self.longer_wins.map(|s| s.value));
         put("kendall_tau", self.kendall_tau);
         put("spearman", self.spearman);
@@ -352,6 +408,9 @@ impl Display for Report {
                 writeln!(f, "{name:<34} {value:>6.3}")?;
             }
         }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
         Ok(())
     }
 }
@@ -395,7 +454,7 @@ mod tests {
             vec![3.0, 1.0, 2.0],
             vec![0.5, 0.5],
         ];
-        let report = report(&items, &scores, Counts::default(), 1);
+        let report = report(&items, &scores, Counts::default());
         let accuracy = report.accuracy.unwrap();
         assert_eq!((accuracy.value, accuracy.n), (3.5 / 5.0, 5));
         assert!(accuracy.low <= accuracy.value && accuracy.value <= accuracy.high);
@@ -410,9 +469,9 @@ mod tests {
         assert_eq!(report.calibration.iter().map(|b| b.n).sum::<usize>(), 5);
     }
 
-    /// The bootstrap draws prompts: with a single one every draw is the same, however many rows it has.
+    /// By hand: rows about one prompt count as one, and a single one says little.
     #[test]
-    fn rows_about_one_prompt_are_drawn_together() {
+    fn rows_about_one_prompt_count_as_one() {
         let of = |prompt: u32| Item {
             prompt: vec![prompt],
             texts: (Text::from("a prompt"), Vec::new()),
@@ -421,17 +480,58 @@ mod tests {
         let scores = [vec![1.0, 0.0], vec![0.0, 1.0], vec![1.0, 0.0]];
         let of_prompts = |prompts: [u32; 3]| {
             let items = prompts.map(of);
-            report(&items, &scores, Counts::default(), 1)
-                .accuracy
-                .unwrap()
+            report(&items, &scores, Counts::default()).accuracy.unwrap()
         };
-        let one = of_prompts([7, 7, 7]);
-        assert_eq!(
-            (one.low, one.value, one.high),
-            (one.value, 2.0 / 3.0, one.value)
+        let share = |prompts, n| {
+            let found = of_prompts(prompts);
+            assert_eq!((found.value, found.n), (2.0 / 3.0, 3));
+            assert_eq!(
+                (found.low, found.high),
+                statistics::wilson_interval(2.0 / 3.0, n)
+            );
+        };
+        share([7, 7, 7], 1.0);
+        share([7, 8, 9], 3.0);
+    }
+
+    /// Two of two is little evidence, 34 to 100 %; of forty, chance and length decide.
+    #[test]
+    fn an_accuracy_that_chance_or_length_explains_is_told() {
+        let of = |right: u32, longer: u32, all: u32| {
+            let item = |i: u32| Item {
+                prompt: vec![i],
+                texts: (Text::Plain(i.to_string()), Vec::new()),
+                ..item(
+                    ranks(&[1.0, 2.0]),
+                    if i < longer { &[2, 1] } else { &[1, 2] },
+                    "a",
+                )
+            };
+            let items: Vec<Item> = (0..all).map(item).collect();
+            let scores = (0..all).map(|i| {
+                if i < right {
+                    vec![1.0, 0.0]
+                } else {
+                    vec![0.0, 1.0]
+                }
+            });
+            report(&items, &scores.collect::<Vec<_>>(), Counts::default())
+        };
+        let few = of(2, 1, 2);
+        assert!(
+            few.to_string().contains("100.0 %  [34.2, 100.0]  of 2"),
+            "{few}"
         );
-        let three = of_prompts([7, 8, 9]);
-        assert!(three.low < three.value && three.value < three.high);
+        assert!(few.warnings[0].contains("100.0 % [34.2, 100.0] of 2, cannot be told from chance"));
+        assert_eq!(of(36, 20, 40).warnings, [""; 0]);
+        assert!(of(4, 0, 40).warnings[0].contains("below chance"));
+        let length = of(30, 34, 40);
+        assert_eq!(length.warnings.len(), 1, "{:?}", length.warnings);
+        assert!(
+            length.to_string().contains("warning: the accuracy, 75.0 %")
+                && length.warnings[0].contains("length")
+        );
+        assert!(serde_json::to_value(&length).unwrap()["warnings"].is_array());
     }
 
     #[test]
@@ -473,7 +573,7 @@ mod tests {
             item(Judgement::Thumbs(false), &[1], "t"),
         ];
         let scores = vec![vec![0.1], vec![0.2], vec![0.9], vec![1.0], vec![-1.0]];
-        let report = report(&items, &scores, Counts::default(), 1);
+        let report = report(&items, &scores, Counts::default());
         assert_eq!(report.accuracy, None);
         assert_eq!((report.spearman, report.auc), (Some(1.0), Some(1.0)));
     }

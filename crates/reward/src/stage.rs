@@ -8,9 +8,10 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Feedback, Reading, check_eval_fraction};
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
 use rlhf_train::{
-    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, read_and_tell,
-    row_limit, statistics, tell_skipped,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
+    read_and_tell, row_limit, statistics, tell_skipped,
 };
+use serde_json::{Map, Value};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -53,8 +54,14 @@ impl Stage for Reward {
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::RewardModel;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+    const NEXT: (&'static str, &'static str) =
+        ("rlhf ppo --model {model} --reward {out}", " --prompts FILE");
 
     type Config = Config;
+
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
+        LossMonitor::findings(lines)
+    }
 
     fn validate(config: &Config) -> Result<()> {
         check_eval_fraction(config.eval_fraction).context("reward.eval_fraction")

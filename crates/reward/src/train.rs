@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
 use rlhf_train::{
-    Checkpoint, DiskUse, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress,
-    RunDir, Session, Summary, check_finite, check_update,
+    Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
+    Progress, RunDir, Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
@@ -131,7 +131,7 @@ impl Prepared for RewardModelling {
         let evaluated = ScalarModel::new(&self.model, &params.frozen())?;
         let evaluate = || -> Result<(Vec<Vec<f64>>, Report)> {
             let scores = raw_scores(&evaluated, held_out, micro_batch_tokens)?;
-            let report = report(held_out, &scores, self.counts, session.seed);
+            let report = report(held_out, &scores, self.counts);
             Ok((scores, report))
         };
         let mut optimizer = training.optimizer();
@@ -144,6 +144,7 @@ impl Prepared for RewardModelling {
         let mut metrics = dir.metrics()?;
         let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "reward", steps, "step");
+        let mut monitor = LossMonitor::after(&dir.logged()?);
         let mut last_loss = f64::NAN;
 
         let loss_of = |items: &[&Item], share: f32| -> Result<Tensor> {
@@ -204,8 +205,13 @@ impl Prepared for RewardModelling {
                 ),
             ]);
             metrics.log(done, &line)?;
+            if let Some(warning) = monitor.observe(done, &line) {
+                tracing::warn!("reward: {warning}");
+            }
             if done < steps && training.evaluates_after(done, steps) {
-                metrics.log(done, &evaluate()?.1.metrics())?;
+                let report = evaluate()?.1;
+                metrics.log(done, &report.metrics())?;
+                progress.say(&format!("{} after step {done}", report.headline()));
             }
             progress.tick(done, &[("loss", last_loss)], tokens as u64);
 

@@ -16,6 +16,8 @@ pub struct Evaluator<'a> {
     pub reference: &'a CausalLm,
     /// What scores.
     pub reward: &'a dyn Scorer,
+    /// The score that counts, of the reward's and whether the response ended by itself.
+    pub score_rule: &'a dyn Fn(f64, bool) -> f64,
     /// The tokenizer of policy and reference.
     pub tokenizer: &'a Tokenizer,
     /// How both sides sample.
@@ -28,8 +30,10 @@ pub struct Evaluator<'a> {
 pub struct ScoredAnswers {
     /// The responses, in order of prompt.
     pub episodes: Vec<Episode>,
-    /// S(x, y) of each.
+    /// S(x, y) of each, by the score rule.
     pub scores: Vec<f64>,
+    /// What the rule changed in each because the response did not end.
+    pub missing_eos: Vec<f64>,
 }
 
 /// One prompt, answered by policy and reference.
@@ -50,14 +54,22 @@ pub struct SideBySide {
 /// Means over held-out prompts.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Evaluation {
-    /// Mean calibrated score.
+    /// Mean score, by the score rule.
     pub score: f64,
+    /// Its 95 % interval (bootstrap over prompts).
+    pub score_ci: [f64; 2],
+    /// What of the mean score is due to responses that did not end.
+    pub missing_eos: f64,
     /// Mean score of the reference's answers to the same prompts.
     pub reference_score: f64,
     /// Mean KL per episode to the reference.
     pub kl: f64,
     /// Share of prompts on which the policy scores above the reference; ties half.
     pub win_rate: f64,
+    /// Its 95 % interval (Wilson).
+    pub win_rate_ci: [f64; 2],
+    /// Prompts, each answered once.
+    pub prompts: usize,
     /// Mean response length in tokens.
     pub length: f64,
     /// Share of responses that ended by themselves.
@@ -71,15 +83,24 @@ impl Evaluator<'_> {
     /// The answers of `model` with their scores. Those of the reference never change, so they are worth keeping.
     pub fn answers(&self, model: &CausalLm) -> Result<ScoredAnswers> {
         let episodes = respond(model, self.tokenizer, self.prompts, 1, &self.sampling)?;
-        let scores = self
+        let raw = self
             .reward
             .scores(self.tokenizer, self.prompts, &episodes)?;
-        Ok(ScoredAnswers { episodes, scores })
+        let (scores, missing_eos) = ruled(&raw, &episodes, self.score_rule);
+        Ok(ScoredAnswers {
+            episodes,
+            scores,
+            missing_eos,
+        })
     }
 
     /// `policy` against the answers of the reference.
     pub fn measure(&self, policy: &CausalLm, reference: &ScoredAnswers) -> Result<Evaluation> {
-        let ScoredAnswers { episodes, scores } = self.answers(policy)?;
+        let ScoredAnswers {
+            episodes,
+            scores,
+            missing_eos,
+        } = self.answers(policy)?;
         let ids: Vec<Vec<u32>> = self.prompts.iter().map(|p| p.ids.clone()).collect();
         let logprobs = |model| {
             let tau = self.sampling.temperature;
@@ -103,11 +124,16 @@ impl Evaluator<'_> {
         }
         let n = episodes.len() as f64;
         let tokens = episodes.iter().map(|e| e.response.len() as f64);
+        let win_rate = statistics::mean(&wins);
         Ok(Evaluation {
             score: statistics::mean(&scores),
+            score_ci: statistics::bootstrap_interval(&scores, self.sampling.seed).into(),
+            missing_eos: statistics::mean(&missing_eos),
             reference_score: statistics::mean(&reference.scores),
             kl: statistics::mean(&kl),
-            win_rate: statistics::mean(&wins),
+            win_rate,
+            win_rate_ci: statistics::wilson_interval(win_rate, n).into(),
+            prompts: episodes.len(),
             length: tokens.sum::<f64>() / n,
             eos_fraction: episodes.iter().filter(|e| e.finished).count() as f64 / n,
             samples,
@@ -118,18 +144,54 @@ impl Evaluator<'_> {
 impl Evaluation {
     /// Under their names in `metrics.jsonl`.
     pub fn metrics(&self) -> Map<String, Value> {
-        Map::from_iter([
-            ("eval/score".to_owned(), json!(self.score)),
-            (
-                "eval/reference_score".to_owned(),
-                json!(self.reference_score),
-            ),
-            ("eval/kl".to_owned(), json!(self.kl)),
-            ("eval/win_rate".to_owned(), json!(self.win_rate)),
-            ("eval/length".to_owned(), json!(self.length)),
-            ("eval/eos_fraction".to_owned(), json!(self.eos_fraction)),
-        ])
+        let numbers = [
+            ("score", self.score),
+            ("score_low", self.score_ci[0]),
+            ("score_high", self.score_ci[1]),
+            ("missing_eos", self.missing_eos),
+            ("reference_score", self.reference_score),
+            ("kl", self.kl),
+            ("win_rate", self.win_rate),
+            ("win_rate_low", self.win_rate_ci[0]),
+            ("win_rate_high", self.win_rate_ci[1]),
+            ("length", self.length),
+            ("eos_fraction", self.eos_fraction),
+        ];
+        let numbers = numbers.into_iter().map(|(name, x)| (name, json!(x)));
+        numbers
+            .chain([("prompts", json!(self.prompts))])
+            .map(|(name, number)| (format!("eval/{name}"), number))
+            .collect()
     }
+
+    /// The most telling numbers, in a line.
+    pub fn headline(&self) -> String {
+        let [low, high] = self.win_rate_ci.map(|x| 100.0 * x);
+        format!(
+            "held out: score {:.3} (reference {:.3}), wins {:.1} % [{low:.1}, {high:.1}] of {}, kl {:.3}, ends by itself {:.1} %",
+            self.score,
+            self.reference_score,
+            100.0 * self.win_rate,
+            self.prompts,
+            self.kl,
+            100.0 * self.eos_fraction
+        )
+    }
+}
+
+/// Scores by a score rule, and what it changed in each because the response did not end: the rule for a response that did is the rest.
+pub fn ruled(
+    raw: &[f64],
+    episodes: &[Episode],
+    rule: &dyn Fn(f64, bool) -> f64,
+) -> (Vec<f64>, Vec<f64>) {
+    let pairs = raw.iter().zip(episodes);
+    pairs
+        .map(|(&raw, episode)| {
+            let score = rule(raw, episode.finished);
+            (score, score - rule(raw, true))
+        })
+        .unzip()
 }
 
 /// 1 if `a` is better than `b`, ½ if they are equal, else 0.
@@ -180,6 +242,7 @@ mod tests {
             prompts: &prompts,
             reference: &reference,
             reward: &Length,
+            score_rule: &|score, _| score,
             tokenizer: &tokenizer,
             sampling: SamplingConfig {
                 temperature: 1.0,
@@ -204,5 +267,20 @@ mod tests {
         assert_eq!(other.win_rate, wins.sum::<f64>() / n);
         assert_eq!((other.score, other.samples.len()), (other.length, 4));
         assert!(other.kl != 0.0);
+        // By hand: the interval of 4 prompts, and no rule for responses that do not end.
+        let (low, high) = statistics::wilson_interval(other.win_rate, 4.0);
+        assert_eq!((other.win_rate_ci, other.prompts), ([low, high], 4));
+        assert_eq!(other.missing_eos, 0.0);
+
+        // Under a rule that gives unfinished responses −9, the score is the mean of what counts, and the rule's part of it is told.
+        let strict = Evaluator {
+            score_rule: &|score, finished| if finished { score } else { -9.0 },
+            ..evaluator
+        };
+        let ruled = strict.measure(&model(2), &answers).unwrap();
+        assert!(ruled.eos_fraction < 1.0, "no response was cut");
+        let sum: f64 = ruled.samples.iter().map(|s| s.score).sum();
+        assert_eq!(ruled.score, sum / n);
+        assert!((ruled.score - ruled.missing_eos - other.score).abs() < 1e-12);
     }
 }

@@ -22,7 +22,7 @@ mod scorers;
 
 pub use best_of_n::{best_of_n, best_of_n_kl_bound};
 pub use episode::{Episode, respond};
-pub use evaluator::{Evaluation, Evaluator, ScoredAnswers, SideBySide, win};
+pub use evaluator::{Evaluation, Evaluator, ScoredAnswers, SideBySide, ruled, win};
 pub use logprobs::{kl_per_episode, response_logprobs};
 pub use packing::{EpisodeBatch, micro_batches};
 pub use prompt::{PromptRow, prompt_rows};

@@ -14,6 +14,11 @@ pub const CAPTIONS: &[Caption] = &[
         "Held-out perplexity",
         "e to the power of the held-out loss: the number of equally likely tokens that the model chooses between, on average. Lower is better.",
     ),
+    Caption::health(
+        rlhf_train::GUESSING_LOSS,
+        "Loss of guessing",
+        "ln V: the loss of a model that finds all tokens of the vocabulary equally likely. One that comes back to it has been killed by its learning rate.",
+    ),
     GRAD_NORM,
     EPOCH,
     LR,

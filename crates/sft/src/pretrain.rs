@@ -8,10 +8,10 @@ use rlhf_base::caption::Caption;
 use rlhf_dataset::{Loaded, TextRow, check_eval_fraction, hold_out};
 use rlhf_lm::{LanguageModel, ModelConfig, SaveDtype, train_bpe};
 use rlhf_train::{
-    Bundled, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage, Training,
-    read_and_tell, tell_skipped,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, ScheduleKind, Session, Source, Stage,
+    Training, read_and_tell, tell_skipped,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::captions::CAPTIONS;
 use crate::rows::Rows;
@@ -115,8 +115,13 @@ impl Stage for Pretrain {
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Base;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+    const NEXT: (&'static str, &'static str) = ("rlhf sft --model {out}", " --data FILE");
 
     type Config = Config;
+
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
+        LossMonitor::findings(lines)
+    }
 
     fn validate(config: &Config) -> Result<()> {
         check_eval_fraction(config.eval_fraction).context("pretrain.eval_fraction")

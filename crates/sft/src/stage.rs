@@ -10,9 +10,10 @@ use rlhf_dataset::{
 };
 use rlhf_lm::{LanguageModel, SaveDtype, Weights};
 use rlhf_train::{
-    Bundled, Makes, MayChange, Prepared, Session, Source, Stage, Training, read_and_tell,
-    row_limit, tell_skipped,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
+    read_and_tell, row_limit, tell_skipped,
 };
+use serde_json::{Map, Value};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
@@ -53,8 +54,13 @@ impl Stage for Sft {
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;
     const CAPTIONS: &'static [Caption] = CAPTIONS;
+    const NEXT: (&'static str, &'static str) = ("rlhf reward --model {out}", " --prefs FILE");
 
     type Config = Config;
+
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String> {
+        LossMonitor::findings(lines)
+    }
 
     fn validate(config: &Config) -> Result<()> {
         check_eval_fraction(config.eval_fraction).context("sft.eval_fraction")

@@ -7,10 +7,10 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::{
-    Checkpoint, DiskUse, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress,
-    RunDir, Session, Summary, Training, check_finite, check_update,
+    Checkpoint, DiskUse, Extent, Finding, GUESSING_LOSS, Interrupted, LossMonitor, MemoryItem,
+    Plan, Prepared, Progress, RunDir, Session, Summary, Training, check_finite, check_update,
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::eval::mean_loss;
 use crate::rows::Rows;
@@ -24,6 +24,11 @@ pub struct Outcome {
     pub loss: f64,
     /// Loss per target token on held-out rows, in nats, if there were any.
     pub eval_loss: Option<f64>,
+    /// The same before training.
+    pub eval_loss_before: Option<f64>,
+    /// What shows that the run has learnt nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A language model and the rows it is to learn.
@@ -134,7 +139,30 @@ impl Prepared for LanguageModelling {
             steps,
             loss: f64::NAN,
             eval_loss: None,
+            eval_loss_before: None,
+            warning: None,
         };
+        let mut monitor = LossMonitor::after(&dir.logged()?);
+        let mut log = |step: u64, line: &Map<String, Value>| -> Result<()> {
+            metrics.log(step, line)?;
+            if let Some(warning) = monitor.observe(step, line) {
+                tracing::warn!("{}: {warning}", self.stage);
+            }
+            Ok(())
+        };
+        // Logged with the first step: a run that fails before it leaves nothing behind.
+        let mut before = None;
+        if first == 0 {
+            let mut line = Map::new();
+            if !held_out.is_empty() {
+                let loss = mean_loss(&evaluated, held_out, micro_batch_tokens)?;
+                progress.say(&format!("held-out loss {loss:.4} before training"));
+                line = held_out_line(loss);
+            }
+            let vocabulary = self.model.config.vocab_size() as f64;
+            line.insert(GUESSING_LOSS.into(), json!(vocabulary.ln()));
+            before = Some(line);
+        }
 
         tracing::info!(
             "the first step begins {:.2} s after the model was loaded",
@@ -183,14 +211,14 @@ impl Prepared for LanguageModelling {
             let seconds = begun.elapsed().as_secs_f64();
             line.insert("time/step".into(), json!(seconds));
             line.insert("tokens_per_second".into(), json!(tokens as f64 / seconds));
-            metrics.log(done, &line)?;
+            if let Some(before) = before.take() {
+                log(0, &before)?;
+            }
+            log(done, &line)?;
             if !held_out.is_empty() && training.evaluates_after(done, steps) {
                 let loss = mean_loss(&evaluated, held_out, micro_batch_tokens)?;
-                let line = Map::from_iter([
-                    ("eval/loss".to_owned(), json!(loss)),
-                    ("eval/perplexity".to_owned(), json!(loss.exp())),
-                ]);
-                metrics.log(done, &line)?;
+                log(done, &held_out_line(loss))?;
+                progress.say(&format!("held-out loss {loss:.4} after step {done}"));
                 outcome.eval_loss = Some(loss);
             }
             progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
@@ -213,6 +241,8 @@ impl Prepared for LanguageModelling {
             }
         }
         progress.finish();
+        outcome.eval_loss_before = monitor.before();
+        outcome.warning = monitor.conclusion();
 
         let save = |folder: &std::path::Path| Ok(self.model.save(folder, self.save_dtype)?);
         dir.publish(save).map_err(|error: anyhow::Error| error)?;
@@ -245,11 +275,26 @@ impl Outcome {
     fn describe(&self) -> String {
         let mut out = format!("steps {}, last loss {:.4}", self.steps, self.loss);
         if let Some(loss) = self.eval_loss {
+            let before = self
+                .eval_loss_before
+                .map(|l| format!(" ({l:.4} before training)"));
             out.push_str(&format!(
-                ", held-out loss {loss:.4}, perplexity {:.2}",
+                ", held-out loss {loss:.4}{}, perplexity {:.2}",
+                before.unwrap_or_default(),
                 loss.exp()
             ));
         }
+        if let Some(warning) = &self.warning {
+            out.push_str(&format!("\nwarning: {warning}"));
+        }
         out + "\n"
     }
+}
+
+/// A loss over the held-out rows under its names in `metrics.jsonl`.
+fn held_out_line(loss: f64) -> Map<String, Value> {
+    Map::from_iter([
+        ("eval/loss".to_owned(), json!(loss)),
+        ("eval/perplexity".to_owned(), json!(loss.exp())),
+    ])
 }

@@ -5,6 +5,7 @@
 //! - [`AdamW`], [`Schedule`], [`check_finite`]: how weights move, and when to stop;
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
+//! - [`LossMonitor`]: what shows that a run learns nothing;
 //! - [`statistics`]: the numbers in reports.
 //!
 //! A [`Session`] is what a stage is given besides its own settings.
@@ -21,6 +22,7 @@ mod growing;
 mod interrupt;
 mod jsonl;
 mod lock;
+mod loss_monitor;
 mod metrics;
 mod optimizer;
 mod plan;
@@ -43,9 +45,12 @@ pub use data::{Counted, DataSettings, read_and_tell, row_limit, tell_skipped};
 pub use divergence::{check_finite, check_update};
 pub use error::{Error, Result};
 pub use interrupt::{Interrupt, Interrupted};
+pub use loss_monitor::{GUESSING_LOSS, LossMonitor};
 pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
-pub use plan::{DiskUse, MemoryItem, Plan, activation_bytes, micro_batch_tokens, readable_bytes};
+pub use plan::{
+    DiskUse, MemoryItem, Plan, activation_bytes, marked, micro_batch_tokens, readable_bytes,
+};
 pub use progress::{Progress, ProgressStyle};
 pub use run_dir::{OnExisting, RunDir, finished, record};
 pub use saving::{SaveClock, Saving};

@@ -203,15 +203,17 @@ impl Display for Plan {
                 f,
                 "  one example, what carries loss in ⟦ ⟧, blanks at edges as ·:"
             )?;
-            let marked: String = self
-                .example
-                .iter()
-                .map(|(text, loss)| piece(text, *loss))
-                .collect();
-            writeln!(f, "    {}", marked.replace('\n', "⏎\n    "))?;
+            let example = marked(&self.example);
+            writeln!(f, "    {}", example.replace('\n', "\n    "))?;
         }
         Ok(())
     }
+}
+
+/// Pieces of a row as one text for people: what carries loss in ⟦ ⟧, blanks at the edges of pieces as `·`, line breaks as `⏎`.
+pub fn marked(pieces: &[(String, bool)]) -> String {
+    let pieces = pieces.iter().map(|(text, loss)| piece(text, *loss));
+    pieces.collect::<String>().replace('\n', "⏎\n")
 }
 
 fn piece(text: &str, carries_loss: bool) -> String {

@@ -28,7 +28,7 @@ impl ProgressStyle {
 /// How often a line appears where there is no terminal to redraw.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The progress of one long loop: position, time left, tokens a second, and a few metrics.
+/// The progress of one long loop: position, time passed and left, tokens a second, and a few metrics.
 pub struct Progress {
     output: Output,
     name: String,
@@ -101,6 +101,16 @@ impl Progress {
         }
     }
 
+    /// Prints a line that stays, such as the result of an evaluation, above the bar where there is one.
+    pub fn say(&self, text: &str) {
+        let line = format!("{}: {text}", self.name);
+        match &self.output {
+            Output::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
+            Output::Lines { .. } => eprintln!("{line}"),
+            Output::Nothing => {}
+        }
+    }
+
     /// Ends the display; where there is no bar, the last line is printed if it was not yet.
     pub fn finish(self) {
         match self.output {
@@ -135,9 +145,10 @@ fn line(
     if pace.seconds > 0.0 && pace.tokens > 0 {
         let _ = write!(text, "  {} tok/s", si(pace.tokens as f64 / pace.seconds));
     }
+    let _ = write!(text, "  {} elapsed", duration(pace.seconds));
     if pace.done > 0 && step < total {
         let left = pace.seconds / pace.done as f64 * (total - step) as f64;
-        let _ = write!(text, "  {} left", duration(left));
+        let _ = write!(text, ", {} left", duration(left));
     }
     text
 }
@@ -188,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_tells_position_numbers_speed_and_time_left() {
+    fn a_line_tells_position_numbers_speed_and_times() {
         let pace = Pace {
             done: 10,
             seconds: 20.0,
@@ -203,14 +214,17 @@ mod tests {
                 &[("loss", 2.34567), ("lr", 1e-5)],
                 pace
             ),
-            "sft step 110/200  loss 2.346  lr 1.00e-5  2.5k tok/s  3m00s left" // 10 steps in 20 s: 90 more take 180 s
+            "sft step 110/200  loss 2.346  lr 1.00e-5  2.5k tok/s  20s elapsed, 3m00s left" // 10 steps in 20 s: 90 more take 180 s
         );
         let done = Pace {
             done: 200,
             seconds: 20.0,
             tokens: 0,
         };
-        assert_eq!(line("sft", "step", 200, 200, &[], done), "sft step 200/200");
+        assert_eq!(
+            line("sft", "step", 200, 200, &[], done),
+            "sft step 200/200  20s elapsed"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::checkpoint::Found;
 use crate::jsonl::JsonLines;
@@ -151,6 +152,25 @@ impl RunDir {
     /// Opens `metrics.jsonl` and its companions for appending. Call [`RunDir::checkpoint_latest`] before, so that a resumed run starts at the right line.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::open(&self.path)
+    }
+
+    /// The lines of `metrics.jsonl` so far: none of a new run, those up to the checkpoint of one that was resumed.
+    ///
+    /// # Errors
+    /// If the file cannot be read or a line is no JSON object.
+    pub fn logged(&self) -> Result<Vec<Map<String, Value>>> {
+        let path = self.path.join(METRICS);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs_err::read_to_string(&path)?;
+        let parse = |(i, line): (usize, &str)| {
+            serde_json::from_str(line).map_err(|error| Error::File {
+                path: path.clone(),
+                reason: format!("line {} is no JSON object: {error}", i + 1),
+            })
+        };
+        text.lines().enumerate().map(parse).collect()
     }
 
     /// Appends one object to `samples.jsonl`.
@@ -350,6 +370,20 @@ mod tests {
         assert_eq!(names(tmp.path()), ["run.lock"]);
         drop(dir);
         assert_eq!(names(tmp.path()), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_logged_is_read_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
+        assert!(dir.logged().unwrap().is_empty());
+        let line = Map::from_iter([("loss".to_owned(), json!(0.1 + 0.2))]);
+        dir.metrics().unwrap().log(7, &line).unwrap();
+        let logged = dir.logged().unwrap();
+        assert_eq!(
+            (logged.len(), &logged[0]["step"], &logged[0]["loss"]),
+            (1, &json!(7), &json!(0.1 + 0.2))
+        );
     }
 
     #[test]

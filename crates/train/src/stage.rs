@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use rlhf_base::caption::Caption;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{Plan, RunDir, Session, Settings};
 
@@ -32,9 +32,15 @@ pub trait Stage {
     const MAKES: Makes;
     /// What its metrics mean, in the order of the report.
     const CAPTIONS: &'static [Caption];
+    /// The command that usually comes next, and the words that give it files of one's own; `{out}` stands for the run, `{model}` for the
+    /// model that it started from.
+    const NEXT: (&'static str, &'static str);
 
     /// Its section of a configuration file.
     type Config: Settings;
+
+    /// What the lines of its `metrics.jsonl` show of a run that learns nothing, for the report.
+    fn findings(lines: &[Map<String, Value>]) -> Vec<String>;
 
     /// Refuses settings that make no sense together or by themselves, naming them.
     fn validate(_config: &Self::Config) -> anyhow::Result<()> {

@@ -24,30 +24,58 @@ const RESAMPLES: usize = 2000;
 ///
 /// Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
-    bootstrap_ratio_interval(values, &vec![1.0; values.len()], seed)
-}
-
-/// The same for a ratio of sums, `Σ aᵢ / Σ bᵢ`, whose pairs (aᵢ, bᵢ) are drawn together: the mean over groups of unequal size.
-pub fn bootstrap_ratio_interval(numerators: &[f64], denominators: &[f64], seed: u64) -> (f64, f64) {
-    debug_assert_eq!(numerators.len(), denominators.len());
-    if numerators.is_empty() {
+    if values.is_empty() {
         return (f64::NAN, f64::NAN);
     }
     let mut draws = rng::stream(seed, "bootstrap", 0);
-    let n = numerators.len();
-    let mut ratios: Vec<f64> = (0..RESAMPLES)
+    let n = values.len();
+    let mut means: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let (mut above, mut below) = (0.0, 0.0);
-            for _ in 0..n {
-                let i = rng::below(&mut draws, n);
-                above += numerators[i];
-                below += denominators[i];
-            }
-            above / below
+            (0..n)
+                .map(|_| values[rng::below(&mut draws, n)])
+                .sum::<f64>()
+                / n as f64
         })
         .collect();
-    ratios.sort_by(f64::total_cmp);
-    (quantile(&ratios, 0.025), quantile(&ratios, 0.975))
+    means.sort_by(f64::total_cmp);
+    (quantile(&means, 0.025), quantile(&means, 0.975))
+}
+
+/// The 95 % quantile of the standard normal distribution, both sides.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// The 95 % Wilson interval of a share: the p₀ with `|p − p₀| ≤ z √(p₀ (1 − p₀) / n)`, so
+/// `(p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)`. All or none of a few leaves it wide, where the bootstrap has no width.
+///
+/// `n` counts independent trials and may be an effective number. Source: Wilson, Probable inference, the law of succession, and
+/// statistical inference, 1927.
+pub fn wilson_interval(share: f64, n: f64) -> (f64, f64) {
+    let z2 = Z * Z / n;
+    let centre = share + z2 / 2.0;
+    let reach = (share * (1.0 - share) * z2 + z2 * z2 / 4.0).sqrt();
+    let end = |x: f64| (x / (1.0 + z2)).clamp(0.0, 1.0);
+    (end(centre - reach), end(centre + reach))
+}
+
+/// The Wilson interval of a share over groups of unequal size, `p = Σ aᵢ / Σ bᵢ`: group i has bᵢ trials, of which aᵢ succeeded.
+///
+/// Trials of a group are not independent, so n is the number of independent trials whose share varies as much as this one:
+/// `p (1 − p) / v` with `v = Σ (aᵢ − p bᵢ)² / (Σ bᵢ)²`, and no more than there are trials; where nothing varies, the number of groups.
+/// Source: Kish, Survey Sampling, 1965 (effective sample size); Franco et al., Comparative study of confidence intervals for
+/// proportions in complex sample surveys, 2019.
+pub fn grouped_wilson_interval(successes: &[f64], trials: &[f64]) -> (f64, f64) {
+    debug_assert_eq!(successes.len(), trials.len());
+    let all: f64 = trials.iter().sum();
+    let share = successes.iter().sum::<f64>() / all;
+    let squares = successes.iter().zip(trials);
+    let squares = squares.map(|(a, b)| (a - share * b).powi(2)).sum::<f64>();
+    let variance = squares / (all * all);
+    let n = if variance > 0.0 {
+        (share * (1.0 - share) / variance).min(all)
+    } else {
+        successes.len() as f64
+    };
+    wilson_interval(share, n)
 }
 
 /// The `q`-quantile of ascending values, linear between neighbours.
@@ -189,6 +217,50 @@ mod tests {
         assert!(auc(&constant, &[true; 3]).is_nan());
         assert!(mean(&[]).is_nan() && standard_error(&[1.0]).is_nan());
         assert!(bootstrap_interval(&[], 0).0.is_nan());
+    }
+
+    /// By hand: both ends p₀ solve (p − p₀)² = z² p₀ (1 − p₀) / n; of all or none of n one end is n / (n + z²), or what it lacks of 1.
+    #[test]
+    fn the_ends_of_a_wilson_interval_solve_its_equation() {
+        for (share, n) in [(0.5, 10.0), (0.9, 40.0), (0.03, 200.0), (0.25, 3.5)] {
+            let (low, high) = wilson_interval(share, n);
+            assert!(low < share && share < high);
+            for end in [low, high] {
+                close((share - end).powi(2), Z * Z * end * (1.0 - end) / n);
+            }
+        }
+        let (low, high) = wilson_interval(1.0, 2.0);
+        close(low, 2.0 / (2.0 + Z * Z));
+        assert_eq!((high, (low * 100.0).round()), (1.0, 34.0));
+        let (low, high) = wilson_interval(0.0, 2.0);
+        close(high, Z * Z / (2.0 + Z * Z));
+        assert_eq!(low, 0.0);
+        assert!(wilson_interval(f64::NAN, 0.0).0.is_nan());
+    }
+
+    /// By hand: single trials are independent; trials of a group that all agree count as one; a single group too.
+    #[test]
+    fn trials_of_a_group_that_agree_count_as_one() {
+        let single = grouped_wilson_interval(&[1.0, 0.0, 1.0, 1.0], &[1.0; 4]);
+        let plain = wilson_interval(0.75, 4.0);
+        close(single.0, plain.0);
+        close(single.1, plain.1);
+        let agreeing = grouped_wilson_interval(&[6.0, 0.0, 6.0, 6.0], &[6.0; 4]);
+        close(agreeing.0, plain.0);
+        close(agreeing.1, plain.1);
+        assert_eq!(
+            grouped_wilson_interval(&[6.0, 6.0], &[6.0; 2]),
+            wilson_interval(1.0, 2.0)
+        );
+        assert_eq!(
+            grouped_wilson_interval(&[2.0], &[3.0]),
+            wilson_interval(2.0 / 3.0, 1.0)
+        );
+        // Ties, half a success each, vary less than coins, and still are no more than there are of them.
+        assert_eq!(
+            grouped_wilson_interval(&[0.5, 0.5, 1.0, 0.0], &[1.0; 4]),
+            wilson_interval(0.5, 4.0)
+        );
     }
 
     #[test]

@@ -36,11 +36,18 @@ pub fn report(runs: &[Run], sections: &[Section]) -> String {
         .iter()
         .map(|r| section_of(&r.config, sections))
         .collect();
-    let known = sections
-        .iter()
-        .enumerate()
-        .map(|(i, section)| (Some(i), section.title, section.captions));
-    for (place, title, captions) in known.chain([(None, "Other runs", &all_captions[..])]) {
+    let known = sections.iter().enumerate().map(|(i, s)| (Some(i), *s));
+    let others = Section {
+        table: "",
+        title: "Other runs",
+        captions: &[],
+        findings: |_| Vec::new(),
+    };
+    for (place, section) in known.chain([(None, others)]) {
+        let captions = match place {
+            Some(_) => section.captions,
+            None => &all_captions,
+        };
         let here: Vec<&Run> = runs
             .iter()
             .zip(&places)
@@ -52,15 +59,25 @@ pub fn report(runs: &[Run], sections: &[Section]) -> String {
             .iter()
             .any(|r| !r.metrics.is_empty() || r.evaluation.is_none())
         {
-            stage_section(&mut body, title, captions, &here);
+            stage_section(&mut body, &section, captions, &here);
         }
     }
     page(&title, &body)
 }
 
-fn stage_section(body: &mut String, title: &str, captions: &[Caption], runs: &[&Run]) {
-    let _ = writeln!(body, "<section>\n<h2>{}</h2>", escape(title));
+fn stage_section(body: &mut String, section: &Section, captions: &[Caption], runs: &[&Run]) {
+    let _ = writeln!(body, "<section>\n<h2>{}</h2>", escape(section.title));
     legend(body, runs);
+    for run in runs {
+        for found in (section.findings)(&run.metrics) {
+            let _ = writeln!(
+                body,
+                "<p class=\"flag\"><b>{}</b>: {}</p>",
+                escape(&run.name),
+                escape(&found)
+            );
+        }
+    }
     frontier(body, runs);
     let mut metrics: Vec<Shown<'_>> = runs
         .iter()
@@ -365,7 +382,11 @@ fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
                 .map(|ends| ends.iter().filter_map(Value::as_f64).collect())
                 .unwrap_or_default();
             if let [low, high] = ends[..] {
-                let _ = write!(body, " <span class=\"soft\">[{low:.3}, {high:.3}]</span>");
+                let _ = write!(body, " <span class=\"soft\">[{low:.3}, {high:.3}]");
+                if let Some(n) = evaluation.get("prompts").and_then(Value::as_u64) {
+                    let _ = write!(body, " of {n}");
+                }
+                body.push_str("</span>");
             }
             body.push_str("</td>");
         }
@@ -406,11 +427,20 @@ mod tests {
             table: "sft",
             title: "Fine-tuning",
             captions: &[Caption::main("loss", "Loss", "")],
+            findings: |lines| {
+                let dead = |line: &&Map<String, Value>| line.get("loss") == Some(&Value::from(9));
+                lines
+                    .iter()
+                    .filter(dead)
+                    .map(|_| "a <dead> model".to_owned())
+                    .collect()
+            },
         },
         Section {
             table: "ppo",
             title: "PPO",
             captions: &[],
+            findings: |_| Vec::new(),
         },
     ];
 
@@ -428,6 +458,16 @@ mod tests {
             samples: samples.into_iter().map(object).collect(),
             evaluation: None,
         }
+    }
+
+    #[test]
+    fn a_run_that_learns_nothing_carries_a_flag() {
+        let of = |loss: u64| report(&[run("sft", vec![json!({"step": 1, "loss": loss})], vec![])]);
+        let flagged = of(9);
+        assert!(flagged.contains(
+            "<p class=\"flag\"><b>runs/&lt;b&gt;x&lt;/b&gt;</b>: a &lt;dead&gt; model</p>"
+        ));
+        assert!(!of(1).contains("<p class=\"flag\">"));
     }
 
     /// Every tag that is opened is closed, in order: the structure that browsers otherwise guess.

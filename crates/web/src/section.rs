@@ -1,6 +1,7 @@
 //! Which stage a run belongs to.
 
 use rlhf_base::caption::Caption;
+use serde_json::{Map, Value};
 
 /// A stage as the report shows it: a section of the page for its runs.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +12,8 @@ pub struct Section {
     pub title: &'static str,
     /// The captions of its metrics, in the order of the page.
     pub captions: &'static [Caption],
+    /// What the lines of its `metrics.jsonl` show of a run that learns nothing.
+    pub findings: fn(&[Map<String, Value>]) -> Vec<String>,
 }
 
 /// The index in `sections` of the stage that wrote a run with this configuration. The configuration of a whole pipeline has the
@@ -34,6 +37,7 @@ mod tests {
             table,
             title: "",
             captions: &[],
+            findings: |_| Vec::new(),
         });
         for (config, expected) in [
             ("[run]\nseed = 0\n[ppo]\nlr = 1e-3\n", Some(1)),

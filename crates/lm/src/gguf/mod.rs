@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
+use crate::boundary::guarded;
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use file::GgufFile;
 pub(crate) use keys::{Keys, object};
@@ -70,6 +71,10 @@ pub fn locate(path: &Path) -> Result<Option<PathBuf>> {
 
 /// Reads the model in `path`, one tensor at a time.
 pub(crate) fn read(path: &Path) -> Result<Gguf> {
+    guarded(|| read_whole(path)).map_err(|what| Error::file(path, what))?
+}
+
+fn read_whole(path: &Path) -> Result<Gguf> {
     let mut file = GgufFile::open(path)?;
     let (spelling, config) = config::read(&mut file)?;
     let tokenizer = tokenizer::read(&file, config.vocab_size())?;

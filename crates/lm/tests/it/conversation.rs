@@ -324,3 +324,67 @@ proptest! {
         }
     }
 }
+
+/// Whatever ends an answer in training ends it for those who load the saved model, and a model trained on strings is asked so.
+#[test]
+fn what_ends_a_turn_and_how_strings_are_taken_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, template, end, _) = TEMPLATES[0];
+    for (kind, tokenizer) in tokenizers(template) {
+        let ends = [tokenizer.token_id("</s>"), tokenizer.token_id(end)].map(Option::unwrap);
+        assert_eq!(tokenizer.eos_id().unwrap(), ends[0], "{kind}");
+        assert_eq!(
+            (tokenizer.turn_end(), tokenizer.end_ids()),
+            (Some(ends[1]), &ends[..]),
+            "{kind}"
+        );
+        let (question, string) = (
+            Text::from("the fox?"),
+            tokenizer.encode_begun("the fox?").unwrap(),
+        );
+        for raw in [false, true] {
+            tokenizer.clone().take_raw(raw).save(dir.path()).unwrap();
+            let generation =
+                fs_err::read_to_string(dir.path().join("generation_config.json")).unwrap();
+            let generation: Value = serde_json::from_str(&generation).unwrap();
+            assert_eq!(generation["eos_token_id"], json!(ends), "{kind}");
+            let loaded = Tokenizer::from_dir(dir.path()).unwrap();
+            assert_eq!(
+                (loaded.converses(), loaded.end_ids()),
+                (!raw, &ends[..]),
+                "{kind}"
+            );
+            assert_eq!(
+                loaded.encode_prompt(&question).unwrap() == string,
+                raw,
+                "{kind}"
+            );
+            let end = loaded.end_of_answer(&question).unwrap();
+            assert_eq!(end, ends[usize::from(!raw)], "{kind}");
+        }
+    }
+}
+
+/// Spelled special tokens are the tokens where the user says so; what is not spelled has the same ids either way.
+#[test]
+fn allowed_special_tokens_are_tokens_and_nothing_else_changes() {
+    for (kind, tokenizer) in tokenizers(TEMPLATES[0].1) {
+        let allowed = tokenizer.clone().allow_special(true);
+        let text = "the fox <s> is red</s>";
+        let special = |t: &Tokenizer| {
+            let ids = t.encode_text(text).unwrap();
+            ids.iter().filter(|id| t.is_special(**id)).count()
+        };
+        assert_eq!((special(&tokenizer), special(&allowed)), (0, 2), "{kind}");
+        let plain = tokenizer.encode_text(text).unwrap();
+        assert_eq!(
+            tokenizer.decode_response(&[], &plain).unwrap(),
+            text,
+            "{kind}"
+        );
+        let harmless = " the <fox> is [red] ";
+        let ids = tokenizer.encode(harmless).unwrap();
+        assert_eq!(tokenizer.encode_text(harmless).unwrap(), ids, "{kind}");
+        assert_eq!(allowed.encode_text(harmless).unwrap(), ids, "{kind}");
+    }
+}

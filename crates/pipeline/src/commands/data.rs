@@ -2,6 +2,8 @@
 //!
 //! Rows are read, counted and written one after another: a file may be larger than memory.
 
+mod row;
+
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,10 +15,11 @@ use rlhf_dataset::summary::{Lengths, Summary, Tally};
 use rlhf_dataset::{
     Demonstration, Feedback, Placed, Prompt, Record, Records, Row, TextRow, Tolerance, Understood,
 };
-use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
+use rlhf_lm::{LanguageModel, TextNotes, Tokenizer, Weights, gguf, glued, seam as text_seam};
 use serde::Serialize;
 use serde_json::json;
 
+use self::row::PROMPT;
 use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::{DataArgs, KindArg};
@@ -25,12 +28,14 @@ use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
     let tokenizer = args.model.as_deref().map(tokenizer).transpose()?;
+    let tokenizer = tokenizer.map(|it| it.allow_special(args.allow_special).take_raw(args.raw));
     let mut look = Look {
         tokenizer,
         show: args.show,
         shown: String::new(),
         tally: Tally::default(),
         tokens: Tokens::default(),
+        notes: Notes::default(),
         to: args.to.as_deref().map(create).transpose()?,
     };
     let read = match args.kind {
@@ -57,6 +62,7 @@ struct Look {
     shown: String,
     tally: Tally,
     tokens: Tokens,
+    notes: Notes,
     to: Option<(PathBuf, BufWriter<fs_err::File>)>,
 }
 
@@ -80,10 +86,12 @@ impl Look {
 
     fn add(&mut self, row: &Row) -> anyhow::Result<()> {
         self.tally.add(row);
+        self.notes.add(self.tokenizer.as_ref(), row);
         if self.show > 0 {
             self.show -= 1;
             self.shown.push('\n');
-            self.shown.push_str(&shown(row, self.tokenizer.as_ref())?);
+            self.shown
+                .push_str(&row::shown(row, self.tokenizer.as_ref())?);
         }
         if let Some((path, out)) = &mut self.to {
             serde_json::to_writer(&mut *out, row)
@@ -100,11 +108,12 @@ impl Look {
         }
         let summary = self.tally.finish();
         let tokens = self.tokenizer.is_some().then(|| self.tokens.lengths());
+        let notes = self.notes.told(self.tokenizer.as_ref());
         let skipped = read.tolerance.skipped();
         if args.json {
             let skipped: Vec<_> = skipped.iter().map(ToString::to_string).collect();
             let mut result = json!({
-                "summary": summary, "understood": read.understood, "skipped": skipped,
+                "summary": summary, "understood": read.understood, "notes": notes, "skipped": skipped,
             });
             if let Some(tokens) = tokens {
                 result["tokens"] = serde_json::to_value(tokens)?;
@@ -114,7 +123,10 @@ impl Look {
         for bad in skipped {
             eprintln!("skipped: {bad}");
         }
-        print(&describe(&summary, &read.understood, tokens.as_ref()));
+        let understood = read.understood.lines().into_iter();
+        let lines: String = understood.chain(notes).map(|line| line + "\n").collect();
+        print(&lines);
+        print(&describe(&summary, tokens.as_ref()));
         print(&self.shown);
         if let Some((path, _)) = &self.to {
             print(&format!(
@@ -124,6 +136,50 @@ impl Look {
             ));
         }
         Ok(())
+    }
+}
+
+/// What the texts hold that their writer may not have meant.
+#[derive(Default)]
+struct Notes {
+    texts: TextNotes,
+    /// Rows whose prompt and answer run into one another, and the first of them; known without a model too.
+    glued: usize,
+    example: String,
+}
+
+impl Notes {
+    fn add(&mut self, tokenizer: Option<&Tokenizer>, row: &Row) {
+        match (tokenizer, row, row::prompt_and_answers(row)) {
+            (Some(tokenizer), Row::Text(row), _) => self.texts.text(tokenizer, &row.text),
+            (Some(tokenizer), _, Some((prompt, answers))) => {
+                self.texts.row(tokenizer, prompt, &answers);
+            }
+            (None, _, Some((Text::Plain(prompt), answers))) => {
+                let seam = answers.into_iter().find_map(|answer| match answer {
+                    Text::Plain(answer) if glued(prompt, answer) => Some(answer),
+                    _ => None,
+                });
+                if let Some(answer) = seam {
+                    if self.glued == 0 {
+                        self.example = text_seam(prompt, answer);
+                    }
+                    self.glued += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn told(&self, tokenizer: Option<&Tokenizer>) -> Vec<String> {
+        match tokenizer {
+            Some(tokenizer) => self.texts.told(tokenizer),
+            None if self.glued == 0 => Vec::new(),
+            None => vec![format!(
+                "in {} rows nothing stands between prompt and answer, such as {:?}: a model without a chat template reads them as one",
+                self.glued, self.example
+            )],
+        }
     }
 }
 
@@ -169,8 +225,18 @@ impl Tokens {
         let Some(tokenizer) = tokenizer else {
             return Ok(());
         };
-        for (part, ids) in parts(row).iter().zip(encoded(tokenizer, row)?) {
-            let lengths = match part.0 == PROMPT {
+        if let Row::Demonstration(row) = row {
+            // As it is learnt, which may take several rows for a conversation.
+            for row in tokenizer.encode_rows(&row.prompt, &row.completion)? {
+                let (answers, context): (Vec<_>, Vec<_>) =
+                    row.iter().partition(|segment| segment.target);
+                self.prompts.extend(context.first().map(|it| it.ids.len()));
+                self.answers.extend(answers.iter().map(|it| it.ids.len()));
+            }
+            return Ok(());
+        }
+        for (name, ids) in row::names(row).iter().zip(row::encoded(tokenizer, row)?) {
+            let lengths = match name == PROMPT {
                 true => &mut self.prompts,
                 false => &mut self.answers,
             };
@@ -187,11 +253,8 @@ impl Tokens {
     }
 }
 
-fn describe(summary: &Summary, understood: &Understood, tokens: Option<&TokenLengths>) -> String {
+fn describe(summary: &Summary, tokens: Option<&TokenLengths>) -> String {
     let mut out = String::new();
-    for line in understood.lines() {
-        let _ = writeln!(out, "{line}");
-    }
     let mut line = |name: &str, value: String| {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{name:<22} {value}");
@@ -237,83 +300,4 @@ fn describe(summary: &Summary, understood: &Understood, tokens: Option<&TokenLen
         }
     }
     out
-}
-
-/// The part of a row that is given and not learned.
-const PROMPT: &str = "prompt";
-
-/// The parts of a row, named.
-fn parts(row: &Row) -> Vec<(String, String)> {
-    match row {
-        Row::Text(row) => vec![("text".into(), row.text.clone())],
-        Row::Prompt(row) => vec![(PROMPT.into(), row.prompt.to_string())],
-        Row::Demonstration(row) => vec![
-            (PROMPT.into(), row.prompt.to_string()),
-            ("completion".into(), row.completion.to_string()),
-        ],
-        Row::Feedback(feedback) => {
-            let names: Vec<String> = match feedback {
-                Feedback::Pair(_) => vec!["chosen".into(), "rejected".into()],
-                Feedback::Ranking(row) => row
-                    .ranks
-                    .iter()
-                    .map(|rank| format!("rank {rank}"))
-                    .collect(),
-                Feedback::BestOf(row) => (0..row.responses.len())
-                    .map(|i| if i == row.best { "best" } else { "other" }.to_owned())
-                    .collect(),
-                Feedback::Rating(row) => vec![format!("rating {}", row.rating)],
-                Feedback::Thumbs(row) => {
-                    vec![if row.label { "liked" } else { "disliked" }.to_owned()]
-                }
-            };
-            let responses = feedback.responses().into_iter().map(Text::to_string);
-            let prompt = (PROMPT.to_owned(), feedback.prompt().to_string());
-            [prompt]
-                .into_iter()
-                .chain(names.into_iter().zip(responses))
-                .collect()
-        }
-    }
-}
-
-/// The tokens of each part, in the order of [`parts`], as a stage would take them.
-fn encoded(tokenizer: &Tokenizer, row: &Row) -> anyhow::Result<Vec<Vec<u32>>> {
-    let answered = |prompt: &Text, answers: &[&Text]| -> anyhow::Result<Vec<Vec<u32>>> {
-        let mut parts = vec![tokenizer.encode_prompt(prompt)?];
-        for answer in answers {
-            parts.push(tokenizer.encode_completion(prompt, answer)?);
-        }
-        Ok(parts)
-    };
-    match row {
-        Row::Text(row) => {
-            let mut ids = tokenizer.encode_text(&row.text)?;
-            ids.push(tokenizer.eos_id()?);
-            Ok(vec![ids])
-        }
-        Row::Prompt(row) => answered(&row.prompt, &[]),
-        Row::Demonstration(row) => answered(&row.prompt, &[&row.completion]),
-        Row::Feedback(feedback) => answered(feedback.prompt(), &feedback.responses()),
-    }
-}
-
-/// A row with its parts marked: as it stands in the file, or with a tokenizer as the model sees it.
-fn shown(row: &Row, tokenizer: Option<&Tokenizer>) -> anyhow::Result<String> {
-    let mut out = format!("--- {}\n", row.kind().name());
-    let mut parts = parts(row);
-    if let Some(tokenizer) = tokenizer {
-        let mut before = Vec::new();
-        for ((name, text), ids) in parts.iter_mut().zip(encoded(tokenizer, row)?) {
-            *text = tokenizer.spell_out(&before, &ids)?;
-            if before.is_empty() {
-                before = ids.clone();
-            }
-            name.push_str(&format!(", {} tokens", ids.len()));
-        }
-    }
-    for (name, text) in parts {
-        let _ = writeln!(out, "[{name}] {text}");
-    }
-    Ok(out)
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             "--model with --reward compares two models, and needs the second: --against MODEL"
         )),
         (Some(model), None, None) => held_out_loss(args, &model_folder(model, "sft")?, &machine),
-        (None, _, Some(reward)) => report(args, &model_folder(reward, "reward")?, &run, &machine),
+        (None, _, Some(reward)) => report(args, &model_folder(reward, "reward")?, &machine),
         (None, _, None) => Err(usage!("nothing to measure: give --model or --reward")),
     }
 }
@@ -123,12 +123,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
     Ok(())
 }
 
-fn report(
-    args: &EvalArgs,
-    folder: &Path,
-    run: &RunSettings,
-    machine: &Machine,
-) -> anyhow::Result<()> {
+fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
     required(args)?;
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
@@ -162,7 +157,7 @@ fn report(
     let micro_batch_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical.rows, None);
     let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens)?;
-    let report = rlhf_reward::report(&items.items, &scores, counts, run.seed);
+    let report = rlhf_reward::report(&items.items, &scores, counts);
     let scale = match args.calibrate {
         true => Some(calibrate(folder, &model, &items, &scores)?),
         false => None,

@@ -26,6 +26,7 @@ fn sections() -> Vec<Section> {
         table: stage.name(),
         title: stage.title(),
         captions: stage.captions(),
+        findings: stage.findings(),
     };
     STAGES.iter().copied().map(section).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rlhf_train::{OnExisting, RunDir, Settings as _};
+use rlhf_train::{OnExisting, RunDir, Settings as _, Source};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use crate::output::{print, print_json};
 use crate::record::{Record, compare, refusal};
 use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
-use crate::stages::AnyStage;
+use crate::stages::{AnyStage, Configured};
 
 /// Runs `stage` with the settings of the files, of `--set`, and of the `flags` over them.
 pub(crate) fn run(
@@ -76,7 +76,33 @@ pub(crate) fn run(
     }
     print(&summary.text);
     print(&format!("model in {}\n", out.join("final").display()));
+    let next = next(stage, stage.configure(&job.settings)?.as_mut(), &out)?;
+    print(&format!("next: {next}\n"));
     Ok(())
+}
+
+/// The command that usually comes next, on files of one's own where this stage had some.
+fn next(
+    stage: &dyn AnyStage,
+    configured: &mut dyn Configured,
+    out: &Path,
+) -> anyhow::Result<String> {
+    let (command, data) = stage.next();
+    let (mut model, mut own) = (String::new(), false);
+    for source in configured.sources()? {
+        match source {
+            Source::Model {
+                setting: "model",
+                name,
+                ..
+            } => model.clone_from(name),
+            Source::Data { files, .. } => own |= !files.is_empty(),
+            _ => {}
+        }
+    }
+    let line = format!("{command}{}", if own { data } else { "" });
+    let out = out.display().to_string();
+    Ok(line.replace("{out}", &out).replace("{model}", &model))
 }
 
 /// What the run in `out` was begun with, if there is one.
