@@ -173,23 +173,34 @@ pub fn tokenizer(bytes: &[u8]) -> bool {
 /// All that a run does with a tokenizer. What it cannot do is an error.
 fn use_tokenizer(tokenizer: &Tokenizer) {
     let texts = ["", "a", " The fox said: héllo 🦊\n\n<|im_end|>  1234 <s>"];
-    let mut stream = TextStream::new(tokenizer, &[]);
     for text in texts {
-        let ids = tokenizer.encode(text).unwrap_or_default();
+        let prompt = tokenizer.encode_prompt(&text.into()).unwrap_or_default();
+        let ids = tokenizer.encode_text(text).unwrap_or_default();
+        let _ = (tokenizer.encode(text), tokenizer.encode_begun(text));
         let _ = (tokenizer.decode(&ids), tokenizer.decode_with_special(&ids));
-        for id in ids {
-            let _ = stream.push(id);
+        let _ = tokenizer.decode_response(&prompt, &ids);
+        let _ = tokenizer.pieces(&ids, &vec![true; ids.len()]);
+        let mut stream = TextStream::new(tokenizer, &prompt);
+        for id in &ids {
+            let _ = stream.push(*id);
         }
+        let _ = stream.waiting();
         let _ = tokenizer.encode_demonstration(&text.into(), &"an answer".into());
     }
-    let _ = stream.waiting();
-    let _ = tokenizer.encode_chat(&CHAT);
-    let _ = tokenizer.encode_prompt(&Text::Chat(CHAT.clone()));
+    use_template(tokenizer, &CHAT);
     assert!(tokenizer.encodes_like(tokenizer));
     let saved = folder(&[]);
     tokenizer.save(saved.path()).expect("it can be saved");
     let again = Tokenizer::from_dir(saved.path()).expect("a saved tokenizer is read back");
     assert!(again.encodes_like(tokenizer));
+}
+
+/// A conversation as a prompt and as rows to learn from.
+fn use_template(tokenizer: &Tokenizer, chat: &Chat) {
+    let text = Text::Chat(chat.clone());
+    let _ = tokenizer.encode_prompt(&text);
+    let _ = tokenizer.encode_chat(chat);
+    let _ = tokenizer.encode_rows(&text, &"an answer".into());
 }
 
 static CHAT: LazyLock<Chat> = LazyLock::new(|| {
@@ -214,11 +225,11 @@ pub fn template(bytes: &[u8]) -> bool {
     let mut config = Map::new();
     config.insert("eos_token".to_owned(), Value::from("<|im_end|>"));
     config.insert("chat_template".to_owned(), Value::from(template));
-    let tokenizer =
-        Tokenizer::from_bytes(&SMALL_TOKENIZER, config).expect("the tokenizer is sound");
+    let Ok(tokenizer) = Tokenizer::from_bytes(&SMALL_TOKENIZER, config) else {
+        return false;
+    };
     let rendered = [false, true].map(|open| tokenizer.apply_chat_template(&chat, open).is_ok());
-    let _ = tokenizer.encode_chat(&chat);
-    let _ = tokenizer.encode_completion(&Text::Chat(chat), &"an answer".into());
+    use_template(&tokenizer, &chat);
     rendered.contains(&true)
 }
 

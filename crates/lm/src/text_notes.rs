@@ -76,34 +76,41 @@ impl TextNotes {
         let mut told = Vec::new();
         let Tally { rows, example } = &self.special;
         if *rows > 0 {
-            told.push(match tokenizer.allows_special() {
-                false => format!(
-                    "{rows} rows spell a special token, such as {example:?}: it is read as plain text; with --allow-special as the token"
-                ),
-                true => format!("{rows} rows spell a special token, such as {example:?}: it is read as the token (--allow-special)"),
-            });
+            let read = match tokenizer.allows_special() {
+                false => "plain text; with --allow-special as the token",
+                true => "the token (--allow-special)",
+            };
+            told.push(format!(
+                "special tokens are spelled in {}, such as {example:?}: read as {read}",
+                count(*rows, "row")
+            ));
         }
         let Tally { rows, example } = &self.glued;
         if *rows > 0 {
             told.push(format!(
-                "in {rows} rows nothing stands between prompt and answer, such as {example:?}: end the prompt or begin the answer with \
-                 the blank that belongs between them"
+                "nothing stands between prompt and answer in {}, such as {example:?}: end the prompt or begin the answer with the blank \
+                 that belongs between them",
+                count(*rows, "row")
             ));
         }
         if self.asked > 0 {
             told.push(format!(
-                "{} prompts are plain strings: each is put into the model's chat template as a user's turn; with --raw taken as it is",
-                self.asked
+                "a plain string is put into the model's chat template as a user's turn ({}); with --raw it is taken as it is",
+                count(self.asked, "prompt")
             ));
         }
         if self.raw.rows > 0 {
             told.push(format!(
-                "{} prompts are taken as they are, outside the model's chat template (raw)",
-                self.raw.rows
+                "a plain string is taken as it is, outside the model's chat template ({}, raw)",
+                count(self.raw.rows, "prompt")
             ));
         }
         told
     }
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether a plain prompt and its answer run into one another: "zero?It is".
@@ -172,11 +179,11 @@ mod tests {
         notes.text(&tokenizer, "<|end|>");
         let told = notes.told(&tokenizer);
         assert_eq!(told.len(), 2);
-        assert!(told[0].starts_with("2 rows spell") && told[0].contains("\"<|end|>\""));
+        assert!(told[0].contains("spelled in 2 rows") && told[0].contains("\"<|end|>\""));
         assert!(
-            told[1].starts_with("in 2 rows") && told[1].contains("\"What is zero?It is nothing.\"")
+            told[1].contains("in 2 rows") && told[1].contains("\"What is zero?It is nothing.\"")
         );
         let allowed = notes.told(&tokenizer.allow_special(true));
-        assert!(allowed[0].contains("as the token"), "{allowed:?}");
+        assert!(allowed[0].contains("as the token ("), "{allowed:?}");
     }
 }

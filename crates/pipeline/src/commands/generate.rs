@@ -27,7 +27,11 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 
     let mut notes = TextNotes::default();
     for prompt in &prompts {
-        notes.row(&model.tokenizer, prompt, &[]);
+        match prompt {
+            // Asking through the template is what everyone expects here.
+            Text::Plain(text) => notes.text(&model.tokenizer, text),
+            Text::Chat(_) => notes.row(&model.tokenizer, prompt, &[]),
+        }
     }
     for note in notes.told(&model.tokenizer) {
         tracing::warn!("{note}");
