@@ -98,6 +98,11 @@ pub(super) fn find(row: &Reader<'_>) -> Result<Option<Text>, String> {
         .filter(|name| row.fields.says(name))
         .collect();
     let text = match found.as_slice() {
+        [other, ..] if row.has("prompt") && !row.fields.says("prompt") => {
+            return Err(format!(
+                "field \"prompt\" is empty, and {other:?} could be the prompt: say so with --map prompt={other}, or remove one of the two"
+            ));
+        }
         _ if row.has("prompt") => field(row, "prompt")?,
         [] => return given_empty(row),
         ["instruction"] => field(row, "instruction")?,

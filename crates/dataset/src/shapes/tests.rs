@@ -446,6 +446,12 @@ fn pairs() {
             plain("b", "a"),
         ),
         (
+            "a label",
+            "reward",
+            ab("answer_1", "answer_2", json!({"label": 2})),
+            plain("b", "a"),
+        ),
+        (
             "a letter",
             "reward",
             ab("response_a", "response_b", json!({"preferred": "B"})),
@@ -815,6 +821,11 @@ fn nothing_is_guessed_and_nothing_is_dropped() {
             "reward",
             json!({"chosen": "yes", "rejected": "no"}),
             "there is no prompt",
+        ),
+        (
+            "reward",
+            json!({"prompt": "", "question": "q", "chosen": "a", "rejected": "b"}),
+            "\"prompt\" is empty, and \"question\" could be",
         ),
         (
             "reward",

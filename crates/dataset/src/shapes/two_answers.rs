@@ -47,16 +47,17 @@ struct Form {
 }
 
 /// The fields that name the better answer in files of no particular origin.
-const NAMED: [&str; 6] = [
+const NAMED: [&str; 7] = [
     "preferred",
     "preference",
     "winner",
     "choice",
     "better",
     "preferred_response",
+    "label",
 ];
 
-static FORMS: [Form; 16] = [
+static FORMS: [Form; 23] = [
     Form {
         name: "SHP",
         first: "human_ref_A",
@@ -156,6 +157,13 @@ static FORMS: [Form; 16] = [
     generic("answer_a", "answer_b"),
     generic("output_1", "output_2"),
     generic("answer1", "answer2"),
+    generic("answer_0", "answer_1"),
+    generic("answer_1", "answer_2"),
+    generic("response1", "response2"),
+    generic("response_A", "response_B"),
+    generic("output_a", "output_b"),
+    generic("completion_a", "completion_b"),
+    generic("conversation_a", "conversation_b"),
 ];
 
 const fn generic(first: &'static str, second: &'static str) -> Form {
