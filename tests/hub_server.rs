@@ -21,7 +21,7 @@ pub(crate) struct HubServer {
 /// What a [`HubServer`] serves.
 #[derive(Default, Clone)]
 pub(crate) struct HubFiles {
-    /// From `org/name/file` (`datasets/org/name/file`) to content.
+    /// From `org/name/file` (`datasets/org/name/file`) to content; of another branch `org/name@branch/file`, its slashes as `%2F`.
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// The token that opens repositories whose id begins with `private`.
     pub(crate) token: String,
@@ -48,6 +48,41 @@ impl HubServer {
     pub(crate) fn requests(&self) -> BTreeSet<String> {
         let seen = self.requests.lock().unwrap_or_else(|e| e.into_inner());
         seen.iter().cloned().collect()
+    }
+}
+
+impl HubFiles {
+    /// The file of a repository at a revision. The commit is that of every branch.
+    fn file(&self, repo: &str, revision: &str, file: &str) -> Option<&Vec<u8>> {
+        let mut folders = vec![format!("{repo}@{revision}/")];
+        if matches!(revision, "main" | COMMIT) {
+            folders.push(format!("{repo}/"));
+        }
+        if revision == COMMIT {
+            folders.push(format!("{repo}@refs%2Fconvert%2Fparquet/"));
+        }
+        let mut paths = folders.iter().map(|folder| format!("{folder}{file}"));
+        paths.find_map(|path| self.files.get(&path))
+    }
+
+    /// What the hub says of a repository at a revision, if there are files.
+    fn listing(&self, repo: &str, revision: &str) -> Option<Vec<u8>> {
+        let folder = match revision {
+            "main" | COMMIT => format!("{repo}/"),
+            branch => format!("{repo}@{branch}/"),
+        };
+        let names = self
+            .files
+            .keys()
+            .filter_map(|path| path.strip_prefix(&folder));
+        let names: Vec<String> = names
+            .map(|name| format!("{{\"rfilename\": {name:?}}}"))
+            .collect();
+        let listing = format!(
+            "{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}",
+            names.join(", ")
+        );
+        (!names.is_empty()).then(|| listing.into_bytes())
     }
 }
 
@@ -78,9 +113,13 @@ fn answer(mut stream: TcpStream, hub: &HubFiles, seen: &Mutex<Vec<String>>) -> s
     // org/name/resolve/REVISION/file
     let found = path.split_once("/resolve/").and_then(|(repo, rest)| {
         let (revision, file) = rest.split_once('/')?;
-        let known = matches!(revision, "main" | COMMIT);
-        hub.files.get(&format!("{repo}/{file}")).filter(|_| known)
+        hub.file(repo, revision, file)
     });
+    let listed = path.strip_prefix("api/").and_then(|rest| {
+        let (repo, revision) = rest.split_once("/revision/")?;
+        hub.listing(repo, revision)
+    });
+    let found = found.or(listed.as_ref());
     let Some(content) = found else {
         return stream.write_all(
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",

@@ -5,6 +5,7 @@ mod chat;
 mod doctor;
 mod dtype;
 mod folder;
+mod hub_data;
 mod hub_server;
 mod known_faults;
 mod manual;

@@ -161,10 +161,35 @@ impl std::fmt::Display for Text {
     }
 }
 
+/// `text` with the blanks at its edges visible: a space as `·`, a tab as `⇥`. Line breaks stay as they are.
+pub fn visible_edges(text: &str) -> String {
+    let inner = text.trim_matches([' ', '\t']);
+    let start = text.len() - text.trim_start_matches([' ', '\t']).len();
+    let marks = |blanks: &str| blanks.replace(' ', "·").replace('\t', "⇥");
+    format!(
+        "{}{inner}{}",
+        marks(&text[..start]),
+        marks(&text[start + inner.len()..])
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn blanks_show_at_the_edges_alone() {
+        for (text, shown) in [
+            (" a b  ", "·a b··"),
+            ("a\t", "a⇥"),
+            ("  ", "··"),
+            ("", ""),
+            ("a\n ", "a\n·"),
+        ] {
+            assert_eq!(visible_edges(text), shown);
+        }
+    }
 
     #[test]
     fn every_spelling_is_read_and_written_back() {

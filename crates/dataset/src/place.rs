@@ -12,14 +12,27 @@ use crate::error::{BadRow, Error, Result};
 pub struct Place {
     /// The file, as it was named.
     pub path: Arc<Path>,
-    /// The line where the row begins, counted from 1.
-    pub line: usize,
+    /// Where in the file.
+    pub at: At,
 }
 
-/// `prefs.jsonl:17`
+/// Where in a file a row is, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The line where it begins.
+    Line(usize),
+    /// Its number, in a file without lines.
+    Row(usize),
+}
+
+/// `prefs.jsonl:17`, or `prefs.parquet, row 17`
 impl Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.path.display(), self.line)
+        let path = self.path.display();
+        match self.at {
+            At::Line(line) => write!(f, "{path}:{line}"),
+            At::Row(row) => write!(f, "{path}, row {row}"),
+        }
     }
 }
 

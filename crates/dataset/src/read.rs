@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::containers::{Format, Rows, StoredRow};
+use crate::containers::{DataFile, PlainText, Rows, StoredRow, files_at};
 use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::place::{Place, Placed, Tolerance};
@@ -112,7 +112,7 @@ impl<T: Record> Records<T> {
         };
         let place = Place {
             path: Arc::clone(&open.path),
-            line: stored.line,
+            at: stored.at,
         };
         let read = stored
             .value
@@ -180,49 +180,18 @@ impl Understood {
     }
 }
 
-/// The file itself, or the data files of a folder in the order of their names.
-fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
-    if !fs_err::metadata(path)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(path)? {
-        let file = entry?.path();
-        if file.is_file() && Format::of(&file).is_some() {
-            files.push(file);
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::File {
-            path: path.to_owned(),
-            what: format!(
-                "the folder holds no data file (expected {})",
-                Format::known()
-            ),
-        });
-    }
-    files.sort();
-    Ok(files)
-}
-
 fn open_file<T: Record>(path: &Path, tolerance: &Tolerance) -> Result<OpenFile> {
-    let format = Format::of(path).ok_or_else(|| Error::File {
-        path: path.to_owned(),
-        what: format!(
-            "cannot tell its format by its name (expected {})",
-            Format::known()
-        ),
-    })?;
-    if format.is_plain_text() && T::WHAT != "text" && T::WHAT != "rows" {
+    let file = DataFile::open(path)?;
+    if file.is_plain_text() && T::PLAIN_TEXT.is_none() {
         return Err(Error::File {
             path: path.to_owned(),
             what: format!(
-                "a .txt file holds plain text only (expected {} in JSON Lines)",
+                "a .txt file holds plain text only (expected {} as JSON, CSV or Parquet)",
                 T::WHAT
             ),
         });
     }
-    let mut rows = format.open(path)?;
+    let mut rows = file.rows(T::PLAIN_TEXT.unwrap_or(PlainText::Paragraphs))?;
     // A flat file of messages is put together first. Its first row tells.
     let first = rows.next();
     let flat =
@@ -258,6 +227,7 @@ impl OpenFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::place::At;
     use crate::records::{Feedback, Prompt, Row, TextRow};
     use std::io::Write;
 
@@ -301,7 +271,7 @@ mod tests {
             ),
             (
                 row(r#"{"prompt": "a""#),
-                "prefs.jsonl:3: unreadable JSON: EOF while parsing an object at column 14",
+                "prefs.jsonl:3: unreadable JSON: EOF while parsing an object at column 14 (the row is cut short, or goes on in the next line)",
             ),
             (
                 row(r#"{"response": "a", "rating": NaN}"#),
@@ -317,7 +287,7 @@ mod tests {
             ),
             (
                 [GOOD.as_bytes(), b"\n{\"prompt\": \"\xff\"}\n"].concat(),
-                "prefs.jsonl:2: invalid UTF-8 at byte 13",
+                "prefs.jsonl:2: invalid UTF-8 at byte 13: the file is in another encoding, perhaps that of Windows; convert it with `iconv -f CP1252 -t UTF-8 OLD > NEW`",
             ),
             (
                 Vec::new(),
@@ -338,17 +308,17 @@ mod tests {
         let folder = folder(&[("prefs.jsonl", content.as_bytes())]);
         let loaded = read::<Feedback, _>(&[folder.path()], &Reading::skipping(2)).unwrap();
         assert_eq!(loaded.rows.len(), 2);
-        let lines: Vec<usize> = loaded
+        let lines: Vec<At> = loaded
             .tolerance
             .skipped()
             .iter()
-            .map(|row| row.place.line)
+            .map(|row| row.place.at)
             .collect();
-        assert_eq!(lines, [2, 4]);
+        assert_eq!(lines, [2, 4].map(At::Line));
         assert!(complaint(content.as_bytes(), 1).ends_with("(1 bad row before it was tolerated)"));
         assert_eq!(
-            complaint(b"[]\n[]\n", 9),
-            "prefs.jsonl: none of its 2 rows can be used; the first: prefs.jsonl:1: a row must be one JSON object, found an empty list"
+            complaint(b"3\n[]\n", 9),
+            "prefs.jsonl: none of its 2 rows can be used; the first: prefs.jsonl:1: a row must be one JSON object, found the number 3"
         );
     }
 
@@ -371,13 +341,13 @@ mod tests {
     fn files_that_are_not_what_was_asked_for_are_errors_that_name_the_file() {
         let folder = folder(&[
             ("a.txt", b"text"),
-            ("a.csv", b"text"),
+            ("a.md", b"text"),
             ("cut.jsonl.gz", &gz(GOOD.repeat(100).as_bytes())[..40]),
         ]);
         for (name, part) in [
             ("a.txt", "a.txt: a .txt file holds plain text only"),
-            ("a.csv", "a.csv: cannot tell its format"),
-            ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read after line 0"),
+            ("a.md", "a.md: cannot tell what it holds"),
+            ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read: "),
             ("gone.jsonl", "gone.jsonl"),
         ] {
             let error =

@@ -1,9 +1,9 @@
 //! What a language model learns from: token sequences in which some tokens carry loss.
 
 use candle_core::{Device, Tensor};
-use rlhf_base::{Chat, Text};
+use rlhf_base::Text;
 
-use crate::{CausalLm, Packed, Packer, Result, Tokenizer};
+use crate::{CausalLm, Packed, Packer, Result, Segment, Tokenizer};
 
 /// A token sequence, and which of its tokens carry loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,28 +19,21 @@ impl Example {
         Self { ids, targets }
     }
 
-    /// A prompt and its completion, which carries loss with the EOS token; under `prompt_too` the prompt does as well.
-    pub fn from_completion(
+    /// A prompt and its completion, which carries loss with the token that ends it; in a conversation every assistant turn does that is
+    /// to be learnt from. Under `prompt_too` what lies before does as well. More than one where one sequence cannot hold the
+    /// conversation: see [`Tokenizer::encode_chat`].
+    pub fn from_demonstration(
         tokenizer: &Tokenizer,
         prompt: &Text,
         completion: &Text,
         prompt_too: bool,
-    ) -> Result<Self> {
-        let encoded = tokenizer.encode_demonstration(prompt, completion)?;
-        let parts = [(encoded.prompt, prompt_too), (encoded.completion, true)];
-        Ok(Self::from_parts(parts))
-    }
-
-    /// A conversation, of which every assistant turn carries loss with the token that ends it; under `context_too` what lies before
-    /// does as well.
-    pub fn from_conversation(
-        tokenizer: &Tokenizer,
-        chat: &Chat,
-        context_too: bool,
-    ) -> Result<Self> {
-        let segments = tokenizer.encode_chat(chat)?.into_iter();
-        let parts = segments.map(|segment| (segment.ids, segment.target || context_too));
-        Ok(Self::from_parts(parts))
+    ) -> Result<Vec<Self>> {
+        let rows = tokenizer.encode_rows(prompt, completion)?.into_iter();
+        let example = |row: Vec<Segment>| {
+            let parts = row.into_iter();
+            Self::from_parts(parts.map(|part| (part.ids, part.target || prompt_too)))
+        };
+        Ok(rows.map(example).collect())
     }
 
     /// A plain text with the EOS token behind it, in windows of at most `max_length` tokens that carry loss throughout; and how many
@@ -50,7 +43,7 @@ impl Example {
         text: &str,
         max_length: usize,
     ) -> Result<(Vec<Self>, usize)> {
-        let mut ids = tokenizer.encode(text)?;
+        let mut ids = tokenizer.encode_text(text)?;
         ids.push(tokenizer.eos_id()?);
         let (long, single): (Vec<_>, Vec<_>) =
             ids.chunks(max_length).partition(|window| window.len() > 1);
@@ -157,7 +150,10 @@ mod tests {
         let tokenizer = tokenizer();
         let example = |prompt_too| {
             let (prompt, completion) = (Text::from("xy"), Text::from("z"));
-            Example::from_completion(&tokenizer, &prompt, &completion, prompt_too).unwrap()
+            let mut rows =
+                Example::from_demonstration(&tokenizer, &prompt, &completion, prompt_too).unwrap();
+            assert_eq!(rows.len(), 1);
+            rows.remove(0)
         };
         let end = tokenizer.eos_id().unwrap();
         assert_eq!(example(false).ids.last(), Some(&end));

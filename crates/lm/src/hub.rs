@@ -1,4 +1,4 @@
-//! Models and files by name: a local path, the hub's local cache, or the hub itself.
+//! Models and data sets by name: a local path, the hub's local cache, or the hub itself.
 //!
 //! The cache has the layout of Python's `huggingface_hub`, so what one of them downloaded the other
 //! finds. Only safetensors are fetched, never pickles.
@@ -9,6 +9,10 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::{Error, Result};
+
+mod dataset;
+
+pub use dataset::DatasetRepo;
 
 /// Needed beside the weights. They are small, so they come first and a wrong repository is noticed
 /// before its weights are fetched.
@@ -133,37 +137,6 @@ pub fn resolve_model(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The data file that `spec` names: a local path, or
-/// `hf://datasets/org/name[@revision]/path/to/file`.
-pub fn resolve_file(spec: &str, settings: &HubSettings) -> Result<PathBuf> {
-    let local = Path::new(spec);
-    if local.exists() {
-        return Ok(local.to_owned());
-    }
-    let parsed = spec.strip_prefix("hf://datasets/").and_then(|rest| {
-        let (org, rest) = rest.split_once('/')?;
-        let (name, file) = rest.split_once('/')?;
-        let (id, revision) =
-            parse_id(&format!("{org}/{name}")).map(|(id, r)| (id.to_owned(), r.to_owned()))?;
-        (!file.is_empty()).then_some((id, revision, file))
-    });
-    let Some((id, revision, file)) = parsed else {
-        return Err(Error::file(
-            local,
-            "no such file (one on the hub is written hf://datasets/org/name/path/to/file.jsonl)",
-        ));
-    };
-    let remote = Remote::new(settings, RepoType::Dataset, &id, &revision);
-    if let Some(path) = remote
-        .snapshot()
-        .map(|dir| dir.join(file))
-        .filter(|path| path.exists())
-    {
-        return Ok(path);
-    }
-    remote.fetch(&remote.connect()?, file)
-}
-
 /// `name`, `org/name`, each with `@revision` (which defaults to `main`).
 fn parse_id(spec: &str) -> Option<(&str, &str)> {
     let (id, revision) = spec.split_once('@').unwrap_or((spec, "main"));
@@ -252,6 +225,26 @@ impl<'a> Remote<'a> {
         )
     }
 
+    /// The files of the repository at this revision: those of the hub, or offline those in the cache.
+    fn files(&self) -> Result<Vec<String>> {
+        if self.settings.offline {
+            let snapshot = self.snapshot();
+            let Some(snapshot) = snapshot else {
+                return self.connect().map(|_| Vec::new());
+            };
+            let mut files = Vec::new();
+            list(&snapshot, "", &mut files)?;
+            return Ok(files);
+        }
+        let info = self.connect()?.info();
+        let info = info.map_err(|error| self.explain(&error, ""))?;
+        Ok(info
+            .siblings
+            .into_iter()
+            .map(|file| file.rfilename)
+            .collect())
+    }
+
     /// The folder that the cache has for this revision, a branch, tag or commit.
     fn snapshot(&self) -> Option<PathBuf> {
         let folder = self.settings.cache.join(self.repo.folder_name());
@@ -311,6 +304,10 @@ impl<'a> Remote<'a> {
         let (name, url) = (self.name(), self.url(file));
         let endpoint = &self.settings.endpoint;
         Error::Invalid(match status(error) {
+            Some(404) if file.is_empty() => format!(
+                "the hub has no {name}, and there is no local file or folder {:?}. Check the name and the revision",
+                self.id
+            ),
             Some(404) => format!(
                 "{name} has no {file}: {url} was not found, and there is no local directory {:?}. Check the name and the revision",
                 self.id
@@ -327,6 +324,21 @@ impl<'a> Remote<'a> {
             ),
         })
     }
+}
+
+/// Adds the files in `folder`, and in the folders in it, under their paths from where `prefix` is empty.
+fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> Result<()> {
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{prefix}{name}");
+        if path.is_dir() {
+            list(&path, &format!("{name}/"), files)?;
+        } else {
+            files.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// The HTTP status an error reports. `hf-hub` does not re-export its client's error type, so its

@@ -94,11 +94,16 @@ impl LanguageModel {
             true => "has a",
             false => "no",
         };
+        let token = |id| self.tokenizer.token(id).unwrap_or_default();
+        let turn = match self.tokenizer.turn_end().filter(|turn| *turn != end) {
+            Some(turn) => format!(", an answer in its chat template with {}", token(turn)),
+            None => String::new(),
+        };
         Ok(format!(
-            "{}, {} parameters, ends with {}, {template} chat template",
+            "{}, {} parameters, ends with {}{turn}, {template} chat template",
             self.config.model_type(),
             self.params.num_parameters(),
-            self.tokenizer.token(end).unwrap_or_default(),
+            token(end),
         ))
     }
 
@@ -116,9 +121,10 @@ impl LanguageModel {
         generation
             .entry("bos_token_id")
             .or_insert(json!(self.tokenizer.bos_id()));
-        generation
-            .entry("eos_token_id")
-            .or_insert(json!(self.tokenizer.eos_id().ok()));
+        // Whatever ended a response in training ends it for those who load the model.
+        if let Some(ends) = self.tokenizer.end_ids_json() {
+            generation.insert("eos_token_id".to_owned(), ends);
+        }
         generation.retain(|_, value| !value.is_null());
         let text = format!("{:#}\n", Value::Object(generation));
         Ok(fs_err::write(dir.join("generation_config.json"), text)?)

@@ -11,12 +11,17 @@
 //! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
 //! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
 //! - `gguf`: the same from llama.cpp's files.
-//! - `tokenizer`, `fingerprint`, `template`, `encode`, `train_bpe`: from what people write to token ids.
+//! - `tokenizer`, `fingerprint`, `template`, `special`, `train_bpe`: what turns text into token ids.
+//! - `encode`, `conversation`, `text_stream`, `text_notes`: prompts and answers as ids, ids as text, and what texts hold that is
+//!   worth telling.
+//! - `boundary`: a panic in a reader of others becomes an error.
 
 mod attend;
+mod boundary;
 mod cache;
 mod causal;
 mod config;
+mod conversation;
 mod encode;
 mod error;
 mod example;
@@ -36,12 +41,17 @@ mod params;
 #[path = "../../../tests/portable.rs"]
 mod portable;
 mod pretrained;
+mod python_json;
 mod reward_model;
 mod rotary;
 mod sampling;
 mod scalar;
 mod schema;
+mod special;
+mod strftime;
 mod template;
+mod text_notes;
+mod text_stream;
 mod tokenizer;
 mod train_bpe;
 mod trunk;
@@ -64,6 +74,8 @@ pub use rlhf_ops::TokenLogprobs;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
-pub use tokenizer::{TextStream, Tokenizer};
+pub use text_notes::{TextNotes, glued};
+pub use text_stream::TextStream;
+pub use tokenizer::Tokenizer;
 pub use train_bpe::train_bpe;
 pub use weights::save_tensors;

@@ -3,17 +3,31 @@
 //! Rendered as `transformers` does (`apply_chat_template`): `trim_blocks` and `lstrip_blocks` on,
 //! loop controls, Python's string methods, `raise_exception`, `strftime_now`, and a `tojson` that
 //! does not escape HTML.
+//!
+//! A template comes from whoever made the model, so what it may do is bounded: minijinja's fuel pays for every step and for every
+//! byte of a string or list before it is made, and what minijinja leaves to us (Python's methods, `tojson`) pays here.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fmt::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value, ValueKind};
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, ErrorKind, State, context};
 
+use crate::python_json::to_json;
+use crate::strftime::{seconds_now, strftime};
 use crate::{Error, Result};
 use rlhf_base::{Chat, Message};
 
 const NAME: &str = "chat";
+
+/// Steps that every rendering may take; one of them pays for 64 bytes. Published templates take some hundred for a turn.
+const FUEL: u64 = 1 << 20;
+/// Bytes and turns that [`FUEL`] is meant for. Longer conversations get more: a step for a byte, a thousand for a turn.
+const BYTES: usize = 1 << 16;
+const TURNS: usize = 100;
+/// Bytes that one step pays for; fewer where a value is written piece by piece.
+const BYTES_A_STEP: usize = 64;
+const WRITTEN_A_STEP: usize = 4;
 
 /// A compiled chat template.
 #[derive(Clone)]
@@ -32,8 +46,8 @@ impl ChatTemplate {
             .build()
             .map_err(|e| explain(&e))?;
         environment.set_syntax(syntax);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(python_method);
         environment.add_filter("tojson", to_json);
         environment.add_function("strftime_now", |format: &str| {
             strftime(format, seconds_now())
@@ -71,10 +85,16 @@ impl ChatTemplate {
     ) -> Result<String> {
         let named = Value::from_pairs(special.iter().cloned());
         let messages: Value = chat.messages.iter().map(turn).collect();
-        let template = self
-            .environment
-            .get_template(NAME)
-            .map_err(|e| explain(&e))?;
+        let bytes: usize = chat.messages.iter().map(|m| m.content().len()).sum();
+        let turns = chat.messages.len();
+        let mut roomy;
+        let mut environment = &self.environment;
+        if bytes > BYTES || turns > TURNS {
+            roomy = environment.clone();
+            roomy.set_fuel(Some(FUEL + bytes as u64 + 1000 * turns as u64));
+            environment = &roomy;
+        }
+        let template = environment.get_template(NAME).map_err(|e| explain(&e))?;
         template
             .render(context! {
                 messages,
@@ -109,9 +129,13 @@ fn explain(error: &minijinja::Error) -> Error {
         .line()
         .map(|n| format!(" (line {n})"))
         .unwrap_or_default();
-    let what = error
-        .detail()
-        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    let what = match error.kind() {
+        ErrorKind::OutOfFuel => {
+            "it takes more steps or builds longer texts than any conversation of this size needs, so it was stopped; use another template"
+                .to_owned()
+        }
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
     Error::Invalid(format!("chat template{line}: {what}"))
 }
 
@@ -148,229 +172,89 @@ fn without_generation_tags(source: &str) -> String {
     out
 }
 
-/// `json.dumps(value, ensure_ascii=…, indent=…, separators=…, sort_keys=…)`, which is what
-/// `transformers` puts in place of Jinja's own HTML-escaping filter.
-fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    let ensure_ascii: Option<bool> = kwargs.get("ensure_ascii")?;
-    let sort_keys: Option<bool> = kwargs.get("sort_keys")?;
-    let separators: Option<Vec<String>> = kwargs.get("separators")?;
-    kwargs.assert_all_used()?;
-    let (item, key) = match separators.as_deref() {
-        Some([item, key]) => (item.clone(), key.clone()),
-        _ if indent.is_some() => (",".to_owned(), ": ".to_owned()),
-        _ => (", ".to_owned(), ": ".to_owned()),
-    };
-    let style = PythonJson {
-        indent,
-        item,
-        key,
-        ensure_ascii: ensure_ascii == Some(true),
-        sort_keys: sort_keys == Some(true),
-    };
-    let mut out = String::new();
-    style.write(&mut out, value, 0)?;
-    Ok(Value::from_safe_string(out))
-}
-
-/// The layout of Python's `json.dumps`.
-struct PythonJson {
-    indent: Option<usize>,
-    item: String,
-    key: String,
-    ensure_ascii: bool,
-    sort_keys: bool,
-}
-
-impl PythonJson {
-    fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), minijinja::Error> {
-        match value.kind() {
-            ValueKind::None | ValueKind::Undefined => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&value.to_string()),
-            ValueKind::String => self.string(out, &value.to_string()),
-            ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort_keys {
-                    keys.sort();
-                }
-                out.push('{');
-                for (i, key) in keys.iter().enumerate() {
-                    self.separate(out, i == 0, depth + 1);
-                    self.string(out, &key.to_string());
-                    out.push_str(&self.key);
-                    self.write(out, &value.get_item(key)?, depth + 1)?;
-                }
-                self.close(out, keys.is_empty(), depth, '}');
-            }
-            _ => {
-                out.push('[');
-                let mut empty = true;
-                for element in value.try_iter()? {
-                    self.separate(out, empty, depth + 1);
-                    self.write(out, &element, depth + 1)?;
-                    empty = false;
-                }
-                self.close(out, empty, depth, ']');
-            }
+/// Python's methods of strings and dictionaries. Those that can make more text than they are given pay before they make it.
+fn python_method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, minijinja::Error> {
+    let text = value.as_str();
+    match (text, method, args) {
+        (Some(text), "replace", [old, new, ..]) => {
+            let (old, new) = (
+                old.as_str().unwrap_or_default(),
+                new.as_str().unwrap_or_default(),
+            );
+            let times = text.matches(old).count();
+            pay(
+                state,
+                text.len().saturating_add(times.saturating_mul(new.len())),
+            )?;
         }
+        (Some(between), "join", [list]) => {
+            let mut out = Bounded::new(state);
+            for (i, item) in list.try_iter()?.enumerate() {
+                let between = if i == 0 { "" } else { between };
+                write!(out, "{between}{item}").map_err(|_| out_of_fuel())?;
+            }
+            return Ok(out.text.into());
+        }
+        // A width such as {:>999999999} asks for as many blanks.
+        (Some(text), "format", _) if text.contains(":{") || has_long_number(text) => {
+            return Err(minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                format!("format with a width of its own or of six digits: {text:?}"),
+            ));
+        }
+        _ => {}
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Charges for `bytes` that are about to be made.
+fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), minijinja::Error> {
+    state.consume_fuel((bytes / BYTES_A_STEP) as u64)
+}
+
+fn out_of_fuel() -> minijinja::Error {
+    ErrorKind::OutOfFuel.into()
+}
+
+fn has_long_number(text: &str) -> bool {
+    let mut runs = text.split(|c: char| !c.is_ascii_digit());
+    runs.any(|digits| digits.len() > 5)
+}
+
+/// A text that grows up to what the fuel that is left can pay for.
+pub(crate) struct Bounded {
+    pub(crate) text: String,
+    room: usize,
+}
+
+impl Bounded {
+    pub(crate) fn new(state: &State<'_, '_>) -> Self {
+        let left = state.fuel_levels().map_or(FUEL, |(_, left)| left);
+        Self {
+            text: String::new(),
+            room: (left as usize).saturating_mul(WRITTEN_A_STEP),
+        }
+    }
+
+    /// Adds `piece`, if it can be paid for.
+    pub(crate) fn push(&mut self, piece: &str) -> Result<(), minijinja::Error> {
+        self.write_str(piece).map_err(|_| out_of_fuel())
+    }
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        if self.text.len() + piece.len() > self.room {
+            return Err(fmt::Error);
+        }
+        self.text.push_str(piece);
         Ok(())
     }
-
-    fn separate(&self, out: &mut String, first: bool, depth: usize) {
-        if !first {
-            out.push_str(&self.item);
-        }
-        self.newline(out, depth);
-    }
-
-    fn close(&self, out: &mut String, empty: bool, depth: usize, bracket: char) {
-        if !empty {
-            self.newline(out, depth);
-        }
-        out.push(bracket);
-    }
-
-    fn newline(&self, out: &mut String, depth: usize) {
-        if let Some(indent) = self.indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    fn string(&self, out: &mut String, text: &str) {
-        let quoted = serde_json::Value::from(text).to_string();
-        let mut units = [0u16; 2];
-        for c in quoted.chars() {
-            if c.is_ascii() || !self.ensure_ascii {
-                out.push(c);
-            } else {
-                for unit in c.encode_utf16(&mut units) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-}
-
-fn seconds_now() -> i64 {
-    // A clock before 1970 is a broken clock; the template then prints the epoch.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64)
-}
-
-/// C's `strftime` for a moment in UTC, English names; unknown directives are kept as they are.
-fn strftime(format: &str, unix_seconds: i64) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] = [
-        "Thursday",
-        "Friday",
-        "Saturday",
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-    ];
-    let days = unix_seconds.div_euclid(86_400);
-    let second = unix_seconds.rem_euclid(86_400);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let (year, month, day, day_of_year) = civil_date(days);
-    let month_name = MONTHS[month as usize - 1];
-    let day_name = DAYS[days.rem_euclid(7) as usize]; // 1 January 1970 was a Thursday
-    let hour12 = (hour + 11) % 12 + 1;
-
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let mut directive = chars.next();
-        let unpadded = directive == Some('-');
-        if unpadded {
-            directive = chars.next();
-        }
-        let number = |n: i64, width: usize| {
-            let width = if unpadded { 0 } else { width };
-            format!("{n:0width$}")
-        };
-        match directive {
-            Some('Y') => out.push_str(&year.to_string()),
-            Some('y') => out.push_str(&number(year.rem_euclid(100), 2)),
-            Some('m') => out.push_str(&number(month, 2)),
-            Some('d') => out.push_str(&number(day, 2)),
-            Some('j') => out.push_str(&number(day_of_year, 3)),
-            Some('H') => out.push_str(&number(hour, 2)),
-            Some('I') => out.push_str(&number(hour12, 2)),
-            Some('M') => out.push_str(&number(minute, 2)),
-            Some('S') => out.push_str(&number(second, 2)),
-            Some('p') => out.push_str(if hour < 12 { "AM" } else { "PM" }),
-            Some('B') => out.push_str(month_name),
-            Some('b') => out.push_str(&month_name[..3]),
-            Some('A') => out.push_str(day_name),
-            Some('a') => out.push_str(&day_name[..3]),
-            Some('F') => out.push_str(&format!("{year}-{month:02}-{day:02}")),
-            Some('T') => out.push_str(&format!("{hour:02}:{minute:02}:{second:02}")),
-            Some('%') => out.push('%'),
-            other => {
-                out.push_str(if unpadded { "%-" } else { "%" });
-                out.extend(other);
-            }
-        }
-    }
-    out
-}
-
-/// (year, month 1–12, day 1–31, day of the year 1–366) of the proleptic Gregorian calendar, `days`
-/// after 1 January 1970.
-fn civil_date(days: i64) -> (i64, i64, i64, i64) {
-    let leap = |y: i64| (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
-    // The calendar repeats every 400 years = 146 097 days, so at most 400 years are walked.
-    let mut year = 1970 + 400 * days.div_euclid(146_097);
-    let mut rest = days.rem_euclid(146_097);
-    while rest >= 365 + i64::from(leap(year)) {
-        rest -= 365 + i64::from(leap(year));
-        year += 1;
-    }
-    let day_of_year = rest + 1;
-    let lengths = [
-        31,
-        28 + i64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let mut month = 1;
-    for length in lengths {
-        if rest < length {
-            break;
-        }
-        rest -= length;
-        month += 1;
-    }
-    (year, month, rest + 1, day_of_year)
 }
 
 #[cfg(test)]
@@ -416,35 +300,5 @@ mod tests {
         assert_eq!(error, "chat template (line 1): no system turn, please");
         let error = ChatTemplate::new("fine\n{% if %}").unwrap_err().to_string();
         assert!(error.starts_with("chat template (line 2): "), "{error}");
-    }
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        // Oracle: GNU date, `date -u -d @SECONDS +FORMAT`.
-        let all = "%Y-%m-%d %H:%M:%S %a %A %b %B %j %I %p %y %-d/%-m %F %T %% %Q";
-        for (seconds, expected) in [
-            (
-                0,
-                "1970-01-01 00:00:00 Thu Thursday Jan January 001 12 AM 70 1/1 1970-01-01 00:00:00 % %Q",
-            ),
-            (
-                951_782_400,
-                "2000-02-29 00:00:00 Tue Tuesday Feb February 060 12 AM 00 29/2 2000-02-29 00:00:00 % %Q",
-            ),
-            (
-                1_735_689_599,
-                "2024-12-31 23:59:59 Tue Tuesday Dec December 366 11 PM 24 31/12 2024-12-31 23:59:59 % %Q",
-            ),
-            (
-                4_107_587_696,
-                "2100-03-01 12:34:56 Mon Monday Mar March 060 12 PM 00 1/3 2100-03-01 12:34:56 % %Q",
-            ),
-            (
-                -1,
-                "1969-12-31 23:59:59 Wed Wednesday Dec December 365 11 PM 69 31/12 1969-12-31 23:59:59 % %Q",
-            ),
-        ] {
-            assert_eq!(strftime(all, seconds), expected);
-        }
     }
 }

@@ -15,7 +15,9 @@ use crate::stages::{AnyStage, STAGES, stage};
 #[derive(Debug, Parser)]
 #[command(name = "rlhf", version, propagate_version = true, max_term_width = 110)]
 #[command(
-    after_help = "Settings: built-in default < rlhf.toml in the current folder < --config FILE < flags.\n\
+    after_help = "Data: JSON in any layout, CSV, TSV, Parquet, Arrow or .txt, also with .gz or .zst; a folder of it;\n\
+    or a data set of the hub: ORG/NAME, ORG/NAME:SPLIT, hf://datasets/ORG/NAME/FILE.\n\
+    Settings: built-in default < rlhf.toml in the current folder < --config FILE < flags.\n\
     Results go to stdout, everything else to stderr.\n\
     Exit codes: 0 done, 1 failed, 2 usage or bad input, 130 interrupted."
 )]
@@ -73,8 +75,9 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show what a data file holds: kinds of rows, lengths, repetitions, ties, and the first rows with their parts marked.
     ///
-    /// Reads every format the stages read: JSON Lines of demonstrations, prompts, pairs, rankings, choices of the best, ratings, thumbs or texts,
-    /// plain .txt, each also with .gz, one file, several, or a folder. A bad row is named by file and line. With --model rows
+    /// Reads what the stages read: demonstrations, prompts, pairs, rankings, choices of the best, ratings, thumbs or texts, as JSON, CSV,
+    /// Parquet, Arrow or .txt, also compressed; files, folders, or data sets of the hub such as ORG/NAME:train. A bad row is named by
+    /// file and line. With --model rows
     /// are shown as the model will see them: chat template, BOS and EOS tokens, lengths in tokens.
     #[command(after_help = example("rlhf data prefs.jsonl --show 3 --model runs/sft"))]
     Data(DataArgs),

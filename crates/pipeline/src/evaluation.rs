@@ -212,7 +212,14 @@ impl<'a> Room<'a> {
         let episodes = respond(&causal, &model.tokenizer, &prompts, 1, self.sampling)?;
         let rewards = self.rewards(model, &prompts, &episodes)?;
         let kl = Kl::Measured(self.kl(model, &causal, &prompts, &episodes)?);
-        self.answers(name, model, episodes.iter().collect(), rewards, kl)
+        self.answers(
+            name,
+            model,
+            &prompts,
+            episodes.iter().collect(),
+            rewards,
+            kl,
+        )
     }
 
     /// The reference's own response (its KL to itself is 0), and with a reward model its best of n.
@@ -228,7 +235,7 @@ impl<'a> Room<'a> {
             let own = |rewards: &Vec<f64>| chosen.iter().map(|&i| rewards[i]).collect();
             let scores = rewards.as_ref().map(own);
             let episodes = chosen.iter().map(|&i| &episodes[i]).collect();
-            self.answers(name, model, episodes, scores, kl)
+            self.answers(name, model, &self.prompts, episodes, scores, kl)
         };
         let first: Vec<usize> = (0..self.prompts.len()).map(|prompt| prompt * n).collect();
         let mut all = vec![chosen(name, &first, Kl::Measured(0.0))?];
@@ -279,14 +286,15 @@ impl<'a> Room<'a> {
         &self,
         name: &str,
         model: &LanguageModel,
+        prompts: &[PromptRow],
         episodes: Vec<&Episode>,
         rewards: Option<Vec<f64>>,
         kl: Kl,
     ) -> anyhow::Result<Answers> {
         let mut texts = Vec::with_capacity(episodes.len());
         let mut gold = Vec::with_capacity(episodes.len());
-        for (prompt, episode) in self.prompts.iter().zip(episodes) {
-            let text = model.tokenizer.decode(&episode.response)?;
+        for (prompt, episode) in prompts.iter().zip(episodes) {
+            let text = episode.text(&model.tokenizer, prompts)?;
             gold.push(
                 self.judge
                     .gold(&prompt.text.to_string(), &text, episode.finished),

@@ -168,7 +168,7 @@ pub(crate) enum KindArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Files or folders.
+    /// Files, folders or data sets of the hub.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Show rows and lengths in the tokens of this model: a run, a directory, a GGUF file or a hub id.

@@ -16,6 +16,7 @@
 mod bundled;
 mod cli;
 mod commands;
+mod data_files;
 mod disk;
 mod evaluation;
 mod exit;

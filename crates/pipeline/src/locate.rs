@@ -6,6 +6,7 @@ use rlhf_rollout::RewardSource;
 use rlhf_train::Source;
 
 use crate::bundled;
+use crate::data_files;
 use crate::exit::usage;
 use crate::fingerprint::Input;
 use crate::models;
@@ -36,13 +37,18 @@ pub(crate) fn locate(
                 mut held_out,
                 bundled,
             } => {
-                for file in files
-                    .iter_mut()
-                    .chain(held_out.iter_mut().flat_map(|f| f.iter_mut()))
+                for names in [Some(&mut *files), held_out.as_deref_mut()]
+                    .into_iter()
+                    .flatten()
                 {
-                    let found = models::file(file)?;
-                    inputs.push(input(&file.display().to_string(), &found));
-                    *file = found;
+                    let mut all = Vec::new();
+                    for name in names.iter() {
+                        let found = data_files::found(std::slice::from_ref(name))?;
+                        let shown = name.display().to_string();
+                        inputs.extend(found.iter().map(|file| input(&shown, file)));
+                        all.extend(found);
+                    }
+                    *names = all;
                 }
                 if files.is_empty() {
                     let split = bundled::split(bundled);

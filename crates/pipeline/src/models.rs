@@ -40,14 +40,6 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
     Ok(rlhf_lm::hub::resolve_model(spec, &hub())?)
 }
 
-/// The data file that `spec` names: a local path, or `hf://datasets/org/name/path/to/file`.
-pub(crate) fn file(spec: &Path) -> anyhow::Result<PathBuf> {
-    if spec.exists() {
-        return Ok(spec.to_owned());
-    }
-    Ok(rlhf_lm::hub::resolve_file(&spec.to_string_lossy(), &hub())?)
-}
-
 /// The hub as the environment describes it (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`).
 pub(crate) fn hub() -> HubSettings {
     let settings = HubSettings::from_variables(|name| std::env::var(name).ok());

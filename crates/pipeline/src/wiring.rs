@@ -6,10 +6,10 @@ use rlhf_train::{Makes, Source};
 
 use crate::bundled;
 use crate::commands::stage::layers;
+use crate::data_files;
 use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
-use crate::models;
 use crate::settings::{EVAL, EvalSettings, Layers, RUN, RunSettings};
 use crate::stages::{AnyStage, Configured, STAGES};
 
@@ -104,9 +104,7 @@ impl Wiring {
         let ppo: rlhf_ppo::Config = self.layers.get("ppo")?;
         let settings: EvalSettings = self.layers.get(EVAL)?;
         let mut questions = Questions::new(&settings, &ppo, self.run.seed);
-        for file in &mut questions.files {
-            *file = models::file(file)?;
-        }
+        questions.files = data_files::found(&questions.files)?;
         if questions.files.is_empty() {
             if !ppo.prompts.is_empty() {
                 return Err(usage!(

@@ -42,7 +42,7 @@ rlhf_train::settings! {
         pub critic: CriticKind = CriticKind::Separate,
         /// Estimator of the advantages: `gae`, from the critic's values, or `rloo`, from the other responses to the same prompt.
         pub advantage: Advantage = Advantage::Gae,
-        /// Prompt files; empty means the bundled ones.
+        /// Prompts: files (of a .txt each line is one), folders or data sets of the hub; empty means the bundled ones.
         pub prompts: Vec<PathBuf> = Vec::new(),
         /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
         pub eval_prompts: Vec<PathBuf> = Vec::new(),
@@ -66,6 +66,10 @@ rlhf_train::settings! {
         pub response_length: usize = 53,
         /// The EOS token is forbidden before this many tokens.
         pub min_response_length: usize = 0,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Longest prompt in tokens; longer prompts are dropped and counted.
         pub max_prompt_length: usize = 512,
         /// Texts that end a response (which is cut after them) besides the EOS token.

@@ -8,7 +8,7 @@ use rand::RngCore as _;
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
 use rlhf_dataset::{Demonstration, Reading};
-use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, Tokenizer};
+use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, TextNotes, Tokenizer};
 use rlhf_train::{read_and_tell, tell_skipped};
 
 /// Demonstrations as tokens.
@@ -27,23 +27,27 @@ impl Demonstrations {
         seed: u64,
     ) -> Result<Self> {
         let mut loaded = read_and_tell::<Demonstration>(files, reading)?;
-        let mut rows = Vec::with_capacity(loaded.rows.len());
+        let (mut rows, mut lost) = (Vec::with_capacity(loaded.rows.len()), 0);
+        let mut notes = TextNotes::default();
         for demonstration in &loaded.rows {
             let (prompt, completion) = (&demonstration.prompt, &demonstration.completion);
-            let row = match demonstration.conversation() {
-                Some(chat) => Example::from_conversation(tokenizer, &chat, false),
-                None => Example::from_completion(tokenizer, prompt, completion, false),
-            };
-            let Some(mut row) = loaded.tolerance.keep(&demonstration.place, row)? else {
+            let examples = Example::from_demonstration(tokenizer, prompt, completion, false);
+            let Some(examples) = loaded.tolerance.keep(&demonstration.place, examples)? else {
                 continue;
             };
-            row.truncate(max_length);
-            if row.num_targets() > 0 {
-                rows.push(row);
+            notes.row(tokenizer, prompt, &[completion]);
+            for mut row in examples {
+                row.truncate(max_length);
+                match row.num_targets() {
+                    0 => lost += 1,
+                    _ => rows.push(row),
+                }
             }
         }
         tell_skipped(&loaded.tolerance);
-        let lost = loaded.rows.len() - rows.len();
+        for note in notes.told(tokenizer) {
+            tracing::warn!("ppo.ptx_data: {note}");
+        }
         ensure!(
             !rows.is_empty(),
             "none of the {lost} demonstrations of ppo.ptx_data has an answer within {max_length} tokens: raise \

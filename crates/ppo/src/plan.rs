@@ -88,7 +88,7 @@ impl PolicyOptimization {
             },
             device: session.describe_device(),
             example: vec![
-                (tokenizer.decode_with_special(&self.prompts[0].ids)?, false),
+                (tokenizer.spell_out(&[], &self.prompts[0].ids)?, false),
                 (
                     format!("up to {} sampled tokens", config.response_length),
                     true,

@@ -31,13 +31,16 @@ impl Inputs {
     /// Loads them, and errors where policy, reward and critic do not fit together.
     pub(crate) fn load(config: &Config, session: &Session) -> Result<Self> {
         let device = &session.device;
-        let base = LanguageModel::load(
+        let mut base = LanguageModel::load(
             Path::new(&config.model),
             Weights::Trainable,
             session.dtype,
             device,
         )
         .with_context(|| format!("loading the policy from {}", config.model))?;
+        base.tokenizer = (base.tokenizer)
+            .allow_special(config.allow_special)
+            .take_raw(config.raw);
         base.tokenizer
             .eos_id()
             .context("PPO needs an EOS token: a response must be able to end")?;
@@ -221,7 +224,7 @@ fn prompts(
 mod tests {
     use super::*;
     use rlhf_base::Text;
-    use rlhf_dataset::Place;
+    use rlhf_dataset::{At, Place};
     use serde_json::Map;
 
     #[test]
@@ -235,7 +238,7 @@ mod tests {
             },
             place: Place {
                 path: Path::new("p.jsonl").into(),
-                line: 1,
+                at: At::Line(1),
             },
         };
         let rows = |names: &[&str]| names.iter().map(row).collect::<Vec<_>>();

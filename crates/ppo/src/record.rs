@@ -41,9 +41,11 @@ impl PolicyOptimization {
         let score = statistics::mean(&t.scores);
         let logprobs = t.logprobs.iter().flatten().map(|p| f64::from(*p));
         let entropy = -logprobs.sum::<f64>() / episodes;
-        let eos = self.language_model.tokenizer.eos_id()?;
+        let ends = self.language_model.tokenizer.end_ids();
         let ended = t.episodes.iter();
-        let ended = ended.filter(|e| e.response.last() == Some(&eos)).count();
+        let ended = ended
+            .filter(|e| e.response.last().is_some_and(|id| ends.contains(id)))
+            .count();
         let tokens: usize = t.episodes.iter().map(|e| e.response.len()).sum();
         let prompt_tokens: usize = t.prompts.iter().map(Vec::len).sum();
         let over_epochs = |pick: fn(&UpdateStats) -> f64| {

@@ -47,16 +47,22 @@ impl PolicyOptimization {
     pub(crate) fn sample(&self, step: u64, t: &Trajectory, i: usize) -> Result<Value> {
         let tokenizer = &self.language_model.tokenizer;
         let episode = &t.episodes[i];
-        let texts = episode.response.iter();
+        let prompt = &t.prompts[episode.prompt];
+        let response = &episode.response;
+        let mut texts = Vec::with_capacity(response.len());
+        for i in 0..response.len() {
+            let before = [&prompt[..], &response[..i]].concat();
+            texts.push(tokenizer.spell_out(&before, &response[i..=i])?);
+        }
         let mut sample = json!({
             "step": step,
             "kind": "rollout",
-            "prompt": tokenizer.decode(&t.prompts[episode.prompt])?,
-            "response": tokenizer.decode(&episode.response)?,
+            "prompt": tokenizer.decode_response(&[], prompt)?,
+            "response": tokenizer.decode_response(prompt, response)?,
             "finished": episode.finished,
             "score": t.scores[i],
             "tokens": episode.response,
-            "texts": texts.map(|id| tokenizer.decode_with_special(&[*id])).collect::<Result<Vec<_>, _>>()?,
+            "texts": texts,
             "logprobs": t.logprobs[i],
             "ref_logprobs": t.ref_logprobs[i],
         });

@@ -11,13 +11,17 @@ rlhf_train::settings! {
     pub struct Config {
         /// The language model to start from, usually the SFT run: a run, a directory, a GGUF file or a hub id.
         pub model: String = "runs/sft".into(),
-        /// Human feedback (pairs, rankings, choices of the best, ratings, thumbs, mixed); files or folders; empty means the bundled
+        /// Human feedback (pairs, rankings, choices of the best, ratings, thumbs, mixed): files, folders or data sets of the hub; empty means the bundled
         /// rankings.
         pub prefs: Vec<PathBuf> = Vec::new(),
         /// Held-out feedback; empty keeps back a share of the prompts.
         pub eval_prefs: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation and calibration when `eval_prefs` is empty.
         pub eval_fraction: f64 = 0.1,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Longest prompt plus response in tokens; longer rows are cut, counted and reported; absent takes 1024, or what the model reads
         /// if that is less.
         pub max_length: Option<usize> = None,

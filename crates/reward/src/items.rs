@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use rlhf_base::Text;
 use rlhf_dataset::{Feedback, Pair, Placed, Tolerance, hold_out};
-use rlhf_lm::{Packed, Packer, Tokenizer};
+use rlhf_lm::{Packed, Packer, TextNotes, Tokenizer};
 use rlhf_train::Counted;
 
 /// What the human said about the responses of one prompt.
@@ -80,6 +80,8 @@ pub struct Items {
     pub cut: Counted,
     /// Rows dropped because all their responses are the same, also after the cut.
     pub identical: Counted,
+    /// What their texts hold that is worth telling.
+    pub notes: TextNotes,
 }
 
 impl Items {
@@ -100,6 +102,7 @@ impl Items {
             else {
                 continue;
             };
+            all.notes.row(tokenizer, prompt, &texts);
             let begin = tokenizer.bos_id();
             let begins = begin.is_some() && encoded_prompt.first().copied() == begin;
             let lost = cut(&mut encoded_prompt, &mut responses, max_length, begins);

@@ -77,13 +77,16 @@ impl Stage for Reward {
     }
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
-        let base = LanguageModel::load(
+        let mut base = LanguageModel::load(
             Path::new(&config.model),
             Weights::Trainable,
             session.dtype,
             &session.device,
         )
         .with_context(|| format!("loading the model to start from at {}", config.model))?;
+        base.tokenizer = (base.tokenizer)
+            .allow_special(config.allow_special)
+            .take_raw(config.raw);
         let described = base.describe()?;
         let max_length = row_limit(Self::NAME, config.max_length, &base.config);
         let reading = Reading {
@@ -145,6 +148,10 @@ impl Stage for Reward {
         }
         for warning in &warnings {
             tracing::warn!("{warning}");
+        }
+        for note in all.notes.told(&base.tokenizer) {
+            tracing::warn!("{note}");
+            warnings.push(note);
         }
         standardise_ratings(&mut items, &mut held_out);
 

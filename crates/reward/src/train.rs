@@ -68,7 +68,8 @@ impl Prepared for RewardModelling {
         let (end, response) = example.responses[0]
             .split_last()
             .context("a response without its EOS token")?;
-        let text = |ids: &[u32]| self.tokenizer.decode_with_special(ids);
+        let given = [&example.prompt, response].concat();
+        let tokenizer = &self.tokenizer;
         Ok(Plan {
             stage: "reward".into(),
             model: self.model.model_type().into(),
@@ -96,8 +97,8 @@ impl Prepared for RewardModelling {
             },
             device: session.describe_device(),
             example: vec![
-                (text(&[&example.prompt, response].concat())?, false),
-                (text(&[*end])?, true),
+                (tokenizer.spell_out(&[], &given)?, false),
+                (tokenizer.spell_out(&given, &[*end])?, true),
             ],
         })
     }

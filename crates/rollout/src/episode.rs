@@ -16,6 +16,13 @@ pub struct Episode {
     pub finished: bool,
 }
 
+impl Episode {
+    /// The response as text, where it stands after its prompt: the two end to end are what the model wrote.
+    pub fn text(&self, tokenizer: &Tokenizer, prompts: &[PromptRow]) -> Result<String> {
+        Ok(tokenizer.decode_response(&prompts[self.prompt].ids, &self.response)?)
+    }
+}
+
 /// Samples `samples` responses to each prompt, in order of prompt, so that the responses to one prompt are adjacent.
 pub fn respond(
     model: &CausalLm,

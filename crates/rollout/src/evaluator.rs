@@ -88,11 +88,13 @@ impl Evaluator<'_> {
         let kl = kl_per_episode(&logprobs(policy)?, &logprobs(self.reference)?);
         let pairs = scores.iter().zip(&reference.scores);
         let wins: Vec<f64> = pairs.map(|(a, b)| win(*a, *b)).collect();
-        let text = |episode: &Episode| self.tokenizer.decode(&episode.response);
+        let text = |episode: &Episode| episode.text(self.tokenizer, self.prompts);
         let mut samples = Vec::with_capacity(episodes.len());
         for (i, episode) in episodes.iter().enumerate() {
             samples.push(SideBySide {
-                prompt: self.tokenizer.decode(&self.prompts[episode.prompt].ids)?,
+                prompt: self
+                    .tokenizer
+                    .decode_response(&[], &self.prompts[episode.prompt].ids)?,
                 response: text(episode)?,
                 score: scores[i],
                 reference: text(&reference.episodes[i])?,

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use rlhf_base::Text;
 use rlhf_dataset::{Placed, Prompt, Tolerance};
-use rlhf_lm::Tokenizer;
+use rlhf_lm::{TextNotes, Tokenizer};
 use rlhf_train::Counted;
 use serde_json::{Map, Value};
 
@@ -40,11 +40,13 @@ pub fn prompt_rows(
 ) -> Result<Vec<PromptRow>> {
     let given = prompts.len();
     let mut rows = Vec::new();
+    let mut notes = TextNotes::default();
     for Placed { record, place } in prompts {
         let ids = tokenizer.encode_prompt(&record.prompt);
         let Some(ids) = tolerance.keep(&place, ids)? else {
             continue;
         };
+        notes.row(tokenizer, &record.prompt, &[]);
         if ids.is_empty() || ids.len() > max_length {
             dropped.add(&place);
             continue;
@@ -54,6 +56,9 @@ pub fn prompt_rows(
             ids,
             fields: record.fields,
         });
+    }
+    for note in notes.told(tokenizer) {
+        tracing::warn!("prompts: {note}");
     }
     ensure!(
         !rows.is_empty(),
@@ -66,7 +71,7 @@ pub fn prompt_rows(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rlhf_dataset::Place;
+    use rlhf_dataset::{At, Place};
     use rlhf_lm::train_bpe;
     use std::path::Path;
 
@@ -77,7 +82,7 @@ mod tests {
         let rows = |max_length| {
             let place = |line| Place {
                 path: Path::new("p.jsonl").into(),
-                line,
+                at: At::Line(line),
             };
             let prompts = texts.iter().enumerate().map(|(i, text)| Placed {
                 record: Prompt {

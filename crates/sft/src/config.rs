@@ -10,12 +10,16 @@ rlhf_train::settings! {
         /// The model to fine-tune: a run, a directory, a GGUF file or a hub id (gpt2, org/name, org/name@revision); empty means
         /// the bundled one.
         pub model: String = String::new(),
-        /// Demonstrations: {"prompt", "completion"} or {"messages"} a line; files or folders; empty means the bundled ones.
+        /// Demonstrations, {"prompt", "completion"} or {"messages"}: files, folders or data sets of the hub; empty means the bundled ones.
         pub data: Vec<PathBuf> = Vec::new(),
         /// Held-out demonstrations for the loss that is reported; empty keeps back a share of the prompts.
         pub eval_data: Vec<PathBuf> = Vec::new(),
         /// Share of the prompts kept back for evaluation when `eval_data` is empty.
         pub eval_fraction: f64 = 0.05,
+        /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
+        /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.
+        pub raw: bool = false,
         /// Rows are cut to this many tokens; absent takes 1024, or what the model reads if that is less.
         pub max_length: Option<usize> = None,
         /// Let the prompt's tokens carry loss too.

@@ -20,7 +20,7 @@ use crate::train::LanguageModelling;
 rlhf_train::settings! {
     /// Settings of `rlhf pretrain`.
     pub struct Config {
-        /// Texts: plain .txt, or {"text"} a line; files or folders; empty means the bundled corpus.
+        /// Texts, plain .txt or {"text"}: files, folders or data sets of the hub; empty means the bundled corpus.
         pub data: Vec<PathBuf> = Vec::new(),
         /// Share of the texts kept back for the held-out loss.
         pub eval_fraction: f64 = 0.02,
@@ -40,6 +40,8 @@ rlhf_train::settings! {
         pub context: usize = 256,
         /// Texts longer than this many tokens become several rows.
         pub max_length: usize = 256,
+        /// Take special tokens that the texts spell (<|endoftext|>) as these tokens, not as plain text.
+        pub allow_special: bool = false,
         /// Number format of the saved weights: f32, bf16 or f16.
         pub save_dtype: SaveDtype = SaveDtype::F32,
     }
@@ -141,7 +143,8 @@ impl Stage for Pretrain {
             texts.iter().map(|row| row.text.as_str()),
             config.vocab_size,
             &[END_TOKEN, PAD_TOKEN],
-        )?;
+        )?
+        .allow_special(config.allow_special);
         let model_config = config.model(tokenizer.vocab_size())?;
         let model = LanguageModel::fresh(
             model_config,
@@ -157,6 +160,9 @@ impl Stage for Pretrain {
             "no text is left to train on: all was kept back for evaluation; lower pretrain.eval_fraction"
         );
         let rows = Rows::from_texts(&model.tokenizer, &trained, config.max_length)?;
+        for told in &rows.told {
+            tracing::warn!("{told}");
+        }
         if rows.lost.rows > 0 {
             tracing::info!(
                 "of {} texts the last window holds the EOS token alone, which nothing predicts: it is left out",

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rlhf_dataset::{Demonstration, Placed, TextRow, Tolerance};
-use rlhf_lm::{Example, Tokenizer};
+use rlhf_lm::{Example, TextNotes, Tokenizer};
 use rlhf_train::Counted;
 
 /// Rows ready to train on, and what was lost on the way.
@@ -15,6 +15,8 @@ pub struct Rows {
     /// Rows without a target: the cut left none, no turn is the assistant's to learn, or a window is an EOS token alone. They are not in
     /// `rows`.
     pub lost: Counted,
+    /// What their texts hold that is worth telling, a sentence each.
+    pub told: Vec<String>,
 }
 
 impl Rows {
@@ -28,29 +30,32 @@ impl Rows {
         tolerance: &mut Tolerance,
     ) -> Result<Self> {
         let mut all = Self::default();
+        let mut notes = TextNotes::default();
         for row in demonstrations {
-            let example = match row.conversation() {
-                Some(chat) => Example::from_conversation(tokenizer, &chat, train_on_prompt),
-                None => Example::from_completion(
-                    tokenizer,
-                    &row.prompt,
-                    &row.completion,
-                    train_on_prompt,
-                ),
-            };
-            let Some(mut example) = tolerance.keep(&row.place, example)? else {
+            let (prompt, completion) = (&row.prompt, &row.completion);
+            let examples =
+                Example::from_demonstration(tokenizer, prompt, completion, train_on_prompt);
+            let Some(mut examples) = tolerance.keep(&row.place, examples)? else {
                 continue;
             };
-            if example.ids().len() > max_length {
+            notes.row(tokenizer, prompt, &[completion]);
+            if examples
+                .iter()
+                .any(|example| example.ids().len() > max_length)
+            {
                 all.cut.add(&row.place);
             }
-            example.truncate(max_length);
-            if example.num_targets() == 0 {
+            let given = examples.len();
+            examples
+                .iter_mut()
+                .for_each(|example| example.truncate(max_length));
+            examples.retain(|example| example.num_targets() > 0);
+            if examples.len() < given {
                 all.lost.add(&row.place);
-            } else {
-                all.rows.push(example);
             }
+            all.rows.extend(examples);
         }
+        all.told = notes.told(tokenizer);
         ensure!(
             !all.rows.is_empty(),
             "none of the {} rows has a token to learn from within {max_length} tokens: the prompts alone are longer, or no turn of \
@@ -60,14 +65,15 @@ impl Rows {
         Ok(all)
     }
 
-    /// What there is to say about rows that were cut or left out, for `stage`.
+    /// What there is to say about the rows, and about those that were cut or left out, for `stage`.
     pub fn warnings(&self, stage: &str, max_length: usize) -> Vec<String> {
         let cut = format!(
             "cut at {max_length} tokens: raise {stage}.max_length to keep them whole, where the model reads more"
         );
         let lost = format!("left out: nothing to learn from within {max_length} tokens");
         let both = [self.cut.sentence(&cut), self.lost.sentence(&lost)];
-        both.into_iter().flatten().collect()
+        let told = self.told.iter().cloned();
+        both.into_iter().flatten().chain(told).collect()
     }
 
     /// Plain texts: everything carries loss. A text longer than `max_length` becomes several rows;
@@ -78,13 +84,16 @@ impl Rows {
         max_length: usize,
     ) -> Result<Self> {
         let mut all = Self::default();
+        let mut notes = TextNotes::default();
         for text in texts {
+            notes.text(tokenizer, &text.text);
             let (windows, single) = Example::windows_of_text(tokenizer, &text.text, max_length)?;
             all.rows.extend(windows);
             if single > 0 {
                 all.lost.add(&text.place);
             }
         }
+        all.told = notes.told(tokenizer);
         ensure!(
             !all.rows.is_empty(),
             "the texts hold no two tokens in a row: there is nothing to predict"
@@ -100,7 +109,7 @@ mod tests {
     use std::path::Path;
 
     use rlhf_base::{Message, Text};
-    use rlhf_dataset::Place;
+    use rlhf_dataset::{At, Place};
     use rlhf_lm::train_bpe;
 
     fn tokenizer() -> Tokenizer {
@@ -117,7 +126,7 @@ mod tests {
             },
             place: Place {
                 path: Path::new("demos.jsonl").into(),
-                line,
+                at: At::Line(line),
             },
         }
     }

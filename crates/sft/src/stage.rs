@@ -78,13 +78,16 @@ impl Stage for Sft {
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
         let begun = Instant::now();
-        let model = LanguageModel::load(
+        let mut model = LanguageModel::load(
             Path::new(&config.model),
             Weights::Trainable,
             session.dtype,
             &session.device,
         )
         .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
+        model.tokenizer = (model.tokenizer)
+            .allow_special(config.allow_special)
+            .take_raw(config.raw);
         tracing::info!("model loaded in {:.2} s", begun.elapsed().as_secs_f64());
         let loaded = Instant::now();
         let max_length = row_limit(Self::NAME, config.max_length, &model.config);

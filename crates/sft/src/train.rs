@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
-use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype, Tokenizer};
+use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::{
     Checkpoint, DiskUse, Extent, Finding, Interrupted, MemoryItem, Plan, Prepared, Progress,
     RunDir, Session, Summary, Training, check_finite, check_update,
@@ -83,7 +83,10 @@ impl Prepared for LanguageModelling {
                 model: DiskUse::MODEL * parameters,
             },
             device: session.describe_device(),
-            example: marked(&self.model.tokenizer, &rows[0])?,
+            example: self
+                .model
+                .tokenizer
+                .pieces(rows[0].ids(), rows[0].targets())?,
         })
     }
 
@@ -249,21 +252,4 @@ impl Outcome {
         }
         out + "\n"
     }
-}
-
-/// An example as text, in pieces that carry loss or do not.
-fn marked(tokenizer: &Tokenizer, example: &Example) -> Result<Vec<(String, bool)>> {
-    let (ids, targets) = (example.ids(), example.targets());
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    for end in 1..=ids.len() {
-        if end == ids.len() || targets[end] != targets[start] {
-            pieces.push((
-                tokenizer.decode_with_special(&ids[start..end])?,
-                targets[start],
-            ));
-            start = end;
-        }
-    }
-    Ok(pieces)
 }

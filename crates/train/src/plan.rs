@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 
+use rlhf_base::visible_edges;
 use rlhf_lm::{ModelConfig, Params};
 
 use crate::progress::si;
@@ -198,7 +199,10 @@ impl Display for Plan {
         row("disk", &self.disk.to_string())?;
         row("device", &self.device)?;
         if !self.example.is_empty() {
-            writeln!(f, "  one example, what carries loss in ⟦ ⟧:")?;
+            writeln!(
+                f,
+                "  one example, what carries loss in ⟦ ⟧, blanks at edges as ·:"
+            )?;
             let marked: String = self
                 .example
                 .iter()
@@ -211,10 +215,11 @@ impl Display for Plan {
 }
 
 fn piece(text: &str, carries_loss: bool) -> String {
+    let text = visible_edges(text);
     if carries_loss {
         format!("⟦{text}⟧")
     } else {
-        text.to_owned()
+        text
     }
 }
 
@@ -381,9 +386,9 @@ mod tests {
   memory      about 63 MiB: policy weights 4 MiB, policy gradients 4 MiB, policy optimizer moments 8 MiB, activations 48 MiB
   disk        about 28 MiB: up to 2 checkpoints of 12 MiB, the model 4 MiB
   device      CPU
-  one example, what carries loss in ⟦ ⟧:
+  one example, what carries loss in ⟦ ⟧, blanks at edges as ·:
     What is red?⏎
-    ⟦A fox.⟧ [end]
+    ⟦A fox.⟧·[end]
 ";
         assert_eq!(plan.to_string(), expected);
     }

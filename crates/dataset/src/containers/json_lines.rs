@@ -1,55 +1,63 @@
-//! JSON Lines: one JSON value a line; blank lines are skipped.
+//! JSON Lines: one JSON value a line; blank lines are skipped. Several values on a line, one after another, are several rows.
 
-use std::path::Path;
-
-use serde_json::Value;
+use std::collections::VecDeque;
 
 use super::lines::Lines;
-use super::{Bytes, Container, Rows, StoredRow};
+use super::{At, StoredRow, json_words};
 use crate::error::Result;
 
-pub(super) const CONTAINER: Container = Container {
-    extensions: &[".jsonl", ".ndjson", ".json"],
-    plain_text: false,
-    rows,
-};
-
-fn rows(path: &Path, bytes: Bytes) -> Rows {
-    Box::new(JsonLines(Lines::new(path, bytes)))
+pub(super) struct JsonLines {
+    lines: Lines,
+    /// What is left of a line with several values.
+    rest: VecDeque<StoredRow>,
 }
 
-struct JsonLines(Lines);
+impl JsonLines {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self {
+            lines,
+            rest: VecDeque::new(),
+        }
+    }
+}
 
 impl Iterator for JsonLines {
     type Item = Result<StoredRow>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(row) = self.rest.pop_front() {
+            return Some(Ok(row));
+        }
         loop {
-            let (line, text) = match self.0.next_line() {
+            let (line, text) = match self.lines.next_line() {
                 Ok(next) => next?,
                 Err(error) => return Some(Err(error)),
             };
+            let at = At::Line(line);
             let value = match text {
                 Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) => parse(text),
+                Ok(text) => match serde_json::from_str(text) {
+                    Err(error) if error.to_string().starts_with("trailing characters") => {
+                        self.rest = values(text, at);
+                        return self.rest.pop_front().map(Ok);
+                    }
+                    parsed => parsed.map_err(|error| json_words::reason(&error, text, 0)),
+                },
                 Err(reason) => Err(reason),
             };
-            return Some(Ok(StoredRow { line, value }));
+            return Some(Ok(StoredRow { at, value }));
         }
     }
 }
 
-fn parse(line: &str) -> Result<Value, String> {
-    serde_json::from_str(line).map_err(|error| {
-        let hint = if line.contains("NaN") || line.contains("Infinity") {
-            " (NaN and Infinity are no JSON; a number must be finite)"
-        } else {
-            ""
-        };
-        // The parser sees one line at a time, so its own "line 1" would mislead beside the real one.
-        let reason = error
-            .to_string()
-            .replace(" at line 1 column ", " at column ");
-        format!("unreadable JSON: {reason}{hint}")
-    })
+/// The values of a line that holds more than one; if what follows one is none, that one is not taken either, for the line is broken.
+fn values(text: &str, at: At) -> VecDeque<StoredRow> {
+    let values: Result<Vec<_>, _> = serde_json::Deserializer::from_str(text)
+        .into_iter()
+        .collect();
+    let row = |value| StoredRow { at, value };
+    match values {
+        Ok(values) => values.into_iter().map(Ok).map(row).collect(),
+        Err(error) => VecDeque::from([row(Err(json_words::reason(&error, text, 0)))]),
+    }
 }

@@ -1,50 +1,47 @@
 //! The lines of a text file, numbered.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, Read};
 
-use super::Bytes;
-use crate::error::{Error, Result};
+use super::encoding::utf8;
+use super::source::Source;
+use super::{LONGEST_ROW, TOO_LONG};
+use crate::error::Result;
 
-/// Lines of a file as UTF-8, numbered from 1, without line end and byte order mark.
+/// Lines of a file as UTF-8, numbered from 1, without line end.
 pub(super) struct Lines {
-    path: PathBuf,
-    reader: BufReader<Bytes>,
+    source: Source,
+    reader: Box<dyn BufRead>,
     buffer: Vec<u8>,
     number: usize,
 }
 
 impl Lines {
-    pub(super) fn new(path: &Path, bytes: Bytes) -> Self {
-        Self {
-            path: path.to_owned(),
-            reader: BufReader::with_capacity(1 << 16, bytes),
+    pub(super) fn new(source: Source) -> Result<Self> {
+        Ok(Self {
+            reader: source.text()?,
+            source,
             buffer: Vec::new(),
             number: 0,
-        }
+        })
     }
 
     /// The number of the next line, and its text or why it has none; `None` at the end of the file.
     pub(super) fn next_line(&mut self) -> Result<Option<(usize, Result<&str, String>)>> {
         self.buffer.clear();
-        let read = self.reader.read_until(b'\n', &mut self.buffer);
-        // The decoder's error about a broken archive does not name the file.
-        let length = read.map_err(|error| Error::File {
-            path: self.path.clone(),
-            what: format!("cannot be read after line {}: {error}", self.number),
-        })?;
+        let mut limited = (&mut self.reader).take(LONGEST_ROW as u64);
+        let read = limited.read_until(b'\n', &mut self.buffer);
+        let place = || format!(" after line {}", self.number);
+        let length = read.map_err(|error| self.source.unreadable(&place(), &error))?;
         if length == 0 {
             return Ok(None);
         }
+        if length == LONGEST_ROW {
+            return Err(self.source.unreadable(&place(), &TOO_LONG));
+        }
         self.number += 1;
         let mut bytes = self.buffer.as_slice();
-        if self.number == 1 {
-            bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        }
         bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let line = std::str::from_utf8(bytes)
-            .map_err(|error| format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1));
-        Ok(Some((self.number, line)))
+        Ok(Some((self.number, utf8(bytes))))
     }
 }

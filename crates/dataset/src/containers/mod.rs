@@ -1,30 +1,54 @@
-//! Containers: how a file stores rows. A container gives the rows of a file one after another, as JSON values, each with the line
-//! where it begins.
+//! Containers: how a file stores rows. A container gives the rows of a file one after another, as JSON values, each with its place.
 //!
-//! To add a container, write a file here and enter it in [`CONTAINERS`]; to add a compression, in [`COMPRESSIONS`].
+//! What a file begins with tells its container and its compression; its name decides only where the content is no help. To add a
+//! container, write a file here and enter it in [`CONTAINERS`]; a compression goes into `compression.rs`.
 
-mod gzip;
+mod arrow;
+mod arrow_rows;
+mod compression;
+mod encoding;
+mod folder;
+mod guarded;
+mod json;
+mod json_columns;
 mod json_lines;
+mod json_scanner;
+mod json_values;
+mod json_words;
 mod lines;
+mod parquet;
 mod plain_text;
+mod separated;
+mod source;
+mod strangers;
 
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::place::At;
+pub(crate) use folder::files_at;
+pub use folder::is_data;
+use source::{Source, Start};
 
-/// Every container.
-static CONTAINERS: [Container; 2] = [json_lines::CONTAINER, plain_text::CONTAINER];
+/// Every container. The first that fits reads a file.
+static CONTAINERS: [Container; 5] = [
+    parquet::CONTAINER,
+    arrow::CONTAINER,
+    json::CONTAINER,
+    separated::CONTAINER,
+    plain_text::CONTAINER,
+];
 
-/// Every compression; a container may have any of them.
-static COMPRESSIONS: [Compression; 1] = [gzip::COMPRESSION];
+/// Longest row in bytes. A longer one is a file whose bracket or quote is missing, which must not take all memory.
+const LONGEST_ROW: usize = 1 << 28;
+const TOO_LONG: &str = "a row is longer than 256 MiB; a closing bracket or quote is missing where it begins, or the file is no text";
 
 /// A row as a file stores it.
 pub(crate) struct StoredRow {
-    /// The line where it begins, counted from 1.
-    pub(crate) line: usize,
+    /// Where it is.
+    pub(crate) at: At,
     /// Its value, or why there is none; the rows after it can be read all the same.
     pub(crate) value: Result<Value, String>,
 }
@@ -32,8 +56,14 @@ pub(crate) struct StoredRow {
 /// The rows of one file, read as they are asked for. After an error the rest of the file cannot be read.
 pub(crate) type Rows = Box<dyn Iterator<Item = Result<StoredRow>>>;
 
-/// The decompressed bytes of a file.
-type Bytes = Box<dyn Read>;
+/// What a row of plain text is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PlainText {
+    /// `{"text": …}`: a paragraph, up to a blank line.
+    Paragraphs,
+    /// `{"prompt": …}`: a line.
+    Lines,
+}
 
 /// One way to store rows.
 struct Container {
@@ -41,56 +71,75 @@ struct Container {
     extensions: &'static [&'static str],
     /// Whether its rows are plain text, so that no other kind of row can be in it.
     plain_text: bool,
-    /// The rows in `bytes`; the path is for messages.
-    rows: fn(&Path, Bytes) -> Rows,
+    /// Whether a file that begins so is one.
+    fits: fn(&Start) -> bool,
+    /// The rows of a file.
+    rows: fn(Source, PlainText) -> Result<Rows>,
 }
 
-/// One way to compress a file.
-struct Compression {
-    /// What follows the container's extension.
-    extension: &'static str,
-    /// Decompresses while it is read.
-    decoder: fn(Bytes) -> Bytes,
-}
-
-/// The container of a file, and how it is compressed.
-pub(crate) struct Format {
+/// A file of rows.
+pub(crate) struct DataFile {
+    source: Source,
     container: &'static Container,
-    compression: Option<&'static Compression>,
 }
 
-impl Format {
-    /// The format that a file's name says; `None` if it says none.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-        let compression = COMPRESSIONS
+impl DataFile {
+    /// The file at `path`; an error if it holds no rows that could be read.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let source = Source::open(path)?;
+        let start = source.start()?;
+        let refuse = |what: String| Error::File {
+            path: path.to_owned(),
+            what,
+        };
+        if let Some(stranger) = strangers::what(&start.bytes) {
+            return Err(refuse(format!("it is {stranger}")));
+        }
+        // An encoding that cannot be read is the reason why the content tells nothing.
+        let mut fitting = CONTAINERS
             .iter()
-            .find(|compression| name.ends_with(compression.extension));
-        let stem = compression
-            .and_then(|compression| name.strip_suffix(compression.extension))
-            .unwrap_or(&name);
-        let container = CONTAINERS.iter().find(|container| {
-            let mut extensions = container.extensions.iter();
-            extensions.any(|extension| stem.ends_with(extension))
-        })?;
-        Some(Self {
-            container,
-            compression,
-        })
+            .filter(|container| (container.fits)(&start));
+        let container = match fitting.next() {
+            Some(container) => container,
+            None => {
+                source.text()?;
+                let named_json = start.has_extension(json::CONTAINER.extensions);
+                if !start.text().trim_ascii().is_empty() && !named_json {
+                    return Err(refuse(format!(
+                        "cannot tell what it holds: it begins neither as JSON, nor as a table with a header, nor as Parquet or Arrow, \
+                         and no name says that it is plain text (expected {})",
+                        Self::known()
+                    )));
+                }
+                &json::CONTAINER
+            }
+        };
+        Ok(Self { source, container })
     }
 
-    /// The names that [`Format::of`] knows, for messages: `.jsonl, … or .txt, each also with .gz`.
+    /// The ends of the names of data files, for messages: `.jsonl, … or .txt, each also with .gz or .zst`.
     pub(crate) fn known() -> String {
         let containers: Vec<&str> = CONTAINERS
             .iter()
             .flat_map(|container| container.extensions.iter().copied())
             .collect();
-        let compressions = COMPRESSIONS.each_ref().map(|c| c.extension).join(" or ");
+        let compressions: Vec<&str> = compression::COMPRESSIONS
+            .iter()
+            .map(|c| c.extension)
+            .collect();
         let (last, others) = containers.split_last().unwrap_or((&"", &[]));
         format!(
-            "{} or {last}, each also with {compressions}",
-            others.join(", ")
+            "{} or {last}, each also with {}",
+            others.join(", "),
+            compressions.join(" or ")
         )
+    }
+
+    /// Whether a name, in lower case, is that of a data file.
+    pub(crate) fn is_name(name: &str) -> bool {
+        let name = source::uncompressed(name);
+        let mut extensions = CONTAINERS.iter().flat_map(|container| container.extensions);
+        extensions.any(|extension| name.ends_with(extension))
     }
 
     /// Whether the file can hold nothing but plain text.
@@ -98,42 +147,12 @@ impl Format {
         self.container.plain_text
     }
 
-    /// The rows of the file at `path`.
-    pub(crate) fn open(&self, path: &Path) -> Result<Rows> {
-        let file: Bytes = Box::new(fs_err::File::open(path)?);
-        let bytes = match self.compression {
-            Some(compression) => (compression.decoder)(file),
-            None => file,
-        };
-        Ok((self.container.rows)(path, bytes))
+    /// The rows; of plain text each is a `unit`.
+    pub(crate) fn rows(self, unit: PlainText) -> Result<Rows> {
+        let path = self.source.path.clone();
+        guarded::guarded(&path, || (self.container.rows)(self.source, unit))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_gives_container_and_compression() {
-        // Container (first extension), compression.
-        for (name, expected) in [
-            ("a.jsonl", Some((".jsonl", None))),
-            ("A.JSON", Some((".jsonl", None))),
-            ("a.ndjson.gz", Some((".jsonl", Some(".gz")))),
-            ("a.b.txt.GZ", Some((".txt", Some(".gz")))),
-            ("a.gz", None),
-            ("a.csv", None),
-            ("jsonl", None),
-        ] {
-            let found = Format::of(Path::new(name)).map(|format| {
-                let compression = format.compression.map(|c| c.extension);
-                (format.container.extensions[0], compression)
-            });
-            assert_eq!(found, expected, "{name}");
-        }
-        assert_eq!(
-            Format::known(),
-            ".jsonl, .ndjson, .json or .txt, each also with .gz"
-        );
-    }
-}
+mod tests;

@@ -1,26 +1,27 @@
-//! Plain text: each paragraph, up to a blank line, is a row `{"text": …}`.
-
-use std::path::Path;
+//! Plain text: each paragraph, up to a blank line, is a row `{"text": …}`, or each line a row `{"prompt": …}`.
 
 use serde_json::{Map, Value};
 
 use super::lines::Lines;
-use super::{Bytes, Container, Rows, StoredRow};
+use super::{At, Container, PlainText, Rows, StoredRow};
 use crate::error::Result;
 
 pub(super) const CONTAINER: Container = Container {
     extensions: &[".txt"],
     plain_text: true,
-    rows,
+    fits: |start| start.has_extension(&[".txt"]),
+    rows: |source, unit| -> Result<Rows> {
+        let lines = Lines::new(source)?;
+        Ok(match unit {
+            PlainText::Paragraphs => Box::new(Paragraphs {
+                lines,
+                first: 0,
+                text: String::new(),
+            }),
+            PlainText::Lines => Box::new(Prompts(lines)),
+        })
+    },
 };
-
-fn rows(path: &Path, bytes: Bytes) -> Rows {
-    Box::new(Paragraphs {
-        lines: Lines::new(path, bytes),
-        first: 0,
-        text: String::new(),
-    })
-}
 
 struct Paragraphs {
     lines: Lines,
@@ -39,8 +40,8 @@ impl Iterator for Paragraphs {
                 Ok(Some((number, Ok(line)))) => (number, line),
                 // The paragraph goes on after a line that is not UTF-8.
                 Ok(Some((line, Err(reason)))) => {
-                    let value = Err(reason);
-                    return Some(Ok(StoredRow { line, value }));
+                    let (at, value) = (At::Line(line), Err(reason));
+                    return Some(Ok(StoredRow { at, value }));
                 }
                 Ok(None) => break,
                 Err(error) => return Some(Err(error)),
@@ -61,10 +62,34 @@ impl Iterator for Paragraphs {
         if self.text.is_empty() {
             return None;
         }
-        let text = Value::String(std::mem::take(&mut self.text));
-        Some(Ok(StoredRow {
-            line: self.first,
-            value: Ok(Value::Object(Map::from_iter([("text".to_owned(), text)]))),
-        }))
+        let text = std::mem::take(&mut self.text);
+        Some(Ok(row(self.first, "text", Ok(text))))
+    }
+}
+
+struct Prompts(Lines);
+
+impl Iterator for Prompts {
+    type Item = Result<StoredRow>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            return match self.0.next_line() {
+                Ok(Some((_, Ok(line)))) if line.trim().is_empty() => continue,
+                Ok(Some((number, line))) => {
+                    Some(Ok(row(number, "prompt", line.map(str::to_owned))))
+                }
+                Ok(None) => None,
+                Err(error) => Some(Err(error)),
+            };
+        }
+    }
+}
+
+fn row(line: usize, name: &str, text: Result<String, String>) -> StoredRow {
+    let object = |text| Value::Object(Map::from_iter([(name.to_owned(), Value::String(text))]));
+    StoredRow {
+        at: At::Line(line),
+        value: text.map(object),
     }
 }

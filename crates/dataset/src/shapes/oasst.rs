@@ -238,7 +238,7 @@ pub(crate) fn gather(rows: Rows) -> Rows {
     }
     let mut gathered: Vec<crate::error::Result<StoredRow>> = Vec::new();
     for (i, node) in nodes.into_iter().enumerate() {
-        let line = node.row.line;
+        let at = node.row.at;
         let value = match (node.depth, node.row.value) {
             (None, _) => Err("field \"parent_id\" leads back to the message itself".to_owned()),
             (Some(0), Err(reason)) => Err(reason),
@@ -246,7 +246,7 @@ pub(crate) fn gather(rows: Rows) -> Rows {
             (Some(DEEPEST..), _) => Err(format!("the message has more than {DEEPEST} above it")),
             (Some(_), _) => continue,
         };
-        gathered.push(Ok(StoredRow { line, value }));
+        gathered.push(Ok(StoredRow { at, value }));
     }
     gathered.extend(broken.map(Err));
     Box::new(gathered.into_iter())

@@ -1,6 +1,7 @@
 //! What a caller can ask for, and which shapes give it.
 
 use super::{Read, SHAPES, Shape, prompt, unknown};
+use crate::containers::PlainText;
 use crate::fields::Fields;
 use crate::reader::{Reader, Seen};
 use crate::reading::Reading;
@@ -17,6 +18,9 @@ pub struct Recognised<T> {
 pub trait Record: Sized {
     /// What such records are called in messages.
     const WHAT: &'static str;
+    /// What of a plain .txt file is such a record, if anything.
+    #[doc(hidden)]
+    const PLAIN_TEXT: Option<PlainText> = None;
 
     /// Its kind.
     fn kind(&self) -> Kind;
@@ -56,6 +60,7 @@ macro_rules! first {
 
 impl Record for TextRow {
     const WHAT: &'static str = "text";
+    const PLAIN_TEXT: Option<PlainText> = Some(PlainText::Paragraphs);
 
     fn kind(&self) -> Kind {
         Kind::Text
@@ -93,6 +98,7 @@ impl Record for Demonstration {
 
 impl Record for Prompt {
     const WHAT: &'static str = "prompts";
+    const PLAIN_TEXT: Option<PlainText> = Some(PlainText::Lines);
 
     fn kind(&self) -> Kind {
         Kind::Prompt
@@ -153,6 +159,7 @@ impl Record for Feedback {
 
 impl Record for Row {
     const WHAT: &'static str = "rows";
+    const PLAIN_TEXT: Option<PlainText> = Some(PlainText::Paragraphs);
 
     fn kind(&self) -> Kind {
         Row::kind(self)

@@ -6,6 +6,7 @@ use super::{Record, SHAPES, oasst};
 use crate::containers::{Rows, StoredRow};
 use crate::field_map::FieldMap;
 use crate::fields::Fields;
+use crate::place::At;
 use crate::reading::Reading;
 use crate::records::{Demonstration, Feedback, Prompt, Row, TextRow};
 
@@ -1019,7 +1020,7 @@ fn rows(values: &[Value]) -> Rows {
     let rows: Vec<(usize, Value)> = values.iter().cloned().enumerate().collect();
     Box::new(rows.into_iter().map(|(i, value)| {
         Ok(StoredRow {
-            line: i + 1,
+            at: At::Line(i + 1),
             value: Ok(value),
         })
     }))
@@ -1040,8 +1041,8 @@ fn a_flat_file_of_messages_becomes_its_trees() {
     ];
     assert!(flat.iter().all(oasst::is_flat));
     let gathered: Vec<StoredRow> = oasst::gather(rows(&flat)).map(Result::unwrap).collect();
-    let lines: Vec<usize> = gathered.iter().map(|row| row.line).collect();
-    assert_eq!(lines, [2, 6, 7, 8]);
+    let lines: Vec<At> = gathered.iter().map(|row| row.at).collect();
+    assert_eq!(lines, [2, 6, 7, 8].map(At::Line));
     for (row, part) in gathered[1..]
         .iter()
         .zip(["names no message", "leads back", "leads back"])

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlhf_lm::hub::{HubSettings, resolve_file, resolve_model};
+use rlhf_lm::hub::{DatasetRepo, HubSettings, resolve_model};
 
 #[path = "../../../../tests/hub_server.rs"]
 mod hub_server;
@@ -37,6 +37,10 @@ fn hub() -> HubServer {
     add("org/sharded/model-2.safetensors", "two");
     add("org/pickled/pytorch_model.bin", "never");
     add("datasets/org/prefs/data/train.jsonl", "{}\n");
+    add("datasets/org/scripted/scripted.py", "");
+    let converted = "datasets/org/scripted@refs%2Fconvert%2Fparquet/default/train";
+    add(&format!("{converted}/0000.parquet"), "one");
+    add(&format!("{converted}/0001.parquet"), "two");
     HubServer::start(hub).unwrap()
 }
 
@@ -178,26 +182,48 @@ fn a_local_directory_wins() {
 }
 
 #[test]
-fn a_data_file_of_the_hub_is_found_by_its_address() {
+fn the_files_of_a_data_set_are_listed_and_fetched_once() {
     let (hub, home) = (hub(), tempfile::tempdir().unwrap());
     let online = settings(&hub, home.path());
-    let spec = "hf://datasets/org/prefs/data/train.jsonl";
-    let path = resolve_file(spec, &online).unwrap();
-    assert_eq!(fs_err::read_to_string(&path).unwrap(), "{}\n");
     let offline = HubSettings {
         offline: true,
         ..online.clone()
     };
-    assert_eq!(resolve_file(spec, &offline).unwrap(), path);
+    let repo = DatasetRepo::parse("org/prefs").unwrap();
+    let what = repo.files(&offline).unwrap_err().to_string();
+    assert!(what.contains("HF_HUB_OFFLINE"), "{what}");
+    let files = repo.files(&online).unwrap();
+    assert_eq!(files, ["data/train.jsonl"]);
+    let copies = repo.fetch(&files, &online).unwrap();
+    assert_eq!(fs_err::read_to_string(&copies[0]).unwrap(), "{}\n");
+    assert_eq!(repo.files(&offline).unwrap(), files);
+    assert_eq!(repo.fetch(&files, &offline).unwrap(), copies);
+    let file = DatasetRepo::parse("hf://datasets/org/prefs/data/train.jsonl").unwrap();
+    assert_eq!(file.cached(&offline).as_ref(), copies.first());
+    let outside = repo
+        .fetch(&["../prefs.jsonl".to_owned()], &online)
+        .unwrap_err();
+    assert!(outside.to_string().contains("no path in it"), "{outside}");
+}
+
+#[test]
+fn a_data_set_that_a_script_makes_is_found_in_the_branch_of_the_hub() {
+    let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+    let online = settings(&hub, home.path());
+    let repo = DatasetRepo::parse("org/scripted").unwrap().converted();
+    let files = repo.files(&online).unwrap();
     assert_eq!(
-        resolve_file(path.to_str().unwrap(), &offline).unwrap(),
-        path
+        files,
+        ["default/train/0000.parquet", "default/train/0001.parquet"]
     );
-    let what = resolve_file("missing.jsonl", &online)
-        .unwrap_err()
-        .to_string();
+    let copies = repo.fetch(&files, &online).unwrap();
+    assert_eq!(fs_err::read_to_string(&copies[1]).unwrap(), "two");
+    let missing = DatasetRepo::parse("org/nothing")
+        .unwrap()
+        .files(&online)
+        .unwrap_err();
     assert!(
-        what.contains("missing.jsonl") && what.contains("hf://datasets/"),
-        "{what}"
+        missing.to_string().contains("the hub has no org/nothing"),
+        "{missing}"
     );
 }

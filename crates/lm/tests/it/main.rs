@@ -2,10 +2,12 @@
 //! implementations agree, and directories come back as they were saved.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
+mod conversation;
 mod frozen;
 mod generate;
 mod gguf;
 mod graph;
+mod hostile;
 mod hub;
 mod models;
 mod oracle;

@@ -63,7 +63,7 @@ fn any_text_of_unicode_round_trips_seen_or_not() {
     ] {
         let ids = tokenizer.encode(text).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
-        let mut stream = TextStream::new(&tokenizer);
+        let mut stream = TextStream::new(&tokenizer, &[]);
         let mut streamed: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
         streamed += &stream.waiting().unwrap();
         assert_eq!(streamed, text);
@@ -83,7 +83,7 @@ proptest::proptest! {
 fn a_stream_gives_out_whole_characters_only() {
     let tokenizer = trained(257, &[END]); // bytes alone: the fox is four tokens
     let ids = tokenizer.encode("a🦊b").unwrap();
-    let mut stream = TextStream::new(&tokenizer);
+    let mut stream = TextStream::new(&tokenizer, &[]);
     let pieces: Vec<String> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
     assert_eq!(pieces, ["a", "", "", "", "🦊", "b"]);
 }
@@ -277,9 +277,15 @@ fn a_plain_prompt_begins_with_one_begin_token_where_the_tokenizer_adds_one() {
     })
     .unwrap();
     assert_eq!(asked.encode_prompt(&"The fox".into()).unwrap(), with_begin);
+    let spelled = Text::from("<|begin|>The fox");
+    let allowed = asked.clone().allow_special(true);
+    assert_eq!(allowed.encode_prompt(&spelled).unwrap(), with_begin);
+    // Plain text, after the one begin token.
+    let plain = asked.encode_prompt(&spelled).unwrap();
+    assert_eq!(plain.iter().filter(|id| **id == 1).count(), 1);
     assert_eq!(
-        asked.encode_prompt(&"<|begin|>The fox".into()).unwrap(),
-        with_begin
+        asked.decode_response(&plain[..1], &plain[1..]).unwrap(),
+        "<|begin|>The fox"
     );
     assert_eq!(asked.encode_prompt(&"".into()).unwrap(), [1]);
 
@@ -331,7 +337,10 @@ fn a_plain_demonstration_ends_with_one_end_token() {
         completion: [tokenizer.encode(" Red.").unwrap(), vec![0]].concat(),
     };
     assert_eq!(encode(" Red."), expected);
-    assert_eq!(encode(&format!(" Red.{END}")), expected);
+    // An end token that the data spells is text.
+    let spelled = encode(&format!(" Red.{END}")).completion;
+    assert_eq!(spelled.iter().filter(|id| **id == 0).count(), 1);
+    assert_eq!(tokenizer.decode(&spelled).unwrap(), format!(" Red.{END}"));
     assert_eq!(encode("").completion, [0]); // an empty answer is data
 }
 
@@ -355,8 +364,8 @@ fn a_chat_demonstration_ends_with_the_token_that_ends_the_turn() {
         assert_eq!(encoded, expected);
         assert_eq!(encoded.prompt, tokenizer.encode_prompt(&prompt).unwrap());
     }
-    let mixed =
-        tokenizer.encode_completion(&"Hi".into(), &Text::from(chat(&[("assistant", "Ho")])));
+    let raw = tokenizer.clone().take_raw(true);
+    let mixed = raw.encode_completion(&"Hi".into(), &Text::from(chat(&[("assistant", "Ho")])));
     assert!(mixed.unwrap_err().to_string().contains("make both"));
 }
 
@@ -370,24 +379,26 @@ fn every_assistant_turn_of_a_conversation_is_a_target_and_nothing_is_lost_betwee
         ("assistant", "Red."),
         ("user", "Thanks"),
     ]);
-    let segment = |text: &str, target: bool| Segment {
+    let segment = |text: &str, turn: Option<usize>| Segment {
         ids: tokenizer.encode(text).unwrap(),
-        target,
+        target: turn.is_some(),
+        turn,
     };
     let expected = [
         segment(
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
-            false,
+            None,
         ),
-        segment("Hello<|im_end|>", true),
+        segment("Hello<|im_end|>", Some(1)),
         segment(
             "\n<|im_start|>user\nColour?<|im_end|>\n<|im_start|>assistant\n",
-            false,
+            None,
         ),
-        segment("Red.<|im_end|>", true),
+        segment("Red.<|im_end|>", Some(3)),
     ];
-    let segments = tokenizer.encode_chat(&turns.clone().into()).unwrap();
-    assert_eq!(segments, expected);
+    let mut rows = tokenizer.encode_chat(&turns.clone().into()).unwrap();
+    let segments = rows.remove(0);
+    assert_eq!((&segments[..], rows.len()), (&expected[..], 0));
     // The last answer sees exactly the ids it would be asked with.
     let before: Vec<u32> = segments[..3].iter().flat_map(|s| s.ids.clone()).collect();
     assert_eq!(
@@ -398,24 +409,34 @@ fn every_assistant_turn_of_a_conversation_is_a_target_and_nothing_is_lost_betwee
     );
 }
 
+/// Nothing that the template writes says that an answer is over, so the EOS token does; and since no later prompt holds it, every
+/// answer has a row of its own.
 #[test]
-fn a_template_that_writes_no_end_token_gets_one_after_the_last_turn() {
+fn where_a_template_writes_no_end_of_turn_every_answer_ends_with_the_eos_token() {
     let tokenizer = chat_tokenizer(
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
     );
+    assert_eq!(tokenizer.turn_end(), None);
     let turns = chat(&[
         ("user", "Hi"),
         ("assistant", "Hello"),
         ("user", "Colour?"),
-        ("assistant", "Red."),
+        ("assistant", "Write <|im_end|> or \n, not more."),
     ]);
     let end = tokenizer.eos_id().unwrap();
-    let segments = tokenizer.encode_chat(&turns.clone().into()).unwrap();
-    assert_eq!(segments[1].ids, tokenizer.encode("Hello\n").unwrap());
-    assert_eq!(
-        segments[3].ids,
-        [tokenizer.encode("Red.\n").unwrap(), vec![end]].concat()
-    );
+    let rows = tokenizer.encode_chat(&turns.clone().into()).unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, turn) in rows.iter().zip([1, 3]) {
+        let [context, answer] = &row[..] else {
+            panic!("{row:?}");
+        };
+        let asked = Text::from(turns[..turn].to_vec());
+        assert_eq!(context.ids, tokenizer.encode_prompt(&asked).unwrap());
+        let (last, said) = answer.ids.split_last().unwrap();
+        assert_eq!((*last, said.contains(&end)), (end, false));
+        let text = tokenizer.decode_response(&context.ids, said).unwrap();
+        assert_eq!(text, turns[turn].content());
+    }
 }
 
 #[test]

@@ -122,7 +122,7 @@ struct Speaker {
 
 impl Speaker {
     fn converses(&self) -> bool {
-        self.model.tokenizer.has_chat_template()
+        self.model.tokenizer.converses()
     }
 
     /// What the model is given for `line`. Where the conversation leaves no room for `answer` tokens its beginning is forgotten; a
@@ -304,7 +304,7 @@ impl Chat<'_> {
         }
         self.hush.store(false, Ordering::SeqCst);
         let tokenizer = &who.model.tokenizer;
-        let mut spoken = TextStream::new(tokenizer);
+        let mut spoken = TextStream::new(tokenizer, &prompt.ids);
         let hear = &mut |token| {
             show(&spoken.push(token)?);
             Ok(!self.hush.load(Ordering::SeqCst))
@@ -318,8 +318,8 @@ impl Chat<'_> {
         show(&format!("{}{cut}\n", spoken.waiting()?));
         Ok(Answer {
             speaker,
+            text: tokenizer.decode_response(&prompt.ids, &sampled.tokens)?,
             prompt,
-            text: tokenizer.decode(&sampled.tokens)?,
             sampled,
         })
     }

@@ -17,6 +17,7 @@ use rlhf_lm::{LanguageModel, Tokenizer, Weights, gguf};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::{DataArgs, KindArg};
 use crate::locate::model_folder;
@@ -62,7 +63,7 @@ struct Look {
 impl Look {
     /// Looks at every row of the files, read as `T`.
     fn all<T: Record + Into<Row>>(&mut self, args: &DataArgs) -> anyhow::Result<HowRead> {
-        let mut records = Records::<T>::open(&args.files, &args.reading.reading())?;
+        let mut records = Records::<T>::open(&found(&args.files)?, &args.reading.reading())?;
         while let Some(row) = records.next() {
             let Placed { record, place } = row?;
             let row = record.into();
@@ -287,7 +288,7 @@ fn encoded(tokenizer: &Tokenizer, row: &Row) -> anyhow::Result<Vec<Vec<u32>>> {
     };
     match row {
         Row::Text(row) => {
-            let mut ids = tokenizer.encode(&row.text)?;
+            let mut ids = tokenizer.encode_text(&row.text)?;
             ids.push(tokenizer.eos_id()?);
             Ok(vec![ids])
         }
@@ -302,8 +303,12 @@ fn shown(row: &Row, tokenizer: Option<&Tokenizer>) -> anyhow::Result<String> {
     let mut out = format!("--- {}\n", row.kind().name());
     let mut parts = parts(row);
     if let Some(tokenizer) = tokenizer {
+        let mut before = Vec::new();
         for ((name, text), ids) in parts.iter_mut().zip(encoded(tokenizer, row)?) {
-            *text = tokenizer.decode_with_special(&ids)?;
+            *text = tokenizer.spell_out(&before, &ids)?;
+            if before.is_empty() {
+                before = ids.clone();
+            }
             name.push_str(&format!(", {} tokens", ids.len()));
         }
     }

@@ -14,6 +14,7 @@ use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
 use serde_json::json;
 
 use crate::bundled;
+use crate::data_files::found;
 use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
@@ -63,7 +64,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         rows,
         mut tolerance,
         ..
-    } = read_and_tell::<Row>(&args.data, &args.reading.reading())?;
+    } = read_and_tell::<Row>(&found(&args.data)?, &args.reading.reading())?;
     let (mut texts, mut demonstrations) = (Vec::new(), Vec::new());
     for Placed { record, place } in rows {
         match record {
@@ -78,16 +79,20 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         }
     }
     let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    let tokenizer = (model.tokenizer)
+        .allow_special(args.allow_special)
+        .take_raw(args.raw);
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
     let max_length = row_limit("eval", args.max_length, &model.config);
-    let mut rows = Vec::new();
+    let (mut rows, mut told) = (Vec::new(), Vec::new());
     if !texts.is_empty() {
-        rows.extend(Rows::from_texts(&model.tokenizer, &texts, max_length)?.rows);
+        let encoded = Rows::from_texts(&tokenizer, &texts, max_length)?;
+        rows.extend(encoded.rows);
+        told.extend(encoded.told);
     }
     if !demonstrations.is_empty() {
-        let tokenizer = &model.tokenizer;
         let encoded = Rows::from_demonstrations(
-            tokenizer,
+            &tokenizer,
             &demonstrations,
             max_length,
             false,
@@ -96,10 +101,11 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         let lost = "left out: nothing to measure within the limit";
         let cut = format!("cut at {max_length} tokens (--max-length)");
         let said = [encoded.cut.sentence(&cut), encoded.lost.sentence(lost)];
-        said.iter()
-            .flatten()
-            .for_each(|line| tracing::warn!("{line}"));
+        told.extend(said.into_iter().flatten().chain(encoded.told));
         rows.extend(encoded.rows);
+    }
+    for line in told {
+        tracing::warn!("{line}");
     }
     tell_skipped(&tolerance);
     let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
@@ -127,11 +133,12 @@ fn report(
     if args.calibrate && machine.dtype != DType::F32 {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
-    let mut feedback = read_and_tell::<Feedback>(&args.data, &args.reading.reading())?;
+    let mut feedback = read_and_tell::<Feedback>(&found(&args.data)?, &args.reading.reading())?;
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
+    let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
     let max_length = row_limit("eval", args.max_length, model.config());
     let items = Items::from_feedback(
-        model.tokenizer(),
+        &tokenizer,
         &feedback.rows,
         max_length,
         0.0,
@@ -144,9 +151,13 @@ fn report(
         items.cut.sentence(&cut),
         items.identical.sentence(identical),
     ];
-    said.iter()
+    for line in said
+        .into_iter()
         .flatten()
-        .for_each(|line| tracing::warn!("{line}"));
+        .chain(items.notes.told(&tokenizer))
+    {
+        tracing::warn!("{line}");
+    }
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
     let micro_batch_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical.rows, None);
@@ -215,6 +226,7 @@ fn compare(
         questions.files = args.prompts.clone();
         questions.reading = args.reading.reading();
     }
+    questions.files = found(&questions.files)?;
     if questions.files.is_empty() {
         eprintln!("no --prompts given: using the bundled held-out prompts of the Tiny World");
         questions.files = vec![bundled::path(bundled::HELD_OUT_PROMPTS)?];

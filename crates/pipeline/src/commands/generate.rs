@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use rlhf_base::Text;
 use rlhf_dataset::Prompt;
-use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights, generate};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, TextNotes, Weights, generate};
 use rlhf_train::{Progress, ProgressStyle, read_and_tell, tell_skipped};
 use serde_json::json;
 
+use crate::data_files::found;
 use crate::flags::GenerateArgs;
 use crate::locate::model_folder;
 use crate::machine::Machine;
@@ -18,9 +19,19 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let prompts = prompts(args)?;
     let folder = model_folder(&args.answering.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
-    let model = LanguageModel::load(&folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    let mut model = LanguageModel::load(&folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    model.tokenizer = (model.tokenizer)
+        .allow_special(args.allow_special)
+        .take_raw(args.raw);
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
 
+    let mut notes = TextNotes::default();
+    for prompt in &prompts {
+        notes.row(&model.tokenizer, prompt, &[]);
+    }
+    for note in notes.told(&model.tokenizer) {
+        tracing::warn!("{note}");
+    }
     let ids = prompts
         .iter()
         .map(|prompt| model.tokenizer.encode_prompt(prompt))
@@ -59,10 +70,17 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let for_reading = std::io::stdout().is_terminal() && !args.json;
     for response in sampled {
         let prompt = &prompts[response.prompt];
-        let text = model.tokenizer.decode(&response.tokens)?;
+        let text = model
+            .tokenizer
+            .decode_response(&ids[response.prompt], &response.tokens)?;
         if for_reading {
             let cut = if response.finished { "" } else { " […]" };
-            print(&format!("{prompt}{text}{cut}\n\n"));
+            // A string that was put into the chat template is a question, and the text an answer to it.
+            let between = match prompt {
+                Text::Plain(_) if !model.tokenizer.converses() => "",
+                _ => "\n",
+            };
+            print(&format!("{prompt}{between}{text}{cut}\n\n"));
         } else {
             print_json(&json!({
                 "prompt": prompt,
@@ -83,7 +101,7 @@ fn prompts(args: &GenerateArgs) -> anyhow::Result<Vec<Text>> {
             .map(|text| Text::Plain(text.replace("\\n", "\n")))
             .collect());
     }
-    let loaded = read_and_tell::<Prompt>(&args.prompts, &args.reading.reading())?;
+    let loaded = read_and_tell::<Prompt>(&found(&args.prompts)?, &args.reading.reading())?;
     tell_skipped(&loaded.tolerance);
     let rows = loaded.rows.into_iter();
     Ok(rows.map(|row| row.record.prompt).collect())

@@ -8,11 +8,13 @@ use rlhf_base::Text;
 use rlhf_dataset::order::micro_batches;
 use rlhf_dataset::{Feedback, Loaded, Place, Placed, Row, Tolerance};
 use rlhf_lm::{
-    CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, Tokenizer, Weights,
+    CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, TextNotes, Tokenizer,
+    Weights,
 };
 use rlhf_train::{micro_batch_tokens, read_and_tell, tell_skipped};
 use serde_json::{Map, Value, json};
 
+use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::ScoreArgs;
 use crate::locate::model_folder;
@@ -25,7 +27,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         rows,
         mut tolerance,
         ..
-    } = read_and_tell::<Row>(&args.data, &args.reading.reading())?;
+    } = read_and_tell::<Row>(&found(&args.data)?, &args.reading.reading())?;
     let entries = entries(&rows)?;
     let folder = model_folder(&args.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
@@ -35,14 +37,9 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         |line| print_json(line)
     };
     if models::is_reward_model(&folder)? {
-        under_reward_model(&folder, &entries, args.raw, &machine, &mut tolerance, print)?;
-    } else if args.raw {
-        return Err(usage!(
-            "--raw is for reward models, and {} is a language model",
-            folder.display()
-        ));
+        under_reward_model(&folder, &entries, args, &machine, &mut tolerance, print)?;
     } else {
-        under_language_model(&folder, &entries, &machine, &mut tolerance, print)?;
+        under_language_model(&folder, &entries, args, &machine, &mut tolerance, print)?;
     }
     tell_skipped(&tolerance);
     Ok(())
@@ -145,7 +142,7 @@ fn encode(
             (encoded.prompt, encoded.completion)
         }
         // A bare text: as the tokenizer itself would begin it.
-        None => (tokenizer.encode_prompt(&entry.text)?, Vec::new()),
+        None => (tokenizer.encode_begun(&entry.text.to_string())?, Vec::new()),
     };
     let length = prompt.len() + response.len();
     if length > most {
@@ -156,26 +153,42 @@ fn encode(
     Ok((prompt, response))
 }
 
+/// Says what the texts hold that is worth telling.
+fn tell(tokenizer: &Tokenizer, entries: &[Entry<'_>]) {
+    let mut notes = TextNotes::default();
+    for entry in entries {
+        match (entry.prompt, &entry.text) {
+            (Some(prompt), text) => notes.row(tokenizer, prompt, &[text]),
+            (None, text) => notes.text(tokenizer, &text.to_string()),
+        }
+    }
+    for note in notes.told(tokenizer) {
+        tracing::warn!("{note}");
+    }
+}
+
 fn under_reward_model(
     folder: &Path,
     entries: &[Entry<'_>],
-    raw: bool,
+    args: &ScoreArgs,
     machine: &Machine,
     tolerance: &mut Tolerance,
     print: Print,
 ) -> anyhow::Result<()> {
     let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
-    let end = model.tokenizer().eos_id()?;
+    let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
+    tell(&tokenizer, entries);
+    let end = tokenizer.eos_id()?;
     let most = model.config().max_length();
     let (mut groups, mut scored) = (Vec::new(), Vec::new());
     for entry in entries {
-        let encoded = encode(model.tokenizer(), entry, most);
+        let encoded = encode(&tokenizer, entry, most);
         let Some((prompt, mut response)) = tolerance.keep(entry.place, encoded)? else {
             continue;
         };
         scored.push(entry);
-        // A score is read at the EOS token.
-        if response.last() != Some(&end) {
+        // A score is read at the token that ends an answer; a bare text lacks it.
+        if entry.prompt.is_none() {
             response.push(end);
         }
         groups.push(ScoreGroup {
@@ -183,7 +196,7 @@ fn under_reward_model(
             responses: vec![response],
         });
     }
-    let scores = if raw {
+    let scores = if args.raw {
         model.raw_scores(&groups)?
     } else {
         model.scores(&groups)?
@@ -199,16 +212,21 @@ fn under_reward_model(
 fn under_language_model(
     folder: &Path,
     entries: &[Entry<'_>],
+    args: &ScoreArgs,
     machine: &Machine,
     tolerance: &mut Tolerance,
     print: Print,
 ) -> anyhow::Result<()> {
     let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+    let tokenizer = (model.tokenizer)
+        .allow_special(args.allow_special)
+        .take_raw(args.raw);
+    tell(&tokenizer, entries);
     let most = model.config.max_length();
     let (mut rows, mut scored) = (Vec::new(), Vec::new());
     for entry in entries {
-        let encoded = encode(&model.tokenizer, entry, most);
+        let encoded = encode(&tokenizer, entry, most);
         let Some((mut ids, completion)) = tolerance.keep(entry.place, encoded)? else {
             continue;
         };

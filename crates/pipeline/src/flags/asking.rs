@@ -15,9 +15,15 @@ pub(crate) struct GenerateArgs {
     /// A prompt; may be repeated. \n stands for a line break.
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
-    /// A data file whose rows have prompts.
+    /// Data whose rows have prompts: files, folders or data sets of the hub.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "prompt")]
     pub(crate) prompts: Vec<PathBuf>,
+    /// Take strings as they are, although the model has a chat template.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Take special tokens that a prompt spells (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long)]
+    pub(crate) allow_special: bool,
     #[command(flatten)]
     pub(crate) reading: ReadingArgs,
     /// Responses per prompt.
@@ -126,12 +132,15 @@ pub(crate) struct ScoreArgs {
     /// A language model or a reward model: a run, a directory, a GGUF file or a hub id.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: String,
-    /// Texts, demonstrations or feedback; files or folders.
+    /// Texts, demonstrations or feedback: files, folders or data sets of the hub.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) data: Vec<PathBuf>,
-    /// A reward model's scores before calibration.
+    /// Under a reward model: scores before calibration. Under a language model: strings as they are, although it has a chat template.
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long)]
+    pub(crate) allow_special: bool,
     #[command(flatten)]
     pub(crate) reading: ReadingArgs,
     #[command(flatten)]
@@ -165,6 +174,12 @@ pub(crate) struct EvalArgs {
     /// Rows are cut to this many tokens [default: 1024, or what the model reads if that is less].
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_length: Option<usize>,
+    /// With --data: strings as they are, although the language model has a chat template.
+    #[arg(long, conflicts_with = "against")]
+    pub(crate) raw: bool,
+    /// With --data: take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
+    #[arg(long, conflicts_with = "against")]
+    pub(crate) allow_special: bool,
     #[command(flatten)]
     pub(crate) reading: ReadingArgs,
     /// Settings from a TOML file; a comparison reads [eval] and [ppo].

@@ -64,7 +64,7 @@ impl Scorer for ScoreCommand {
     ) -> Result<Vec<f64>> {
         let mut rows = Vec::with_capacity(episodes.len());
         for episode in episodes {
-            let text = tokenizer.decode(&episode.response)?;
+            let text = episode.text(tokenizer, prompts)?;
             rows.push((&prompts[episode.prompt], text));
         }
         self.ask(&rows)

@@ -27,9 +27,8 @@ impl Scorer for Length {
         _: &[PromptRow],
         episodes: &[Episode],
     ) -> Result<Vec<f64>> {
-        let eos = tokenizer.eos_id()?;
         let score = |Episode { response, .. }: &Episode| {
-            let n = response.len() - usize::from(response.last() == Some(&eos));
+            let n = tokenizer.without_end(response).len();
             1.0 - n.abs_diff(self.wanted) as f64 / self.wanted as f64
         };
         Ok(episodes.iter().map(score).collect())

@@ -22,8 +22,8 @@ pub(super) fn open(folder: &Path, dtype: DType, device: &Device) -> Result<Box<d
 }
 
 impl Scorer for Learned {
-    /// A response is scored at its EOS token, as in training: one that lacks it gets it for the scoring. Where policy and reward model
-    /// have different tokenizers, the text is tokenised again.
+    /// A response is scored at the token that ends it, as in training: one that lacks it gets it for the scoring. Where policy and
+    /// reward model have different tokenizers, the text is tokenised again.
     fn scores(
         &self,
         tokenizer: &Tokenizer,
@@ -32,18 +32,15 @@ impl Scorer for Learned {
     ) -> Result<Vec<f64>> {
         let own = self.reward.tokenizer();
         let same_tokens = own.encodes_like(tokenizer);
-        let eos = tokenizer.eos_id()?;
         let mut groups: Vec<ScoreGroup> = Vec::with_capacity(episodes.len());
-        for Episode {
-            prompt, response, ..
-        } in episodes
-        {
-            let prompt = &prompts[*prompt];
-            let spoken = response.strip_suffix(&[eos]).unwrap_or(response);
+        for episode in episodes {
+            let prompt = &prompts[episode.prompt];
+            let spoken = tokenizer.without_end(&episode.response);
             let (ids, response) = if same_tokens {
-                (prompt.ids.clone(), [spoken, &[eos]].concat())
+                let end = tokenizer.end_of_answer(&prompt.text)?;
+                (prompt.ids.clone(), [spoken, &[end]].concat())
             } else {
-                let text = Text::Plain(tokenizer.decode(spoken)?);
+                let text = Text::Plain(episode.text(tokenizer, prompts)?);
                 let encoded = own.encode_demonstration(&prompt.text, &text)?;
                 (encoded.prompt, encoded.completion)
             };

@@ -23,11 +23,11 @@ impl Scorer for Occurs {
     fn scores(
         &self,
         tokenizer: &Tokenizer,
-        _: &[PromptRow],
+        prompts: &[PromptRow],
         episodes: &[Episode],
     ) -> Result<Vec<f64>> {
         let score = |episode: &Episode| {
-            let text = tokenizer.decode(&episode.response)?;
+            let text = episode.text(tokenizer, prompts)?;
             Ok(f64::from(u8::from(self.pattern.is_match(&text))))
         };
         episodes.iter().map(score).collect()

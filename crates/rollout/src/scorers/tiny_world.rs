@@ -32,7 +32,7 @@ impl Scorer for TinyWorld {
     ) -> Result<Vec<f64>> {
         let score = |episode: &Episode| {
             let prompt = prompts[episode.prompt].text.to_string();
-            let text = tokenizer.decode(&episode.response)?;
+            let text = episode.text(tokenizer, prompts)?;
             let gold = self.judge.gold(&prompt, &text, episode.finished);
             gold.as_ref().map(Gold::score).with_context(|| {
                 format!(
