@@ -204,7 +204,7 @@ fn every_flag_and_setting_that_a_message_names_exists_where_the_message_is_print
                 let told_apart = own.is_none() && text.contains("`rlhf run`");
                 let lacking = commands
                     .into_iter()
-                    .filter(|c| !has(c, flag) && !(told_apart && *c == "run"));
+                    .filter(|c| !(has(c, flag) || told_apart && *c == "run"));
                 let lacking: Vec<_> = lacking.collect();
                 held += 1;
                 if !lacking.is_empty() && !FOREIGN.contains(&flag) {
