@@ -81,9 +81,11 @@ impl<'a> TextStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.waiting()?;
-        // A character has at most four bytes, so four at the end that are none are no character in the making.
+        // A character has at most four bytes, so four at the end that are none are no character in the making; unless there are fewer
+        // tokens than that: decoders of single bytes tear those that were given out before, too.
         let torn = text.chars().rev().take_while(|c| *c == '\u{FFFD}').count();
-        if (1..4).contains(&torn) {
+        let waiting = self.window.len() - self.given;
+        if torn > 0 && (torn < 4 || waiting < 4) {
             return Ok(String::new());
         }
         // Whether a blank at the beginning is the text's own shows with what follows.
