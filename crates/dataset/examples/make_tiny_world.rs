@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, bytes) in tiny_world::files(seed)? {
         let path = Path::new(&folder).join(name);
         fs_err::write(&path, &bytes)?;
-        eprintln!("{} {} bytes", path.display(), bytes.len());
+        rlhf_base::tell(format!("{} {} bytes", path.display(), bytes.len()));
     }
     Ok(())
 }

@@ -64,6 +64,8 @@ pub struct TextStream<'a> {
     /// The tokens given out last, and those after them that wait for more bytes.
     window: Vec<u32>,
     given: usize,
+    /// For how many tokens the text has ended within a character.
+    torn: usize,
 }
 
 impl<'a> TextStream<'a> {
@@ -74,6 +76,7 @@ impl<'a> TextStream<'a> {
             prompt,
             window: Vec::new(),
             given: 0,
+            torn: 0,
         }
     }
 
@@ -81,11 +84,11 @@ impl<'a> TextStream<'a> {
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.waiting()?;
-        // A character has at most four bytes, so four at the end that are none are no character in the making; unless there are fewer
-        // tokens than that: decoders of single bytes tear those that were given out before, too.
+        // A character has at most four bytes, so four at the end that are none are no character in the making; unless they are torn for
+        // fewer tokens than that: decoders of single bytes tear the bytes before them, too.
         let torn = text.chars().rev().take_while(|c| *c == '\u{FFFD}').count();
-        let waiting = self.window.len() - self.given;
-        if torn > 0 && (torn < 4 || waiting < 4) {
+        self.torn = if torn > 0 { self.torn + 1 } else { 0 };
+        if torn > 0 && (torn < 4 || self.torn < 4) {
             return Ok(String::new());
         }
         // Whether a blank at the beginning is the text's own shows with what follows.
@@ -98,6 +101,7 @@ impl<'a> TextStream<'a> {
             self.window.drain(..self.given);
         }
         self.given = self.window.len();
+        self.torn = 0;
         Ok(text)
     }
 
