@@ -2,6 +2,7 @@
 //! the model is asked with, an answer is given back with its ids, and no text opens or closes a turn.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use rlhf_base::{Chat, Message, Text};
 use rlhf_lm::{Segment, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -248,7 +249,8 @@ fn answers(row: &[Segment]) -> Vec<(Vec<u32>, &Segment)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    // The same cases in every run: what fails once fails always.
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(7), ..ProptestConfig::with_cases(40) })]
 
     #[test]
     fn the_ids_before_an_answer_in_training_are_those_the_model_is_asked_with(turns in conversation()) {
@@ -301,6 +303,10 @@ proptest! {
         for (name, template, _, _) in TEMPLATES {
             // This template takes line breaks off an answer that begins with thoughts: two answers with one text.
             if name.starts_with("Qwen") && said.starts_with('\n') {
+                continue;
+            }
+            // Thoughts are these templates' own markup: one that an answer leaves open has no place of its own in them.
+            if (name.starts_with("Qwen") || name.starts_with("R1")) && said.contains("<think>") {
                 continue;
             }
             for (kind, tokenizer) in tokenizers(template) {
