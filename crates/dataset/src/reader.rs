@@ -11,19 +11,14 @@ use crate::messages;
 use crate::reading::Reading;
 use crate::records::Kind;
 
-/// Fields that change what a row means: a shape that does not use one of them must not read a row in which it says something.
-const MEANINGFUL: [&str; 21] = [
+/// Fields that are a part of what is asked. A shape that does not use one of them must not read a row in which it says something.
+pub(crate) const ASKED: [&str; 13] = [
     "system",
     "system_prompt",
     "tools",
     "tool_calls",
     "functions",
     "function_call",
-    "weight",
-    "train",
-    "label",
-    "kto_tag",
-    "thumbs",
     "history",
     "images",
     "image",
@@ -31,9 +26,18 @@ const MEANINGFUL: [&str; 21] = [
     "audios",
     "video",
     "videos",
-    "margin",
-    "mask",
+];
+
+/// Fields that say how an answer is judged, or how much of it counts: the same holds for them.
+const JUDGED: [&str; 8] = [
+    "weight",
     "loss_weight",
+    "train",
+    "mask",
+    "label",
+    "kto_tag",
+    "thumbs",
+    "margin",
 ];
 
 /// A row while one shape reads it as records of one kind.
@@ -221,7 +225,8 @@ impl<'a> Reader<'a> {
             if used || is_empty(value) {
                 continue;
             }
-            if MEANINGFUL.contains(&name) && says_something(name, value) {
+            let meaningful = ASKED.contains(&name) || JUDGED.contains(&name);
+            if meaningful && says_something(name, value) {
                 return Err(format!(
                     "field {origin:?} changes what a row means, and a {} cannot honour it: remove the field, or say with --map what it is",
                     self.kind.name()

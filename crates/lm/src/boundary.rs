@@ -2,35 +2,9 @@
 //!
 //! Files are made by anyone, and a crate that reads them may index out of range on one that is damaged.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::sync::Once;
-
-thread_local! {
-    /// Whether this thread is inside [`guarded`], where a panic is an error and prints nothing.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// What `work` gives, or the message of its panic. Whatever `work` was changing must not be used after an error.
+/// What `work` gives, or what is wrong with what it read. Whatever `work` was changing must not be used after an error.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // The hook that prints panics belongs to the process: it is wrapped once, and asks the thread whether to print.
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let print = take_hook();
-        set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                print(info);
-            }
-        }));
-    });
-    let outer = GUARDED.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(outer);
-    result.map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        format!("damaged: {}", text.unwrap_or("its reader panicked"))
-    })
+    rlhf_base::guard::catch(work).map_err(|panic| format!("damaged: {panic}"))
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ impl Display for Plan {
                 f,
                 "  one example, what carries loss in ⟦ ⟧, blanks at edges as ·:"
             )?;
-            let example = marked(&self.example);
+            let example = marked(&abbreviated(&self.example));
             writeln!(f, "    {}", example.replace('\n', "\n    "))?;
         }
         Ok(())
@@ -224,6 +224,22 @@ impl Display for Plan {
 pub fn marked(pieces: &[(String, bool)]) -> String {
     let pieces = pieces.iter().map(|(text, loss)| piece(text, *loss));
     pieces.collect::<String>().replace('\n', "⏎\n")
+}
+
+/// The same pieces, each with at most its first and last 120 characters: where roles and answers meet is what an example shows.
+fn abbreviated(pieces: &[(String, bool)]) -> Vec<(String, bool)> {
+    const EDGE: usize = 120;
+    let abbreviate = |text: &str| {
+        let length = text.chars().count();
+        let Some(hidden) = length.checked_sub(2 * EDGE).filter(|n| *n > EDGE) else {
+            return text.to_owned();
+        };
+        let head: String = text.chars().take(EDGE).collect();
+        let tail: String = text.chars().skip(length - EDGE).collect();
+        format!("{head} […{hidden} characters…] {tail}")
+    };
+    let short = pieces.iter().map(|(text, loss)| (abbreviate(text), *loss));
+    short.collect()
 }
 
 fn piece(text: &str, carries_loss: bool) -> String {
@@ -406,6 +422,18 @@ mod tests {
     ⟦A fox.⟧·[end]
 ";
         assert_eq!(plan.to_string(), expected);
+    }
+
+    #[test]
+    fn a_long_piece_of_an_example_keeps_its_edges() {
+        let long = format!("a{}z", "é".repeat(998));
+        let pieces = [(long, false), ("b".repeat(360), true)];
+        let [(long, _), (short, loss)] = &abbreviated(&pieces)[..] else {
+            panic!("two pieces stay two");
+        };
+        let edge = "é".repeat(119);
+        assert_eq!(*long, format!("a{edge} […760 characters…] {edge}z"));
+        assert_eq!((short.len(), *loss), (360, true));
     }
 
     #[test]

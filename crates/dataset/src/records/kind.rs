@@ -47,7 +47,7 @@ impl Kind {
     /// What a row of this kind must have, for messages.
     pub fn needs(self) -> &'static str {
         match self {
-            Kind::Text => "a text needs text",
+            Kind::Text => "a text needs a field \"text\"",
             Kind::Demonstration => "a demonstration needs prompt and completion, or messages",
             Kind::Prompt => "a prompt needs prompt",
             Kind::Pair => "a pair needs chosen and rejected",

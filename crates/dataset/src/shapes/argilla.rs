@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::outcome::{Outcome, named, record};
 use super::several::{Order, ranking};
-use super::{Read, Shape, answers, prompt};
+use super::{Read, Shape, answers, prompt, two_answers};
 use crate::fields::{Fields, finite};
 use crate::reader::Reader;
 use crate::records::{Feedback, Kind, Rating};
@@ -83,24 +83,18 @@ fn question(row: &Reader<'_>) -> Result<String, String> {
 
 /// The answers that a record holds, in the order of its fields.
 fn answer_fields(fields: &Fields) -> Vec<&'static str> {
-    const NAMES: [&str; 13] = [
-        "response_a",
-        "response_b",
-        "response_0",
-        "response_1",
-        "response_2",
-        "response_3",
-        "response1",
-        "response2",
+    const MORE: [&str; 5] = [
         "chosen",
         "rejected",
-        "answer_a",
-        "answer_b",
         "generation",
+        "response_2",
+        "response_3",
     ];
-    let known = NAMES.into_iter().chain(answers::NAMES);
-    known
-        .filter(|name| fields.get(name).is_some_and(Value::is_string))
+    let sides = two_answers::sides().flat_map(|(first, second)| [first, second]);
+    let known: Vec<&'static str> = sides.chain(MORE).chain(answers::NAMES).collect();
+    let texts = fields.iter().filter(|(_, value)| value.is_string());
+    texts
+        .filter_map(|(name, _)| known.iter().copied().find(|known| *known == name))
         .collect()
 }
 

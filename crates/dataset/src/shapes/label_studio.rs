@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::outcome::{Outcome, named, record};
-use super::{Read, Shape, prompt};
+use super::rating::answered;
+use super::{Read, Shape, answers, prompt, two_answers};
 use crate::fields::{Fields, finite};
-use crate::messages::text;
 use crate::reader::Reader;
 use crate::records::{Feedback, Kind, Rating};
 
@@ -64,17 +64,8 @@ pub(super) const FLAT: Shape = Shape {
 };
 
 /// The names of the two answers of a task.
-const ANSWERS: [(&str, &str); 6] = [
-    ("answer1", "answer2"),
-    ("answer_1", "answer_2"),
-    ("response1", "response2"),
-    ("response_1", "response_2"),
-    ("answer_a", "answer_b"),
-    ("response_a", "response_b"),
-];
-
 fn pair_of_answers(fields: &Fields) -> Option<(&'static str, &'static str)> {
-    ANSWERS.into_iter().find(|(a, b)| fields.has_all(&[a, b]))
+    two_answers::sides().find(|(a, b)| fields.has_all(&[a, b]))
 }
 
 /// The field that says left or right.
@@ -104,19 +95,19 @@ fn judgement(task: &Reader<'_>, values: &[&Value]) -> Result<Feedback, String> {
         return record(task, asked, answers, outcome);
     }
     let rating = values.iter().find_map(|value| finite(value.get("rating")?));
-    let answer = super::answers::one(task)?;
+    let answer = answers::one(task)?;
     match (rating, answer) {
-        (Some(rating), Some(name)) => Ok(Feedback::Rating(Rating {
-            prompt: prompt::find(task)?.unwrap_or_else(|| "".into()),
-            response: text(name, task.value("response", name)?)?,
-            rating,
-            source: None,
-            id: None,
-        })),
-        _ => Err(format!(
-            "the task holds no two answers that are known ({}), and no answer with a rating",
-            ANSWERS.map(|(a, b)| format!("{a} and {b}")).join(", ")
-        )),
+        (Some(rating), Some(name)) => {
+            let (prompt, response) = answered(task, name)?;
+            Ok(Feedback::Rating(Rating {
+                prompt,
+                response,
+                rating,
+                source: None,
+                id: None,
+            }))
+        }
+        _ => Err("the task holds neither two answers that are known (such as answer1 and answer2, response_a and response_b) nor an answer with a rating: give its fields such names".to_owned()),
     }
 }
 

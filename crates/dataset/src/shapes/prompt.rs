@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{Read, Shape, unknown};
 use crate::fields::Fields;
 use crate::messages::{as_chat, is_conversation, tools, with_tools};
-use crate::reader::Reader;
+use crate::reader::{ASKED, Reader};
 use crate::records::{Kind, Prompt};
 
 pub(super) const SHAPE: Shape = Shape {
@@ -53,23 +53,6 @@ fn read(row: &Reader<'_>) -> Result<Prompt, String> {
     Ok(with(row, prompt))
 }
 
-/// Fields that are a part of what is asked.
-const CHANGE_THE_QUESTION: [&str; 13] = [
-    "system",
-    "system_prompt",
-    "tools",
-    "tool_calls",
-    "functions",
-    "function_call",
-    "history",
-    "images",
-    "image",
-    "audio",
-    "audios",
-    "video",
-    "videos",
-];
-
 /// The record of a row whose prompt is `prompt`, wherever in the row it stood.
 pub(super) fn with(row: &Reader<'_>, prompt: Text) -> Prompt {
     let (source, id) = (row.label("source"), row.label("id"));
@@ -77,9 +60,7 @@ pub(super) fn with(row: &Reader<'_>, prompt: Text) -> Prompt {
     let rest = row.fields.iter().filter(|(name, _)| !own.contains(name));
     let rest: Map<String, Value> = rest.map(|(k, v)| (k.to_owned(), v.clone())).collect();
     // What would change the question is not for a reward command alone: the reader refuses it.
-    let kept = rest
-        .keys()
-        .filter(|name| !CHANGE_THE_QUESTION.contains(&name.as_str()));
+    let kept = rest.keys().filter(|name| !ASKED.contains(&name.as_str()));
     kept.for_each(|name| row.take("for reward commands", name));
     Prompt {
         prompt,

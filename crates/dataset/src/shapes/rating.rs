@@ -21,14 +21,7 @@ pub(super) const SHAPE: Shape = Shape {
             None => "response",
         };
         let field = rating_field(row)?;
-        let (prompt, response) = answered(row, answer)?;
-        Ok(vec![Feedback::Rating(Rating {
-            prompt,
-            response,
-            rating: row.number("rating", field)?,
-            source: row.label("source"),
-            id: row.label("id"),
-        })])
+        rated(row, answer, field)
     }),
 };
 
@@ -53,16 +46,24 @@ pub(super) const HELPSTEER: Shape = Shape {
             None => ASPECTS[0],
             Some(asked) => chosen(row.fields, asked, &ASPECTS)?,
         };
-        let (prompt, response) = answered(row, "response")?;
-        Ok(vec![Feedback::Rating(Rating {
-            prompt,
-            response,
-            rating: row.number("rating", field)?,
-            source: row.label("source"),
-            id: row.label("id"),
-        })])
+        rated(row, "response", field)
     }),
 };
+
+fn rated(
+    row: &Reader<'_>,
+    answer: &'static str,
+    field: &'static str,
+) -> Result<Vec<Feedback>, String> {
+    let (prompt, response) = answered(row, answer)?;
+    Ok(vec![Feedback::Rating(Rating {
+        prompt,
+        response,
+        rating: row.number("rating", field)?,
+        source: row.label("source"),
+        id: row.label("id"),
+    })])
+}
 
 /// The prompt, empty if there is none, and the answer without it.
 pub(super) fn answered(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Record, SHAPES, oasst};
+use super::{Record, oasst};
 use crate::containers::{Rows, StoredRow};
 use crate::field_map::FieldMap;
 use crate::fields::Fields;
@@ -1068,11 +1068,4 @@ fn a_flat_file_of_messages_becomes_its_trees() {
         })
         .collect();
     assert!(oasst::gather(rows(&chain)).count() > 1);
-}
-
-#[test]
-fn every_shape_has_a_name_and_an_example_of_known_fields() {
-    for shape in &SHAPES {
-        assert!(!shape.name.is_empty() && !shape.example.is_empty());
-    }
 }

@@ -186,6 +186,11 @@ const fn generic(first: &'static str, second: &'static str) -> Form {
     }
 }
 
+/// The names of the two answers in every form.
+pub(super) fn sides() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FORMS.iter().map(|form| (form.first, form.second))
+}
+
 fn form(fields: &Fields) -> Option<&'static Form> {
     FORMS.iter().find(|form| {
         let says = form.outcomes.iter().any(|name| fields.has(name));
