@@ -181,10 +181,13 @@ impl Notes {
         match tokenizer {
             Some(tokenizer) => self.texts.told(tokenizer),
             None if self.glued == 0 => Vec::new(),
-            None => vec![format!(
-                "in {} rows nothing stands between prompt and answer, such as {:?}: a model without a chat template reads them as one",
-                self.glued, self.example
-            )],
+            None => {
+                let rows = if self.glued == 1 { "row" } else { "rows" };
+                vec![format!(
+                    "in {} {rows} nothing stands between prompt and answer, such as {:?}: a model without a chat template reads them as one",
+                    self.glued, self.example
+                )]
+            }
         }
     }
 }
