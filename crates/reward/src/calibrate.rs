@@ -2,9 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rlhf_lm::{Calibration, Probe};
-use rlhf_train::statistics;
-
-use crate::items::Item;
+use rlhf_train::{feedback::Item, statistics};
 
 /// Number of rows that become probes.
 const PROBED: usize = 4;

@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlhf_train::Training;
-
-use crate::loss::Ties;
+use rlhf_train::{Training, feedback::Ties};
 
 rlhf_train::settings! {
     /// Settings of `rlhf reward`.

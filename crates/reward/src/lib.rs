@@ -4,32 +4,27 @@
 //! did. Read in this order:
 //!
 //! 1. [`loss`](comparison_loss): one formula per kind of feedback,
-//! 2. `items`: how K responses share one prompt in a packed batch,
+//! 2. [`Batch`]: how K responses share one prompt in a packed batch,
 //! 3. `train.rs`: the loop,
-//! 4. [`report`]: what the model got right, beside what length alone would have,
+//! 4. [`report`](rlhf_train::feedback::report()): what the model got right, beside what length alone would have,
 //! 5. [`calibrate()`]: the scale of its scores,
 //! 6. [`Reward`]: what the stage reads.
 
 mod calibrate;
 mod captions;
 mod config;
-mod eval;
-mod items;
 mod loss;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
+mod scores;
 mod stage;
 mod train;
 
 pub use calibrate::calibrate;
 pub use captions::CAPTIONS;
 pub use config::Config;
-pub use eval::{CalibrationBin, Counts, Report, Share, raw_scores, report};
-pub use items::{Batch, Item, Items, Judgement, split_by_prompt};
-pub use loss::{
-    Comparison, Ties, best_of_loss, centering_loss, comparison_loss, ranking_comparisons,
-    rating_loss, thumbs_loss,
-};
+pub use loss::{best_of_loss, centering_loss, comparison_loss, rating_loss, thumbs_loss};
+pub use scores::{Batch, raw_scores};
 pub use stage::Reward;
 pub use train::Outcome;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Feedback, Reading};
 use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
+use rlhf_train::feedback::{Counts, Item, Items, Judgement, split_by_prompt};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
     read_and_tell, row_limit, statistics, tell_skipped,
@@ -15,8 +16,6 @@ use serde_json::{Map, Value};
 
 use crate::captions::CAPTIONS;
 use crate::config::Config;
-use crate::eval::Counts;
-use crate::items::{Item, Items, Judgement, split_by_prompt};
 use crate::train::RewardModelling;
 
 /// `rlhf reward`.

@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
+use rlhf_train::feedback::{
+    Counts, Item, Judgement, Report, Ties, ranking_comparisons, report, split_vote,
+};
 use rlhf_train::{
     Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
     Progress, RunDir, Session, Summary, check_finite, check_update,
@@ -14,12 +17,8 @@ use serde_json::{Map, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
-use crate::eval::{Counts, Report, raw_scores, report};
-use crate::items::{Batch, Item, Judgement};
-use crate::loss::{
-    Ties, best_of_loss, centering_loss, comparison_loss, ranking_comparisons, rating_loss,
-    split_vote, thumbs_loss,
-};
+use crate::loss::{best_of_loss, centering_loss, comparison_loss, rating_loss, thumbs_loss};
+use crate::scores::{Batch, raw_scores};
 
 /// The result of a finished run.
 #[derive(Clone, Debug, serde::Serialize)]

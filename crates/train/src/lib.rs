@@ -6,6 +6,7 @@
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
 //! - [`LossMonitor`]: what shows that a run learns nothing;
+//! - [`feedback`]: human judgements in tokens, and how well scores agree with them;
 //! - [`statistics`]: the numbers in reports.
 //!
 //! A [`Session`] is what a stage is given besides its own settings.
@@ -18,6 +19,7 @@ mod divergence;
 mod durable;
 mod error;
 mod events;
+pub mod feedback;
 mod growing;
 mod interrupt;
 mod jsonl;

@@ -9,8 +9,9 @@ use rlhf_dataset::{Feedback, Loaded, Placed, Row};
 use rlhf_lm::{
     Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel, Weights,
 };
-use rlhf_reward::{Counts, Items};
+
 use rlhf_sft::{Rows, mean_loss};
+use rlhf_train::feedback::{self, Counts, Items};
 use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
 use serde_json::json;
 
@@ -173,7 +174,7 @@ fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<(
     let micro_batch_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical.rows, None);
     let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens)?;
-    let report = rlhf_reward::report(&items.items, &scores, counts);
+    let report = feedback::report(&items.items, &scores, counts);
     let scale = match args.calibrate {
         true => Some(calibrate(folder, &model, &items, &scores)?),
         false => None,

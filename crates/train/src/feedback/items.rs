@@ -1,11 +1,11 @@
 //! Human feedback as token sequences with a judgement.
 
 use anyhow::{Result, bail};
-use candle_core::{Device, Tensor};
 use rlhf_base::Text;
 use rlhf_dataset::{Feedback, Pair, Placed, Tolerance, hold_out};
-use rlhf_lm::{Packed, Packer, TextNotes, Tokenizer};
-use rlhf_train::Counted;
+use rlhf_lm::{TextNotes, Tokenizer};
+
+use crate::Counted;
 
 /// What the human said about the responses of one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +52,7 @@ impl Item {
     }
 
     /// One rank per response where responses are compared: what is not the best shares the second rank.
-    pub(crate) fn ranks(&self) -> Vec<f64> {
+    pub fn ranks(&self) -> Vec<f64> {
         match &self.judgement {
             Judgement::Ranks { ranks, .. } => ranks.clone(),
             Judgement::Best(best) => (0..self.responses.len())
@@ -63,7 +63,7 @@ impl Item {
     }
 
     /// The key of the hold-out split: the prompt, or for texts without a prompt the responses.
-    pub(crate) fn subject(&self) -> (&[u32], &[Vec<u32>]) {
+    pub fn subject(&self) -> (&[u32], &[Vec<u32>]) {
         match self.texts.0.is_empty() {
             true => (&self.prompt, &self.responses),
             false => (&self.prompt, &[]),
@@ -203,32 +203,6 @@ pub fn split_by_prompt(items: Vec<Item>, fraction: f64) -> Result<(Vec<Item>, Ve
         let (prompt, responses) = item.subject();
         (prompt.to_vec(), responses.to_vec())
     })?)
-}
-
-/// A micro-batch: prompts once, responses after them, and the row of each response's last token.
-pub struct Batch {
-    /// Prompts and responses, end to end.
-    pub packed: Packed,
-    /// `[R]` u32: the hidden row where each response is scored, in order.
-    pub last: Tensor,
-}
-
-impl Batch {
-    /// Packs `items`; response j of item i is entry `Σ_{k<i} responses(k) + j` of the scores.
-    pub fn pack(items: &[&Item], device: &Device) -> Result<Self> {
-        let mut packer = Packer::new();
-        let mut last = Vec::new();
-        for item in items {
-            let prompt = packer.prefix(&item.prompt);
-            for response in &item.responses {
-                last.push((packer.continuation(prompt, response).end - 1) as u32);
-            }
-        }
-        Ok(Self {
-            packed: packer.finish(device)?,
-            last: Tensor::new(last, device)?,
-        })
-    }
 }
 
 #[cfg(test)]

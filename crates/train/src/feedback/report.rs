@@ -1,43 +1,15 @@
-//! How well a reward model predicts held-out feedback, beside how well length alone would.
+//! How well scores predict held-out feedback, beside how well length alone would: those of a reward model, or the implicit rewards of a
+//! policy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
 
-use anyhow::Result;
 use rlhf_dataset::count_shared;
-use rlhf_dataset::order::micro_batches;
-use rlhf_lm::ScalarModel;
-use rlhf_train::statistics;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::items::{Batch, Item, Judgement};
-
-/// Scores of every response of every item, before calibration.
-///
-/// `model` should record no graph (built over a frozen view of its parameters).
-pub fn raw_scores(
-    model: &ScalarModel,
-    items: &[Item],
-    micro_batch_tokens: usize,
-) -> Result<Vec<Vec<f64>>> {
-    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
-    let mut all = Vec::with_capacity(items.len());
-    for micro in micro_batches(&lengths, micro_batch_tokens) {
-        let part: Vec<&Item> = items[micro].iter().collect();
-        let batch = Batch::pack(&part, model.device())?;
-        let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;
-        let scores = rlhf_ops::read_to_host(&model.scores(&hidden)?)?;
-        let mut scores = scores.into_iter().map(f64::from);
-        all.extend(part.iter().map(|item| {
-            scores
-                .by_ref()
-                .take(item.responses.len())
-                .collect::<Vec<_>>()
-        }));
-    }
-    Ok(all)
-}
+use super::items::{Item, Judgement};
+use crate::statistics;
 
 /// A share with its 95 % interval ([`statistics::grouped_wilson_interval`], a prompt a group) and the number of comparisons behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -78,7 +50,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Of held-out items; `identical` as [`Items`](crate::Items) counted them, `trained` the items of the training set if they are known.
+    /// Of held-out items; `identical` as [`Items`](super::Items) counted them, `trained` the items of the training set if they are known.
     pub fn of(held_out: &[Item], identical: usize, trained: Option<&[Item]>) -> Self {
         let known = |trained: &[Item]| {
             count_shared(
@@ -95,7 +67,7 @@ impl Counts {
     }
 }
 
-/// The report on a reward model; fields that the data has nothing to say about are absent.
+/// The report on scores; fields that the data has nothing to say about are absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Counts of the data.
@@ -142,7 +114,7 @@ struct Seen {
     longer_by: i64,
 }
 
-/// What the [`raw_scores`] of `items` say of the model.
+/// What `scores`, one for each response of `items`, say of the model that gave them.
 pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts) -> Report {
     let mut seen = Vec::new();
     let mut prompts = HashMap::new();

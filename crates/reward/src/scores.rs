@@ -1,0 +1,59 @@
+//! Scores of responses: every prompt once, every response read at its last token.
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use rlhf_dataset::order::micro_batches;
+use rlhf_lm::{Packed, Packer, ScalarModel};
+use rlhf_train::feedback::Item;
+
+/// A micro-batch: prompts once, responses after them, and the row of each response's last token.
+pub struct Batch {
+    /// Prompts and responses, end to end.
+    pub packed: Packed,
+    /// `[R]` u32: the hidden row where each response is scored, in order.
+    pub last: Tensor,
+}
+
+impl Batch {
+    /// Packs `items`; response j of item i is entry `Σ_{k<i} responses(k) + j` of the scores.
+    pub fn pack(items: &[&Item], device: &Device) -> Result<Self> {
+        let mut packer = Packer::new();
+        let mut last = Vec::new();
+        for item in items {
+            let prompt = packer.prefix(&item.prompt);
+            for response in &item.responses {
+                last.push((packer.continuation(prompt, response).end - 1) as u32);
+            }
+        }
+        Ok(Self {
+            packed: packer.finish(device)?,
+            last: Tensor::new(last, device)?,
+        })
+    }
+}
+
+/// Scores of every response of every item, before calibration.
+///
+/// `model` should record no graph (built over a frozen view of its parameters).
+pub fn raw_scores(
+    model: &ScalarModel,
+    items: &[Item],
+    micro_batch_tokens: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+    let mut all = Vec::with_capacity(items.len());
+    for micro in micro_batches(&lengths, micro_batch_tokens) {
+        let part: Vec<&Item> = items[micro].iter().collect();
+        let batch = Batch::pack(&part, model.device())?;
+        let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;
+        let scores = rlhf_ops::read_to_host(&model.scores(&hidden)?)?;
+        let mut scores = scores.into_iter().map(f64::from);
+        all.extend(part.iter().map(|item| {
+            scores
+                .by_ref()
+                .take(item.responses.len())
+                .collect::<Vec<_>>()
+        }));
+    }
+    Ok(all)
+}
