@@ -15,6 +15,7 @@ pub(crate) static STAGES: &[&dyn AnyStage] = &[
     &Of::<rlhf_sft::Pretrain>::STAGE,
     &Of::<rlhf_sft::Sft>::STAGE,
     &Of::<rlhf_reward::Reward>::STAGE,
+    &Of::<rlhf_dpo::Dpo>::STAGE,
     &Of::<rlhf_ppo::Ppo>::STAGE,
 ];
 

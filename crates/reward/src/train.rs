@@ -6,9 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
-use rlhf_train::feedback::{
-    Counts, Item, Judgement, Report, Ties, ranking_comparisons, report, split_vote,
-};
+use rlhf_train::feedback::{Counts, Item, Judgement, Report, report};
 use rlhf_train::{
     Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
     Progress, RunDir, Session, Summary, check_finite, check_update,
@@ -265,27 +263,14 @@ fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) 
     let (mut ratings, mut thumbs) = (Vec::new(), Vec::new());
     let mut first = 0;
     for item in items {
+        let terms = item.comparisons(first, config.ties, share);
+        centred.extend_from_slice(&terms);
         match &item.judgement {
-            Judgement::Ranks {
-                ranks,
-                margin,
-                preference,
-            } => {
-                let mut terms = ranking_comparisons(ranks, first, config.ties, share);
-                for term in &mut terms {
-                    term.margin = *margin as f32;
-                }
-                if *preference < 1.0 {
-                    terms = split_vote(&terms, *preference as f32);
-                }
-                centred.extend_from_slice(&terms);
-                comparisons.extend(terms);
-            }
+            Judgement::Ranks { .. } => comparisons.extend(terms),
             Judgement::Best(best) => {
                 let own = scores.narrow(0, first, item.responses.len())?;
                 let one = best_of_loss(&own, *best, config.label_smoothing)?;
                 loss = (loss + (one * f64::from(share))?)?;
-                centred.extend(ranking_comparisons(&item.ranks(), first, Ties::Skip, share));
             }
             Judgement::Rating(rating) => ratings.push((first as u32, *rating as f32)),
             Judgement::Thumbs(up) => thumbs.push((first as u32, f32::from(u8::from(*up)))),
@@ -337,6 +322,7 @@ fn card(
 mod tests {
     use super::*;
     use rlhf_base::Text;
+    use rlhf_train::feedback::Ties;
 
     /// A pair with a margin, a ranking with a tie, a choice of the best, a rating and a thumb down, with their scores.
     fn one_of_each() -> (Vec<Item>, Tensor) {

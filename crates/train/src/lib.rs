@@ -23,6 +23,7 @@ pub mod feedback;
 mod growing;
 mod interrupt;
 mod jsonl;
+mod kept;
 mod lock;
 mod loss_monitor;
 mod metrics;

@@ -20,9 +20,10 @@ const INPUTS: &str = "inputs.json";
 const FINAL: &str = "final";
 const FINISHED: &str = "finished";
 const SKIPPED: &str = "skipped";
+const REFERENCE: &str = "reference.safetensors";
 
 /// Everything a run writes, in the order in which `--overwrite` removes it: the mark that says "finished" goes first.
-const CONTENT: [&str; 9] = [
+const CONTENT: [&str; 10] = [
     FINISHED,
     FINAL,
     CHECKPOINTS,
@@ -30,6 +31,7 @@ const CONTENT: [&str; 9] = [
     TIMINGS,
     SAMPLES,
     SKIPPED,
+    REFERENCE,
     CONFIG,
     INPUTS,
 ];
@@ -52,6 +54,7 @@ pub enum OnExisting {
 /// inputs.json     what it was made from          final/                     the trained model
 /// metrics.jsonl   see `Metrics`                  finished                   the fingerprint of what was run
 /// samples.jsonl   what the model said            skipped/                   batches that no step was made of
+/// reference.safetensors                          numbers of a frozen reference, computed once
 /// ```
 ///
 /// A run that ends before its first step, by an error or a panic, leaves nothing: dropping the value removes what it wrote and the
@@ -176,6 +179,11 @@ impl RunDir {
     /// Appends one object to `samples.jsonl`.
     pub fn append_sample(&self, sample: &impl Serialize) -> Result<()> {
         JsonLines::append_to(&self.path.join(SAMPLES))?.append(sample)
+    }
+
+    /// Where numbers of a frozen reference are kept.
+    pub(crate) fn reference(&self) -> PathBuf {
+        self.path.join(REFERENCE)
     }
 
     /// Where batches are kept that no step was made of.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::items::{Item, Judgement};
+
 /// What a tied pair of a ranking contributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -11,6 +13,31 @@ pub enum Ties {
     Half,
     /// Nothing.
     Skip,
+}
+
+impl Item {
+    /// What its judgement compares, weighted so that it contributes `weight` in all; `first` is the index of its first response's
+    /// score. A ranking compares all its pairs, a choice of the best the best with each of the others; ratings and thumbs compare
+    /// nothing.
+    pub fn comparisons(&self, first: usize, ties: Ties, weight: f32) -> Vec<Comparison> {
+        let ranks = self.ranks();
+        match &self.judgement {
+            Judgement::Ranks {
+                margin, preference, ..
+            } => {
+                let mut terms = ranking_comparisons(&ranks, first, ties, weight);
+                for term in &mut terms {
+                    term.margin = *margin as f32;
+                }
+                match *preference < 1.0 {
+                    true => split_vote(&terms, *preference as f32),
+                    false => terms,
+                }
+            }
+            Judgement::Best(_) => ranking_comparisons(&ranks, first, Ties::Skip, weight),
+            Judgement::Rating(_) | Judgement::Thumbs(_) => Vec::new(),
+        }
+    }
 }
 
 /// "`winner` beats `loser`", as one weighted term of the loss; the numbers index the score vector.

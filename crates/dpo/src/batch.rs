@@ -1,0 +1,82 @@
+//! Responses packed behind their prompts, and log π(y|x) of each.
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use rlhf_dataset::order::micro_batches;
+use rlhf_lm::{CausalLm, Packed, Packer};
+use rlhf_train::feedback::Item;
+
+/// A micro-batch: prompts once, the responses to each behind it.
+pub struct Batch {
+    packed: Packed,
+    /// `[N]` u32: the hidden row that predicts each response token.
+    rows: Tensor,
+    /// `[N]` u32: the response tokens.
+    targets: Tensor,
+    /// `[N]` u32: the response that each token belongs to.
+    owners: Tensor,
+    /// Tokens of each response.
+    lengths: Vec<usize>,
+}
+
+impl Batch {
+    /// Packs `items`; response j of item i is response `Σ_{k<i} responses(k) + j` of the batch.
+    pub fn pack(items: &[&Item], device: &Device) -> Result<Self> {
+        let mut packer = Packer::new();
+        let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lengths = Vec::new();
+        for item in items {
+            let prompt = packer.prefix(&item.prompt);
+            for response in &item.responses {
+                let own = packer.continuation(prompt, response);
+                // y_1 is predicted by the prompt's last row, y_t by the row of y_{t−1}.
+                rows.push(packer.prefix_rows(prompt).end as u32 - 1);
+                rows.extend((own.start..own.end - 1).map(|row| row as u32));
+                targets.extend_from_slice(response);
+                owners.extend(std::iter::repeat_n(lengths.len() as u32, response.len()));
+                lengths.push(response.len());
+            }
+        }
+        Ok(Self {
+            packed: packer.finish(device)?,
+            rows: Tensor::new(rows, device)?,
+            targets: Tensor::new(targets, device)?,
+            owners: Tensor::new(owners, device)?,
+            lengths,
+        })
+    }
+
+    /// `log π(y|x) = Σ_t log π(y_t|x, y_<t)` of every response, `[R]` f32; the mean over its tokens instead of their sum if
+    /// `normalise`.
+    pub fn logprobs(&self, model: &CausalLm, normalise: bool) -> Result<Tensor> {
+        let hidden = rlhf_ops::embedding(&self.rows, &model.hidden(&self.packed)?)?;
+        let tokens = model.logprobs(&hidden, &self.targets, 1.0)?.logprobs;
+        let (responses, device) = (self.lengths.len(), model.device());
+        let sums = Tensor::zeros(responses, DType::F32, device)?;
+        let sums = sums.index_add(&self.owners, &tokens.to_dtype(DType::F32)?, 0)?;
+        if !normalise {
+            return Ok(sums);
+        }
+        let lengths: Vec<f32> = self.lengths.iter().map(|n| *n as f32).collect();
+        Ok((sums / Tensor::new(lengths, device)?)?)
+    }
+}
+
+/// log π(y|x) of every response of every item, without a graph, `micro_batch_tokens` tokens a forward pass.
+///
+/// `model` should record no graph (built over a frozen view of its parameters).
+pub fn response_logprobs(
+    model: &CausalLm,
+    items: &[Item],
+    normalise: bool,
+    micro_batch_tokens: usize,
+) -> Result<Vec<f32>> {
+    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+    let mut all = Vec::new();
+    for micro in micro_batches(&lengths, micro_batch_tokens) {
+        let part: Vec<&Item> = items[micro].iter().collect();
+        let batch = Batch::pack(&part, model.device())?;
+        all.extend(rlhf_ops::read_to_host(&batch.logprobs(model, normalise)?)?);
+    }
+    Ok(all)
+}

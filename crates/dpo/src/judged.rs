@@ -1,0 +1,187 @@
+//! Feedback that is to be learnt from, and what of it a loss cannot learn from.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use rlhf_base::Text;
+use rlhf_dataset::{Feedback, Kind, Loaded, Placed, Reading};
+use rlhf_lm::Tokenizer;
+use rlhf_train::feedback::{Item, Items, Judgement};
+use rlhf_train::{read_and_tell, tell_skipped};
+
+use crate::config::Config;
+use crate::loss::Loss;
+
+/// Prompts with judged responses, and for `kto` the same prompts with responses to others.
+#[derive(Default)]
+pub(crate) struct Judged {
+    pub(crate) items: Vec<Item>,
+    /// Of each item its prompt with the responses of the next item that has another prompt; empty but for `kto`.
+    pub(crate) mismatched: Vec<Item>,
+}
+
+/// Reads feedback and tokenises it. A row whose judgement the loss cannot use is a bad row.
+pub(crate) fn read(
+    config: &Config,
+    files: &[PathBuf],
+    reading: &Reading,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+) -> Result<Items> {
+    let Loaded {
+        rows,
+        mut tolerance,
+        ..
+    } = read_and_tell::<Feedback>(files, reading)?;
+    let mut usable = Vec::with_capacity(rows.len());
+    for Placed { record, place } in rows {
+        let record = tolerance.keep(&place, usable_by(config.loss, record))?;
+        usable.extend(record.map(|record| Placed { record, place }));
+    }
+    let items = Items::from_feedback(
+        tokenizer,
+        &usable,
+        max_length,
+        config.margin_per_strength,
+        &mut tolerance,
+    )?;
+    tell_skipped(&tolerance);
+    Ok(items)
+}
+
+/// `record` if `loss` can learn from it, or why not.
+fn usable_by(loss: Loss, record: Feedback) -> Result<Feedback, String> {
+    let name = loss.name();
+    match (&record, loss) {
+        (Feedback::Rating(_), _) => Err(format!(
+            "a {} says neither which of two answers is better nor whether one is good; a reward model learns from it (`rlhf reward`)",
+            Kind::Rating.name()
+        )),
+        (Feedback::Thumbs(_), Loss::Kto) => Ok(record),
+        (Feedback::Thumbs(_), _) => Err(format!(
+            "a {} judges one answer by itself, and dpo.loss = \"{name}\" compares two: set dpo.loss to \"kto\"",
+            Kind::Thumbs.name()
+        )),
+        (Feedback::Ranking(ranking), Loss::Kto) if ranking.responses.len() > 2 => Err(format!(
+            "a ranking of {} answers does not say which of them are good, as dpo.loss = \"kto\" needs to know: use another loss",
+            ranking.responses.len()
+        )),
+        (Feedback::Ranking(ranking), Loss::Kto)
+            if ranking.ranks.iter().all(|rank| *rank == ranking.ranks[0]) =>
+        {
+            Err("a tie does not say which answer is good, as dpo.loss = \"kto\" needs to know: use another loss".to_owned())
+        }
+        (Feedback::Pair(pair), Loss::Ipo | Loss::Kto) if pair.margin.is_some_and(|m| m != 0.0) => {
+            Err(format!(
+                "the pair has a margin, and dpo.loss = \"{name}\" knows none: remove the field, or set dpo.loss to \"sigmoid\" or \"hinge\""
+            ))
+        }
+        (Feedback::Pair(pair), Loss::Kto) if pair.preference.is_some_and(|share| share < 1.0) => {
+            Err("the judges of the pair disagree, and dpo.loss = \"kto\" knows no divided votes: set dpo.loss to \"sigmoid\"".to_owned())
+        }
+        _ => Ok(record),
+    }
+}
+
+impl Judged {
+    /// `items`, with what `loss` needs besides.
+    pub(crate) fn new(items: Vec<Item>, loss: Loss) -> Result<Self> {
+        let mismatched = match loss {
+            Loss::Kto => mismatched(&items)?,
+            _ => Vec::new(),
+        };
+        Ok(Self { items, mismatched })
+    }
+}
+
+/// Each item's prompt with the responses of the next item that has another prompt; after the last comes the first.
+fn mismatched(items: &[Item]) -> Result<Vec<Item>> {
+    let n = items.len();
+    let mut all = Vec::with_capacity(n);
+    // The next item with another prompt is the same for a run of equal prompts: it is looked for once.
+    let mut next = 0;
+    for (i, item) in items.iter().enumerate() {
+        let other = |j: &usize| items[j % n].prompt != item.prompt;
+        if next <= i || !other(&next) {
+            let found = (i + 1..i + n).find(other);
+            ensure!(
+                found.is_some(),
+                "dpo.loss = \"kto\" compares an answer with answers to other prompts, and all {n} rows have the same one"
+            );
+            next = found.unwrap_or_default();
+        }
+        all.push(Item {
+            prompt: item.prompt.clone(),
+            responses: items[next % n].responses.clone(),
+            judgement: Judgement::Thumbs(false),
+            source: None,
+            whole: true,
+            texts: (Text::from(""), Vec::new()),
+        });
+    }
+    Ok(all)
+}
+
+/// Whether each response is liked, as `kto` sees it: the better of two, the best of several, a thumb up.
+pub(crate) fn liked(item: &Item) -> Vec<bool> {
+    match &item.judgement {
+        Judgement::Thumbs(up) => vec![*up; item.responses.len()],
+        _ => {
+            let ranks = item.ranks();
+            let best = ranks.iter().copied().fold(f64::INFINITY, f64::min);
+            ranks.iter().map(|rank| *rank == best).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(prompt: u32, response: u32) -> Item {
+        Item {
+            prompt: vec![prompt],
+            responses: vec![vec![response]],
+            judgement: Judgement::Thumbs(true),
+            source: None,
+            whole: true,
+            texts: (Text::from("p"), Vec::new()),
+        }
+    }
+
+    /// By hand: prompts 1, 1, 2, 1 with the answers 10 to 13.
+    #[test]
+    fn a_mismatched_answer_is_that_of_the_next_other_prompt() {
+        let items = [item(1, 10), item(1, 11), item(2, 12), item(1, 13)];
+        let found = mismatched(&items).unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|item| (item.prompt[0], item.responses[0][0]))
+            .collect();
+        assert_eq!(found, [(1, 12), (1, 12), (2, 13), (1, 12)]);
+        let same = [item(1, 10), item(1, 11)];
+        assert!(
+            mismatched(&same)
+                .unwrap_err()
+                .to_string()
+                .contains("all 2 rows")
+        );
+    }
+
+    #[test]
+    fn the_better_of_two_and_the_best_of_several_are_liked() {
+        let of = |judgement, n: usize| Item {
+            responses: vec![vec![1]; n],
+            judgement,
+            ..item(1, 1)
+        };
+        let pair = Judgement::Ranks {
+            ranks: vec![2.0, 1.0],
+            margin: 0.0,
+            preference: 1.0,
+        };
+        assert_eq!(liked(&of(pair, 2)), [false, true]);
+        assert_eq!(liked(&of(Judgement::Best(0), 3)), [true, false, false]);
+        assert_eq!(liked(&of(Judgement::Thumbs(false), 1)), [false]);
+    }
+}
