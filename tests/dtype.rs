@@ -14,7 +14,7 @@ fn metric(folder: &Folder, run: &str, key: &str) -> Vec<f64> {
 
 /// Oracle: the same ten steps in f32, whose arithmetic is held to PyTorch's by crates/train/tests/hf_parity.rs.
 #[test]
-fn ten_steps_of_sft_and_reward_in_half_precision_stay_within_two_per_cent_of_f32() {
+fn ten_steps_of_sft_reward_and_dpo_in_half_precision_stay_within_two_per_cent_of_f32() {
     let folder = Folder::quick();
     folder.tiny_gpt2("base");
     folder.demonstrations("demos.jsonl");
@@ -22,6 +22,7 @@ fn ten_steps_of_sft_and_reward_in_half_precision_stay_within_two_per_cent_of_f32
     for (stage, data) in [
         ("sft", "--data demos.jsonl"),
         ("reward", "--prefs prefs.jsonl"),
+        ("dpo", "--prefs prefs.jsonl"),
     ] {
         for dtype in ["f32", "bf16", "f16"] {
             folder.done(&format!(

@@ -42,6 +42,11 @@ steps = 3
 batch = 4
 lr = 1e-3
 
+[dpo]
+steps = 3
+batch = 4
+lr = 1e-3
+
 [ppo]
 steps = 3
 batch = 4

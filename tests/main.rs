@@ -3,6 +3,7 @@
 
 mod chat;
 mod doctor;
+mod dpo;
 mod dtype;
 mod folder;
 mod fuzz;

@@ -72,6 +72,23 @@ fn an_optimizer_step_reads_from_the_device_once() {
     };
     assert_eq!(reward(5) - reward(2), 3);
 
+    let dpo = |steps| {
+        let config = rlhf_dpo::Config {
+            model: base.clone(),
+            prefs: vec![folder.path("prefs.jsonl")],
+            training: Training {
+                batch: 4,
+                micro_batch_tokens: 16,
+                lr: 1e-3,
+                steps,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        reads::<rlhf_dpo::Dpo>(&folder.path(&format!("dpo-{steps}")), &config)
+    };
+    assert_eq!(dpo(5) - dpo(2), 3);
+
     let ppo = |epochs| {
         let config = rlhf_ppo::Config {
             model: base.clone(),

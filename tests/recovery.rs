@@ -306,6 +306,16 @@ fn reward_training_and_ppo_killed_twenty_times_each_end_with_the_same_bytes() {
 
 #[test]
 #[cfg(unix)]
+fn learning_from_preferences_killed_twenty_times_ends_with_the_same_bytes() {
+    let folder = folder();
+    folder.pairs("prefs.jsonl");
+    let dpo = "dpo --model base --prefs prefs.jsonl --eval-every 5";
+    survives_twenty_kills(&folder, dpo, "dpo");
+    survives_twenty_kills(&folder, &format!("{dpo} --loss kto"), "kto");
+}
+
+#[test]
+#[cfg(unix)]
 fn an_interrupted_run_saves_a_checkpoint_exits_with_130_and_resumes_to_the_same_bytes() {
     let folder = folder();
     let line = "sft --model base --data demos.jsonl --steps 1000 --quiet";
@@ -648,6 +658,7 @@ fn a_model_that_diverges_is_neither_kept_in_a_checkpoint_nor_published() {
             "sft --model base --data demos.jsonl --set sft.eval_fraction=0",
         ),
         ("reward", "reward --model base --prefs prefs.jsonl"),
+        ("dpo", "dpo --model base --prefs prefs.jsonl"),
     ] {
         let out = format!("runs/{stage}");
         let line = format!(

@@ -177,7 +177,7 @@ fn bad_rows_are_tolerated_when_asked_for_and_reported() {
 #[test]
 fn a_share_to_hold_out_that_is_none_is_refused_by_every_stage() {
     let folder = Folder::empty();
-    for stage in ["pretrain", "sft", "reward", "ppo"] {
+    for stage in ["pretrain", "sft", "reward", "dpo", "ppo"] {
         for share in ["1.5", "1", "-0.1", "nan"] {
             let said = folder.refused(&format!("{stage} --eval-fraction={share}"));
             assert!(said.contains(&format!("{stage}.eval_fraction")), "{said}");

@@ -17,6 +17,8 @@ fn the_same_seed_gives_the_same_bytes_with_one_thread_and_with_two() {
         ),
         ("sft --model base --data demos.jsonl", "sft"),
         ("reward --model base --prefs prefs.jsonl", "reward"),
+        ("dpo --model base --prefs prefs.jsonl", "dpo"),
+        ("dpo --model base --prefs prefs.jsonl --loss kto", "kto"),
         (
             "ppo --model base --reward runs/reward-1 --prompts prompts.jsonl",
             "ppo",
@@ -49,6 +51,8 @@ fn recomputed_activations_change_no_byte() {
         ),
         ("sft --model base --data demos.jsonl", "sft"),
         ("reward --model base --prefs prefs.jsonl", "reward"),
+        ("dpo --model base --prefs prefs.jsonl", "dpo"),
+        ("dpo --model base --prefs prefs.jsonl --loss kto", "kto"),
         (
             "ppo --model base --reward runs/reward-kept --prompts prompts.jsonl",
             "ppo",

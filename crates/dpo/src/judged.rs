@@ -84,26 +84,36 @@ fn usable_by(loss: Loss, record: Feedback) -> Result<Feedback, String> {
 }
 
 impl Judged {
-    /// `items`, with what `loss` needs besides.
-    pub(crate) fn new(items: Vec<Item>, loss: Loss) -> Result<Self> {
+    /// `items` to train on, with what `loss` needs besides.
+    pub(crate) fn to_train_on(items: Vec<Item>, loss: Loss) -> Result<Self> {
         let mismatched = match loss {
-            Loss::Kto => mismatched(&items)?,
+            Loss::Kto => mismatched(&items, &items)?,
+            _ => Vec::new(),
+        };
+        Ok(Self { items, mismatched })
+    }
+
+    /// `items` held out; answers to other prompts come from what is trained on, since few are held out.
+    pub(crate) fn held_out(items: Vec<Item>, trained: &[Item], loss: Loss) -> Result<Self> {
+        let mismatched = match loss {
+            Loss::Kto => mismatched(&items, trained)?,
             _ => Vec::new(),
         };
         Ok(Self { items, mismatched })
     }
 }
 
-/// Each item's prompt with the responses of the next item that has another prompt; after the last comes the first.
-fn mismatched(items: &[Item]) -> Result<Vec<Item>> {
-    let n = items.len();
-    let mut all = Vec::with_capacity(n);
+/// The prompt of each of `items` with the responses of an item of `pool` that has another prompt: the next one in order, after the
+/// last the first.
+fn mismatched(items: &[Item], pool: &[Item]) -> Result<Vec<Item>> {
+    let n = pool.len();
+    let mut all = Vec::with_capacity(items.len());
     // The next item with another prompt is the same for a run of equal prompts: it is looked for once.
     let mut next = 0;
     for (i, item) in items.iter().enumerate() {
-        let other = |j: &usize| items[j % n].prompt != item.prompt;
+        let other = |j: &usize| pool[j % n].prompt != item.prompt;
         if next <= i || !other(&next) {
-            let found = (i + 1..i + n).find(other);
+            let found = (i + 1..=i + n).find(other);
             ensure!(
                 found.is_some(),
                 "dpo.loss = \"kto\" compares an answer with answers to other prompts, and all {n} rows have the same one"
@@ -112,7 +122,7 @@ fn mismatched(items: &[Item]) -> Result<Vec<Item>> {
         }
         all.push(Item {
             prompt: item.prompt.clone(),
-            responses: items[next % n].responses.clone(),
+            responses: pool[next % n].responses.clone(),
             judgement: Judgement::Thumbs(false),
             source: None,
             whole: true,
@@ -153,7 +163,7 @@ mod tests {
     #[test]
     fn a_mismatched_answer_is_that_of_the_next_other_prompt() {
         let items = [item(1, 10), item(1, 11), item(2, 12), item(1, 13)];
-        let found = mismatched(&items).unwrap();
+        let found = mismatched(&items, &items).unwrap();
         let found: Vec<_> = found
             .iter()
             .map(|item| (item.prompt[0], item.responses[0][0]))
@@ -161,11 +171,19 @@ mod tests {
         assert_eq!(found, [(1, 12), (1, 12), (2, 13), (1, 12)]);
         let same = [item(1, 10), item(1, 11)];
         assert!(
-            mismatched(&same)
+            mismatched(&same, &same)
                 .unwrap_err()
                 .to_string()
                 .contains("all 2 rows")
         );
+    }
+
+    #[test]
+    fn a_lone_prompt_meets_the_answers_of_the_training_data() {
+        let trained = [item(1, 10), item(2, 11), item(3, 12)];
+        let found = mismatched(&[item(9, 20), item(3, 21)], &trained).unwrap();
+        let responses: Vec<_> = found.iter().map(|item| item.responses[0][0]).collect();
+        assert_eq!(responses, [11, 10]);
     }
 
     #[test]

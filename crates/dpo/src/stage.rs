@@ -143,16 +143,12 @@ impl Stage for Dpo {
             config
                 .training
                 .extent(Self::NAME, items.len(), &model.config, session.recompute)?;
-        let held_out = match held_out.len() {
-            // A lone prompt has no other to be compared with.
-            0 => Judged::default(),
-            _ => Judged::new(held_out, config.loss).context("held-out rows")?,
-        };
+        let held_out = Judged::held_out(held_out, &items, config.loss)?;
         Ok(Box::new(PreferenceLearning {
             config: config.clone(),
             extent,
             model,
-            trained: Judged::new(items, config.loss)?,
+            trained: Judged::to_train_on(items, config.loss)?,
             held_out,
             counts,
             warnings,

@@ -195,7 +195,7 @@ impl Prepared for PreferenceLearning {
             };
 
             let mut gradients = Gradients::new();
-            let mut total = Tensor::zeros(1, DType::F32, &session.device)?;
+            let mut total = Tensor::zeros((), DType::F32, &session.device)?;
             let mut logprobs = Vec::new();
             for micro in micro_batches(&lengths, micro_batch_tokens) {
                 let teaches = batch[micro.clone()]
@@ -209,7 +209,7 @@ impl Prepared for PreferenceLearning {
                 total = (total + loss.detach())?;
                 logprobs.push(now.detach());
             }
-            logprobs.insert(0, total);
+            logprobs.insert(0, total.reshape(1)?);
             let found = Gradients::read(&Tensor::cat(&logprobs, 0)?, &[&gradients])?;
             last_loss = f64::from(found[0]);
             if !checked && batch.iter().any(|item| teaches(config, item)) {

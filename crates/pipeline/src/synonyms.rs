@@ -24,6 +24,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("kl_beta", &["kl_coef"]),
     ("lam", &["lambda"]),
     ("learning_rate", &["lr"]),
+    ("loss_type", &["loss"]),
     ("lr_scheduler", &["schedule"]),
     ("lr_scheduler_type", &["schedule"]),
     ("max_len", &["max_length", "response_length"]),
@@ -87,7 +88,14 @@ mod tests {
             settings.any(|setting| setting.name == name)
         };
         for (i, (word, names)) in SYNONYMS.iter().enumerate() {
-            assert!(!has(word), "{word} is a setting");
+            for section in &sections {
+                let has = |name: &str| section.settings.iter().any(|setting| setting.name == name);
+                let meant = names.iter().any(|name| has(name));
+                assert!(
+                    !(meant && has(word)),
+                    "{word} is a setting beside what it means"
+                );
+            }
             assert!(names.iter().all(|name| has(name)), "{word}: {names:?}");
             assert!(
                 SYNONYMS[..i].iter().all(|(other, _)| other != word),
