@@ -98,6 +98,7 @@ impl Tokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
         growth::check(&tokenizer)?;
+        let largest = largest_id(&tokenizer)?;
 
         let id_of = |name: &str, token: &str| {
             tokenizer.token_to_id(token).ok_or(format!(
@@ -190,7 +191,6 @@ impl Tokenizer {
             }
         }
 
-        let largest = tokenizer.get_vocab(true).into_values().max();
         let template = config
             .get("chat_template")
             .and_then(template_source)
@@ -327,6 +327,20 @@ fn end_of_turn(text: &str, specials: &Specials) -> Option<u32> {
     let token = specials.spelled(after)?;
     let (_, id) = specials.all(after).next()?;
     after.trim_start().starts_with(token).then_some(id)
+}
+
+/// The largest id of the vocabulary; `None` of an empty one. Errors if two tokens have one id: which of them it stands for would be a
+/// matter of chance.
+fn largest_id(tokenizer: &tokenizers::Tokenizer) -> Result<Option<u32>, String> {
+    let vocabulary = tokenizer.get_vocab(true).into_iter();
+    let mut tokens: Vec<(u32, String)> = vocabulary.map(|(token, id)| (id, token)).collect();
+    tokens.sort_unstable();
+    match tokens.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some([(id, one), (_, other)]) => {
+            Err(format!("tokens {one:?} and {other:?} both have id {id}"))
+        }
+        _ => Ok(tokens.last().map(|(id, _)| *id)),
+    }
 }
 
 /// A named token is a string, or an object with its `content`.

@@ -112,6 +112,23 @@ fn a_damaged_tokenizer_is_an_error_that_names_the_file() {
     }
 }
 
+/// Found by fuzzing: saved and read again, such a file became another tokenizer.
+#[test]
+fn two_tokens_with_one_id_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    trained(300, &["<|end|>"]).save(dir.path()).unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    json["model"]["vocab"]["b"] = json["model"]["vocab"]["a"].clone();
+    fs_err::write(&path, json.to_string()).unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("tokens \"a\" and \"b\" both have id"),
+        "{error}"
+    );
+}
+
 fn chat() -> Text {
     Text::from(vec![Message::new("user", "Hi")])
 }
