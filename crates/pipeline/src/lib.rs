@@ -35,6 +35,7 @@ mod settings;
 mod stages;
 mod synonyms;
 mod table;
+mod variants;
 mod wiring;
 
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn check_settings(file: &Path) -> anyhow::Result<()> {
     layers.get::<settings::RunSettings>(settings::RUN)?;
     layers.get::<settings::EvalSettings>(settings::EVAL)?;
     for &stage in stages::STAGES {
-        layers.configure(stage)?.validate()?;
+        layers.configure(&variants::Part::of(stage))?.validate()?;
     }
     Ok(())
 }

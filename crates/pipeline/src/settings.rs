@@ -14,6 +14,7 @@ use crate::exit::usage;
 use crate::flags::derived::toml_or_text;
 use crate::stages::{AnyStage, Configured, STAGES};
 use crate::synonyms::synonym;
+use crate::variants::{self, Part, VARIANTS, Variant};
 
 /// Read from the current folder when it is there.
 pub(crate) const LOCAL_FILE: &str = "rlhf.toml";
@@ -114,6 +115,23 @@ impl Section {
     fn has(&self, key: &str) -> bool {
         self.settings.iter().any(|setting| setting.name == key)
     }
+
+    /// Errors on the first key of `values`, which stand under `[name]` in `origin`, that is no setting.
+    fn knows(
+        &self,
+        origin: &str,
+        name: &str,
+        values: &Table,
+        sections: &[Section],
+    ) -> anyhow::Result<()> {
+        match values.keys().find(|key| !self.has(key)) {
+            Some(key) => Err(usage!(
+                "{origin}: [{name}] has no setting \"{key}\"{}",
+                hint(key, self, sections)
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Every section there is, in the order of the pipeline.
@@ -133,6 +151,8 @@ pub(crate) struct Layers {
     named: Vec<String>,
     /// `[data.map]`.
     map: Option<FieldMap>,
+    /// `[STAGE.variants.NAME]`, in the order of their names.
+    variants: Vec<Variant>,
 }
 
 impl Layers {
@@ -187,17 +207,21 @@ impl Layers {
                     nearest(&name, &names)
                 ));
             };
-            let Value::Table(values) = value else {
+            let Value::Table(mut values) = value else {
                 return Err(usage!(
                     "{origin}: \"{name}\" must be a section: [{name}] and its settings below it"
                 ));
             };
-            if let Some(key) = values.keys().find(|key| !section.has(key)) {
-                return Err(usage!(
-                    "{origin}: [{name}] has no setting \"{key}\"{}",
-                    hint(key, section, &sections)
-                ));
+            let is_stage = STAGES.iter().any(|stage| stage.name() == name);
+            if let Some(table) = is_stage.then(|| values.remove(VARIANTS)).flatten() {
+                let read = variants::read(origin, &name, table, &self.variants)?;
+                for variant in &read {
+                    let of = format!("{name}.{VARIANTS}.{}", variant.name);
+                    section.knows(origin, &of, &variant.settings, &sections)?;
+                }
+                self.lay_over(read);
             }
+            section.knows(origin, &name, &values, &sections)?;
             let merged = self
                 .merged
                 .entry(name.clone())
@@ -205,9 +229,34 @@ impl Layers {
             if let Value::Table(merged) = merged {
                 merged.extend(values);
                 (section.check)(merged).map_err(|error| usage!("{origin}: {name}.{error}"))?;
+                for variant in self.variants.iter().filter(|it| it.stage == name) {
+                    let mut whole = merged.clone();
+                    whole.extend(variant.settings.clone());
+                    (section.check)(&whole).map_err(|error| {
+                        usage!("{origin}: {name}.{VARIANTS}.{}.{error}", variant.name)
+                    })?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Adds `variants`, over those of the same names.
+    fn lay_over(&mut self, variants: Vec<Variant>) {
+        for variant in variants {
+            match self.variants.iter_mut().find(|it| it.name == variant.name) {
+                Some(there) => there.settings.extend(variant.settings),
+                None => self.variants.push(variant),
+            }
+        }
+        self.variants.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
+    /// The stage itself, then its variants.
+    pub(crate) fn parts(&self, stage: &'static dyn AnyStage) -> Vec<Part> {
+        let own = self.variants.iter().filter(|it| it.stage == stage.name());
+        let variants = own.map(|variant| Part::variant(stage, variant));
+        std::iter::once(Part::of(stage)).chain(variants).collect()
     }
 
     /// `SECTION.KEY=VALUE`, the value as TOML; what is no TOML is taken as text.
@@ -251,12 +300,12 @@ impl Layers {
         T::from_table(&self.table(section)).map_err(|error| usage!("{section}.{error}"))
     }
 
-    /// The stage with the settings of its section.
-    pub(crate) fn configure(&self, stage: &dyn AnyStage) -> anyhow::Result<Box<dyn Configured>> {
-        let name = stage.name();
-        stage
-            .configure(&self.table(name))
-            .map_err(|error| usage!("{name}.{error}"))
+    /// The stage with the settings of its section, and of its variant where it is one.
+    pub(crate) fn configure(&self, part: &Part) -> anyhow::Result<Box<dyn Configured>> {
+        let settings = part.over(self.table(part.stage.name()));
+        part.stage
+            .configure(&settings)
+            .map_err(|error| usage!("{}.{error}", part.section()))
     }
 
     /// What the layers say of a section; the map of all sections is that of each that has none of its own.
@@ -399,6 +448,51 @@ mod tests {
     }
 
     #[test]
+    fn a_variant_has_its_own_settings_over_those_of_its_section() {
+        let mut layers = Layers::default();
+        let file = "[ppo]\nsteps = 7\nbatch = 8\n[ppo.variants.rloo]\nadvantage = 'rloo'\nsamples_per_prompt = 2\n[ppo.variants.calm]\nsteps = 3";
+        layers.add("a.toml", file.parse().unwrap()).unwrap();
+        layers.set("ppo.batch=16").unwrap();
+        let ppo = STAGES.iter().find(|stage| stage.name() == "ppo").unwrap();
+        let parts = layers.parts(*ppo);
+        let names: Vec<&str> = parts.iter().map(Part::name).collect();
+        assert_eq!(names, ["ppo", "calm", "rloo"]);
+        let of = |part: &Part, key: &str| layers.configure(part).unwrap().to_table()[key].clone();
+        for (part, steps) in parts.iter().zip([7, 3, 7]) {
+            assert_eq!(of(part, "steps").as_integer(), Some(steps));
+            assert_eq!(of(part, "batch").as_integer(), Some(16));
+        }
+        assert!(parts[2].sets("advantage") && !parts[2].sets("steps"));
+        for (file, part) in [
+            (
+                "[ppo.variants.x]\nadvantag = 'rloo'",
+                "[ppo.variants.x] has no setting \"advantag\"; did you mean \"advantage\"?",
+            ),
+            (
+                "[ppo.variants.x]\nclip = 2",
+                "ppo.variants.x.clip is 2: it must be",
+            ),
+            (
+                "[ppo.variants.sft]\nsteps = 2",
+                "something else in a pipeline is called sft",
+            ),
+            (
+                "[sft.variants.rloo]\nsteps = 2",
+                "something else in a pipeline is called rloo",
+            ),
+            ("[ppo.variants.'a/b']\nsteps = 2", "the name of a folder"),
+            ("[ppo]\nvariants = 2", "[ppo.variants.NAME]"),
+            (
+                "[run.variants.x]\nseed = 2",
+                "[run] has no setting \"variants\"",
+            ),
+        ] {
+            let said = error(layers.clone().add("a.toml", file.parse().unwrap()));
+            assert!(said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
     fn every_configuration_of_the_repository_is_valid() {
         let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
         let mut checked = 0;
@@ -406,7 +500,9 @@ mod tests {
             let path = entry.unwrap().path();
             let layers = Layers::read(Some(&path), &[]).unwrap();
             for &stage in STAGES {
-                layers.configure(stage).unwrap().validate().unwrap();
+                for part in layers.parts(stage) {
+                    layers.configure(&part).unwrap().validate().unwrap();
+                }
             }
             checked += 1;
         }

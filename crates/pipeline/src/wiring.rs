@@ -11,7 +11,8 @@ use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
 use crate::settings::{EVAL, EvalSettings, Layers, RUN, RunSettings};
-use crate::stages::{AnyStage, Configured, STAGES};
+use crate::stages::{Configured, STAGES};
+use crate::variants::Part;
 
 /// A pipeline's settings, and where its stages write.
 pub(crate) struct Wiring {
@@ -38,7 +39,7 @@ impl Wiring {
             run,
             out,
         };
-        if wiring.stages().next().is_none() {
+        if wiring.parts().is_empty() {
             let names = STAGES.iter().map(|stage| format!("[{}]", stage.name()));
             let names: Vec<String> = names.collect();
             return Err(usage!(
@@ -50,15 +51,17 @@ impl Wiring {
         Ok(wiring)
     }
 
-    /// The stages that the file has, in the order of a pipeline.
-    pub(crate) fn stages(&self) -> impl Iterator<Item = &'static dyn AnyStage> {
-        let named = |stage: &&dyn AnyStage| self.names(stage.name());
-        STAGES.iter().copied().filter(named)
+    /// The stages that the file has, in the order of a pipeline, each with its variants behind it.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        let named = STAGES.iter().filter(|stage| self.names(stage.name()));
+        named.flat_map(|stage| self.layers.parts(*stage)).collect()
     }
 
     /// Those of them that make such a model.
-    pub(crate) fn making(&self, makes: Makes) -> impl Iterator<Item = &'static dyn AnyStage> {
-        self.stages().filter(move |stage| stage.makes() == makes)
+    pub(crate) fn making(&self, makes: Makes) -> Vec<Part> {
+        let mut parts = self.parts();
+        parts.retain(|part| part.stage.makes() == makes);
+        parts
     }
 
     /// Whether the pipeline has the stage.
@@ -66,19 +69,19 @@ impl Wiring {
         self.layers.names(stage)
     }
 
-    /// The run directory of a stage.
-    pub(crate) fn folder(&self, stage: &str) -> PathBuf {
-        self.out.join(stage)
+    /// The run directory of a stage, or of a variant.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.out.join(name)
     }
 
-    /// The model that a stage publishes.
-    pub(crate) fn model(&self, stage: &str) -> PathBuf {
-        self.folder(stage).join("final")
+    /// The model that a stage or a variant publishes.
+    pub(crate) fn model(&self, name: &str) -> PathBuf {
+        self.folder(name).join("final")
     }
 
-    /// A stage with its settings. A model that a stage of this pipeline makes comes from there, unless another one is named.
-    pub(crate) fn configured(&self, stage: &dyn AnyStage) -> anyhow::Result<Box<dyn Configured>> {
-        let mut configured = self.layers.configure(stage)?;
+    /// A part with its settings. A model that a stage of this pipeline makes comes from there, unless another one is named.
+    pub(crate) fn configured(&self, part: &Part) -> anyhow::Result<Box<dyn Configured>> {
+        let mut configured = self.layers.configure(part)?;
         for source in configured.sources()? {
             if let Source::Model {
                 setting,
@@ -87,7 +90,8 @@ impl Wiring {
                 ..
             } = source
                 && self.names(made_by)
-                && !self.layers.sets(stage.name(), setting)
+                && !part.sets(setting)
+                && !self.layers.sets(part.stage.name(), setting)
             {
                 *name = self.folder(made_by).display().to_string();
             }
@@ -98,7 +102,11 @@ impl Wiring {
     /// What the models are asked at the end; nothing where no stage makes a model that answers.
     pub(crate) fn questions(&self) -> anyhow::Result<Option<Questions>> {
         let answers = [Makes::Reference, Makes::Policy];
-        if !self.stages().any(|stage| answers.contains(&stage.makes())) {
+        if !self
+            .parts()
+            .iter()
+            .any(|part| answers.contains(&part.stage.makes()))
+        {
             return Ok(None);
         }
         let ppo: rlhf_ppo::Config = self.layers.get("ppo")?;

@@ -18,8 +18,8 @@ use crate::machine::Machine;
 use crate::output::{print, print_result};
 use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings};
-use crate::stages::AnyStage;
 use crate::table::Evaluation;
+use crate::variants::Part;
 use crate::wiring::Wiring;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
@@ -82,8 +82,8 @@ impl Pipeline<'_> {
             self.refuse_changed_settings()?;
         }
         let mut ran = false;
-        for stage in self.wiring.stages() {
-            ran |= self.stage(stage, ran)?;
+        for part in &self.wiring.parts() {
+            ran |= self.part(part, ran)?;
         }
         let Some(questions) = questions else {
             return Ok(None);
@@ -94,12 +94,13 @@ impl Pipeline<'_> {
     /// Errors on the settings of any stage that differ from those its run began with, before any of them runs.
     fn refuse_changed_settings(&self) -> anyhow::Result<()> {
         let mut changed = Vec::new();
-        for stage in self.wiring.stages() {
-            let out = self.wiring.folder(stage.name());
-            if let Some(record) = Record::read(&out, stage)? {
-                let settings = self.wiring.configured(stage)?.to_table();
+        for part in &self.wiring.parts() {
+            let out = self.wiring.folder(part.name());
+            if let Some(record) = Record::read(&out, part.stage)? {
+                let settings = self.wiring.configured(part)?.to_table();
                 let refused =
-                    differences(stage, &record, &recorded(&self.wiring.run), &settings).refused;
+                    differences(part.stage, &record, &recorded(&self.wiring.run), &settings)
+                        .refused;
                 if !refused.is_empty() {
                     changed.push(refusal(&out, &refused).to_string());
                 }
@@ -118,10 +119,15 @@ impl Pipeline<'_> {
     }
 
     /// Runs one stage, or says why it need not run. `ran` is whether an earlier one has run now. Whether it ran.
-    fn stage(&self, stage: &'static dyn AnyStage, ran: bool) -> anyhow::Result<bool> {
-        let (name, out) = (stage.name(), self.wiring.folder(stage.name()));
-        let configured = self.wiring.configured(stage)?;
-        let job = Job::new(stage, configured, &self.wiring.run, self.args.common.quiet)?;
+    fn part(&self, part: &Part, ran: bool) -> anyhow::Result<bool> {
+        let (name, out) = (part.name(), self.wiring.folder(part.name()));
+        let configured = self.wiring.configured(part)?;
+        let job = Job::new(
+            part.stage,
+            configured,
+            &self.wiring.run,
+            self.args.common.quiet,
+        )?;
         let again = |why: &str| {
             self.say(&format!(
                 "{name}: running again in {}: {why}",
@@ -175,24 +181,24 @@ impl Pipeline<'_> {
     /// Which models answer: the fine-tuned one, what it started from before it, and after it what was improved by feedback.
     fn lineup(&self) -> anyhow::Result<Lineup> {
         let wiring = &self.wiring;
-        let policies: Vec<_> = wiring.making(Makes::Policy).collect();
+        let policies = wiring.making(Makes::Policy);
         let mut before = Vec::new();
-        let reference = match wiring.making(Makes::Reference).next() {
-            Some(stage) => {
-                before.push(("base".to_owned(), self.starts_from(stage)?));
-                wiring.model(stage.name())
+        let reference = match wiring.making(Makes::Reference).first() {
+            Some(part) => {
+                before.push(("base".to_owned(), self.starts_from(part)?));
+                wiring.model(part.name())
             }
             None => match policies.first() {
-                Some(stage) => self.starts_from(*stage)?,
+                Some(part) => self.starts_from(part)?,
                 None => return Err(anyhow::anyhow!("no stage makes a model that answers")),
             },
         };
         let mut reward = wiring
             .making(Makes::RewardModel)
-            .next()
-            .map(|stage| RewardSource::Model(wiring.model(stage.name())));
-        for stage in &policies {
-            let settings = wiring.configured(*stage)?.to_table();
+            .first()
+            .map(|part| RewardSource::Model(wiring.model(part.name())));
+        for part in &policies {
+            let settings = wiring.configured(part)?.to_table();
             if let Some(named) = settings.get("reward").and_then(toml::Value::as_str) {
                 reward = Some(reward_source(named)?);
             }
@@ -202,20 +208,20 @@ impl Pipeline<'_> {
             reference: ("sft".to_owned(), reference),
             after: policies
                 .iter()
-                .map(|stage| (stage.name().to_owned(), wiring.model(stage.name())))
+                .map(|part| (part.name().to_owned(), wiring.model(part.name())))
                 .collect(),
             reward,
         })
     }
 
     /// The folder of the model that a stage starts from.
-    fn starts_from(&self, stage: &dyn AnyStage) -> anyhow::Result<PathBuf> {
-        for source in self.wiring.configured(stage)?.sources()? {
+    fn starts_from(&self, part: &Part) -> anyhow::Result<PathBuf> {
+        for source in self.wiring.configured(part)?.sources()? {
             if let Source::Model { name, made_by, .. } = source {
                 return model_folder(name, made_by);
             }
         }
-        Err(anyhow::anyhow!("{} starts from no model", stage.name()))
+        Err(anyhow::anyhow!("{} starts from no model", part.name()))
     }
 
     /// The kept evaluation if nothing it depends on has changed, else a new one.

@@ -15,6 +15,7 @@ use crate::output::print_result;
 use crate::record::{Record, compare, refusal};
 use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::{AnyStage, Configured};
+use crate::variants::Part;
 
 /// Runs `stage` with the settings of the files, of `--set`, and of the `flags` over them.
 pub(crate) fn run(
@@ -51,7 +52,7 @@ pub(crate) fn run(
                 out.display()
             ));
         }
-        Job::new(stage, layers.configure(stage)?, &run, quiet)?
+        Job::new(stage, layers.configure(&Part::of(stage))?, &run, quiet)?
     };
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
         tell(format!(

@@ -14,7 +14,8 @@ use super::machine::{disk, memory};
 use crate::job::{Job, Standing};
 use crate::locate::{locate, model_folder};
 use crate::machine::Machine;
-use crate::stages::{AnyStage, Configured};
+use crate::stages::Configured;
+use crate::variants::Part;
 use crate::wiring::Wiring;
 
 pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
@@ -26,10 +27,10 @@ pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
         trained: BTreeMap::new(),
         written: 0,
     };
-    for stage in wiring.stages() {
-        pipeline.report.part(stage.name());
+    for part in &wiring.parts() {
+        pipeline.report.part(part.name());
         // A failure that stops the checks of this stage is in the report.
-        let _ = pipeline.stage(stage);
+        let _ = pipeline.part(part);
     }
     let written = pipeline.written;
     report.part("afterwards");
@@ -53,9 +54,9 @@ struct Pipeline<'a> {
     machine: &'a Machine,
     report: &'a mut Report,
     /// The model that each stage so far starts from; none where it is yet to be made from nothing.
-    starts: BTreeMap<&'static str, Option<PathBuf>>,
+    starts: BTreeMap<String, Option<PathBuf>>,
     /// How many parameters each stage so far trains.
-    trained: BTreeMap<&'static str, u64>,
+    trained: BTreeMap<String, u64>,
     /// Bytes that the stages so far keep on the disk.
     written: u64,
 }
@@ -73,8 +74,8 @@ struct Start {
 
 impl Pipeline<'_> {
     /// The checks of one stage.
-    fn stage(&mut self, stage: &'static dyn AnyStage) -> Option<()> {
-        let located = self.located(stage);
+    fn part(&mut self, part: &Part) -> Option<()> {
+        let located = self.located(part);
         let (configured, start) = self.report.expect("settings", located)?;
         let described = match start.described.as_slice() {
             [] => "starts from nothing".to_owned(),
@@ -92,24 +93,21 @@ impl Pipeline<'_> {
             }
             let plan = prepared.plan(&session);
             let plan = self.report.expect("plan", plan)?;
-            self.trained.insert(stage.name(), plan.parameters);
+            self.trained.insert(part.name().to_owned(), plan.parameters);
             let length = format!("{} steps", plan.steps);
             self.report
                 .push(Finding::new("length", length, &plan.notes));
             self.written = self.written.saturating_add(plan.disk.bytes());
             self.memory(&plan, &start);
         }
-        let standing = self.standing(stage, &start);
+        let standing = self.standing(part, &start);
         self.report.push(standing);
         Some(())
     }
 
     /// The stage with real files in its settings, and where it starts.
-    fn located(
-        &mut self,
-        stage: &'static dyn AnyStage,
-    ) -> anyhow::Result<(Box<dyn Configured>, Start)> {
-        let mut configured = self.wiring.configured(stage)?;
+    fn located(&mut self, part: &Part) -> anyhow::Result<(Box<dyn Configured>, Start)> {
+        let mut configured = self.wiring.configured(part)?;
         configured.validate()?;
         let mut start = Start::default();
         let mut first: Option<Option<PathBuf>> = None;
@@ -144,7 +142,7 @@ impl Pipeline<'_> {
             }
             first.get_or_insert(from);
         }
-        self.starts.insert(stage.name(), first.flatten());
+        self.starts.insert(part.name().to_owned(), first.flatten());
         if !start.missing {
             locate(configured.as_mut(), &mut Vec::new())?;
         }
@@ -155,7 +153,7 @@ impl Pipeline<'_> {
     fn memory(&mut self, plan: &Plan, start: &Start) {
         // A model with a stand-in of another kind, such as a reward that is yet to be learned, is read beside what is trained.
         let beside = start.made_by.iter().skip(1);
-        let unmade: u64 = beside.filter_map(|stage| self.trained.get(stage)).sum();
+        let unmade: u64 = beside.filter_map(|stage| self.trained.get(*stage)).sum();
         let needed = plan.memory.iter().map(|item| item.bytes).sum::<u64>() + 4 * unmade;
         let about = format!("about {}", readable_bytes(needed));
         let (free, _) = memory();
@@ -178,8 +176,8 @@ impl Pipeline<'_> {
     }
 
     /// What the run directory holds, and what `rlhf run` will do about it.
-    fn standing(&self, stage: &'static dyn AnyStage, start: &Start) -> Finding {
-        let out = self.wiring.folder(stage.name());
+    fn standing(&self, part: &Part, start: &Start) -> Finding {
+        let out = self.wiring.folder(part.name());
         let there = out.join("config.toml").exists();
         let out_name = out.display();
         let replaced = |why: &str| Finding {
@@ -188,8 +186,8 @@ impl Pipeline<'_> {
             found: format!("{out_name} holds a run {why}: it will be replaced"),
         };
         let job = || {
-            let configured = self.wiring.configured(stage)?;
-            Job::new(stage, configured, &self.wiring.run, true)
+            let configured = self.wiring.configured(part)?;
+            Job::new(part.stage, configured, &self.wiring.run, true)
         };
         let standing = match (there, start.made_by.is_empty()) {
             (false, _) => Ok(Standing::New),
