@@ -16,6 +16,7 @@ use rlhf_rollout::{
     respond, response_logprobs, win,
 };
 use rlhf_train::{Progress, micro_batch_tokens, read_and_tell, statistics, tell_skipped};
+use rlhf_web::Point;
 
 use crate::exit::usage;
 use crate::machine::Machine;
@@ -31,6 +32,8 @@ pub(crate) struct Lineup {
     pub(crate) before: Vec<(String, PathBuf)>,
     /// Shown below the reference and its best of n.
     pub(crate) after: Vec<(String, PathBuf)>,
+    /// The runs of those whose checkpoints answer too, by the same names.
+    pub(crate) on_the_way: Vec<(String, PathBuf)>,
     pub(crate) reward: Option<RewardSource>,
 }
 
@@ -79,6 +82,25 @@ struct Answers {
     kl: Kl,
 }
 
+impl Answers {
+    /// As a point of a path, after `step` steps.
+    fn point(&self, step: u64) -> Point {
+        let gold: Option<Vec<f64>> = self
+            .gold
+            .iter()
+            .map(|gold| gold.as_ref().map(Gold::score))
+            .collect();
+        Point {
+            step,
+            kl: match self.kl {
+                Kl::Measured(kl) | Kl::AtMost(kl) => kl,
+            },
+            gold: gold.map(|gold| statistics::mean(&gold)),
+            reward: self.rewards.as_deref().map(statistics::mean),
+        }
+    }
+}
+
 /// Nats per response to the reference.
 #[derive(Clone, Copy)]
 enum Kl {
@@ -112,6 +134,21 @@ pub(crate) fn evaluate(
         all.push(room.ask(name, &load(folder, machine)?)?);
     }
     progress.finish();
+    let mut paths = Vec::new();
+    for (name, run) in &lineup.on_the_way {
+        let made = lineup.after.iter().find(|(other, _)| other == name);
+        let (_, folder) = made.context("a checkpoint's model is in the table")?;
+        let starts = all.iter().find(|a| a.name == lineup.reference.0);
+        let ends = all.iter().find(|a| a.name == *name);
+        let points = room.ask_checkpoints(name, folder, run, machine)?;
+        // From the reference to the model that was published.
+        let first = starts.map(|answers| answers.point(0));
+        let last = ends.map(|answers| answers.point(points.last().map_or(1, |p| p.step + 1)));
+        paths.push((
+            name.clone(),
+            first.into_iter().chain(points).chain(last).collect(),
+        ));
+    }
 
     let reference = all
         .iter()
@@ -138,6 +175,7 @@ pub(crate) fn evaluate(
         reference: lineup.reference.0.clone(),
         prompts: room.prompts.len(),
         examples,
+        paths,
         seconds: started.elapsed().as_secs_f64(),
         out: PathBuf::new(),
     })
@@ -220,6 +258,27 @@ impl<'a> Room<'a> {
             rewards,
             kl,
         )
+    }
+
+    /// What the checkpoints of the run say, in the order of their steps; `folder` holds the model that the run has published.
+    fn ask_checkpoints(
+        &self,
+        name: &str,
+        folder: &Path,
+        run: &Path,
+        machine: &Machine,
+    ) -> anyhow::Result<Vec<Point>> {
+        let mut points = Vec::new();
+        for (step, weights) in rlhf_train::policies_of_checkpoints(run)? {
+            machine.check_interrupt()?;
+            let (dtype, device) = (machine.dtype, &machine.device);
+            let model = LanguageModel::load(folder, Weights::Trainable, dtype, device)
+                .with_context(|| format!("loading {}", folder.display()))?;
+            (model.params.restore(&weights))
+                .with_context(|| format!("{}: checkpoint of step {step}", run.display()))?;
+            points.push(self.ask(name, &model)?.point(step));
+        }
+        Ok(points)
     }
 
     /// The reference's own response (its KL to itself is 0), and with a reward model its best of n.

@@ -83,6 +83,9 @@ pub(crate) struct RunArgs {
     /// The pipeline: a TOML file with one section a stage.
     #[arg(value_name = "CONFIG")]
     pub(crate) pipeline: PathBuf,
+    /// Run it with this many seeds, from --seed on, each in a folder of its own, and compare over all of them [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) seeds: Option<u64>,
     /// Continue, and run no stage again: settings and inputs that have changed are refused, each by its name.
     #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,

@@ -8,6 +8,7 @@ use rlhf_base::tell;
 use rlhf_train::{Interrupted, OnExisting, Prepared, RunDir, Session, Settings as _, Summary};
 use toml::{Table, Value};
 
+use crate::cost::{Cost, Meter};
 use crate::disk;
 use crate::exit::usage;
 use crate::fingerprint::{Content, fingerprint};
@@ -103,6 +104,11 @@ impl Job {
         if existing == OnExisting::Refuse {
             RunDir::refuse_existing(out)?;
         }
+        let before = match existing {
+            OnExisting::Resume => Cost::read(out).unwrap_or_default(),
+            OnExisting::Refuse | OnExisting::Overwrite => Cost::default(),
+        };
+        let meter = Meter::start(before);
         let session = machine.session(self.seed, self.recompute);
         let mut prepared = self.located.prepare(&session).map_err(blame_input)?;
         let plan = prepared.plan(&session)?;
@@ -112,10 +118,17 @@ impl Job {
         }
         let dir = RunDir::open(out, existing)?;
         session.progress.say(&plan.to_string());
-        let error = match self.carry_out(prepared.as_mut(), &session, &dir) {
-            Ok(summary) => return Ok(summary),
+        let done = self.carry_out(prepared.as_mut(), &session, &dir);
+        let error = match done {
+            Ok(summary) => {
+                meter.cost().write(out)?;
+                return Ok(summary);
+            }
             Err(error) => error,
         };
+        if error.is::<Interrupted>() {
+            meter.cost().write(out)?;
+        }
         let begun = out
             .join("metrics.jsonl")
             .metadata()
@@ -158,11 +171,13 @@ impl Job {
     }
 }
 
-/// `[run]` as a run records it: neither where the run is kept nor how many threads compute it belongs to it.
+/// `[run]` as a run records it: neither where the run is kept nor how many threads compute it nor how
+/// many runs there are beside it belongs to it.
 pub(crate) fn recorded(run: &RunSettings) -> Table {
     let fixed = RunSettings {
         out: None,
         threads: 0,
+        seeds: 1,
         ..run.clone()
     };
     fixed.to_table()

@@ -16,6 +16,8 @@
 mod bundled;
 mod cli;
 mod commands;
+mod comparison;
+mod cost;
 mod data_files;
 mod disk;
 mod evaluation;

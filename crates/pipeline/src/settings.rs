@@ -30,6 +30,8 @@ settings! {
     pub(crate) struct RunSettings {
         /// The one seed: every random stream derives from it by name. Same settings and seed, same bytes.
         pub(crate) seed: u64 = 0 => 0..,
+        /// How often `rlhf run` runs the whole pipeline, with `seed`, `seed` + 1, …, each in a folder of its own: the table is then over all.
+        pub(crate) seeds: u64 = 1 => 1..=1_000,
         /// The run directory; without one, `runs/` and the name of the stage (of the configuration file for `rlhf run`).
         pub(crate) out: Option<PathBuf> = None,
         /// Threads on the CPU; 0 takes as many as there are cores. The result is the same for any number.
@@ -82,6 +84,9 @@ settings! {
         pub(crate) best_of: usize = 4 => 1..=100_000,
         /// Prompts shown with every model's answer.
         pub(crate) examples: usize = 3 => 0..=1_000_000,
+        /// Ask the checkpoints that policies have kept too: `rlhf run` with several seeds draws their gold score and learned reward over
+        /// KL. `run.keep_checkpoints` says how many there are.
+        pub(crate) checkpoints: bool = false,
     }
 }
 

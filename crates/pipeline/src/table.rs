@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rlhf_web::Point;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,6 +15,9 @@ pub(crate) struct Evaluation {
     /// How many held-out prompts each model answered.
     pub(crate) prompts: usize,
     pub(crate) examples: Vec<Example>,
+    /// Each policy on its way from the reference, by its name, where that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) paths: Vec<(String, Vec<Point>)>,
     /// Wall-clock time of the whole command.
     pub(crate) seconds: f64,
     pub(crate) out: PathBuf,
@@ -138,7 +142,7 @@ fn interval(ends: Option<[f64; 2]>) -> String {
 }
 
 /// Columns as wide as their widest cell: the first to the left, the rest to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         rows.iter()
@@ -190,6 +194,7 @@ mod tests {
                     .into_iter()
                     .collect(),
             }],
+            paths: Vec::new(),
             seconds: 1.0,
             out: "runs/demo".into(),
         }

@@ -51,6 +51,26 @@ impl Wiring {
         Ok(wiring)
     }
 
+    /// The same pipeline with one of its seeds, in a folder of its own.
+    pub(crate) fn with_seed(&self, seed: u64) -> Self {
+        Self {
+            file: self.file.clone(),
+            layers: self.layers.clone(),
+            run: RunSettings {
+                seed,
+                ..self.run.clone()
+            },
+            out: self.out.join(format!("seed-{seed}")),
+        }
+    }
+
+    /// The seeds that it is to be run with.
+    pub(crate) fn seeds(&self) -> Vec<u64> {
+        (0..self.run.seeds)
+            .map(|i| self.run.seed.wrapping_add(i))
+            .collect()
+    }
+
     /// The stages that the file has, in the order of a pipeline, each with its variants behind it.
     pub(crate) fn parts(&self) -> Vec<Part> {
         let named = STAGES.iter().filter(|stage| self.names(stage.name()));

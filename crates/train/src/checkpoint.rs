@@ -215,6 +215,30 @@ pub fn newest_checkpoint(path: &Path) -> Option<u64> {
         .max()
 }
 
+/// The trained weights in each whole checkpoint of the run in `path`, with its step, in the order of steps: of a stage with one model
+/// that model, of PPO the policy. Takes no lock and changes nothing.
+///
+/// # Errors
+/// If a checkpoint cannot be read.
+pub fn policies_of_checkpoints(path: &Path) -> Result<Vec<(u64, BTreeMap<String, Tensor>)>> {
+    let Ok(entries) = fs_err::read_dir(path.join(CHECKPOINTS)) else {
+        return Ok(Vec::new());
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut steps: Vec<u64> = names
+        .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok())
+        .collect();
+    steps.sort_unstable();
+    let weights = steps.into_iter().map(|step| {
+        let folder = path.join(CHECKPOINTS).join(format!("{PREFIX}{step:06}"));
+        let (checkpoint, _) = load(&folder)?;
+        let groups = ["policy", "model"].map(|group| checkpoint.group(group));
+        let found = groups.into_iter().find(|group| !group.is_empty());
+        Ok((step, found.unwrap_or_default()))
+    });
+    weights.collect()
+}
+
 fn load(dir: &Path) -> Result<Found> {
     let sums = fs_err::read_to_string(dir.join(SUMS))?;
     let (path, bytes) = verified(dir, STATE, &sums)?;

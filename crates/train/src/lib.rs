@@ -44,7 +44,7 @@ pub mod statistics;
 mod training;
 mod variants;
 
-pub use checkpoint::{Checkpoint, newest_checkpoint};
+pub use checkpoint::{Checkpoint, newest_checkpoint, policies_of_checkpoints};
 pub use checksum::sha256_of_file;
 pub use data::{Counted, DataSettings, read_and_tell, row_limit, tell_skipped};
 pub use divergence::{check_finite, check_update};

@@ -21,9 +21,10 @@ const FINAL: &str = "final";
 const FINISHED: &str = "finished";
 const SKIPPED: &str = "skipped";
 const REFERENCE: &str = "reference.safetensors";
+const COST: &str = "cost.json";
 
 /// Everything a run writes, in the order in which `--overwrite` removes it: the mark that says "finished" goes first.
-const CONTENT: [&str; 10] = [
+const CONTENT: [&str; 11] = [
     FINISHED,
     FINAL,
     CHECKPOINTS,
@@ -32,6 +33,7 @@ const CONTENT: [&str; 10] = [
     SAMPLES,
     SKIPPED,
     REFERENCE,
+    COST,
     CONFIG,
     INPUTS,
 ];
@@ -54,7 +56,7 @@ pub enum OnExisting {
 /// inputs.json     what it was made from          final/                     the trained model
 /// metrics.jsonl   see `Metrics`                  finished                   the fingerprint of what was run
 /// samples.jsonl   what the model said            skipped/                   batches that no step was made of
-/// reference.safetensors                          numbers of a frozen reference, computed once
+/// cost.json       its time and its memory        reference.safetensors      numbers of a frozen reference, computed once
 /// ```
 ///
 /// A run that ends before its first step, by an error or a panic, leaves nothing: dropping the value removes what it wrote and the

@@ -5,15 +5,19 @@
 //! and the captions of its metrics. The page is self-contained, without script, font or image from elsewhere, so it can be
 //! mailed, archived and opened offline.
 //!
+//! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
+//!
 //! Read `report.rs` for the contents of the page, `chart.rs` for the charts.
 
 mod caption;
 mod chart;
+mod comparison;
 mod html;
 mod report;
 mod run;
 mod section;
 
+pub use comparison::{Point, comparison};
 pub use report::report;
 pub use run::{Error, Run};
 pub use section::Section;

@@ -67,7 +67,10 @@ pub fn report(runs: &[Run], sections: &[Section]) -> String {
 
 fn stage_section(body: &mut String, section: &Section, captions: &[Caption], runs: &[&Run]) {
     let _ = writeln!(body, "<section>\n<h2>{}</h2>", escape(section.title));
-    legend(body, runs);
+    legend(
+        body,
+        runs.iter().map(|run| (run.name.as_str(), Some(steps(run)))),
+    );
     for run in runs {
         for found in (section.findings)(&run.metrics) {
             let _ = writeln!(
@@ -181,7 +184,13 @@ fn series(runs: &[&Run], curve: impl Fn(&Run) -> Vec<(f64, f64)>) -> Vec<Series>
         .collect()
 }
 
-fn figure(body: &mut String, title: &str, name: Option<&str>, chart: &Chart, text: &str) {
+pub(crate) fn figure(
+    body: &mut String,
+    title: &str,
+    name: Option<&str>,
+    chart: &Chart,
+    text: &str,
+) {
     let _ = write!(body, "<figure>\n<h4>{}", escape(title));
     if let Some(name) = name.filter(|name| *name != title) {
         let _ = write!(body, "<code>{}</code>", escape(name));
@@ -194,24 +203,30 @@ fn figure(body: &mut String, title: &str, name: Option<&str>, chart: &Chart, tex
     );
 }
 
-fn legend(body: &mut String, runs: &[&Run]) {
+/// The colours of a chart's names, each with something to say of it.
+pub(crate) fn legend<'a>(
+    body: &mut String,
+    names: impl Iterator<Item = (&'a str, Option<String>)>,
+) {
     body.push_str("<ul class=\"legend\">\n");
-    for (i, run) in runs.iter().enumerate() {
-        let steps = run
-            .metrics
-            .iter()
-            .filter_map(|row| row.get("step")?.as_u64())
-            .max()
-            .unwrap_or(0);
+    for (i, (name, note)) in names.enumerate() {
+        let note = note.map(|note| format!(" <span class=\"soft\">{}</span>", escape(&note)));
         let _ = writeln!(
             body,
-            "<li><svg viewBox=\"0 0 20 10\"><line class=\"line s{}\" x1=\"1\" x2=\"19\" y1=\"5\" y2=\"5\"/></svg>{} \
-             <span class=\"soft\">{steps} steps</span></li>",
+            "<li><svg viewBox=\"0 0 20 10\"><line class=\"line s{}\" x1=\"1\" x2=\"19\" y1=\"5\" y2=\"5\"/></svg>{}{}</li>",
             i % COLOURS,
-            escape(&run.name)
+            escape(name),
+            note.unwrap_or_default()
         );
     }
     body.push_str("</ul>\n");
+}
+
+/// The number of steps that a run has recorded, in words.
+fn steps(run: &Run) -> String {
+    let rows = run.metrics.iter();
+    let steps = rows.filter_map(|row| row.get("step")?.as_u64()).max();
+    format!("{} steps", steps.unwrap_or(0))
 }
 
 /// The score against the KL of each step, for runs that have both.

@@ -226,6 +226,7 @@ fn compare(
     machine: &Machine,
 ) -> anyhow::Result<()> {
     let lineup = Lineup {
+        on_the_way: Vec::new(),
         before: Vec::new(),
         reference: (against.to_owned(), model_folder(against, "sft")?),
         after: vec![(model.to_owned(), model_folder(model, "ppo")?)],

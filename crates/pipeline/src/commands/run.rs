@@ -8,6 +8,8 @@ use rlhf_rollout::RewardSource;
 use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 
+use crate::comparison::{Comparison, OfSeed};
+use crate::cost::Cost;
 use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::{usage, with_resume};
 use crate::fingerprint::{Content, Input, fingerprint};
@@ -24,14 +26,22 @@ use crate::wiring::Wiring;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let started = Instant::now();
-    let wiring = Wiring::read(&args.pipeline, &args.common)?;
+    let mut common = args.common.clone();
+    if let Some(seeds) = args.seeds {
+        common.set.push(format!("run.seeds={seeds}"));
+    }
+    let wiring = Wiring::read(&args.pipeline, &common)?;
+    let machine = Machine::new(&wiring.run, args.common.quiet)?;
+    machine.catch_interrupts()?;
+    let seeds = wiring.seeds();
+    if seeds.len() > 1 {
+        return with_every_seed(&wiring, &machine, args, seeds, started);
+    }
     let pipeline = Pipeline {
-        machine: Machine::new(&wiring.run, args.common.quiet)?,
         wiring,
+        machine,
         args,
     };
-
-    pipeline.machine.catch_interrupts()?;
     let evaluation = pipeline
         .run()
         .map_err(|error| with_resume(error, &continuation()))?;
@@ -45,6 +55,53 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
             evaluation.render(),
             evaluation.seconds,
             pipeline.wiring.out.display()
+        )
+    })
+}
+
+/// Runs the pipeline with each of the seeds; then the comparison over all of them.
+fn with_every_seed(
+    wiring: &Wiring,
+    machine: &Machine,
+    args: &RunArgs,
+    seeds: Vec<u64>,
+    started: Instant,
+) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for &seed in &seeds {
+        let pipeline = Pipeline {
+            wiring: wiring.with_seed(seed),
+            machine: machine.clone(),
+            args,
+        };
+        pipeline.say(&format!("seed {seed}:"));
+        let evaluation = pipeline
+            .run()
+            .map_err(|error| with_resume(error, &continuation()))?;
+        if let Some(evaluation) = evaluation {
+            let costs = pipeline.costs();
+            all.push(OfSeed { evaluation, costs });
+        }
+    }
+    let out = &wiring.out;
+    let Some(mut comparison) = Comparison::of(&all, seeds) else {
+        return print(&format!("done: {}\n", out.display()));
+    };
+    comparison.seconds = started.elapsed().as_secs_f64();
+    comparison.out.clone_from(out);
+    let page = out.join("comparison.html");
+    fs_err::write(
+        out.join("comparison.json"),
+        serde_json::to_string_pretty(&comparison)? + "\n",
+    )?;
+    fs_err::write(&page, comparison.page())?;
+    print_result(args.common.json, &comparison, || {
+        format!(
+            "{}\n{:.0} s, everything in {}, the page in {}\n",
+            comparison.render(),
+            comparison.seconds,
+            out.display(),
+            page.display()
         )
     })
 }
@@ -178,6 +235,15 @@ impl Pipeline<'_> {
         OnExisting::Resume
     }
 
+    /// What the runs have cost, by the names of their models in the table.
+    fn costs(&self) -> Vec<(String, Cost)> {
+        let cost = |part: Part| {
+            let cost = Cost::read(&self.wiring.folder(part.name()))?;
+            Some((part.name().to_owned(), cost))
+        };
+        self.wiring.parts().into_iter().filter_map(cost).collect()
+    }
+
     /// Which models answer: the fine-tuned one, what it started from before it, and after it what was improved by feedback.
     fn lineup(&self) -> anyhow::Result<Lineup> {
         let wiring = &self.wiring;
@@ -203,7 +269,12 @@ impl Pipeline<'_> {
                 reward = Some(reward_source(named)?);
             }
         }
+        let settings: EvalSettings = wiring.layers.get(EVAL)?;
+        let on_the_way = policies.iter().filter(|_| settings.checkpoints);
         Ok(Lineup {
+            on_the_way: on_the_way
+                .map(|part| (part.name().to_owned(), wiring.folder(part.name())))
+                .collect(),
             before,
             reference: ("sft".to_owned(), reference),
             after: policies

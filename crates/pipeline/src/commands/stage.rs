@@ -27,6 +27,13 @@ pub(crate) fn run(
     let mut layers = layers(args.config.as_deref(), &args.common)?;
     layers.add(FLAGS, flags.clone())?;
     let mut run: RunSettings = layers.get(RUN)?;
+    if run.seeds > 1 {
+        return Err(usage!(
+            "run.seeds is {}, and {} runs once: take `rlhf run`, or one seed after the other with --seed and --out",
+            run.seeds,
+            stage.name()
+        ));
+    }
     let out = run
         .out
         .clone()
