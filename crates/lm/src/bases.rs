@@ -354,6 +354,11 @@ pub fn read_tokenizer(path: &Path, bases: &Bases) -> Result<Tokenizer> {
     Tokenizer::from_dir(path)
 }
 
+/// Whether the adapter in `path` is that of a reward model.
+pub fn is_reward_adapter(path: &Path) -> Result<bool> {
+    Ok(AdapterFiles::read(path)?.head() == Head::Scalar)
+}
+
 /// Where the base of the adapter in `path` lies; `None` where there is no adapter.
 pub fn base_of(path: &Path, bases: &Bases) -> Result<Option<PathBuf>> {
     match is_adapter(path) {

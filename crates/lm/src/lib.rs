@@ -62,7 +62,7 @@ mod train_bpe;
 mod trunk;
 mod weights;
 
-pub use bases::{Bases, base_of, read_tokenizer};
+pub use bases::{Bases, base_of, is_reward_adapter, read_tokenizer};
 pub use cache::KvCache;
 pub use causal::CausalLm;
 pub use config::{Head, ModelConfig, SpecialIds};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rlhf_dataset::tiny_world::{Gold, Judge};
 use rlhf_dataset::{Loaded, Placed, Prompt, Reading};
-use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
 use rlhf_rollout::{
     Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
     respond, response_logprobs, win,
@@ -144,7 +144,8 @@ pub(crate) fn evaluate(
 }
 
 fn load(folder: &Path, machine: &Machine) -> anyhow::Result<LanguageModel> {
-    LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)
+    machine
+        .load(folder)
         .with_context(|| format!("loading {}", folder.display()))
 }
 
@@ -162,9 +163,12 @@ impl<'a> Room<'a> {
     fn open(lineup: &Lineup, questions: &'a Questions, machine: &Machine) -> anyhow::Result<Self> {
         let reference = load(&lineup.reference.1, machine)?;
         let reward = match &lineup.reward {
-            Some(source) => {
-                Some(source.open(machine.dtype, &machine.device, questions.reward_timeout)?)
-            }
+            Some(source) => Some(source.open(
+                &machine.bases,
+                machine.dtype,
+                &machine.device,
+                questions.reward_timeout,
+            )?),
             None => None,
         };
         let Loaded {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rlhf_train::{Makes, Source};
+use rlhf_train::{LoraSettings, Makes, Source};
 
 use crate::bundled;
 use crate::commands::stage::layers;
@@ -10,7 +10,7 @@ use crate::data_files;
 use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
-use crate::settings::{EVAL, EvalSettings, Layers, RUN, RunSettings};
+use crate::settings::{EVAL, EvalSettings, LORA, Layers, RUN, RunSettings};
 use crate::stages::{AnyStage, Configured, STAGES};
 
 /// A pipeline's settings, and where its stages write.
@@ -18,6 +18,7 @@ pub(crate) struct Wiring {
     pub(crate) file: PathBuf,
     pub(crate) layers: Layers,
     pub(crate) run: RunSettings,
+    lora: LoraSettings,
     /// The folder that holds one run directory a stage.
     pub(crate) out: PathBuf,
 }
@@ -27,6 +28,7 @@ impl Wiring {
     pub(crate) fn read(file: &Path, common: &CommonArgs) -> anyhow::Result<Self> {
         let layers = layers(Some(file), common)?;
         let run: RunSettings = layers.get(RUN)?;
+        let lora: LoraSettings = layers.get(LORA)?;
         let stem = file.file_stem().unwrap_or_default();
         let out = run
             .out
@@ -36,6 +38,7 @@ impl Wiring {
             file: file.to_owned(),
             layers,
             run,
+            lora,
             out,
         };
         if wiring.stages().next().is_none() {
@@ -74,6 +77,14 @@ impl Wiring {
     /// The model that a stage publishes.
     pub(crate) fn model(&self, stage: &str) -> PathBuf {
         self.folder(stage).join("final")
+    }
+
+    /// `[lora]` for a stage. Pretraining has nothing to adapt: there all weights are trained.
+    pub(crate) fn lora(&self, stage: &dyn AnyStage) -> LoraSettings {
+        match stage.makes() {
+            Makes::Base => LoraSettings::default(),
+            _ => self.lora.clone(),
+        }
     }
 
     /// A stage with its settings. A model that a stage of this pipeline makes comes from there, unless another one is named.

@@ -81,7 +81,7 @@ pub(super) fn find(
     let beside = dir.join(name);
     for place in [&beside, Path::new(name)] {
         if let Some(found) = model_at(place)? {
-            return Ok(found);
+            return canonical(&found);
         }
         if peft::is_adapter(place) || peft::is_adapter(&place.join("final")) {
             return Err(said(format!(

@@ -230,6 +230,11 @@ impl AdapterFiles {
         Ok((adapter, &self.values))
     }
 
+    /// The head of the model that it belongs to.
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
     /// The folder it was read from.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

@@ -12,7 +12,7 @@ use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::{usage, with_resume};
 use crate::fingerprint::{Content, Input, fingerprint};
 use crate::flags::RunArgs;
-use crate::job::{Job, Standing, differences, recorded};
+use crate::job::{Job, Standing, differences, recorded, recorded_lora};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_result};
@@ -98,8 +98,9 @@ impl Pipeline<'_> {
             let out = self.wiring.folder(stage.name());
             if let Some(record) = Record::read(&out, stage)? {
                 let settings = self.wiring.configured(stage)?.to_table();
-                let refused =
-                    differences(stage, &record, &recorded(&self.wiring.run), &settings).refused;
+                let run = recorded(&self.wiring.run);
+                let lora = recorded_lora(&self.wiring.lora(stage));
+                let refused = differences(stage, &record, (&run, &lora), &settings).refused;
                 if !refused.is_empty() {
                     changed.push(refusal(&out, &refused).to_string());
                 }
@@ -121,7 +122,8 @@ impl Pipeline<'_> {
     fn stage(&self, stage: &'static dyn AnyStage, ran: bool) -> anyhow::Result<bool> {
         let (name, out) = (stage.name(), self.wiring.folder(stage.name()));
         let configured = self.wiring.configured(stage)?;
-        let job = Job::new(stage, configured, &self.wiring.run, self.args.common.quiet)?;
+        let (run, lora) = (&self.wiring.run, self.wiring.lora(stage));
+        let job = Job::new(stage, configured, run, &lora, self.args.common.quiet)?;
         let again = |why: &str| {
             self.say(&format!(
                 "{name}: running again in {}: {why}",
