@@ -1,5 +1,6 @@
 //! The gradients of an update, against finite differences.
 
+mod adapters;
 mod token_tree;
 
 use super::*;
