@@ -11,6 +11,7 @@ mod hub_data;
 mod hub_server;
 mod known_faults;
 mod learning;
+mod lora;
 mod manual;
 mod messages;
 mod output;

@@ -13,6 +13,8 @@ fn reads<S: Stage>(run: &Path, config: &S::Config) -> u64 {
         device: Device::Cpu,
         dtype: DType::F32,
         recompute: false,
+        lora: None,
+        bases: Default::default(),
         seed: 0,
         progress: ProgressStyle::Quiet,
         saving: Saving {

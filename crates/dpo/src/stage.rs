@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_lm::{LanguageModel, Weights};
 use rlhf_train::feedback::{Counts, Item, split_by_prompt};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training, row_limit,
@@ -83,13 +82,9 @@ impl Stage for Dpo {
     }
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
-        let mut model = LanguageModel::load(
-            Path::new(&config.model),
-            Weights::Trainable,
-            session.dtype,
-            &session.device,
-        )
-        .with_context(|| format!("loading the policy from {}", config.model))?;
+        let model = session.trainable(Path::new(&config.model));
+        let mut model =
+            model.with_context(|| format!("loading the policy from {}", config.model))?;
         model.tokenizer = (model.tokenizer)
             .allow_special(config.allow_special)
             .take_raw(config.raw);

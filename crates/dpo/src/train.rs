@@ -56,7 +56,7 @@ impl Prepared for PreferenceLearning {
         let parameters = self.model.params.num_trainable() as u64;
         let batch = self.extent.rows_per_step;
         let per_step = self.extent.tokens_per_step(tokens);
-        let mut memory = MemoryItem::trained("policy", &self.model.params).to_vec();
+        let mut memory = MemoryItem::trained("policy", &self.model.params);
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
         memory.push(MemoryItem::activations(
@@ -96,7 +96,7 @@ impl Prepared for PreferenceLearning {
                     session.saving.keep,
                 ),
                 checkpoint: DiskUse::CHECKPOINT * parameters,
-                model: DiskUse::MODEL * parameters,
+                model: DiskUse::model(&self.model.params),
             },
             device: session.describe_device(),
             example: vec![
@@ -212,9 +212,9 @@ impl Prepared for PreferenceLearning {
             logprobs.insert(0, total.reshape(1)?);
             let found = Gradients::read(&Tensor::cat(&logprobs, 0)?, &[&gradients])?;
             last_loss = f64::from(found[0]);
+            // Ties alone have no gradient at the start.
             if !checked && batch.iter().any(|item| teaches(config, item)) {
-                gradients.check_all(params)?;
-                checked = true;
+                checked = gradients.check_all(params)?;
             }
             check_finite(step + 1, "the loss", last_loss)?;
             let lr = schedule.lr(training.lr, step);

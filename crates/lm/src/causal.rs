@@ -8,6 +8,7 @@ use rlhf_ops::{DecodeRows, TokenLogprobs, WeightLayout};
 
 use crate::attend::Attend;
 use crate::linear::normal;
+use crate::lora::Adapter;
 use crate::schema::Schema;
 use crate::trunk::Trunk;
 use crate::{KvCache, ModelConfig, Packed, Params, Result};
@@ -51,6 +52,16 @@ impl CausalLm {
     /// Every parameter of the model: its name, shape and initial distribution.
     pub fn schema(config: &ModelConfig) -> Result<Schema> {
         Schema::of(|vb| Self::build(config, vb))
+    }
+
+    /// The linear layers of its blocks by name, each with the layout of its weight: what can have an adapter.
+    pub(crate) fn linear_modules(config: &ModelConfig) -> Result<BTreeMap<String, WeightLayout>> {
+        Schema::linear_modules(|vb| Self::build(config, vb))
+    }
+
+    /// The parameters of `adapter`, of the model that `config` describes.
+    pub(crate) fn adapter_schema(config: &ModelConfig, adapter: &Adapter) -> Result<Schema> {
+        Schema::of_adapter(adapter, |vb| Self::build(config, vb))
     }
 
     /// Fresh parameters: weights N(0, σ²) with the configuration's `initializer_range` as σ (0.02 unless

@@ -130,6 +130,13 @@ impl ModelConfig {
         self.model_type.name
     }
 
+    /// Whether `architectures` says that the model scores sequences instead of predicting tokens.
+    pub(crate) fn is_classifier(&self) -> bool {
+        let names = self.json.get("architectures").and_then(Value::as_array);
+        let mut names = names.into_iter().flatten().filter_map(Value::as_str);
+        names.any(|name| name.ends_with("ForSequenceClassification"))
+    }
+
     /// H, the width of the trunk.
     pub fn hidden_size(&self) -> usize {
         self.dimensions().hidden

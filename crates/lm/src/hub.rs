@@ -145,6 +145,11 @@ pub fn is_cached(spec: &str, settings: &HubSettings) -> bool {
     })
 }
 
+/// Whether `spec` is written like a hub id.
+pub(crate) fn is_id(spec: &str) -> bool {
+    parse_id(spec).is_some()
+}
+
 /// `name`, `org/name`, each with `@revision` (which defaults to `main`).
 fn parse_id(spec: &str) -> Option<(&str, &str)> {
     let (id, revision) = spec.split_once('@').unwrap_or((spec, "main"));

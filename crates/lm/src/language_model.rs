@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CausalLm, Error, ModelConfig, Params, Result, SpecialIds, Tokenizer, Weights, check_vocabulary,
-    gguf, read_lm, write_lm,
+    Bases, CausalLm, ModelConfig, Params, Result, SpecialIds, Tokenizer, Weights, write_lm,
 };
 
 /// A language model, to be trained, sampled from and saved.
@@ -47,32 +46,10 @@ impl From<SaveDtype> for DType {
 }
 
 impl LanguageModel {
-    /// Reads a Hugging Face directory, or a GGUF file ([`gguf::locate`]); the model will compute in
+    /// Reads a Hugging Face directory, a GGUF file ([`crate::gguf::locate`]), or the folder of an adapter whose base is on this machine; the model will compute in
     /// `dtype` on `device`. Frozen weights take as many bytes as `dtype` has, trainable ones four more where that is half precision.
     pub fn load(path: &Path, weights: Weights, dtype: DType, device: &Device) -> Result<Self> {
-        let (config, tensors, tokenizer, generation) = match gguf::locate(path)? {
-            Some(file) => {
-                let read = gguf::read(&file)?;
-                (read.config, read.tensors, read.tokenizer, read.generation)
-            }
-            None => {
-                let (config, tensors) = read_lm(path)?;
-                let tokenizer = Tokenizer::from_dir(path)?;
-                check_vocabulary(
-                    &config,
-                    tokenizer.vocab_size(),
-                    |id| tokenizer.token(id),
-                    path,
-                )?;
-                (config, tensors, tokenizer, read_generation(path)?)
-            }
-        };
-        Ok(Self {
-            config,
-            params: Params::take(tensors, weights, device, dtype)?,
-            tokenizer,
-            generation,
-        })
+        Bases::default().language_model(path, weights, dtype, device)
     }
 
     /// A model with fresh weights drawn from `seed`.
@@ -112,7 +89,8 @@ impl LanguageModel {
         ))
     }
 
-    /// Writes a directory that `transformers`, vLLM and llama.cpp load as it is.
+    /// Writes a directory that `transformers`, vLLM and llama.cpp load as it is; of a model with an adapter that is not to be merged, the
+    /// adapter in PEFT's layout, with the tokenizer beside it.
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
         write_lm(
             dir,
@@ -144,13 +122,4 @@ pub(crate) fn special_ids(tokenizer: &Tokenizer) -> SpecialIds {
         eos,
         pad: tokenizer.pad_id().filter(|pad| Some(*pad) != eos),
     }
-}
-
-fn read_generation(dir: &Path) -> Result<Map<String, Value>> {
-    let path = dir.join("generation_config.json");
-    if !path.is_file() {
-        return Ok(Map::new());
-    }
-    serde_json::from_str(&fs_err::read_to_string(&path)?)
-        .map_err(|e| Error::file(&path, format!("expected a JSON object: {e}")))
 }

@@ -7,9 +7,10 @@
 //!   and copies, and the guard against gradients that silently are not there.
 //! - `families`: one file a model family; `trunk`, `attend`, `linear`, `norm`, `rotary`: what families are made of. Token ids in,
 //!   hidden states out.
+//! - `lora`, `bases`: low-rank adapters beside frozen weights, their files in PEFT's layout, and the base that several models share.
 //! - `causal`, `scalar`: the two heads, next-token probabilities and one number per token.
 //! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
-//! - `config`, `weights`, `pretrained`, `hub`: Hugging Face directories, local or downloaded.
+//! - `config`, `weights`, `pretrained`, `stored`, `hub`: Hugging Face directories, local or downloaded.
 //! - `gguf`: the same from llama.cpp's files.
 //! - `tokenizer`, `fingerprint`, `template`, `special`, `train_bpe`: what turns text into token ids.
 //! - `encode`, `conversation`, `text_stream`, `text_notes`: prompts and answers as ids, ids as text, and what texts hold that is
@@ -17,6 +18,7 @@
 //! - `boundary`, `growth`: a panic in a reader of others becomes an error, and no tokenizer makes a text longer without bound.
 
 mod attend;
+mod bases;
 mod boundary;
 mod cache;
 mod causal;
@@ -35,6 +37,7 @@ mod growth;
 pub mod hub;
 mod language_model;
 mod linear;
+mod lora;
 mod norm;
 mod packed;
 mod params;
@@ -49,6 +52,7 @@ mod sampling;
 mod scalar;
 mod schema;
 mod special;
+mod stored;
 mod strftime;
 mod template;
 mod text_notes;
@@ -58,6 +62,7 @@ mod train_bpe;
 mod trunk;
 mod weights;
 
+pub use bases::{Bases, base_of, is_reward_adapter, read_tokenizer};
 pub use cache::KvCache;
 pub use causal::CausalLm;
 pub use config::{Head, ModelConfig, SpecialIds};
@@ -67,6 +72,8 @@ pub use example::{Example, ExampleBatch};
 pub use generate::{Sampled, generate, stream_response};
 pub use gradients::Gradients;
 pub use language_model::{LanguageModel, SaveDtype};
+pub use lora::peft::is_adapter;
+pub use lora::{Adapter, LoraConfig};
 pub use packed::{Packed, Packer, PrefixId};
 pub use params::{Params, Weights};
 pub use pretrained::{check_vocabulary, read_config, read_lm, read_scalar, write_lm, write_scalar};

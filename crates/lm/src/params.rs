@@ -1,11 +1,14 @@
 //! The ordered, named store of a model's parameters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 
-use crate::{Error, Result};
+use crate::lora::{self, Adapter, LoraConfig, layer};
+use crate::scalar::SCORE;
+use crate::{Error, ModelConfig, Result};
 
 /// What weights are loaded for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +89,8 @@ pub struct Params {
     store: BTreeMap<String, Param>,
     device: Device,
     dtype: DType,
+    /// The adapter among the parameters, if there is one.
+    adapter: Option<Arc<Adapter>>,
 }
 
 impl Params {
@@ -95,6 +100,7 @@ impl Params {
             store: BTreeMap::new(),
             device: device.clone(),
             dtype,
+            adapter: None,
         }
     }
 
@@ -200,6 +206,26 @@ impl Params {
         self.store.values().map(|p| p.value.elem_count()).sum()
     }
 
+    /// Bytes of the values in `stores` together: memory that several of them share counts once.
+    pub fn bytes_together<'a>(stores: impl IntoIterator<Item = &'a Self>) -> usize {
+        let mut seen = BTreeSet::new();
+        let mut total = 0;
+        for param in stores.into_iter().flat_map(|store| store.store.values()) {
+            // What a value shares is the place of its storage in memory.
+            let place = std::ptr::from_ref(&*param.value.storage_and_layout().0).addr();
+            if seen.insert(place) {
+                total += param.bytes();
+            }
+        }
+        total
+    }
+
+    /// Bytes of the frozen parameters, which several stores can share.
+    pub fn frozen_bytes(&self) -> usize {
+        let frozen = self.store.values().filter(|p| p.trainable.is_none());
+        frozen.map(Param::bytes).sum()
+    }
+
     /// Scalars in the trainable parameters.
     pub fn num_trainable(&self) -> usize {
         self.trainable().map(|(_, w)| w.elem_count()).sum()
@@ -234,13 +260,131 @@ impl Params {
         view
     }
 
-    /// A frozen copy of the present values, in the compute dtype.
+    /// The present values, frozen, in the compute dtype: what is trainable is copied, what is frozen is shared. An adapter that has not
+    /// begun to learn is left out, since it adds nothing: of a fresh one the snapshot is the base itself.
     pub fn snapshot(&self) -> Result<Self> {
-        let mut copy = self.frozen();
+        let mut copy = match self.adapter_is_off()? {
+            true => self.without_adapter(),
+            false => self.clone(),
+        };
         for param in copy.store.values_mut() {
-            param.value = param.value.copy()?.detach();
+            if param.trainable.take().is_some() {
+                param.value = param.value.copy()?.detach();
+            }
         }
         Ok(copy)
+    }
+
+    /// A store of copies of what is trainable, which shares what is frozen.
+    pub(crate) fn copy(&self) -> Result<Self> {
+        let mut copy = self.clone();
+        for param in copy.store.values_mut() {
+            if param.trainable.is_some() {
+                *param = Param::trainable(&param.exact(), self.dtype)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Takes a parameter out.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.store.remove(name);
+    }
+
+    /// The adapter among the parameters, if there is one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_deref()
+    }
+
+    /// Puts `adapter` beside the weights, all of which are frozen, with these `values` for its parameters.
+    pub(crate) fn adapt(
+        &mut self,
+        adapter: Arc<Adapter>,
+        values: &BTreeMap<String, Tensor>,
+        weights: Weights,
+    ) -> Result<()> {
+        self.freeze(|_| true);
+        for name in adapter.names() {
+            let Some(value) = values.get(&name) else {
+                return Err(Error::Invalid(format!("the adapter lacks {name}")));
+            };
+            match weights {
+                Weights::Trainable => self.insert(&name, value)?,
+                Weights::Frozen => self.insert_frozen(&name, value)?,
+            }
+        }
+        self.adapter = Some(adapter);
+        Ok(())
+    }
+
+    /// The frozen weights, shared, under a trainable copy of the adapter and of the head of a reward model; where there is no adapter yet,
+    /// under a fresh one as `lora` asks for, drawn from `seed`.
+    pub(crate) fn adapted_copy(
+        &self,
+        config: &ModelConfig,
+        lora: &LoraConfig,
+        seed: u64,
+    ) -> Result<Self> {
+        let (adapter, values) = match &self.adapter {
+            Some(adapter) => (adapter.clone(), self.tensors()),
+            None => {
+                let adapter = Adapter::new(lora, config, None)?;
+                let values = adapter.init(config, seed, &self.device)?;
+                (Arc::new(adapter), values)
+            }
+        };
+        let mut copy = self.clone();
+        copy.adapt(adapter, &values, Weights::Trainable)?;
+        if let Some(score) = self.store.get(SCORE) {
+            copy.insert(SCORE, &score.exact())?;
+        }
+        Ok(copy)
+    }
+
+    /// Says of the adapter among the parameters what `adapter` says.
+    pub(crate) fn set_adapter(&mut self, adapter: Arc<Adapter>) {
+        self.adapter = Some(adapter);
+    }
+
+    /// The same parameters without those of the adapter; they share storage.
+    pub(crate) fn without_adapter(&self) -> Self {
+        let mut base = self.clone();
+        if let Some(adapter) = base.adapter.take() {
+            base.store.retain(|name, _| !adapter.owns(name));
+        }
+        base
+    }
+
+    /// Whether there is an adapter that adds nothing: every B is zero. Reads from the device.
+    fn adapter_is_off(&self) -> Result<bool> {
+        let Some(adapter) = &self.adapter else {
+            return Ok(false);
+        };
+        for module in adapter.modules.keys() {
+            if !self.is_zero(&format!("{module}{}", lora::B))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether parameter `name` is A of an adapter whose B is still zero: then its gradient, which goes through B, is exactly zero.
+    pub(crate) fn waits_for_b(&self, name: &str) -> Result<bool> {
+        match (&self.adapter, name.strip_suffix(lora::A)) {
+            (Some(adapter), Some(module)) if adapter.modules.contains_key(module) => {
+                self.is_zero(&format!("{module}{}", lora::B))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn is_zero(&self, name: &str) -> Result<bool> {
+        let Some(param) = self.store.get(name) else {
+            return Ok(false);
+        };
+        // A sum, since a maximum skips NaN.
+        let sum = param.exact().to_dtype(DType::F32)?.abs()?.sum_all()?;
+        Ok(rlhf_ops::read_to_host(&sum)? == [0.0])
     }
 
     /// Copies the masters into their copies in the compute dtype; call it after each optimizer step.
@@ -305,6 +449,9 @@ impl SimpleBackend for Params {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
+        if let Some(answer) = layer::shape(self.adapter(), name) {
+            return answer;
+        }
         let tensor = self.get_unchecked(name, dtype, device)?;
         if tensor.shape() != &shape {
             candle_core::bail!(
@@ -324,7 +471,7 @@ impl SimpleBackend for Params {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.store.contains_key(name)
+        layer::answer(self.adapter(), name).unwrap_or_else(|| self.store.contains_key(name))
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use crate::config::{Head, SpecialIds};
+use crate::lora::peft;
 use crate::scalar::SCORE;
-use crate::{CausalLm, Error, ModelConfig, Params, Result, ScalarModel, weights};
+use crate::{CausalLm, Error, ModelConfig, Params, Result, ScalarModel, bases, weights};
 
 /// Configuration and weights of the language model in `dir`: exactly the tensors the model asks for,
 /// under their canonical names, on the CPU, in the dtype they are stored in.
@@ -21,7 +22,7 @@ pub fn read_scalar(dir: &Path) -> Result<(ModelConfig, BTreeMap<String, Tensor>)
 }
 
 /// Writes `config.json` and `model.safetensors` of a language model into `dir`, with weights of
-/// `dtype`.
+/// `dtype`; of a model with an adapter that is not to be merged, the adapter's files instead.
 pub fn write_lm(
     dir: &Path,
     config: &ModelConfig,
@@ -222,6 +223,14 @@ fn write(
     special: SpecialIds,
     dtype: DType,
 ) -> Result<()> {
+    match params.adapter() {
+        Some(adapter) if adapter.merge => {
+            let merged = bases::merged(params, adapter)?;
+            return write(dir, config, head, &merged, special, dtype);
+        }
+        Some(adapter) => return peft::write(dir, head, params, adapter),
+        None => {}
+    }
     let name = match dtype {
         DType::F32 => "float32",
         DType::BF16 => "bfloat16",

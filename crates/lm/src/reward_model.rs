@@ -6,10 +6,11 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::bases::LoadedModel;
 use crate::language_model::special_ids;
 use crate::{
-    Error, ModelConfig, Packer, Params, Result, ScalarModel, Tokenizer, Weights, check_vocabulary,
-    gguf, read_scalar, write_scalar,
+    Bases, Error, Head, LoraConfig, ModelConfig, Packer, Params, Result, ScalarModel, Tokenizer,
+    Weights, write_scalar,
 };
 use rlhf_base::Text;
 
@@ -73,23 +74,20 @@ const MICRO_TOKENS: usize = 4096;
 const PROBE_TOLERANCE: f64 = 1e-2;
 
 impl RewardModel {
-    /// Reads a directory and checks its probes. A directory without `reward.json` has no calibration.
+    /// Reads a directory and checks its probes. A directory without `reward.json` has no calibration. The base of an adapter must be on this
+    /// machine.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        if let Some(file) = gguf::locate(dir)? {
-            return Err(Error::file(
-                file,
-                "holds a language model, expected a reward model: make one from it with `rlhf reward`",
-            ));
-        }
-        let (config, tensors) = read_scalar(dir)?;
-        let tokenizer = Tokenizer::from_dir(dir)?;
-        check_vocabulary(
-            &config,
-            tokenizer.vocab_size(),
-            |id| tokenizer.token(id),
-            dir,
-        )?;
-        let params = Params::take(tensors, Weights::Frozen, device, dtype)?;
+        Self::load_over(dir, dtype, device, &Bases::default())
+    }
+
+    /// Like [`RewardModel::load`]. An adapter is laid over its base if that is among the `bases` in use, and else merged into it.
+    pub fn load_over(dir: &Path, dtype: DType, device: &Device, bases: &Bases) -> Result<Self> {
+        let LoadedModel {
+            config,
+            params,
+            tokenizer,
+            ..
+        } = bases.load(dir, Head::Scalar, Weights::Frozen, dtype, device)?;
         let path = dir.join(CARD);
         let card = match path.is_file() {
             true => serde_json::from_str(&fs_err::read_to_string(&path)?)
@@ -108,7 +106,13 @@ impl RewardModel {
         Ok(model)
     }
 
-    /// Writes the directory: configuration, weights in f32, tokenizer, `reward.json`.
+    /// Its parameters as the start of another model that an adapter trains: the weights are shared, head and adapter are copies that are
+    /// trainable. Where it has no adapter yet, one as `lora` asks for is drawn from `seed`.
+    pub fn adapted(&self, lora: &LoraConfig, seed: u64) -> Result<Params> {
+        self.params.adapted_copy(self.config(), lora, seed)
+    }
+
+    /// Writes the directory: configuration, weights in f32 or the adapter alone, tokenizer, `reward.json`.
     pub fn save(
         dir: &Path,
         config: &ModelConfig,

@@ -37,6 +37,9 @@ pub enum HeadInit {
 }
 
 impl ScalarModel {
+    /// The name of the head.
+    pub const HEAD: &str = SCORE;
+
     /// The model that `config` describes over `params`, which may hold more than it needs. What it
     /// lacks is one error that names everything.
     pub fn new(config: &ModelConfig, params: &Params) -> Result<Self> {
@@ -59,18 +62,33 @@ impl ScalarModel {
     ) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = trunk.clone();
         tensors.remove(&config.family().names().head_weight());
-        let score = match head {
+        let score = Self::fresh_head(config, head, device)?;
+        tensors.insert(SCORE.to_owned(), score);
+        Ok(tensors)
+    }
+
+    /// Parameters of a scalar model on the trunk of `trunk`, another model's: what is trainable there is copied and trainable here, what is
+    /// frozen is shared, an adapter comes along, and the fresh head is trainable.
+    pub fn params_over(config: &ModelConfig, trunk: &Params, head: HeadInit) -> Result<Params> {
+        let mut params = trunk.copy()?;
+        params.remove(&config.family().names().head_weight());
+        let score = Self::fresh_head(config, head, trunk.device())?;
+        params.insert(SCORE, &score)?;
+        Ok(params)
+    }
+
+    /// A head as it starts.
+    pub fn fresh_head(config: &ModelConfig, head: HeadInit, device: &Device) -> Result<Tensor> {
+        let drawn = match head {
             HeadInit::Normal { seed } => Schema::of(|vb| Self::head(config, &vb))?
                 .init(seed, device)?
                 .remove(SCORE),
             HeadInit::Zeros => None,
         };
-        let score = match score {
+        Ok(match drawn {
             Some(drawn) => drawn,
             None => Tensor::zeros((1, config.hidden_size()), DType::F32, device)?,
-        };
-        tensors.insert(SCORE.to_owned(), score);
-        Ok(tensors)
+        })
     }
 
     fn head(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Tensor> {

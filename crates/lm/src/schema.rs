@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use rand_chacha::ChaCha8Rng;
+use rlhf_ops::WeightLayout;
 
+use crate::lora::{Adapter, layer};
 use crate::{Error, Params, Result};
 use rlhf_base::rng;
 
@@ -20,11 +22,24 @@ pub struct Schema(BTreeMap<String, (Shape, Init)>);
 impl Schema {
     /// Records what `build` asks of its `VarBuilder`.
     pub fn of<M>(build: impl FnOnce(VarBuilder<'static>) -> Result<M>) -> Result<Self> {
-        let asked = Arc::new(Mutex::new(BTreeMap::new()));
-        let backend = Box::new(Recorder(asked.clone()));
-        build(VarBuilder::from_backend(backend, DType::F32, Device::Cpu))?;
-        let mut asked = asked.lock().map_err(|_| poisoned())?;
-        Ok(Self(std::mem::take(&mut asked)))
+        Ok(Self(record(None, build)?.parameters))
+    }
+
+    /// The parameters of `adapter` alone, of the model that `build` makes.
+    pub(crate) fn of_adapter<M>(
+        adapter: &Adapter,
+        build: impl FnOnce(VarBuilder<'static>) -> Result<M>,
+    ) -> Result<Self> {
+        let mut asked = record(Some(adapter), build)?.parameters;
+        asked.retain(|name, _| adapter.owns(name));
+        Ok(Self(asked))
+    }
+
+    /// The layers of the model that `build` makes which can have an adapter, each with the layout of its weight.
+    pub(crate) fn linear_modules<M>(
+        build: impl FnOnce(VarBuilder<'static>) -> Result<M>,
+    ) -> Result<BTreeMap<String, WeightLayout>> {
+        Ok(record(None, build)?.linear)
     }
 
     /// Every parameter's name and shape, in order of name.
@@ -126,8 +141,11 @@ fn values(init: Init, n: usize, rng: &mut ChaCha8Rng) -> Result<Vec<f32>> {
         Init::Randn { mean, stdev } => Ok((0..n)
             .map(|_| (mean + stdev * rng::normal(rng)) as f32)
             .collect()),
+        Init::Uniform { lo, up } => Ok((0..n)
+            .map(|_| (lo + (up - lo) * rng::uniform(rng)) as f32)
+            .collect()),
         other => Err(Error::Invalid(format!(
-            "initialisation {other:?} is not one our models use: give a constant or a normal distribution"
+            "initialisation {other:?} is not one our models use: give a constant, a normal or a uniform distribution"
         ))),
     }
 }
@@ -136,10 +154,34 @@ fn poisoned() -> candle_core::Error {
     candle_core::Error::Msg("a thread panicked while a model was being laid out".into())
 }
 
-type Asked = BTreeMap<String, (Shape, Init)>;
+/// What a model asked for.
+#[derive(Default)]
+struct Asked {
+    parameters: BTreeMap<String, (Shape, Init)>,
+    /// The layers that asked whether they have an adapter.
+    linear: BTreeMap<String, WeightLayout>,
+}
+
+/// Records what `build` asks of a `VarBuilder` over nothing, on which `adapter` is said to stand.
+fn record<M>(
+    adapter: Option<&Adapter>,
+    build: impl FnOnce(VarBuilder<'static>) -> Result<M>,
+) -> Result<Asked> {
+    let asked = Arc::new(Mutex::new(Asked::default()));
+    let backend = Box::new(Recorder {
+        asked: asked.clone(),
+        adapter: adapter.cloned(),
+    });
+    build(VarBuilder::from_backend(backend, DType::F32, Device::Cpu))?;
+    let mut asked = asked.lock().map_err(|_| poisoned())?;
+    Ok(std::mem::take(&mut asked))
+}
 
 /// Records each requested parameter; returns a broadcast zero, which occupies a single element.
-struct Recorder(Arc<Mutex<Asked>>);
+struct Recorder {
+    asked: Arc<Mutex<Asked>>,
+    adapter: Option<Adapter>,
+}
 
 impl SimpleBackend for Recorder {
     fn get(
@@ -150,8 +192,12 @@ impl SimpleBackend for Recorder {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let mut asked = self.0.lock().map_err(|_| poisoned())?;
-        asked.insert(name.to_owned(), (shape.clone(), init));
+        if let Some(answer) = layer::shape(self.adapter.as_ref(), name) {
+            return answer;
+        }
+        let mut asked = self.asked.lock().map_err(|_| poisoned())?;
+        let parameter = (shape.clone(), init);
+        asked.parameters.insert(name.to_owned(), parameter);
         Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }
 
@@ -160,7 +206,14 @@ impl SimpleBackend for Recorder {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.lock().is_ok_and(|asked| asked.contains_key(name))
+        let Ok(mut asked) = self.asked.lock() else {
+            return false;
+        };
+        if let Some((module, layout)) = layer::asking(name) {
+            asked.linear.insert(module.to_owned(), layout);
+        }
+        layer::answer(self.adapter.as_ref(), name)
+            .unwrap_or_else(|| asked.parameters.contains_key(name))
     }
 }
 

@@ -22,6 +22,18 @@ pub(crate) fn read(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
     guarded(|| read_all(dir)).map_err(|what| Error::file(dir, what))?
 }
 
+/// Whether `dir` holds the weights of a whole model.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    dir.join(SINGLE).is_file() || dir.join(INDEX).is_file()
+}
+
+/// Like [`read`], for one file of any name.
+pub(crate) fn read_one(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mut tensors = BTreeMap::new();
+    guarded(|| read_file(path, &mut tensors)).map_err(|what| Error::file(path, what))??;
+    Ok(tensors)
+}
+
 fn read_all(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
     let mut tensors = BTreeMap::new();
     let single = dir.join(SINGLE);
@@ -165,7 +177,8 @@ pub fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(
     serialize(path, tensors, None)
 }
 
-fn serialize(
+/// Writes `tensors` as they are, with `metadata` in the header.
+pub(crate) fn serialize(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
     metadata: Option<HashMap<String, String>>,

@@ -5,8 +5,8 @@ use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcomma
 use toml::Table;
 
 use crate::flags::{
-    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, ReportArgs,
-    RunArgs, ScoreArgs, StageArgs, derived,
+    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, MergeArgs,
+    ReportArgs, RunArgs, ScoreArgs, StageArgs, derived,
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
@@ -93,6 +93,13 @@ pub(crate) enum Command {
     /// scores an answer on trial, and memory and disk are estimated. Nothing is trained and nothing kept. Exits with 2 if a check fails.
     #[command(after_help = example("rlhf doctor configs/demo.toml"))]
     Doctor(DoctorArgs),
+    /// Make one whole model of an adapter and its base.
+    ///
+    /// ADAPTER is a run that trained with --lora, or a folder in PEFT's layout: of a language model or of a reward model. The base is found
+    /// by base_model_name_or_path in adapter_config.json: a path from that folder, a path from here, or a hub id. The weights are saved in
+    /// f32, with the tokenizer and what else belongs to the model.
+    #[command(after_help = example("rlhf merge runs/sft --out models/sft"))]
+    Merge(MergeArgs),
     /// Write one self-contained HTML page about runs: curves, reward against KL, samples, settings.
     ///
     /// A RUN is a run directory such as runs/ppo, or the folder of a whole pipeline. Several runs of one stage are drawn
@@ -121,6 +128,7 @@ impl Command {
             Self::Score(args) => args.common.quiet,
             Self::Doctor(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,
+            Self::Merge(args) => args.quiet,
             Self::Data(_) | Self::Explain(_) | Self::Report(_) | Self::Mdp(_) | Self::Manual => {
                 false
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rlhf_dataset::tiny_world::{Gold, Judge};
 use rlhf_dataset::{Loaded, Placed, Prompt, Reading};
-use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, Weights};
+use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
 use rlhf_rollout::{
     Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
     respond, response_logprobs, win,
@@ -182,7 +182,8 @@ pub(crate) fn evaluate(
 }
 
 fn load(folder: &Path, machine: &Machine) -> anyhow::Result<LanguageModel> {
-    LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)
+    machine
+        .load(folder)
         .with_context(|| format!("loading {}", folder.display()))
 }
 
@@ -200,9 +201,12 @@ impl<'a> Room<'a> {
     fn open(lineup: &Lineup, questions: &'a Questions, machine: &Machine) -> anyhow::Result<Self> {
         let reference = load(&lineup.reference.1, machine)?;
         let reward = match &lineup.reward {
-            Some(source) => {
-                Some(source.open(machine.dtype, &machine.device, questions.reward_timeout)?)
-            }
+            Some(source) => Some(source.open(
+                &machine.bases,
+                machine.dtype,
+                &machine.device,
+                questions.reward_timeout,
+            )?),
             None => None,
         };
         let Loaded {
@@ -271,8 +275,8 @@ impl<'a> Room<'a> {
         let mut points = Vec::new();
         for (step, weights) in rlhf_train::policies_of_checkpoints(run)? {
             machine.check_interrupt()?;
-            let (dtype, device) = (machine.dtype, &machine.device);
-            let model = LanguageModel::load(folder, Weights::Trainable, dtype, device)
+            let model = (machine.bases)
+                .as_trained(folder, machine.dtype, &machine.device)
                 .with_context(|| format!("loading {}", folder.display()))?;
             (model.params.restore(&weights))
                 .with_context(|| format!("{}: checkpoint of step {step}", run.display()))?;

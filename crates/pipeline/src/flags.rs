@@ -23,6 +23,8 @@ pub(crate) struct CommonArgs {
     pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) run: RunFlags,
+    #[command(flatten)]
+    pub(crate) lora: LoraFlags,
     /// No progress and no plan: warnings and errors only.
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -58,6 +60,18 @@ pub(crate) struct RunFlags {
     /// How many of the newest checkpoints are kept [default: 2].
     #[arg(long, value_name = "N")]
     keep_checkpoints: Option<usize>,
+}
+
+// Flags for `[lora]`; the rest of its settings are set with --set or in a file.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct LoraFlags {
+    /// Train a low-rank adapter of this rank over frozen weights; what else there is to choose: --set lora.alpha=…, lora.targets=…,
+    /// lora.rank_stabilised=… [default: 0, train the weights].
+    #[arg(long = "lora", value_name = "RANK")]
+    rank: Option<usize>,
+    /// With --lora: save the merged model instead of the adapter.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    merge: Option<bool>,
 }
 
 // What a stage takes besides its settings.
@@ -208,6 +222,22 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub(crate) out: PathBuf,
     /// Print {"out", "runs"} instead of the page's path.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The adapter: a run or a folder.
+    #[arg(value_name = "ADAPTER")]
+    pub(crate) adapter: String,
+    /// Where the whole model goes, a new folder [default: the adapter's name and -merged].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Warnings and errors only.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Print {"out", "adapter", "base"} instead.
     #[arg(long)]
     pub(crate) json: bool,
 }

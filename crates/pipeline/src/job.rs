@@ -5,7 +5,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use rlhf_base::tell;
-use rlhf_train::{Interrupted, OnExisting, Prepared, RunDir, Session, Settings as _, Summary};
+use rlhf_lm::LoraConfig;
+use rlhf_train::{
+    Interrupted, LoraSettings, OnExisting, Prepared, RunDir, Session, Settings as _, Summary,
+};
 use toml::{Table, Value};
 
 use crate::cost::{Cost, Meter};
@@ -15,7 +18,7 @@ use crate::fingerprint::{Content, fingerprint};
 use crate::locate::locate;
 use crate::machine::Machine;
 use crate::record::{Inputs, Record, compare};
-use crate::settings::{RUN, RUN_MAY_CHANGE, RunSettings};
+use crate::settings::{LORA, LORA_MAY_CHANGE, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::{AnyStage, Configured};
 
 /// A stage ready to be prepared and run: its files found, its configuration written out, its inputs hashed.
@@ -24,6 +27,8 @@ pub(crate) struct Job {
     located: Box<dyn Configured>,
     /// `[run]` as `config.toml` will have it.
     run: Table,
+    /// `[lora]` as `config.toml` will have it.
+    lora: Table,
     /// The section of the stage as `config.toml` will have it.
     pub(crate) settings: Table,
     /// What it will be made from.
@@ -31,6 +36,7 @@ pub(crate) struct Job {
     pub(crate) fingerprint: String,
     seed: u64,
     recompute: bool,
+    adapter: Option<LoraConfig>,
 }
 
 impl Job {
@@ -39,11 +45,13 @@ impl Job {
         stage: &'static dyn AnyStage,
         mut configured: Box<dyn Configured>,
         run: &RunSettings,
+        lora: &LoraSettings,
         quiet: bool,
     ) -> anyhow::Result<Self> {
         let name = stage.name();
         let settings = configured.to_table();
-        let recorded = recorded(run);
+        let adapter = lora.adapter().map_err(|error| usage!("{error:#}"))?;
+        let (recorded, lora) = (recorded(run), recorded_lora(lora));
         let mut notes = Vec::new();
         let inputs = locate(configured.as_mut(), &mut notes)?;
         if !quiet {
@@ -59,17 +67,20 @@ impl Job {
         let that_matter = config(
             name,
             without(&recorded, RUN_MAY_CHANGE.unseen),
+            lora.clone(),
             without(&settings, stage.may_change().unseen),
         )?;
         Ok(Self {
             stage,
             located: configured,
             run: recorded,
+            lora,
             settings,
             inputs: Inputs::new(&contents),
             fingerprint: fingerprint(&that_matter, &contents),
             seed: run.seed,
             recompute: run.recompute,
+            adapter,
         })
     }
 
@@ -82,7 +93,7 @@ impl Job {
             return Ok(Standing::New);
         };
         let Differences { mut refused, seen } =
-            differences(self.stage, &record, &self.run, &self.settings);
+            differences(self.stage, &record, (&self.run, &self.lora), &self.settings);
         refused.extend(self.inputs.changes_since(&record.inputs));
         Ok(match (refused.is_empty(), seen.is_empty()) {
             (true, true) => Standing::Interrupted,
@@ -109,7 +120,7 @@ impl Job {
             OnExisting::Refuse | OnExisting::Overwrite => Cost::default(),
         };
         let meter = Meter::start(before);
-        let session = machine.session(self.seed, self.recompute);
+        let session = machine.session(self.seed, self.recompute, self.adapter.clone());
         let mut prepared = self.located.prepare(&session).map_err(blame_input)?;
         let plan = prepared.plan(&session)?;
         disk::require(out, &plan.disk, existing)?;
@@ -160,7 +171,8 @@ impl Job {
         session: &Session,
         dir: &RunDir,
     ) -> anyhow::Result<Summary> {
-        let config = config(self.stage.name(), self.run.clone(), self.settings.clone())?;
+        let (run, lora) = (self.run.clone(), self.lora.clone());
+        let config = config(self.stage.name(), run, lora, self.settings.clone())?;
         let config =
             format!("# What this run was made with; its inputs are in inputs.json.\n\n{config}");
         let inputs = serde_json::to_string_pretty(&self.inputs)? + "\n";
@@ -183,6 +195,14 @@ pub(crate) fn recorded(run: &RunSettings) -> Table {
     fixed.to_table()
 }
 
+/// `[lora]` as a run records it: nothing where there is no adapter.
+pub(crate) fn recorded_lora(lora: &LoraSettings) -> Table {
+    match lora.rank {
+        0 => Table::new(),
+        _ => lora.to_table(),
+    }
+}
+
 /// How settings differ from those that a run began with, in words.
 pub(crate) struct Differences {
     /// Those that no resumed run may make.
@@ -191,23 +211,25 @@ pub(crate) struct Differences {
     pub(crate) seen: Vec<String>,
 }
 
-/// Compares `[run]` and the section of `stage` with the record of a run.
+/// Compares `[run]`, `[lora]` and the section of `stage` with the record of a run.
 pub(crate) fn differences(
     stage: &dyn AnyStage,
     record: &Record,
-    run: &Table,
+    (run, lora): (&Table, &Table),
     settings: &Table,
 ) -> Differences {
     let run = compare(RUN, &RUN_MAY_CHANGE, &record.run, run);
+    let lora = compare(LORA, &LORA_MAY_CHANGE, &record.lora, lora);
     let own = compare(stage.name(), &stage.may_change(), &record.stage, settings);
     Differences {
-        refused: [run.refused, own.refused].concat(),
+        refused: [run.refused, lora.refused, own.refused].concat(),
         seen: [run.seen, own.seen].concat(),
     }
 }
 
-fn config(stage: &str, run: Table, settings: Table) -> anyhow::Result<String> {
-    let sections = [(RUN, run), (stage, settings)];
+fn config(stage: &str, run: Table, lora: Table, settings: Table) -> anyhow::Result<String> {
+    let sections = [(RUN, run), (LORA, lora), (stage, settings)].into_iter();
+    let sections = sections.filter(|(name, table)| *name != LORA || !table.is_empty());
     let sections = sections.map(|(name, table)| (name.to_owned(), Value::Table(table)));
     toml::to_string(&Table::from_iter(sections)).context("writing the configuration")
 }

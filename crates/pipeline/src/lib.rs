@@ -52,6 +52,9 @@ pub fn check_settings(file: &Path) -> anyhow::Result<()> {
     let layers = settings::Layers::read(Some(file), &[])?;
     layers.get::<settings::RunSettings>(settings::RUN)?;
     layers.get::<settings::EvalSettings>(settings::EVAL)?;
+    layers
+        .get::<rlhf_train::LoraSettings>(settings::LORA)?
+        .adapter()?;
     for &stage in stages::STAGES {
         layers.configure(&variants::Part::of(stage))?.validate()?;
     }

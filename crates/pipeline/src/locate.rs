@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlhf_lm::base_of;
 use rlhf_rollout::RewardSource;
 use rlhf_train::Source;
 
@@ -30,6 +31,10 @@ pub(crate) fn locate(
                 }
                 let folder = model_folder(name, made_by)?;
                 inputs.push(input(name, &folder));
+                let base = base_of(&folder, &models::bases());
+                if let Some(base) = base.map_err(|error| usage!("{error}"))? {
+                    inputs.push(input(&base.display().to_string(), &base));
+                }
                 *name = folder.display().to_string();
             }
             Source::Data {

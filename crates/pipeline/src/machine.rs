@@ -1,11 +1,15 @@
 //! The process: device, threads, progress, Ctrl-C.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use candle_core::{DType, Device};
 use rlhf_base::tell;
+use rlhf_lm::{Bases, LanguageModel, LoraConfig, RewardModel, Weights};
 use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
 
 use crate::exit::{Stopped, usage};
+use crate::models;
 use crate::settings::RunSettings;
 
 /// Device, precision, progress and interruption of this process, the same for all stages it runs.
@@ -16,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) progress: ProgressStyle,
     pub(crate) saving: Saving,
     pub(crate) interrupt: Interrupt,
+    /// Where models come from.
+    pub(crate) bases: Bases,
 }
 
 impl Machine {
@@ -47,20 +53,35 @@ impl Machine {
             progress,
             saving: run.saving(),
             interrupt: Interrupt::new(),
+            bases: models::bases(),
         })
     }
 
     /// What a stage is given to compute with.
-    pub(crate) fn session(&self, seed: u64, recompute: bool) -> Session {
+    pub(crate) fn session(&self, seed: u64, recompute: bool, lora: Option<LoraConfig>) -> Session {
         Session {
             device: self.device.clone(),
             dtype: self.dtype,
             recompute,
+            lora,
+            bases: self.bases.clone(),
             seed,
             progress: self.progress,
             saving: self.saving,
             interrupt: self.interrupt.clone(),
         }
+    }
+
+    /// The language model in `folder`, to be used.
+    pub(crate) fn load(&self, folder: &Path) -> rlhf_lm::Result<LanguageModel> {
+        let (dtype, device) = (self.dtype, &self.device);
+        self.bases
+            .language_model(folder, Weights::Frozen, dtype, device)
+    }
+
+    /// The reward model in `folder`.
+    pub(crate) fn load_reward(&self, folder: &Path) -> rlhf_lm::Result<RewardModel> {
+        RewardModel::load_over(folder, self.dtype, &self.device, &self.bases)
     }
 
     /// From now on Ctrl-C asks the work to stop where it can go on later; a second one ends the process.

@@ -4,20 +4,20 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use rlhf_lm::hub::HubSettings;
+use rlhf_lm::{Bases, is_adapter};
 
 use crate::exit::usage;
 
-/// The folder of the model that `spec` names: of a run its `final/`, a model directory as it is, otherwise the local
+/// The folder of the model that `spec` names: of a run its `final/`, a model directory or an adapter as it is, otherwise the local
 /// copy of a hub repository, fetched if need be. A GGUF file stands for itself. `maker` is the command that would make
 /// what is missing.
 pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
     let path = Path::new(spec);
     let published = path.join("final");
-    if published.join("config.json").is_file() {
-        return Ok(published);
-    }
-    if path.join("config.json").is_file() {
-        return Ok(path.to_owned());
+    for folder in [published, path.to_owned()] {
+        if is_adapter(&folder) || folder.join("config.json").is_file() {
+            return Ok(folder);
+        }
     }
     if let Some(file) = rlhf_lm::gguf::locate(path)? {
         return Ok(file);
@@ -27,24 +27,9 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
             "{spec}: this run has no model yet; finish it with `rlhf {maker} --resume --out {spec}`"
         ));
     }
-    for adapter in [
-        path.join("adapter_config.json"),
-        published.join("adapter_config.json"),
-    ] {
-        if adapter.is_file() {
-            let text = fs_err::read_to_string(&adapter)?;
-            let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            let base = json["base_model_name_or_path"].as_str();
-            return Err(usage!(
-                "{spec} is a LoRA adapter of {} (adapter_config.json), not a whole model: merge it into its base (merge_and_unload of \
-                 PEFT) and name the folder of the merged model",
-                base.unwrap_or("a base model")
-            ));
-        }
-    }
     if path.is_dir() {
         return Err(usage!(
-            "{spec}: neither config.json nor a GGUF file in it, so it is neither a model directory nor a run"
+            "{spec}: neither config.json, adapter_config.json nor a GGUF file in it, so it is neither a model directory nor a run"
         ));
     }
     if path.exists() {
@@ -82,10 +67,18 @@ pub(crate) fn hub() -> HubSettings {
     }
 }
 
+/// Where models come from, the bases of adapters included.
+pub(crate) fn bases() -> Bases {
+    Bases::new(hub())
+}
+
 /// Whether the model in `folder` gives a score instead of text.
 pub(crate) fn is_reward_model(folder: &Path) -> anyhow::Result<bool> {
     if folder.join("reward.json").is_file() {
         return Ok(true);
+    }
+    if is_adapter(folder) {
+        return Ok(rlhf_lm::is_reward_adapter(folder)?);
     }
     if rlhf_lm::gguf::locate(folder)?.is_some() {
         return Ok(false);

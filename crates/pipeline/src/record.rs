@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use crate::exit::usage;
 use crate::fingerprint::Content;
 use crate::flags::derived::readable;
-use crate::settings::RUN;
+use crate::settings::{LORA, RUN};
 use crate::stages::{AnyStage, STAGES};
 
 /// `inputs.json`: what a run was made from besides its settings.
@@ -57,6 +57,8 @@ impl Inputs {
 pub(crate) struct Record {
     /// `[run]`.
     pub(crate) run: Table,
+    /// `[lora]`; empty where the weights themselves are trained.
+    pub(crate) lora: Table,
     /// The section of the stage.
     pub(crate) stage: Table,
     pub(crate) inputs: Inputs,
@@ -79,6 +81,7 @@ impl Record {
             _ => None,
         };
         let run = section(RUN).unwrap_or_default();
+        let lora = section(LORA).unwrap_or_default();
         let Some(table) = section(name) else {
             let mut names = STAGES.iter().map(|stage| stage.name());
             let other = names.find(|other| sections.contains_key(*other));
@@ -97,6 +100,7 @@ impl Record {
         })?;
         Ok(Some(Self {
             run,
+            lora,
             stage: table,
             inputs: serde_json::from_str(&inputs).map_err(|error| usage!("{path}: {error}"))?,
         }))

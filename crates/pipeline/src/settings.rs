@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rlhf_dataset::FieldMap;
-use rlhf_train::{BadSetting, MayChange, Saving, Setting, Settings, settings};
+use rlhf_train::{BadSetting, LoraSettings, MayChange, Saving, Setting, Settings, settings};
 use toml::{Table, Value};
 
 use crate::exit::usage;
@@ -21,6 +21,15 @@ pub(crate) const LOCAL_FILE: &str = "rlhf.toml";
 
 /// The section of settings of every command that computes.
 pub(crate) const RUN: &str = "run";
+
+/// The section of the adapter that training commands train.
+pub(crate) const LORA: &str = "lora";
+
+/// What a resumed run may change of [`LoraSettings`].
+pub(crate) const LORA_MAY_CHANGE: MayChange = MayChange {
+    unseen: &[],
+    seen: &[],
+};
 
 /// The section of settings of comparisons.
 pub(crate) const EVAL: &str = "eval";
@@ -142,7 +151,12 @@ impl Section {
 /// Every section there is, in the order of the pipeline.
 pub(crate) fn sections() -> Vec<Section> {
     let stages = STAGES.iter().copied().map(Section::of_stage);
-    std::iter::once(Section::of::<RunSettings>(RUN))
+    let shared = [
+        Section::of::<RunSettings>(RUN),
+        Section::of::<LoraSettings>(LORA),
+    ];
+    shared
+        .into_iter()
         .chain(stages)
         .chain([Section::of::<EvalSettings>(EVAL)])
         .collect()

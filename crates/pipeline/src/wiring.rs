@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rlhf_train::{Makes, Source};
+use rlhf_train::{LoraSettings, Makes, Source};
 
 use crate::bundled;
 use crate::commands::stage::layers;
@@ -10,8 +10,8 @@ use crate::data_files;
 use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
-use crate::settings::{EVAL, EvalSettings, Layers, RUN, RunSettings};
-use crate::stages::{Configured, STAGES};
+use crate::settings::{EVAL, EvalSettings, LORA, Layers, RUN, RunSettings};
+use crate::stages::{AnyStage, Configured, STAGES};
 use crate::variants::Part;
 
 /// A pipeline's settings, and where its stages write.
@@ -19,6 +19,7 @@ pub(crate) struct Wiring {
     pub(crate) file: PathBuf,
     pub(crate) layers: Layers,
     pub(crate) run: RunSettings,
+    lora: LoraSettings,
     /// The folder that holds one run directory a stage.
     pub(crate) out: PathBuf,
 }
@@ -28,6 +29,7 @@ impl Wiring {
     pub(crate) fn read(file: &Path, common: &CommonArgs) -> anyhow::Result<Self> {
         let layers = layers(Some(file), common)?;
         let run: RunSettings = layers.get(RUN)?;
+        let lora: LoraSettings = layers.get(LORA)?;
         let stem = file.file_stem().unwrap_or_default();
         let out = run
             .out
@@ -37,6 +39,7 @@ impl Wiring {
             file: file.to_owned(),
             layers,
             run,
+            lora,
             out,
         };
         if wiring.parts().is_empty() {
@@ -60,6 +63,7 @@ impl Wiring {
                 seed,
                 ..self.run.clone()
             },
+            lora: self.lora.clone(),
             out: self.out.join(format!("seed-{seed}")),
         }
     }
@@ -97,6 +101,14 @@ impl Wiring {
     /// The model that a stage or a variant publishes.
     pub(crate) fn model(&self, name: &str) -> PathBuf {
         self.folder(name).join("final")
+    }
+
+    /// `[lora]` for a stage. Pretraining has nothing to adapt: there all weights are trained.
+    pub(crate) fn lora(&self, stage: &dyn AnyStage) -> LoraSettings {
+        match stage.makes() {
+            Makes::Base => LoraSettings::default(),
+            _ => self.lora.clone(),
+        }
     }
 
     /// A part with its settings. A model that a stage of this pipeline makes comes from there, unless another one is named.

@@ -1,11 +1,15 @@
 //! The critic V, which predicts the return from each token on: the baseline of generalised advantage estimation.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use rlhf_lm::{Gradients, HeadInit, LanguageModel, ModelConfig, Params, ScalarModel, read_scalar};
+use rand::RngCore;
+use rlhf_base::rng::stream;
+use rlhf_lm::{
+    Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardModel, ScalarModel,
+    Weights as Loaded,
+};
 use rlhf_rollout::{Episode, EpisodeBatch, micro_batches};
 use rlhf_train::{Checkpoint, Session};
 
@@ -75,23 +79,21 @@ impl Critic {
     ///
     /// With weights of its own it starts as a copy of the reward model, which already knows good from bad; without one as the policy's
     /// trunk under a head of zeros, which predicts 0 everywhere. A shared one is that head alone, added to `policy`.
+    ///
+    /// Where the policy is trained by an adapter, a separate critic is an adapter over the frozen weights of the model it starts from, which
+    /// it shares.
     pub(crate) fn start(
         config: &Config,
         session: &Session,
         base: &LanguageModel,
-        reward_model: Option<&Path>,
+        reward_model: Option<&RewardModel>,
         policy: &mut Params,
     ) -> Result<Option<Self>> {
         if !config.advantage.needs_critic() {
             return Ok(None);
         }
-        let device = &session.device;
-        let under_zeros = || {
-            let trunk = base.params.tensors();
-            ScalarModel::with_fresh_head(&base.config, &trunk, HeadInit::Zeros, device)
-        };
-        let separate = |model: &ModelConfig, tensors: &BTreeMap<String, Tensor>| {
-            let params = Params::load(tensors, device, session.dtype)?;
+        let under_zeros = || ScalarModel::params_over(&base.config, &base.params, HeadInit::Zeros);
+        let separate = |model: &ModelConfig, params: Params| {
             anyhow::Ok(Weights::Separate(Learner {
                 model: ScalarModel::new(model, &params)?.gradient_checkpointing(session.recompute),
                 view: ScalarModel::new(model, &params.frozen())?,
@@ -100,18 +102,24 @@ impl Critic {
             }))
         };
         let weights = match (config.critic, reward_model) {
-            (CriticKind::Separate, Some(folder)) => {
-                // Read anew: the model that scores is frozen, in the dtype it computes in.
-                let (model, tensors) = read_scalar(folder)?;
-                separate(&model, &tensors)?
-            }
-            (CriticKind::Separate, None) => separate(&base.config, &under_zeros()?)?,
-            (CriticKind::Shared, _) => {
-                for (name, tensor) in &under_zeros()? {
-                    if !policy.contains(name) {
-                        policy.insert(name, tensor)?;
-                    }
+            (CriticKind::Separate, Some(reward)) => match &session.lora {
+                Some(lora) => {
+                    // Other draws than the policy's.
+                    let seed = stream(session.seed, "critic", 0).next_u64();
+                    separate(reward.config(), reward.adapted(lora, seed)?)?
                 }
+                None => {
+                    // Read anew: the model that scores is frozen, in the dtype it computes in.
+                    let (bases, folder) = (&session.bases, Path::new(&config.reward));
+                    let (dtype, device) = (session.dtype, &session.device);
+                    let (model, params) = bases.scalar(folder, Loaded::Trainable, dtype, device)?;
+                    separate(&model, params)?
+                }
+            },
+            (CriticKind::Separate, None) => separate(&base.config, under_zeros()?)?,
+            (CriticKind::Shared, _) => {
+                let head = ScalarModel::fresh_head(&base.config, HeadInit::Zeros, &session.device)?;
+                policy.insert(ScalarModel::HEAD, &head)?;
                 Weights::Shared {
                     model: ScalarModel::new(&base.config, policy)?,
                     view: ScalarModel::new(&base.config, &policy.frozen())?,
@@ -235,11 +243,11 @@ impl Critic {
         }
     }
 
-    /// Errors if a parameter has no usable gradient. A shared head is checked with the policy.
-    pub(crate) fn check(&self, gradients: &Gradients) -> Result<()> {
+    /// Errors if a parameter has no usable gradient; whether all were checked. A shared head is checked with the policy.
+    pub(crate) fn check(&self, gradients: &Gradients) -> Result<bool> {
         match &self.weights {
             Weights::Separate(own) => Ok(gradients.check_all(&own.params)?),
-            Weights::Shared { .. } => Ok(()),
+            Weights::Shared { .. } => Ok(true),
         }
     }
 
@@ -249,7 +257,7 @@ impl Critic {
             Weights::Separate(own) => &own.params,
             Weights::Shared { params, .. } => params,
         };
-        let Some(head) = params.get("score.weight") else {
+        let Some(head) = params.get(ScalarModel::HEAD) else {
             return Ok(true);
         };
         // A sum, since a maximum skips NaN.

@@ -118,11 +118,8 @@ impl PolicyOptimization {
             .as_ref()
             .is_some_and(|c| c.shared_head().is_some());
         if !self.checked.policy && advantages_differ && (critic_errs || !head_within) {
-            gradients
-                .policy
-                .check_all(&self.policy.params)
-                .context("policy")?;
-            self.checked.policy = true;
+            let checked = gradients.policy.check_all(&self.policy.params);
+            self.checked.policy = checked.context("policy")?;
         }
         // Under a head of zeros a trunk has no gradient either, until the head has moved.
         if let Some(critic) = &self.critic
@@ -130,8 +127,8 @@ impl PolicyOptimization {
             && critic_errs
             && critic.head_has_moved()?
         {
-            critic.check(&gradients.critic).context("critic")?;
-            self.checked.critic = true;
+            let checked = critic.check(&gradients.critic);
+            self.checked.critic = checked.context("critic")?;
         }
         Ok(())
     }

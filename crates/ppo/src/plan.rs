@@ -21,17 +21,27 @@ impl PolicyOptimization {
         let distinct = config.batch / config.samples_per_prompt;
         let per_step =
             prompt_tokens * distinct as f64 + (config.batch * config.response_length) as f64;
-        let mut memory = MemoryItem::trained("policy", policy).to_vec();
+        // Models that are adapters over one base share its weights, which count where they come first.
+        let mut memory = MemoryItem::trained("policy", policy);
+        let mut held = vec![policy];
+        let mut more = |what: &str, params| {
+            let before = Params::bytes_together(held.iter().copied());
+            held.push(params);
+            let added = Params::bytes_together(held.iter().copied()) - before;
+            (added > 0).then(|| MemoryItem::new(what, added as u64))
+        };
+        memory.extend(more("reference", &self.reference_params));
+        let reward = self.reward.model();
+        memory.extend(reward.and_then(|model| more("reward model", model.params())));
         if let Some(critic) = critic {
-            memory.extend(MemoryItem::trained("critic", critic));
-        }
-        memory.push(MemoryItem::new(
-            "reference",
-            (session.dtype.size_in_bytes() * policy.num_parameters()) as u64,
-        ));
-        if let Some(model) = self.reward.model() {
-            let reward = model.params().bytes() as u64;
-            memory.push(MemoryItem::new("reward model", reward));
+            let own = MemoryItem::learnt("critic", critic);
+            let shared = more("critic's frozen base", critic);
+            let shared = shared.map(|item| MemoryItem {
+                bytes: item.bytes.saturating_sub(own[0].bytes),
+                ..item
+            });
+            memory.extend(shared.filter(|item| item.bytes > 0));
+            memory.extend(own);
         }
         let held =
             (per_step as u64 / config.minibatches as u64).min(self.micro_batch_tokens as u64);
@@ -93,7 +103,7 @@ impl PolicyOptimization {
                     session.saving.keep,
                 ),
                 checkpoint: DiskUse::CHECKPOINT * trained as u64 + best,
-                model: DiskUse::MODEL * policy.num_parameters() as u64,
+                model: DiskUse::model(&self.language_model.params),
             },
             device: session.describe_device(),
             example: vec![

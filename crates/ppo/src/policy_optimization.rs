@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use candle_core::{Device, Tensor};
-use rlhf_lm::{CausalLm, LanguageModel};
+use rlhf_lm::{CausalLm, LanguageModel, Params};
 use rlhf_rollout::{PromptRow, ScoredAnswers, Scorer};
 use rlhf_train::Schedule;
 
@@ -24,6 +24,8 @@ pub(crate) struct PolicyOptimization {
     /// `None` where the advantage needs none.
     pub(crate) critic: Option<Critic>,
     pub(crate) reference: CausalLm,
+    /// For the plan: what the reference keeps in memory.
+    pub(crate) reference_params: Params,
     pub(crate) reward: Box<dyn Scorer>,
     pub(crate) checked: GradientsChecked,
     /// Where the episodes of skipped updates are written, once there is a run directory.

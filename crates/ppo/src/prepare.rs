@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use rlhf_dataset::{Loaded, Placed, Prompt, Reading, hold_out};
-use rlhf_lm::{CausalLm, LanguageModel, Weights};
+use rlhf_lm::{CausalLm, LanguageModel};
 use rlhf_rollout::{PromptRow, RewardSource, Scorer, prompt_rows};
 use rlhf_train::{Counted, Schedule, Session, micro_batch_tokens, read_and_tell, tell_skipped};
 
@@ -30,25 +30,20 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Loads them, and errors where policy, reward and critic do not fit together.
     pub(crate) fn load(config: &Config, session: &Session) -> Result<Self> {
-        let device = &session.device;
-        let mut base = LanguageModel::load(
-            Path::new(&config.model),
-            Weights::Trainable,
-            session.dtype,
-            device,
-        )
-        .with_context(|| format!("loading the policy from {}", config.model))?;
+        let base = session.trainable(Path::new(&config.model));
+        let mut base = base.with_context(|| format!("loading the policy from {}", config.model))?;
         base.tokenizer = (base.tokenizer)
             .allow_special(config.allow_special)
             .take_raw(config.raw);
         base.tokenizer
             .eos_id()
             .context("PPO needs an EOS token: a response must be able to end")?;
-        let reward =
-            config
-                .reward
-                .parse::<RewardSource>()?
-                .open(session.dtype, device, config.timeout())?;
+        let reward = config.reward.parse::<RewardSource>()?.open(
+            &session.bases,
+            session.dtype,
+            &session.device,
+            config.timeout(),
+        )?;
         if let Some(model) = reward.model() {
             if model.card().calibration.is_none() && !config.uncalibrated {
                 bail!(
@@ -104,15 +99,17 @@ impl PolicyOptimization {
             warnings,
         } = inputs;
         let mut policy = base.params.clone();
-        let reward_model = reward.model().map(|_| Path::new(&config.reward));
-        let critic = Critic::start(config, session, &base, reward_model, &mut policy)?;
+        let critic = Critic::start(config, session, &base, reward.model(), &mut policy)?;
+        // Under an adapter the reference has the policy's own frozen weights, and of a fresh one nothing else.
+        let reference = base.params.snapshot()?;
         let micro_batch_tokens = match config.micro_batch_tokens {
             0 => micro_batch_tokens(&base.config, session.recompute),
             tokens => tokens,
         };
         Ok(Self {
             config: Rc::new(config.clone()),
-            reference: CausalLm::new(&base.config, &base.params.snapshot()?)?,
+            reference: CausalLm::new(&base.config, &reference)?,
+            reference_params: reference,
             policy: Learner {
                 model: CausalLm::new(&base.config, &policy)?
                     .gradient_checkpointing(session.recompute),

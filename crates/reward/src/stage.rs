@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Feedback, Reading};
-use rlhf_lm::{HeadInit, LanguageModel, Params, ScalarModel, Weights};
+use rlhf_lm::{HeadInit, LanguageModel, ScalarModel};
 use rlhf_train::feedback::{Counts, Item, Items, Judgement, split_by_prompt};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
@@ -79,13 +79,9 @@ impl Stage for Reward {
     }
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
-        let mut base = LanguageModel::load(
-            Path::new(&config.model),
-            Weights::Trainable,
-            session.dtype,
-            &session.device,
-        )
-        .with_context(|| format!("loading the model to start from at {}", config.model))?;
+        let base = session.trainable(Path::new(&config.model));
+        let mut base =
+            base.with_context(|| format!("loading the model to start from at {}", config.model))?;
         base.tokenizer = (base.tokenizer)
             .allow_special(config.allow_special)
             .take_raw(config.raw);
@@ -165,9 +161,7 @@ impl Stage for Reward {
             tokenizer,
             ..
         } = base;
-        let tensors =
-            ScalarModel::with_fresh_head(&model, &params.tensors(), head, &session.device)?;
-        let params = Params::load(&tensors, &session.device, session.dtype)?;
+        let params = ScalarModel::params_over(&model, &params, head)?;
         let extent = config
             .training
             .extent(Self::NAME, items.len(), &model, session.recompute)?;

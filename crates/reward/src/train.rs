@@ -53,7 +53,7 @@ impl Prepared for RewardModelling {
         let parameters = self.params.num_trainable() as u64;
         let batch = self.extent.rows_per_step;
         let per_step = self.extent.tokens_per_step(tokens);
-        let mut memory = MemoryItem::trained("model", &self.params).to_vec();
+        let mut memory = MemoryItem::trained("model", &self.params);
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
         memory.push(MemoryItem::activations(
@@ -92,7 +92,7 @@ impl Prepared for RewardModelling {
                     session.saving.keep,
                 ),
                 checkpoint: DiskUse::CHECKPOINT * parameters,
-                model: DiskUse::MODEL * parameters,
+                model: DiskUse::model(&self.params),
             },
             device: session.describe_device(),
             example: vec![
@@ -146,6 +146,7 @@ impl Prepared for RewardModelling {
         let mut progress = Progress::new(session.progress, "reward", steps, "step");
         let mut monitor = LossMonitor::after(&dir.logged()?);
         let mut last_loss = f64::NAN;
+        let mut checked = false;
 
         let loss_of = |items: &[&Item], share: f32| -> Result<Tensor> {
             let packed = Batch::pack(items, &session.device)?;
@@ -176,9 +177,9 @@ impl Prepared for RewardModelling {
                 total = (total + loss.detach())?;
             }
             last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
-            if step == first {
+            if !checked {
                 // A comparison stays the same when all scores move by one amount.
-                gradients.check_all_but(params, self.model.shared_shifts())?;
+                checked = gradients.check_all_but(params, self.model.shared_shifts())?;
             }
             check_finite(step + 1, "the loss", last_loss)?;
             let lr = schedule.lr(training.lr, step);

@@ -159,6 +159,11 @@ impl Stage for Pretrain {
 
     /// Trains a tokenizer on the texts, and makes a Llama with fresh weights for it.
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
+        ensure!(
+            session.lora.is_none(),
+            "pretraining starts from fresh weights, which hold nothing that an adapter could build on: leave out lora.rank here, and give it to \
+             the stages after this one"
+        );
         let begun = Instant::now();
         let Loaded {
             rows: texts,

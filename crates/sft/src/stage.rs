@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
-use rlhf_lm::{LanguageModel, SaveDtype, Weights};
+use rlhf_lm::SaveDtype;
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
     read_and_tell, row_limit, tell_skipped,
@@ -78,13 +78,9 @@ impl Stage for Sft {
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
         let begun = Instant::now();
-        let mut model = LanguageModel::load(
-            Path::new(&config.model),
-            Weights::Trainable,
-            session.dtype,
-            &session.device,
-        )
-        .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
+        let model = session.trainable(Path::new(&config.model));
+        let mut model = model
+            .with_context(|| format!("loading the model to fine-tune from {}", config.model))?;
         model.tokenizer = (model.tokenizer)
             .allow_special(config.allow_special)
             .take_raw(config.raw);

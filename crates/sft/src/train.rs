@@ -55,7 +55,7 @@ impl Prepared for LanguageModelling {
         let targets: usize = rows.iter().map(Example::num_targets).sum();
         let parameters = self.model.params.num_trainable() as u64;
         let per_step = self.extent.tokens_per_step(tokens);
-        let mut memory = MemoryItem::trained("model", &self.model.params).to_vec();
+        let mut memory = MemoryItem::trained("model", &self.model.params);
         let micro_batch_tokens = self.extent.micro_batch_tokens;
         let held = (per_step as u64).min(micro_batch_tokens as u64);
         memory.push(MemoryItem::activations(
@@ -89,7 +89,7 @@ impl Prepared for LanguageModelling {
                     session.saving.keep,
                 ),
                 checkpoint: DiskUse::CHECKPOINT * parameters,
-                model: DiskUse::MODEL * parameters,
+                model: DiskUse::model(&self.model.params),
             },
             device: session.describe_device(),
             example: self
@@ -157,6 +157,7 @@ impl Prepared for LanguageModelling {
         };
         // Logged with the first step: a run that fails before it leaves nothing behind.
         let mut before = None;
+        let mut checked = false;
         if first == 0 {
             let mut line = Map::new();
             if !held_out.is_empty() {
@@ -196,8 +197,8 @@ impl Prepared for LanguageModelling {
                 total = (total + loss.detach())?;
             }
             outcome.loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
-            if step == first {
-                gradients.check_all(params)?;
+            if !checked {
+                checked = gradients.check_all(params)?;
             }
             check_finite(step + 1, "the loss", outcome.loss)?;
             let lr = schedule.lr(training.lr, step);

@@ -78,10 +78,27 @@ impl MemoryItem {
 
     /// What training keeps of a model: all its weights, with the copies that it computes with in half precision; and in f32, of those
     /// that are trained, the gradients and AdamW's two moments.
-    pub fn trained(what: &str, params: &Params) -> [Self; 3] {
+    pub fn trained(what: &str, params: &Params) -> Vec<Self> {
+        let learnt = Self::learnt(what, params);
+        if params.adapter().is_none() {
+            let [_, gradients, moments] = learnt;
+            let weights = Self::new(format!("{what} weights"), params.bytes() as u64);
+            return vec![weights, gradients, moments];
+        }
+        let base = Self::new("frozen base", params.frozen_bytes() as u64);
+        std::iter::once(base).chain(learnt).collect()
+    }
+
+    /// Like [`MemoryItem::trained`], for what is trained alone: where the frozen weights are another model's too, and counted there.
+    pub fn learnt(what: &str, params: &Params) -> [Self; 3] {
         let trained = params.num_trainable() as u64;
+        let weights = params.bytes() - params.frozen_bytes();
+        let kind = match params.adapter() {
+            Some(_) => "adapter",
+            None => "weights",
+        };
         [
-            Self::new(format!("{what} weights"), params.bytes() as u64),
+            Self::new(format!("{what} {kind}"), weights as u64),
             Self::new(format!("{what} gradients"), 4 * trained),
             Self::new(format!("{what} optimizer moments"), 8 * trained),
         ]
@@ -114,6 +131,15 @@ impl DiskUse {
     pub const CHECKPOINT: u64 = 12;
     /// Bytes of a published model per parameter, at most.
     pub const MODEL: u64 = 4;
+
+    /// Bytes of the model that is published of `params`: all of it, or the adapter alone where that is what is saved.
+    pub fn model(params: &Params) -> u64 {
+        let saved = match params.adapter() {
+            Some(adapter) if !adapter.is_merged_when_saved() => params.num_trainable(),
+            _ => params.num_parameters(),
+        };
+        Self::MODEL * saved as u64
+    }
 
     /// How many checkpoints there are at once of a run that saves `saves` of them after a number of steps and keeps `keep`. One is
     /// written before the oldest goes, and one may come of an interruption or of time.
@@ -362,8 +388,9 @@ mod tests {
             let zeros = |n: usize| Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap();
             params.insert("trained", &zeros(10)).unwrap();
             params.insert_frozen("frozen", &zeros(6)).unwrap();
-            let bytes = MemoryItem::trained("model", &params).map(|item| item.bytes);
-            assert_eq!(bytes, [weights, 40, 80]);
+            let items = MemoryItem::trained("model", &params);
+            let bytes: Vec<u64> = items.iter().map(|item| item.bytes).collect();
+            assert_eq!(bytes[..], [weights, 40, 80]);
         }
     }
 
@@ -372,7 +399,7 @@ mod tests {
         let zeros = Tensor::zeros(1_000_000, DType::F32, &Device::Cpu).unwrap();
         let mut params = Params::new(&Device::Cpu, DType::F32);
         params.insert("weight", &zeros).unwrap();
-        let mut memory = MemoryItem::trained("policy", &params).to_vec();
+        let mut memory = MemoryItem::trained("policy", &params);
         let model = ModelConfig::from_json(json!({
             "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 512,
             "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256,

@@ -1,6 +1,9 @@
 //! What a stage runs with: device, number format, seed, progress, interrupts.
 
+use std::path::Path;
+
 use candle_core::{DType, Device};
+use rlhf_lm::{Bases, LanguageModel, LoraConfig, Weights};
 
 use crate::{Interrupt, ProgressStyle, Saving};
 
@@ -13,6 +16,10 @@ pub struct Session {
     pub dtype: DType,
     /// Gradient checkpointing: training keeps one hidden state per block and token, and computes the rest again for the gradient.
     pub recompute: bool,
+    /// The adapter to train instead of the weights, if one is asked for.
+    pub lora: Option<LoraConfig>,
+    /// Where models come from. Those that are adapters over the same base share it.
+    pub bases: Bases,
     /// The one seed; every random stream derives from it by name.
     pub seed: u64,
     /// How progress is shown.
@@ -24,6 +31,16 @@ pub struct Session {
 }
 
 impl Session {
+    /// The language model in `path`, to be trained: all of its weights, or where an adapter is asked for that alone, over frozen weights
+    /// that other models may share. Of an adapter that is found there the training goes on; without `lora` it is merged first.
+    pub fn trainable(&self, path: &Path) -> rlhf_lm::Result<LanguageModel> {
+        let (bases, dtype, device) = (&self.bases, self.dtype, &self.device);
+        match &self.lora {
+            Some(lora) => bases.adapted(path, lora, self.seed, dtype, device),
+            None => bases.language_model(path, Weights::Trainable, dtype, device),
+        }
+    }
+
     /// The device, its threads where it is the CPU, and the number format, for people to read.
     pub fn describe_device(&self) -> String {
         format!(

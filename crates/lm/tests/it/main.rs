@@ -9,6 +9,7 @@ mod gguf;
 mod graph;
 mod hostile;
 mod hub;
+mod lora;
 mod models;
 mod oracle;
 mod packing;

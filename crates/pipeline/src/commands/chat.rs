@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use rlhf_base::rng::{stream, uniform};
 use rlhf_base::tell;
 use rlhf_base::{Message, Text};
-use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, Weights, stream_response};
+use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, stream_response};
 use rlhf_rollout::{Episode, PromptRow, Scorer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
     let load = |name: &str| -> anyhow::Result<Speaker> {
         let folder = model_folder(name, "sft")?;
-        let model = LanguageModel::load(&folder, Weights::Frozen, machine.dtype, &machine.device)?;
+        let model = machine.load(&folder)?;
         Ok(Speaker {
             name: if name.is_empty() { "bundled" } else { name }.to_owned(),
             causal: CausalLm::new(&model.config, &model.params.frozen())?,
@@ -56,7 +56,12 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let reward = match &args.reward {
         Some(spec) => {
             let timeout = rlhf_ppo::Config::default().timeout();
-            Some(reward_source(spec)?.open(machine.dtype, &machine.device, timeout)?)
+            Some(reward_source(spec)?.open(
+                &machine.bases,
+                machine.dtype,
+                &machine.device,
+                timeout,
+            )?)
         }
         None => None,
     };

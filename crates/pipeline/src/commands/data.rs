@@ -9,13 +9,12 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use candle_core::{DType, Device};
 use rlhf_base::{Text, tell};
 use rlhf_dataset::summary::{Lengths, Summary, Tally};
 use rlhf_dataset::{
     Demonstration, Feedback, Placed, Prompt, Record, Records, Row, TextRow, Tolerance, Understood,
 };
-use rlhf_lm::{LanguageModel, TextNotes, Tokenizer, Weights, gguf, glued, seam as text_seam};
+use rlhf_lm::{TextNotes, Tokenizer, glued, seam as text_seam};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -24,6 +23,7 @@ use crate::data_files::found;
 use crate::exit::usage;
 use crate::flags::{DataArgs, KindArg};
 use crate::locate::model_folder;
+use crate::models;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<()> {
@@ -207,12 +207,7 @@ fn create(path: &Path) -> anyhow::Result<(PathBuf, BufWriter<fs_err::File>)> {
 /// The tokenizer of the model that `name` names.
 fn tokenizer(name: &str) -> anyhow::Result<Tokenizer> {
     let folder = model_folder(name, "sft")?;
-    Ok(match gguf::locate(&folder)? {
-        Some(_) => {
-            LanguageModel::load(&folder, Weights::Frozen, DType::F32, &Device::Cpu)?.tokenizer
-        }
-        None => Tokenizer::from_dir(&folder)?,
-    })
+    Ok(rlhf_lm::read_tokenizer(&folder, &models::bases())?)
 }
 
 /// Lengths as the model will see them.

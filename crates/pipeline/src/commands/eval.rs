@@ -6,10 +6,7 @@ use anyhow::Context as _;
 use candle_core::DType;
 use rlhf_base::tell;
 use rlhf_dataset::{Feedback, Loaded, Placed, Row};
-use rlhf_lm::{
-    Calibration, CausalLm, LanguageModel, RewardCard, RewardModel, ScalarModel, Weights,
-};
-
+use rlhf_lm::{Calibration, CausalLm, RewardCard, RewardModel, ScalarModel};
 use rlhf_sft::{Rows, mean_loss};
 use rlhf_train::feedback::{self, Counts, Items};
 use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
@@ -80,7 +77,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
             }
         }
     }
-    let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    let model = machine.load(folder)?;
     let tokenizer = (model.tokenizer)
         .allow_special(args.allow_special)
         .take_raw(args.raw);
@@ -146,7 +143,7 @@ fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<(
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
     let mut feedback = read_and_tell::<Feedback>(&found(&args.data)?, &args.reading.reading())?;
-    let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
+    let model = machine.load_reward(folder)?;
     let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
     let max_length = row_limit("eval", args.max_length, model.config());
     let items = Items::from_feedback(

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rlhf_base::Text;
 use rlhf_dataset::Prompt;
-use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig, TextNotes, Weights, generate};
+use rlhf_lm::{CausalLm, SamplingConfig, TextNotes, generate};
 use rlhf_train::{Progress, ProgressStyle, read_and_tell, tell_skipped};
 use serde_json::json;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let prompts = prompts(args)?;
     let folder = model_folder(&args.answering.model, "sft")?;
     let machine = Machine::new(&args.common.run(), args.common.quiet)?;
-    let mut model = LanguageModel::load(&folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    let mut model = machine.load(&folder)?;
     model.tokenizer = (model.tokenizer)
         .allow_special(args.allow_special)
         .take_raw(args.raw);

@@ -7,6 +7,7 @@ mod eval;
 mod explain;
 mod generate;
 mod mdp;
+mod merge;
 mod report;
 mod run;
 mod score;
@@ -31,6 +32,7 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Explain(args) => explain::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
         Command::Manual => print(&format!(

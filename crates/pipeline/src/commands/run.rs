@@ -14,7 +14,7 @@ use crate::evaluation::{Lineup, Questions, evaluate};
 use crate::exit::{usage, with_resume};
 use crate::fingerprint::{Content, Input, fingerprint};
 use crate::flags::RunArgs;
-use crate::job::{Job, Standing, differences, recorded};
+use crate::job::{Job, Standing, differences, recorded, recorded_lora};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_result};
@@ -155,9 +155,9 @@ impl Pipeline<'_> {
             let out = self.wiring.folder(part.name());
             if let Some(record) = Record::read(&out, part.stage)? {
                 let settings = self.wiring.configured(part)?.to_table();
-                let refused =
-                    differences(part.stage, &record, &recorded(&self.wiring.run), &settings)
-                        .refused;
+                let run = recorded(&self.wiring.run);
+                let lora = recorded_lora(&self.wiring.lora(part.stage));
+                let refused = differences(part.stage, &record, (&run, &lora), &settings).refused;
                 if !refused.is_empty() {
                     changed.push(refusal(&out, &refused).to_string());
                 }
@@ -179,12 +179,9 @@ impl Pipeline<'_> {
     fn part(&self, part: &Part, ran: bool) -> anyhow::Result<bool> {
         let (name, out) = (part.name(), self.wiring.folder(part.name()));
         let configured = self.wiring.configured(part)?;
-        let job = Job::new(
-            part.stage,
-            configured,
-            &self.wiring.run,
-            self.args.common.quiet,
-        )?;
+        let (run, lora) = (&self.wiring.run, self.wiring.lora(part.stage));
+        let quiet = self.args.common.quiet;
+        let job = Job::new(part.stage, configured, run, &lora, quiet)?;
         let again = |why: &str| {
             self.say(&format!(
                 "{name}: running again in {}: {why}",

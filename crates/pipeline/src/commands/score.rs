@@ -7,10 +7,7 @@ use anyhow::Context as _;
 use rlhf_base::Text;
 use rlhf_dataset::order::micro_batches;
 use rlhf_dataset::{Feedback, Loaded, Place, Placed, Row, Tolerance};
-use rlhf_lm::{
-    CausalLm, Example, ExampleBatch, LanguageModel, RewardModel, ScoreGroup, TextNotes, Tokenizer,
-    Weights,
-};
+use rlhf_lm::{CausalLm, Example, ExampleBatch, ScoreGroup, TextNotes, Tokenizer};
 use rlhf_train::{micro_batch_tokens, read_and_tell, tell_skipped};
 use serde_json::{Map, Value, json};
 
@@ -168,7 +165,7 @@ fn under_reward_model(
     tolerance: &mut Tolerance,
     print: Print,
 ) -> anyhow::Result<()> {
-    let model = RewardModel::load(folder, machine.dtype, &machine.device)?;
+    let model = machine.load_reward(folder)?;
     let tokenizer = model.tokenizer().clone().allow_special(args.allow_special);
     tell(&tokenizer, entries);
     let end = tokenizer.eos_id()?;
@@ -216,7 +213,7 @@ fn under_language_model(
     tolerance: &mut Tolerance,
     print: Print,
 ) -> anyhow::Result<()> {
-    let model = LanguageModel::load(folder, Weights::Frozen, machine.dtype, &machine.device)?;
+    let model = machine.load(folder)?;
     let causal = CausalLm::new(&model.config, &model.params.frozen())?;
     let tokenizer = (model.tokenizer)
         .allow_special(args.allow_special)

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use rlhf_base::tell;
-use rlhf_train::{OnExisting, RunDir, Settings as _, Source};
+use rlhf_train::{LoraSettings, OnExisting, RunDir, Settings as _, Source};
 use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::exit::{usage, with_resume};
 use crate::flags::{CommonArgs, StageArgs};
-use crate::job::{Job, recorded};
+use crate::job::{Job, recorded, recorded_lora};
 use crate::machine::Machine;
 use crate::output::print_result;
 use crate::record::{Record, compare, refusal};
-use crate::settings::{Layers, RUN, RUN_MAY_CHANGE, RunSettings};
+use crate::settings::{LORA, LORA_MAY_CHANGE, Layers, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::{AnyStage, Configured};
 use crate::variants::Part;
 
@@ -46,7 +46,7 @@ pub(crate) fn run(
     };
     // What stands beside the command, without the file of the folder.
     let mut given = Layers::given(args.config.as_deref(), &args.common.set)?;
-    given.add(FLAGS, section(RUN, as_table(&args.common.run)?))?;
+    given.add(FLAGS, of_all(&args.common)?)?;
     given.add(FLAGS, flags)?;
     let job = if let Some(record) = &begun {
         let (job, settings) = resumed(stage, &out, record, &given, &run, quiet)?;
@@ -59,7 +59,14 @@ pub(crate) fn run(
                 out.display()
             ));
         }
-        Job::new(stage, layers.configure(&Part::of(stage))?, &run, quiet)?
+        let lora: LoraSettings = layers.get(LORA)?;
+        Job::new(
+            stage,
+            layers.configure(&Part::of(stage))?,
+            &run,
+            &lora,
+            quiet,
+        )?
     };
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
         tell(format!(
@@ -151,6 +158,9 @@ fn resumed(
     let of_run = |table: &Table| {
         RunSettings::from_table(table).map_err(|error| usage!("{}: {RUN}.{error}", config))
     };
+    let of_lora = |table: &Table| {
+        LoraSettings::from_table(table).map_err(|error| usage!("{}: {LORA}.{error}", config))
+    };
     let of_stage = |table: &Table| {
         let configured = stage.configure(table);
         configured.map_err(|error| usage!("{}: {name}.{error}", config))
@@ -161,6 +171,12 @@ fn resumed(
         &RUN_MAY_CHANGE,
         &recorded(&of_run(&record.run)?),
         &recorded(&of_run(&over(&record.run, RUN))?),
+    );
+    let lora = compare(
+        LORA,
+        &LORA_MAY_CHANGE,
+        &record.lora,
+        &recorded_lora(&of_lora(&over(&record.lora, LORA))?),
     );
     let own = compare(
         name,
@@ -173,8 +189,9 @@ fn resumed(
         threads: usual.threads,
         ..of_run(&run.settled)?
     };
-    let mut differences = [run.refused, own.refused].concat();
-    let job = match Job::new(stage, of_stage(&own.settled)?, &settings, quiet) {
+    let mut differences = [run.refused, lora.refused, own.refused].concat();
+    let lora = of_lora(&lora.settled)?;
+    let job = match Job::new(stage, of_stage(&own.settled)?, &settings, &lora, quiet) {
         Ok(job) => job,
         Err(error) if differences.is_empty() => return Err(error),
         Err(error) => {
@@ -206,10 +223,17 @@ fn continuation(stage: &dyn AnyStage, out: &Path, common: &CommonArgs) -> Vec<St
 /// What errors call the layer of flags.
 const FLAGS: &str = "command line";
 
-/// Files, then `--set`, then the flags of `[run]`.
+/// The flags that every command which computes has, by section.
+fn of_all(common: &CommonArgs) -> anyhow::Result<Table> {
+    let mut all = section(RUN, as_table(&common.run)?);
+    all.extend(section(LORA, as_table(&common.lora)?));
+    Ok(all)
+}
+
+/// Files, then `--set`, then the flags of `[run]` and `[lora]`.
 pub(crate) fn layers(config: Option<&Path>, common: &CommonArgs) -> anyhow::Result<Layers> {
     let mut layers = Layers::read(config, &common.set)?;
-    layers.add(FLAGS, section(RUN, as_table(&common.run)?))?;
+    layers.add(FLAGS, of_all(common)?)?;
     Ok(layers)
 }
 

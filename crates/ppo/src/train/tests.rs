@@ -1,5 +1,6 @@
 //! The gradients of an update, against finite differences.
 
+mod adapters;
 mod token_tree;
 
 use super::*;
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use rlhf_base::rng::normal;
-use rlhf_lm::{LanguageModel, ModelConfig, Params, SaveDtype, train_bpe};
+use rlhf_lm::{Bases, LanguageModel, ModelConfig, Params, SaveDtype, train_bpe};
 use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
 use serde_json::json;
 
@@ -54,6 +55,8 @@ pub(super) fn session() -> Session {
         device: Device::Cpu,
         dtype: DType::F32,
         recompute: false,
+        lora: None,
+        bases: Bases::default(),
         seed: 1,
         progress: ProgressStyle::Quiet,
         saving: Saving {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 use candle_core::{DType, Device};
-use rlhf_lm::{RewardModel, Tokenizer};
+use rlhf_lm::{Bases, RewardModel, Tokenizer};
 
 use crate::{Episode, PromptRow};
 
@@ -99,15 +99,16 @@ impl RewardSource {
         }
     }
 
-    /// Ready to score; a batch may take a command `timeout`.
+    /// Ready to score; a batch may take a command `timeout`. A model that is an adapter shares its base with those over `bases`.
     pub fn open(
         &self,
+        bases: &Bases,
         dtype: DType,
         device: &Device,
         timeout: Duration,
     ) -> Result<Box<dyn Scorer>> {
         match self {
-            Self::Model(folder) => model::open(folder, dtype, device),
+            Self::Model(folder) => model::open(folder, bases, dtype, device),
             Self::Rule(spec) => open_rule(spec, timeout),
         }
     }
@@ -191,7 +192,12 @@ mod tests {
         let score = |spec: &str| {
             let source: RewardSource = spec.parse().unwrap();
             let scorer = source
-                .open(DType::F32, &Device::Cpu, Duration::from_secs(60))
+                .open(
+                    &Bases::default(),
+                    DType::F32,
+                    &Device::Cpu,
+                    Duration::from_secs(60),
+                )
                 .unwrap();
             scorer.scores(&tokenizer, &prompts, &episodes).unwrap()[0]
         };

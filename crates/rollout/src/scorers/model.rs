@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device};
 use rlhf_base::Text;
-use rlhf_lm::{RewardModel, ScoreGroup, Tokenizer};
+use rlhf_lm::{Bases, RewardModel, ScoreGroup, Tokenizer};
 
 use super::Scorer;
 use crate::{Episode, PromptRow};
@@ -15,8 +15,13 @@ struct Learned {
     reward: RewardModel,
 }
 
-pub(super) fn open(folder: &Path, dtype: DType, device: &Device) -> Result<Box<dyn Scorer>> {
-    let reward = RewardModel::load(folder, dtype, device)
+pub(super) fn open(
+    folder: &Path,
+    bases: &Bases,
+    dtype: DType,
+    device: &Device,
+) -> Result<Box<dyn Scorer>> {
+    let reward = RewardModel::load_over(folder, dtype, device, bases)
         .with_context(|| format!("loading the reward model {}", folder.display()))?;
     Ok(Box::new(Learned { reward }))
 }

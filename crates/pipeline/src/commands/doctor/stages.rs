@@ -83,9 +83,10 @@ impl Pipeline<'_> {
         };
         self.report.push(Finding::new("settings", described, &[]));
         if !start.missing {
-            let session = self
-                .machine
-                .session(self.wiring.run.seed, self.wiring.run.recompute);
+            let adapter = self.wiring.lora(part.stage).adapter();
+            let adapter = self.report.expect("settings", adapter)?;
+            let run = &self.wiring.run;
+            let session = self.machine.session(run.seed, run.recompute, adapter);
             let prepared = configured.prepare(&session);
             let mut prepared = self.report.expect("start", prepared)?;
             for finding in prepared.check() {
@@ -187,7 +188,8 @@ impl Pipeline<'_> {
         };
         let job = || {
             let configured = self.wiring.configured(part)?;
-            Job::new(part.stage, configured, &self.wiring.run, true)
+            let lora = self.wiring.lora(part.stage);
+            Job::new(part.stage, configured, &self.wiring.run, &lora, true)
         };
         let standing = match (there, start.made_by.is_empty()) {
             (false, _) => Ok(Standing::New),
