@@ -206,13 +206,17 @@ impl Bases {
         if let Some(base) = self.in_use(path, dtype, device)? {
             return Ok(base);
         }
-        let stored = Stored::read_any(path)?;
+        let stored = Stored::read_frozen(path)?;
+        let mut params = Params::take(stored.tensors, Weights::Frozen, device, dtype)?;
+        for (name, weight) in &stored.quantised {
+            params.insert_quantised(name, weight);
+        }
         let base = Arc::new(Base {
             path: canonical(path)?,
             config: stored.config,
             tokenizer: stored.tokenizer,
             generation: stored.generation,
-            params: Params::take(stored.tensors, Weights::Frozen, device, dtype)?,
+            params,
         });
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.retain(|base| base.strong_count() > 0);

@@ -46,6 +46,7 @@ mod params;
 mod portable;
 mod pretrained;
 mod python_json;
+mod quantised;
 mod reward_model;
 mod rotary;
 mod sampling;

@@ -2,18 +2,27 @@
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
-use rlhf_ops::WeightLayout;
+use rlhf_ops::{QuantisedWeight, WeightLayout};
 
 use crate::Result;
 use crate::lora::layer::LowRank;
+use crate::quantised;
 
 /// `y = x·W (+ b)`, and `+ s·B(Ax)` where it has an adapter.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     layout: WeightLayout,
     adapter: Option<LowRank>,
+}
+
+/// A weight as it is held.
+#[derive(Debug, Clone)]
+enum Weight {
+    Plain(Tensor),
+    /// In blocks of fewer bits, frozen.
+    Quantised(QuantisedWeight),
 }
 
 impl Linear {
@@ -34,8 +43,12 @@ impl Linear {
             true => Some(vb.get_with_hints(outputs, "bias", Init::Const(0.0))?),
             false => None,
         };
+        let weight = match quantised::of(&vb)? {
+            Some(blocks) => Weight::Quantised(blocks),
+            None => Weight::Plain(vb.get_with_hints(shape, "weight", normal(std))?),
+        };
         Ok(Self {
-            weight: vb.get_with_hints(shape, "weight", normal(std))?,
+            weight,
             bias,
             layout,
             adapter: LowRank::of(inputs, outputs, layout, &vb)?,
@@ -44,7 +57,10 @@ impl Linear {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref();
-        let y = rlhf_ops::linear(x, &self.weight, self.layout, bias)?;
+        let y = match &self.weight {
+            Weight::Plain(weight) => rlhf_ops::linear(x, weight, self.layout, bias)?,
+            Weight::Quantised(weight) => rlhf_ops::quantised_linear(x, weight, bias)?,
+        };
         self.adapted(y, x)
     }
 
@@ -53,7 +69,10 @@ impl Linear {
         if self.bias.is_some() {
             return Ok((residual + self.forward(x)?)?);
         }
-        let y = rlhf_ops::linear_add(residual, x, &self.weight, self.layout)?;
+        let y = match &self.weight {
+            Weight::Plain(weight) => rlhf_ops::linear_add(residual, x, weight, self.layout)?,
+            Weight::Quantised(weight) => rlhf_ops::quantised_linear_add(residual, x, weight)?,
+        };
         self.adapted(y, x)
     }
 

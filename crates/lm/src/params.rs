@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use rlhf_ops::QuantisedWeight;
 
 use crate::lora::{self, Adapter, LoraConfig, layer};
 use crate::scalar::SCORE;
-use crate::{Error, ModelConfig, Result};
+use crate::{Error, ModelConfig, Result, quantised};
 
 /// What weights are loaded for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +23,10 @@ pub enum Weights {
 /// A parameter.
 #[derive(Debug, Clone)]
 struct Param {
-    /// What the model reads, in the compute dtype. Where trainable it is a variable, which records a graph.
+    /// What the model reads, in the compute dtype. Where trainable it is a variable, which records a graph. Of a quantised weight the blocks.
     value: Tensor,
+    /// The weight, where it stays in quantised blocks.
+    quantised: Option<QuantisedWeight>,
     /// Frozen where absent.
     trainable: Option<Master>,
 }
@@ -49,6 +52,7 @@ impl Param {
         };
         Ok(Self {
             value: read.as_tensor().clone(),
+            quantised: None,
             trainable: Some(Master { weight, read }),
         })
     }
@@ -57,11 +61,28 @@ impl Param {
     fn frozen(value: &Tensor, dtype: DType) -> Result<Self> {
         Ok(Self {
             value: value.detach().to_dtype(dtype)?.contiguous()?,
+            quantised: None,
             trainable: None,
         })
     }
 
-    /// The value as exactly as it is held.
+    /// Shares the blocks of `weight`.
+    fn quantised(weight: &QuantisedWeight) -> Self {
+        Self {
+            value: weight.blocks().clone(),
+            quantised: Some(weight.clone()),
+            trainable: None,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        match &self.quantised {
+            Some(weight) => weight.shape(),
+            None => self.value.shape().clone(),
+        }
+    }
+
+    /// The value as exactly as it is held; of a quantised weight the blocks.
     fn exact(&self) -> Tensor {
         match &self.trainable {
             Some(master) => master.weight.as_detached_tensor(),
@@ -149,6 +170,16 @@ impl Params {
         Ok(())
     }
 
+    /// Adds a frozen parameter that stays in quantised blocks, which it shares.
+    pub(crate) fn insert_quantised(&mut self, name: &str, weight: &QuantisedWeight) {
+        self.store.insert(name.to_owned(), Param::quantised(weight));
+    }
+
+    /// The weight `name`, where it is held in quantised blocks.
+    fn quantised(&self, name: &str) -> Option<&QuantisedWeight> {
+        self.store.get(name)?.quantised.as_ref()
+    }
+
     /// Freezes the parameters whose names `chosen` picks: their masters are given back. Models made before still record a graph for
     /// them.
     pub fn freeze(&mut self, chosen: impl Fn(&str) -> bool) {
@@ -181,9 +212,11 @@ impl Params {
         Some(&master.weight)
     }
 
-    /// `name` as the model reads it: in the compute dtype, and recorded in the graph unless frozen.
+    /// `name` as the model reads it: in the compute dtype, and recorded in the graph unless frozen. None where it is missing or held in
+    /// quantised blocks.
     pub fn compute(&self, name: &str) -> Option<Tensor> {
-        Some(self.store.get(name)?.value.clone())
+        let param = self.store.get(name)?;
+        param.quantised.is_none().then(|| param.value.clone())
     }
 
     /// The dtype the model computes in.
@@ -203,7 +236,7 @@ impl Params {
 
     /// Scalars in all parameters together.
     pub fn num_parameters(&self) -> usize {
-        self.store.values().map(|p| p.value.elem_count()).sum()
+        self.store.values().map(|p| p.shape().elem_count()).sum()
     }
 
     /// Bytes of the values in `stores` together: memory that several of them share counts once.
@@ -237,10 +270,10 @@ impl Params {
     }
 
     /// All values, detached: the masters of trainable parameters, and the frozen ones in the compute dtype. They share storage, so
-    /// they always hold the current values.
+    /// they always hold the current values. Weights in quantised blocks are left out.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
-        self.store
-            .iter()
+        let plain = self.store.iter().filter(|(_, p)| p.quantised.is_none());
+        plain
             .map(|(name, param)| (name.clone(), param.exact()))
             .collect()
     }
@@ -422,10 +455,10 @@ impl Params {
     }
 
     /// Every name with its shape, in order of name.
-    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &Shape)> {
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, Shape)> {
         self.store
             .iter()
-            .map(|(name, param)| (name.as_str(), param.value.shape()))
+            .map(|(name, param)| (name.as_str(), param.shape()))
     }
 
     /// Every trainable name with the variable that gradients are taken of.
@@ -452,6 +485,9 @@ impl SimpleBackend for Params {
         if let Some(answer) = layer::shape(self.adapter(), name) {
             return answer;
         }
+        if let Some(weight) = quantised::asking(name) {
+            return quantised::answer(name, self.quantised(&weight));
+        }
         let tensor = self.get_unchecked(name, dtype, device)?;
         if tensor.shape() != &shape {
             candle_core::bail!(
@@ -471,6 +507,9 @@ impl SimpleBackend for Params {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
+        if let Some(weight) = quantised::asking(name) {
+            return self.quantised(&weight).is_some();
+        }
         layer::answer(self.adapter(), name).unwrap_or_else(|| self.store.contains_key(name))
     }
 }

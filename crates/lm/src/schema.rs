@@ -63,7 +63,9 @@ impl Schema {
 
     /// An error that names everything that `params`, which may hold more than the model asks for, lack.
     pub fn require(&self, params: &Params) -> Result<()> {
-        match self.mismatch(params.shapes(), false) {
+        let shapes: Vec<_> = params.shapes().collect();
+        let found = shapes.iter().map(|(name, shape)| (*name, shape));
+        match self.mismatch(found, false) {
             Some(what) => Err(Error::Invalid(format!("parameters do not fit: {what}"))),
             None => Ok(()),
         }

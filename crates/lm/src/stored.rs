@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
+use rlhf_ops::QuantisedWeight;
 use serde_json::{Map, Value};
 
 use crate::config::Head;
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) struct Stored {
     pub(crate) config: ModelConfig,
     pub(crate) tensors: BTreeMap<String, Tensor>,
+    /// Weights that stay in the quantised blocks of a GGUF file.
+    pub(crate) quantised: BTreeMap<String, QuantisedWeight>,
     pub(crate) tokenizer: Tokenizer,
     /// The content of `generation_config.json`.
     pub(crate) generation: Map<String, Value>,
@@ -31,18 +34,7 @@ impl Stored {
                     "holds a language model, expected a reward model: make one from it with `rlhf reward`",
                 ));
             }
-            let gguf::Gguf {
-                config,
-                tokenizer,
-                generation,
-                tensors,
-            } = gguf::read(&file)?;
-            return Ok(Self {
-                config,
-                tensors,
-                tokenizer,
-                generation,
-            });
+            return Ok(gguf::read(&file, false)?.into());
         }
         let (config, tensors) = match head {
             Head::CausalLm => read_lm(path)?,
@@ -58,9 +50,18 @@ impl Stored {
         Ok(Self {
             config,
             tensors,
+            quantised: BTreeMap::new(),
             tokenizer,
             generation: read_generation(path)?,
         })
+    }
+
+    /// Reads a model that stays frozen, with whichever head it has. The linear layers of a GGUF file stay in its quantised blocks.
+    pub(crate) fn read_frozen(path: &Path) -> Result<Self> {
+        match gguf::locate(path)? {
+            Some(file) => Ok(gguf::read(&file, true)?.into()),
+            None => Self::read_any(path),
+        }
     }
 
     /// Reads the model with whichever head it has: any model can be the base of an adapter.
@@ -68,6 +69,25 @@ impl Stored {
         let scalar = gguf::locate(path)?.is_none() && read_config(path)?.is_classifier();
         let head = if scalar { Head::Scalar } else { Head::CausalLm };
         Self::read(path, head)
+    }
+}
+
+impl From<gguf::Gguf> for Stored {
+    fn from(read: gguf::Gguf) -> Self {
+        let gguf::Gguf {
+            config,
+            tokenizer,
+            generation,
+            tensors,
+            quantised,
+        } = read;
+        Self {
+            config,
+            tensors,
+            quantised,
+            tokenizer,
+            generation,
+        }
     }
 }
 

@@ -66,6 +66,7 @@ pub use gradient_sums::{GradientSums, backward_into};
 pub use host::{host_reads, read_to_host};
 pub use layer_norm::layer_norm;
 pub use layout::{Layout, Segment};
+pub use linear::quantised::{QuantisedWeight, quantised_linear, quantised_linear_add};
 pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
 pub use negative_log_likelihood::negative_log_likelihood;

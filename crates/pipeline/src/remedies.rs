@@ -21,6 +21,7 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/commands/eval", &["eval"]),
     ("pipeline/src/commands/explain", &["explain"]),
     ("pipeline/src/commands/generate", &["generate"]),
+    ("pipeline/src/commands/merge", &["merge"]),
     ("pipeline/src/commands/report", &["report"]),
     ("pipeline/src/commands/run", &["run"]),
     ("pipeline/src/commands/score", &["score"]),

@@ -13,6 +13,7 @@ use candle_core::quantized::{GgmlDType, gguf_file::TensorInfo};
 use candle_core::{DType, Device, Shape, Tensor};
 
 use super::header::{Header, Stored, Value};
+use crate::quantised::can_stay;
 use crate::{Error, Result};
 
 /// Where tensors begin, unless `general.alignment` says otherwise.
@@ -215,6 +216,20 @@ impl GgufFile {
         quantised
             .and_then(|tensor| tensor.dequantize(&Device::Cpu))
             .map_err(|e| self.error(format!("tensor {name}: {e}")))
+    }
+
+    /// Tensor `name`, a matrix in quantised blocks, as it is stored: u8 `[rows, bytes of a row]`. `None` where it is no such matrix.
+    pub(super) fn blocks(&mut self, name: &str) -> Result<Option<(GgmlDType, Tensor)>> {
+        let (kind, bytes) = self.bytes(name)?;
+        let Some(&[rows, _]) = self.shape(name) else {
+            return Ok(None);
+        };
+        if !can_stay(kind) || rows == 0 {
+            return Ok(None);
+        }
+        let row = bytes.len() / rows;
+        let blocks = Tensor::from_vec(bytes, (rows, row), &Device::Cpu)?;
+        Ok(Some((kind, blocks)))
     }
 
     /// The type and the data of tensor `name`.

@@ -15,7 +15,8 @@ mod weights;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
+use rlhf_ops::QuantisedWeight;
 use serde_json::{Map, Value, json};
 
 use crate::boundary::guarded;
@@ -32,6 +33,8 @@ pub(crate) struct Gguf {
     pub(crate) generation: Map<String, Value>,
     /// Under the names of Hugging Face; what was quantised in f32, the rest as it was stored.
     pub(crate) tensors: BTreeMap<String, Tensor>,
+    /// The weights that stay in their quantised blocks.
+    pub(crate) quantised: BTreeMap<String, QuantisedWeight>,
 }
 
 /// The GGUF file that `path` names: itself, or the only one in a directory without safetensors.
@@ -70,17 +73,21 @@ pub fn locate(path: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Reads the model in `path`, one tensor at a time.
-pub(crate) fn read(path: &Path) -> Result<Gguf> {
-    guarded(|| read_whole(path)).map_err(|what| Error::file(path, what))?
+/// Reads the model in `path`, one tensor at a time. With `keep` the linear layers of its blocks stay quantised.
+pub(crate) fn read(path: &Path, keep: bool) -> Result<Gguf> {
+    guarded(|| read_whole(path, keep)).map_err(|what| Error::file(path, what))?
 }
 
-fn read_whole(path: &Path) -> Result<Gguf> {
+fn read_whole(path: &Path, keep: bool) -> Result<Gguf> {
     let mut file = GgufFile::open(path)?;
     let (spelling, config) = config::read(&mut file)?;
     let tokenizer = tokenizer::read(&file, config.vocab_size())?;
-    let tensors = weights::read(&mut file, spelling, &config)?;
+    let (tensors, quantised) = weights::read(&mut file, spelling, &config, keep)?;
     check_weights(path, &tensors)?;
+    for (name, weight) in &quantised {
+        let numbers = weight.dequantize(DType::F32, &Device::Cpu)?;
+        check_weights(path, &BTreeMap::from([(name.clone(), numbers)]))?;
+    }
     Ok(Gguf {
         config,
         generation: match tokenizer.end_ids() {
@@ -89,5 +96,6 @@ fn read_whole(path: &Path) -> Result<Gguf> {
         },
         tokenizer,
         tensors,
+        quantised,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
+use rlhf_ops::QuantisedWeight;
 
 use super::file::GgufFile;
 use super::keys::DIVISORS;
@@ -46,13 +47,17 @@ fn relaid(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
     }
 }
 
+/// Weights that stay in quantised blocks, by name.
+pub(super) type Quantised = BTreeMap<String, QuantisedWeight>;
+
 /// Every parameter of the model `config` describes, read one by one after all are found to be there
-/// in the right shape.
+/// in the right shape. With `keep` the linear layers of the blocks stay quantised, where they are.
 pub(super) fn read(
     file: &mut GgufFile,
     spelling: &GgufSpelling,
     config: &ModelConfig,
-) -> Result<BTreeMap<String, Tensor>> {
+    keep: bool,
+) -> Result<(BTreeMap<String, Tensor>, Quantised)> {
     let dimensions = config.dimensions();
     let mut plan = Vec::new();
     let mut asked = BTreeSet::new();
@@ -78,11 +83,28 @@ pub(super) fn read(
         let kind = config.model_type();
         return Err(file.error(format!("does not hold a {kind} language model: {misfits}")));
     }
-    let mut tensors = BTreeMap::new();
+    let linear = match keep {
+        true => CausalLm::linear_modules(config)?,
+        false => BTreeMap::new(),
+    };
+    let (mut tensors, mut quantised) = (BTreeMap::new(), BTreeMap::new());
     for (name, stored, layout) in plan {
+        let module = name.strip_suffix(".weight");
+        let as_layer = module.and_then(|module| linear.get(module));
+        if let Some(order) = as_layer
+            && let Some((kind, blocks)) = file.blocks(&stored)?
+        {
+            // Rows of numbers are rows of blocks. A matrix that `transformers` holds the transpose of is turned when its numbers are computed.
+            let blocks = match layout {
+                StoredLayout::Same | StoredLayout::Transposed => blocks,
+                StoredLayout::Interleaved(_) => relaid(blocks, layout)?,
+            };
+            quantised.insert(name, QuantisedWeight::new(blocks, kind, *order)?);
+            continue;
+        }
         tensors.insert(name, relaid(file.tensor(&stored)?, layout)?);
     }
-    Ok(tensors)
+    Ok((tensors, quantised))
 }
 
 /// Tensors that are no parameters: rotary frequencies, and a head that repeats the embedding.

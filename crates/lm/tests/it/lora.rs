@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use rlhf_base::rng;
 use rlhf_lm::{
@@ -436,4 +437,96 @@ fn a_reward_model_over_a_base_in_use_shares_it_and_scores_the_same() {
             .to_string()
             .contains("adapter of a reward model")
     );
+}
+
+/// The file with its layers `ffn_down` in blocks of Q8_0, at `to`.
+fn quantised(file: &Path, to: PathBuf) -> PathBuf {
+    let mut reader = fs_err::File::open(file).unwrap();
+    let content = gguf_file::Content::read(&mut reader).unwrap();
+    let read = |name: &String| {
+        let mut reader = fs_err::File::open(file).unwrap();
+        let tensor = content.tensor(&mut reader, name, &Device::Cpu).unwrap();
+        let tensor = match name.ends_with("ffn_down.weight") {
+            true => {
+                let numbers = tensor.dequantize(&Device::Cpu).unwrap();
+                QTensor::quantize(&numbers, GgmlDType::Q8_0).unwrap()
+            }
+            false => tensor,
+        };
+        (name.clone(), tensor)
+    };
+    let tensors: Vec<_> = content.tensor_infos.keys().map(read).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    let metadata: Vec<_> = content
+        .metadata
+        .iter()
+        .map(|(k, v)| (k.as_str(), v))
+        .collect();
+    let mut writer = fs_err::File::create(&to).unwrap();
+    gguf_file::write(&mut writer, &metadata, &tensors).unwrap();
+    to
+}
+
+/// The oracle is the same adapter over the dequantised model in a directory: value and every gradient to the last bit, of five files, with gradient checkpointing and without.
+#[test]
+fn an_adapter_over_a_quantised_base_computes_what_it_computes_over_the_dequantised_one() {
+    for name in ["gpt2", "llama", "llama3", "qwen2", "qwen3"] {
+        let root = tempfile::tempdir().unwrap();
+        let mut file = fixtures().join(format!("gguf/{name}.gguf"));
+        if name == "gpt2" {
+            // Its file has no quantised layer, and ours hold its weights the other way round.
+            file = quantised(&file, root.path().join("gpt2.gguf"));
+        }
+        let whole = LanguageModel::load(&file, Weights::Frozen, DType::F32, &Device::Cpu).unwrap();
+        let dir = root.path().join("whole");
+        whole.save(&dir, SaveDtype::F32).unwrap();
+        for dtype in [DType::F32, DType::BF16] {
+            let bases = Bases::default();
+            let [over_blocks, over_numbers] = [&file, &dir].map(|path| {
+                let model = bases
+                    .adapted(path, &lora(2), 3, dtype, &Device::Cpu)
+                    .unwrap();
+                stir(&model.params);
+                model
+            });
+            assert!(
+                over_blocks.params.bytes() < over_numbers.params.bytes(),
+                "{name}"
+            );
+            let scalars = [&over_blocks, &over_numbers].map(|m| m.params.num_parameters());
+            assert_eq!(scalars[0], scalars[1], "{name}");
+            for recompute in [false, true] {
+                let [ours, theirs] = [&over_blocks, &over_numbers].map(|model| {
+                    let loss = loss(&model.config, &model.params, recompute);
+                    let mut gradients = Gradients::new();
+                    gradients.accumulate(&model.params, &loss).unwrap();
+                    let bits = |t: &Tensor| -> Vec<u32> {
+                        let t = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+                        let values = t.to_vec1::<f32>().unwrap();
+                        values.into_iter().map(f32::to_bits).collect()
+                    };
+                    let all = gradients.iter().map(|(name, g)| (name.to_owned(), bits(g)));
+                    (bits(&loss), all.collect::<BTreeMap<_, _>>())
+                });
+                assert!(!ours.1.is_empty());
+                assert!(ours == theirs, "{name} {dtype:?} {recompute}");
+            }
+        }
+        // The file is what the saved adapter names; merged, it is whole and no longer quantised.
+        let model = adapted(&Bases::default(), &file, &lora(2)).unwrap();
+        stir(&model.params);
+        let run = root.path().join("run/final");
+        model.save(&run, SaveDtype::F32).unwrap();
+        let config = fs_err::read_to_string(run.join("adapter_config.json")).unwrap();
+        assert!(config.contains(&format!("{name}.gguf")), "{config}");
+        let ids = [1, 2, 3, 4];
+        let merged = LanguageModel::load(&run, Weights::Frozen, DType::F32, &Device::Cpu).unwrap();
+        let want = logits(&model.config, &model.params, &ids);
+        assert_close(
+            &logits(&merged.config, &merged.params, &ids),
+            &want,
+            1e-5,
+            name,
+        );
+    }
 }

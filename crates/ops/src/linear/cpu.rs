@@ -24,7 +24,7 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    fn forward(
+    pub(super) fn forward(
         &self,
         (x, x_layout): (&CpuStorage, &Layout),
         (w, w_layout): (&CpuStorage, &Layout),
@@ -52,7 +52,7 @@ impl Linear {
     }
 
     /// `dX = G·Wᵀ`, `dW = Xᵀ·G`, with `W` as `[in, out]`.
-    fn backward(
+    pub(super) fn backward(
         &self,
         x: &Tensor,
         w: &Tensor,
@@ -146,6 +146,23 @@ impl CustomOp3 for Linear {
 
 pub(super) struct LinearAdd(pub(super) Linear);
 
+impl LinearAdd {
+    pub(super) fn forward(
+        &self,
+        (x, x_layout): (&CpuStorage, &Layout),
+        (w, w_layout): (&CpuStorage, &Layout),
+        (residual, residual_layout): (&CpuStorage, &Layout),
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
+        let (inputs, outputs) = self.0.layout.sizes(w_layout.shape().dims2()?);
+        let mut y = elements(residual, residual_layout)?.into_owned();
+        let x = Matrix::new(&x, y.len() / outputs.max(1), inputs);
+        let w = self.0.layout.matrix(&w, inputs, outputs);
+        add_product(&mut y, x, w, 1.0);
+        output(y, residual_layout.shape())
+    }
+}
+
 impl CustomOp3 for LinearAdd {
     fn name(&self) -> &'static str {
         "linear_add"
@@ -160,13 +177,8 @@ impl CustomOp3 for LinearAdd {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
-        let (inputs, outputs) = self.0.layout.sizes(w_layout.shape().dims2()?);
-        let mut y = elements(residual, residual_layout)?.into_owned();
-        let x = Matrix::new(&x, y.len() / outputs.max(1), inputs);
-        let w = self.0.layout.matrix(&w, inputs, outputs);
-        add_product(&mut y, x, w, 1.0);
-        output(y, residual_layout.shape())
+        let residual = (residual, residual_layout);
+        self.forward((x, x_layout), (w, w_layout), residual)
     }
 
     fn bwd(

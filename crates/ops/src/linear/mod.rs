@@ -1,6 +1,7 @@
 //! The linear layer.
 
 mod cpu;
+pub(crate) mod quantised;
 pub(crate) mod reference;
 
 use candle_core::{D, Result, Tensor, bail};

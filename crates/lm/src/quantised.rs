@@ -1,0 +1,65 @@
+//! Weights in quantised blocks, from the store of parameters to the layer: a `VarBuilder` has nothing but tensors to give.
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{Device, Tensor};
+use candle_nn::VarBuilder;
+use rlhf_ops::{QuantisedWeight, WeightLayout};
+
+use crate::{Error, Result};
+
+/// Under this name a layer finds the blocks of its weight, if they are what is held.
+const BLOCKS: &str = "weight_blocks";
+/// Under this name it finds the place of their type in [`KINDS`], and whether the layer's weight is `[in, out]`.
+const KIND: &str = "weight_kind";
+
+const KINDS: [GgmlDType; 10] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q2K,
+    GgmlDType::Q3K,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+];
+
+/// Whether a weight of this type can stay in its blocks.
+pub(crate) fn can_stay(kind: GgmlDType) -> bool {
+    KINDS.contains(&kind)
+}
+
+/// The weight of the layer at `vb`, if it is held in quantised blocks.
+pub(crate) fn of(vb: &VarBuilder<'_>) -> Result<Option<QuantisedWeight>> {
+    if !vb.contains_tensor(BLOCKS) {
+        return Ok(None);
+    }
+    let kind = vb.get(2, KIND)?.to_vec1::<u32>()?;
+    let layout = match kind[1] {
+        0 => WeightLayout::OutIn,
+        _ => WeightLayout::InOut,
+    };
+    let blocks = vb.get((), BLOCKS)?;
+    let weight = QuantisedWeight::new(blocks, KINDS[kind[0] as usize], layout)?;
+    Ok(Some(weight))
+}
+
+/// The name of the weight that a layer asks about with `name`; `None` for any other name.
+pub(crate) fn asking(name: &str) -> Option<String> {
+    let module = name.strip_suffix(BLOCKS).or(name.strip_suffix(KIND))?;
+    Some(format!("{module}weight"))
+}
+
+/// What a layer finds under `name` of its `weight`.
+pub(crate) fn answer(name: &str, weight: Option<&QuantisedWeight>) -> candle_core::Result<Tensor> {
+    let Some(weight) = weight else {
+        return Err(Error::Invalid(format!("{name}: the weight is not quantised")).into());
+    };
+    if name.ends_with(BLOCKS) {
+        return Ok(weight.blocks().clone());
+    }
+    let place = KINDS.iter().position(|kind| *kind == weight.kind());
+    let in_out = u32::from(weight.layout() == WeightLayout::InOut);
+    Tensor::new(&[place.unwrap_or_default() as u32, in_out], &Device::Cpu)
+}
