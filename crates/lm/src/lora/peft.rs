@@ -14,6 +14,7 @@ use super::{Adapter, LoraConfig, base, targeted};
 use crate::bases::Base;
 use crate::config::Head;
 use crate::hub::HubSettings;
+use crate::pretrained::check_weights;
 use crate::scalar::SCORE;
 use crate::{CausalLm, Error, ModelConfig, Params, Result, weights};
 
@@ -141,7 +142,6 @@ impl AdapterFiles {
                 }
             }
         }
-        crate::pretrained::check_weights(&path_of_weights, &files.values)?;
         files.head = match text("task_type") {
             Some("SEQ_CLS") => Head::Scalar,
             Some("CAUSAL_LM") | None if files.score.is_none() => Head::CausalLm,
@@ -191,6 +191,7 @@ impl AdapterFiles {
         config: &ModelConfig,
         (base, path): (Option<Arc<Base>>, &Path),
     ) -> Result<(Adapter, &BTreeMap<String, Tensor>)> {
+        check_weights(&self.dir.join(WEIGHTS), &self.values)?;
         let misfit = |what: String| {
             Error::file(
                 self.dir.join(WEIGHTS),
