@@ -93,6 +93,16 @@ fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
     assert!(found(&checks, "sft", "settings", "fail").contains("runs/nowhere"));
     let checks = with(["[ppo]", "[ppo]\nbatch = 5"]);
     assert!(found(&checks, "ppo", "settings", "fail").contains("ppo.minibatches"));
+    for advantage in ["rloo", "grpo", "dr-grpo"] {
+        let line = format!("[ppo]\nadvantage = \"{advantage}\"");
+        let checks = with(["[ppo]", &line]);
+        let said = found(&checks, "ppo", "settings", "fail");
+        assert!(said.contains("ppo.samples_per_prompt"), "{said}");
+        let checks = with(["[ppo]", &format!("{line}\nsamples_per_prompt = 2")]);
+        found(&checks, "ppo", "data", "ok");
+    }
+    let checks = with(["[ppo]", "[ppo]\nadvantage = \"reinforce++\""]);
+    found(&checks, "ppo", "data", "ok");
     let checks = with(["[ppo]", "[ppo]\nresponse_length = 100000"]);
     assert!(found(&checks, "ppo", "start", "fail").contains("response_length"));
     let checks = with(["[ppo]", "[ppo]\nreward = \"command:false\""]);

@@ -104,23 +104,27 @@ fn a_custom_stop_ends_a_response_as_the_end_token_does() {
 #[test]
 fn how_a_minibatch_is_cut_changes_no_loss_and_no_gradient() {
     let folder = folder();
-    let first = |micro: usize| {
-        folder.done(&format!("{PPO} --steps 1 --micro-batch-tokens {micro}"));
-        steps(&folder).remove(0)
-    };
-    let (cut, whole) = (first(1), first(100_000));
-    for name in [
-        "loss/policy_avg",
-        "loss/value_avg",
-        "grad_norm/policy",
-        "grad_norm/critic",
-        "policy/entropy_avg",
-    ] {
-        let (a, b) = (cut[name].as_f64().unwrap(), whole[name].as_f64().unwrap());
-        assert!(
-            (a - b).abs() <= 1e-4 * b.abs().max(1e-2),
-            "{name}: {a} and {b}"
-        );
+    for aggregate in ["token", "sequence"] {
+        let first = |micro: usize| {
+            folder.done(&format!(
+                "{PPO} --steps 1 --micro-batch-tokens {micro} --aggregate {aggregate}"
+            ));
+            steps(&folder).remove(0)
+        };
+        let (cut, whole) = (first(1), first(100_000));
+        for name in [
+            "loss/policy_avg",
+            "loss/value_avg",
+            "grad_norm/policy",
+            "grad_norm/critic",
+            "policy/entropy_avg",
+        ] {
+            let (a, b) = (cut[name].as_f64().unwrap(), whole[name].as_f64().unwrap());
+            assert!(
+                (a - b).abs() <= 1e-4 * b.abs().max(1e-2),
+                "{aggregate}: {name}: {a} and {b}"
+            );
+        }
     }
 }
 

@@ -34,7 +34,8 @@ fn the_long_help_of_a_stage_has_an_example_and_every_setting_with_its_default() 
         "[default: 0.05; from 0 to 1000]",
         "--gamma <X>",
         "--max-kl <VALUE>",
-        "--no-whiten-advantages",
+        "--whiten-advantages <VALUE>",
+        "--aggregate <NAME>",
         "--seed <SEED>",
     ] {
         assert!(help.contains(line), "{line} is not in\n{help}");

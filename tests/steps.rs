@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::folder::Folder;
+use crate::folder::{Folder, stderr};
 
 const PPO: &str = "ppo --model base --prompts prompts.jsonl --reward length:4 --set ppo.missing_eos=none --quiet --overwrite";
 
@@ -135,64 +135,143 @@ fn each_prompt_is_answered_as_often_as_asked_and_scores_stay_within_their_clip()
     assert!(clipped > 0);
 }
 
-/// Leave-one-out has no critic: none in the record, in the samples, in the explanation, in the checkpoint; and a run that is resumed from
-/// its checkpoint ends with the same bytes.
-#[test]
-fn without_a_critic_nothing_of_one_is_recorded_and_a_resumed_run_is_the_same() {
-    let folder = folder();
-    let rloo = "--steps 4 --save-every 2 --set ppo.advantage=rloo --set ppo.log_samples=4";
-    // A reward that tells responses apart, for without a difference there is nothing to learn.
-    let ppo = PPO.replace("length:4", "regex:[aeiou]");
-    let said = folder.refused(&format!("{ppo} {rloo}"));
-    assert!(said.contains("ppo.samples_per_prompt"), "{said}");
-    let rloo = format!("{rloo} --samples-per-prompt 2");
-    folder.done(&format!("{ppo} {rloo}"));
-    let mut steps = lines(&folder, "metrics.jsonl");
-    steps.retain(|line| line.contains_key("lr"));
-    let norms: f64 = steps
-        .iter()
-        .filter_map(|s| s["grad_norm/policy"].as_f64())
-        .sum();
-    assert!(norms > 0.0);
-    for step in steps {
-        for name in [
-            "loss/value_avg",
-            "val/clipfrac_avg",
-            "val/explained_variance",
-            "grad_norm/critic",
-        ] {
-            assert!(!step.contains_key(name), "{name}");
-        }
-    }
-    let samples = lines(&folder, "samples.jsonl");
-    let rollouts = samples.iter().filter(|s| s["kind"] == "rollout");
-    for sample in rollouts {
-        assert!(!sample.contains_key("values") && !sample.contains_key("returns"));
-        // One advantage for all tokens of a response.
-        let advantages = sample["advantages"].as_array().unwrap();
-        assert!(advantages.iter().all(|a| *a == advantages[0]));
-    }
-    let table = folder.done("explain runs/ppo --step 1");
-    assert!(
-        table.contains("advantage") && !table.contains("return"),
-        "{table}"
-    );
+/// Of each advantage: what it needs, and whether it has a critic. A reward that tells responses apart, for without a difference there is
+/// nothing to learn; `--max-kl` so that checkpoints hold the best policy so far.
+const ADVANTAGES: [(&str, &str, bool); 5] = [
+    ("gae", "", true),
+    ("rloo", "--samples-per-prompt 2", false),
+    ("grpo", "--samples-per-prompt 2 --aggregate sequence", false),
+    (
+        "dr-grpo",
+        "--samples-per-prompt 2 --kl-in loss --set ppo.kl_estimator=k3",
+        false,
+    ),
+    ("reinforce++", "--gamma 0.9", false),
+];
 
-    let (whole, cut) = (folder.path("runs/ppo"), folder.path("runs/cut"));
-    let copy = |name: &str| {
-        let to = cut.join(name);
-        fs_err::create_dir_all(to.parent().unwrap()).unwrap();
-        fs_err::copy(whole.join(name), to).unwrap();
-    };
-    // What a kill after the second step and before the end leaves.
-    for (name, _) in crate::folder::files(&whole) {
-        if !name.starts_with("final") && name != "finished" {
-            copy(&name);
+/// What a kill after the second of four steps and before the end leaves is resumed to the same bytes, with every advantage. Without a
+/// critic there is nothing of one in the record, in the samples, in the explanation and in the checkpoint.
+#[test]
+fn every_advantage_runs_and_resumes_to_the_same_bytes_and_only_gae_has_a_critic() {
+    let folder = folder();
+    let ppo = PPO.replace("length:4", "regex:[aeiou]");
+    for (advantage, needs, critic) in ADVANTAGES {
+        let line = format!(
+            "{ppo} --steps 4 --save-every 2 --set ppo.log_samples=4 --max-kl 1000 --advantage {advantage} {needs}"
+        );
+        folder.done(&line);
+        let mut steps = lines(&folder, "metrics.jsonl");
+        steps.retain(|line| line.contains_key("lr"));
+        let norms = steps
+            .iter()
+            .map(|s| s["grad_norm/policy"].as_f64().unwrap());
+        assert!(norms.sum::<f64>() > 0.0, "{advantage}");
+        let grouped = needs.contains("samples");
+        for step in &steps {
+            for name in [
+                "loss/value_avg",
+                "val/clipfrac_avg",
+                "val/explained_variance",
+                "grad_norm/critic",
+            ] {
+                assert_eq!(step.contains_key(name), critic, "{advantage}: {name}");
+            }
+            let equal = step.get("objective/equal_groups");
+            let equal = equal.map(|equal| equal.as_u64().unwrap());
+            assert_eq!(equal.is_some(), grouped, "{advantage}");
+            // Two prompts a step; where none teaches anything, their scores have no range.
+            let range = step["objective/score_range"].as_f64().unwrap();
+            assert!(equal.is_none_or(|n| n <= 2 && (n == 2) == (range == 0.0)));
         }
+        let samples = lines(&folder, "samples.jsonl");
+        let rollouts = samples.iter().filter(|s| s["kind"] == "rollout");
+        for sample in rollouts {
+            for name in ["values", "returns"] {
+                assert_eq!(sample.contains_key(name), critic, "{advantage}: {name}");
+            }
+            // One advantage for all tokens of a response, where responses are compared.
+            let advantages = sample["advantages"].as_array().unwrap();
+            let same = advantages.iter().all(|a| *a == advantages[0]);
+            assert!(!grouped || same, "{advantage}");
+        }
+        let table = folder.done("explain runs/ppo --step 1");
+        assert!(table.contains("advantage"), "{table}");
+        assert_eq!(table.contains("return"), critic, "{table}");
+        folder.done("report runs/ppo --out report.html");
+        let page = folder.read("report.html");
+        assert_eq!(page.contains("Prompts that teach nothing"), grouped);
+
+        let (whole, cut) = (folder.path("runs/ppo"), folder.path("runs/cut"));
+        for (name, _) in crate::folder::files(&whole) {
+            let keep = !name.starts_with("final") && name != "finished";
+            assert!(critic || !name.contains("critic"), "{name}");
+            if keep {
+                let to = cut.join(&name);
+                fs_err::create_dir_all(to.parent().unwrap()).unwrap();
+                fs_err::copy(whole.join(name), to).unwrap();
+            }
+        }
+        folder.done(&format!("{line} --out runs/cut").replace("--overwrite", "--resume"));
+        crate::folder::assert_same_run(&whole, &cut);
+        fs_err::remove_dir_all(cut).unwrap();
     }
-    let resumed = format!("{ppo} {rloo} --out runs/cut").replace("--overwrite", "--resume");
-    folder.done(&resumed);
-    crate::folder::assert_same_run(&whole, &cut);
+}
+
+#[test]
+fn advantages_are_refused_by_name_what_they_cannot_use() {
+    let folder = folder();
+    for (flags, setting) in [
+        ("--advantage rloo", "ppo.samples_per_prompt"),
+        ("--advantage grpo", "ppo.samples_per_prompt"),
+        ("--advantage dr-grpo", "ppo.samples_per_prompt"),
+        (
+            "--advantage dr-grpo --samples-per-prompt 2 --gamma 0.9",
+            "ppo.gamma",
+        ),
+        ("--advantage reinforce++ --critic shared", "ppo.critic"),
+        ("--advantage reinforce++ --lambda 0.9", "ppo.lambda"),
+        (
+            "--advantage grpo --samples-per-prompt 2 --variance unbiased",
+            "ppo.variance",
+        ),
+        (
+            "--advantage grpo --samples-per-prompt 2 --kl-in loss",
+            "ppo.kl_estimator",
+        ),
+        ("--advantage ppo", "dr-grpo"),
+        ("--aggregate response", "sequence"),
+        ("--whiten-advantages perhaps", "ppo.whiten_advantages"),
+    ] {
+        let said = folder.refused(&format!("{PPO} {flags}"));
+        assert!(said.contains(setting), "{flags}: {said}");
+    }
+}
+
+/// Scores that depend on the prompt alone: nothing is learnt from a comparison of its responses, with the other estimators something is.
+#[test]
+fn prompts_whose_responses_score_alike_stop_a_run_that_compares_them() {
+    let folder = folder();
+    folder.write(
+        "score.sh",
+        "while read -r line; do echo \"${line%%,*}\" | wc -c; done\n",
+    );
+    folder.write("reward.toml", "[ppo]\nreward = \"command:sh score.sh\"\n");
+    folder.write(
+        "prompts.jsonl",
+        "{\"prompt\": \"a\"}\n{\"prompt\": \"bbb\"}\n{\"prompt\": \"ccccc\"}\n{\"prompt\": \"d\"}\n",
+    );
+    let ppo = PPO.replace(" --reward length:4", " --config reward.toml") + " --steps 4";
+    let line = format!("{ppo} --set ppo.keep_going=false --advantage");
+    let compared = format!("{line} grpo --samples-per-prompt 2");
+    let output = folder.command(&compared).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("PPO step 3: 3 steps in a row have had nothing to learn from")
+            && said.contains("the responses to each of the 2 prompts have one and the same score"),
+        "{said}"
+    );
+    folder.done(&format!("{line} reinforce++"));
 }
 
 /// With one update a step, which meets the policy that sampled, the penalty in the loss is the mean over tokens of the k3 that is recorded

@@ -80,6 +80,20 @@ def advantages(rewards, values, gamma, lam):
     return np.array([sum((gamma * lam) ** (k - t) * delta[k] for k in range(t, n)) for t in range(n)])
 
 
+def rloo(rewards):
+    return [r - np.mean(rewards[:i] + rewards[i + 1 :]) for i, r in enumerate(rewards)]
+
+
+def grpo(rewards):
+    return (np.array(rewards) - np.mean(rewards)) / (np.std(rewards, ddof=1) + 1e-4)
+
+
+def returns(rewards, gamma):
+    """The defining sum from each token on; no recursion."""
+    n = len(rewards)
+    return [sum(gamma ** (k - t) * rewards[k] for k in range(t, n)) for t in range(n)]
+
+
 def whiten(x, mask, ddof=0):
     kept = x[mask]
     out = np.zeros_like(x)
@@ -112,6 +126,12 @@ def ppo():
     rewards, values = np.array([0.1, -0.2, 0.05, 1.3]), np.array([0.5, 0.4, -0.1, 0.2])
     for gamma, lam in [(1, 0.95), (0.99, 0.9), (1, 1)]:
         show("GAE", f"r .1 -.2 .05 1.3, V .5 .4 -.1 .2, gamma {gamma}, lambda {lam}", advantages(rewards, values, gamma, lam))
+    show("RLOO", "of rewards 1 2 4 5", rloo([1.0, 2.0, 4.0, 5.0]))
+    show("GRPO", "of rewards 1 2 4 5", grpo([1.0, 2.0, 4.0, 5.0]))
+    show("Dr. GRPO", "of rewards 1 2 4 5", np.array([1.0, 2.0, 4.0, 5.0]) - 3.0)
+    shaped = shaped_rewards([-1.0, -1.0, -1.0], [-1.2, -0.9, -1.3], 1.0, 0.1)
+    for gamma in [1.0, 0.5]:
+        show("REINFORCE++", f"k1 .2 -.1 .3, beta .1, score 1, gamma {gamma:g}, before whitening", returns(shaped, gamma))
     mask = np.array([False, True, True, False])
     show("whiten", "1 2 3 4 with mask 0 1 1 0, population variance", whiten(np.arange(1.0, 5.0), mask))
     show("whiten", "the same, unbiased variance", whiten(np.arange(1.0, 5.0), mask, ddof=1))
@@ -120,6 +140,7 @@ def ppo():
     show("value", "loss at V 1.5, V_old 1, R 2, clip .2", value_loss(1.5, 1.0, 2.0))
     rows = [[1.0, 2.0], [3.0, 4.0, 5.0], [7.0]]
     show("mean", "over all tokens of rows [1 2] [3 4 5] [7]", np.mean(np.concatenate(rows)))
+    show("mean", "over these rows of the mean over their tokens", np.mean([np.mean(row) for row in rows]))
     for kl in [9.0, 3.0]:
         show("adaptive", f"factor on beta at KL {kl:g}, target 6, 512 episodes, horizon 10000", adaptive_kl(kl))
 

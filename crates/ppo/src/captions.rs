@@ -93,7 +93,12 @@ pub const CAPTIONS: &[Caption] = &[
     Caption::health(
         "objective/score_range",
         "Range of the scores",
-        "The highest score minus the lowest: of the step, or with rloo of the prompt where they differ most. At zero there is nothing to learn from.",
+        "The highest score minus the lowest: of the step, or with rloo, grpo and dr-grpo of the prompt where they differ most. At zero there is nothing to learn from.",
+    ),
+    Caption::health(
+        "objective/equal_groups",
+        "Prompts that teach nothing",
+        "How many of the step's prompts have responses with one and the same score, so that a comparison among them teaches nothing but the KL penalty. Where they are most of a step, more responses to a prompt or harder (or easier) prompts help.",
     ),
     Caption::health(
         "objective/missing_eos",

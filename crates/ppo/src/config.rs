@@ -10,6 +10,7 @@ use rlhf_train::{DataSettings, Range, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::Advantage;
+use crate::aggregate::Aggregate;
 use crate::conventions::{Compat, Conventions};
 use crate::kl::{KlEstimator, KlIn};
 use crate::rewards::{MissingEos, ScoreSlot, shape_score};
@@ -39,7 +40,8 @@ rlhf_train::settings! {
         pub reward_timeout: f64 = 60.0 => Range::above(0.0, 1e9),
         /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk. Only `gae` has one.
         pub critic: CriticKind = CriticKind::Separate,
-        /// Estimator of the advantages: `gae`, from the critic's values, or `rloo`, from the other responses to the same prompt.
+        /// Estimator of the advantages: `gae`, from a critic's values; without a critic `rloo`, `grpo` or `dr-grpo`, which compare the
+        /// responses to a prompt (`samples_per_prompt` at least 2), or `reinforce++`, the returns of the tokens, whitened.
         pub advantage: Advantage = Advantage::Gae,
         /// Prompts: files (of a .txt each line is one), folders or data sets of the hub; empty means the bundled ones.
         pub prompts: Vec<PathBuf> = Vec::new(),
@@ -95,9 +97,9 @@ rlhf_train::settings! {
         pub kl_estimator: KlEstimator = KlEstimator::K1,
         /// Where the KL penalty acts: `reward`, in the reward of every token, or `loss`, differentiated beside the policy loss (`k2`, `k3`).
         pub kl_in: KlIn = KlIn::Reward,
-        /// γ: discount per token.
+        /// γ: discount per token, of `gae` and `reinforce++`.
         pub gamma: f64 = 1.0 => 0.0..=1.0,
-        /// λ of generalised advantage estimation.
+        /// λ of generalised advantage estimation (`gae`).
         pub lambda: f64 = 0.95 => 0.0..=1.0,
         /// ε: the ratio is clipped to 1 ± ε.
         pub clip: f64 = 0.2 => Range::inside(0.0, 1.0),
@@ -105,6 +107,9 @@ rlhf_train::settings! {
         pub value_clip: f64 = 0.2 => 0.0..=1e6,
         /// c_v: weight of the value loss.
         pub value_coef: f64 = 0.1 => 0.0..=1e3,
+        /// What the loss of the policy, KL and entropy included, is a mean over: the tokens of a minibatch (`token`), or its responses, each
+        /// with the mean of its tokens (`sequence`). The value loss is a mean over values.
+        pub aggregate: Aggregate = Aggregate::Token,
         /// c_e: weight of the entropy bonus.
         pub entropy_coef: f64 = 0.0 => 0.0..=1e3,
         /// c_ptx: weight of the loss on demonstrations (PPO-ptx); each minibatch has as many of them as it has episodes.
@@ -113,11 +118,12 @@ rlhf_train::settings! {
         pub ptx_data: Vec<PathBuf> = Vec::new(),
         /// Of `ptx_data` take answers with a thumb up and leave out those with a thumb down; without this, rows with thumbs are refused.
         pub liked_only: bool = false,
-        /// Whiten advantages over the step.
-        pub whiten_advantages: bool = true,
+        /// Whiten advantages over the step: `true` or `false`; absent does as the estimator's paper, `true` with `gae` and `reinforce++`,
+        /// `false` with `rloo`, `grpo` and `dr-grpo`.
+        pub whiten_advantages: Option<bool> = None,
         /// Scale the rewards of a step, score and penalty together, to variance 1 before the advantages; their mean stays.
         pub whiten_rewards: bool = false,
-        /// Variance that whitening divides by.
+        /// Variance that whitening over the step divides by.
         pub variance: Variance = Variance::Population,
         /// Where the score stands: on the `last` token, or in a slot of its own `after` it.
         pub score_slot: ScoreSlot = ScoreSlot::Last,
@@ -196,6 +202,12 @@ impl Config {
         self.advantage.needs_critic() && self.critic == CriticKind::Separate
     }
 
+    /// Whether advantages are whitened over the step: as set, or as the estimator has it.
+    pub(crate) fn whitens_advantages(&self) -> bool {
+        let usual = self.advantage.whitens();
+        self.whiten_advantages.unwrap_or(usual)
+    }
+
     /// Errors on a setting that `compat` would silently overrule.
     fn validate_compat(&self) -> Result<()> {
         if let Some(compat) = self.compat {
@@ -231,23 +243,42 @@ impl Config {
 
     /// Errors on advantages and KL penalties that cannot work as set.
     fn validate_objective(&self) -> Result<()> {
-        if self.advantage == Advantage::Rloo {
+        let advantage = self.advantage;
+        let name = advantage.name();
+        if advantage.compares_responses() {
             ensure!(
                 self.samples_per_prompt >= 2,
-                "ppo.advantage is \"rloo\", which compares the responses to a prompt with each other, and ppo.samples_per_prompt is {}: \
+                "ppo.advantage is \"{name}\", which compares the responses to a prompt with each other, and ppo.samples_per_prompt is {}: \
                  set it to at least 2",
                 self.samples_per_prompt
             );
             ensure!(
-                self.critic == CriticKind::Separate,
-                "ppo.critic is \"shared\", and ppo.advantage = \"rloo\" trains no critic: leave out one of the two"
-            );
-            ensure!(
                 self.gamma == 1.0,
-                "ppo.gamma is {}, and ppo.advantage = \"rloo\" sums the rewards of a response without discount: leave ppo.gamma at 1",
+                "ppo.gamma is {}, and ppo.advantage = \"{name}\" sums the rewards of a response without discount: leave ppo.gamma at 1",
                 self.gamma
             );
         }
+        if !advantage.needs_critic() {
+            let defaults = Self::default();
+            for (setting, usual) in [
+                ("critic", self.critic == defaults.critic),
+                ("lambda", self.lambda == defaults.lambda),
+                ("value_coef", self.value_coef == defaults.value_coef),
+                ("value_clip", self.value_clip == defaults.value_clip),
+            ] {
+                ensure!(
+                    usual,
+                    "ppo.{setting} is set, and ppo.advantage = \"{name}\" has no critic that it could act on: leave out one of the two"
+                );
+            }
+        }
+        ensure!(
+            self.variance == Variance::default()
+                || self.whitens_advantages()
+                || self.whiten_rewards,
+            "ppo.variance is set, and nothing is whitened that it could act on: leave it out, or set ppo.whiten_advantages or \
+             ppo.whiten_rewards to true"
+        );
         ensure!(
             self.kl_in == KlIn::Reward || self.kl_estimator != KlEstimator::K1,
             "ppo.kl_in is \"loss\" and ppo.kl_estimator \"k1\", whose gradient is zero on average, so it would penalise nothing: set \
@@ -306,7 +337,7 @@ mod tests {
         );
         assert_eq!((c.epochs, c.temperature, c.kl_target), (4, 0.7, None));
         assert_eq!((c.adam_eps, c.max_grad_norm, c.lr), (1e-5, 1.0, 1e-5));
-        assert!(c.whiten_advantages && c.schedule == ScheduleKind::Linear);
+        assert!(c.whitens_advantages() && c.schedule == ScheduleKind::Linear);
         assert_eq!(c.missing_eos, MissingEos::Replace(-1.0));
     }
 
@@ -337,40 +368,106 @@ mod tests {
         let said = shared.validate().unwrap_err().to_string();
         assert!(said.contains("set ppo.critic"), "{said}");
     }
+
+    /// Sources: OpenAI's PPO and REINFORCE++ (Hu 2025) whiten over the step; RLOO (Ahmadian et al. 2024), GRPO (Shao et al. 2024) and
+    /// Dr. GRPO (Liu et al. 2025) do not.
     #[test]
-    fn advantages_and_penalties_that_cannot_work_are_refused_by_name() {
-        let rloo = Config {
-            advantage: Advantage::Rloo,
-            samples_per_prompt: 2,
-            ..Config::default()
-        };
-        rloo.validate().unwrap();
-        let in_the_loss = |kl_estimator| Config {
-            kl_in: KlIn::Loss,
-            kl_estimator,
-            ..Config::default()
-        };
-        in_the_loss(KlEstimator::K3).validate().unwrap();
-        for (config, named) in [
-            (
-                Config {
-                    samples_per_prompt: 1,
-                    ..rloo.clone()
-                },
-                "ppo.samples_per_prompt",
-            ),
-            (
-                Config {
-                    critic: CriticKind::Shared,
-                    ..rloo.clone()
-                },
-                "ppo.critic",
-            ),
-            (Config { gamma: 0.9, ..rloo }, "ppo.gamma"),
-            (in_the_loss(KlEstimator::K1), "ppo.kl_estimator"),
+    fn advantages_are_whitened_as_their_source_has_it_unless_told_otherwise() {
+        for (advantage, whitened) in [
+            (Advantage::Gae, true),
+            (Advantage::Rloo, false),
+            (Advantage::Grpo, false),
+            (Advantage::DrGrpo, false),
+            (Advantage::ReinforcePlusPlus, true),
         ] {
-            let said = config.validate().unwrap_err().to_string();
-            assert!(said.contains(named), "{said}");
+            for whiten_advantages in [None, Some(false), Some(true)] {
+                let config = Config {
+                    advantage,
+                    samples_per_prompt: 2,
+                    whiten_advantages,
+                    ..Config::default()
+                };
+                config.validate().unwrap();
+                let want = whiten_advantages.unwrap_or(whitened);
+                assert_eq!(config.whitens_advantages(), want, "{advantage:?}");
+            }
         }
+    }
+
+    #[test]
+    fn every_advantage_goes_with_every_penalty_that_penalises() {
+        for advantage in [
+            Advantage::Gae,
+            Advantage::Rloo,
+            Advantage::Grpo,
+            Advantage::DrGrpo,
+            Advantage::ReinforcePlusPlus,
+        ] {
+            for (kl_in, kl_estimator, refused) in [
+                (KlIn::Reward, KlEstimator::K1, false),
+                (KlIn::Reward, KlEstimator::K3, false),
+                (KlIn::Loss, KlEstimator::K2, false),
+                (KlIn::Loss, KlEstimator::K3, false),
+                (KlIn::Loss, KlEstimator::K1, true),
+            ] {
+                let config = Config {
+                    advantage,
+                    samples_per_prompt: 2,
+                    kl_in,
+                    kl_estimator,
+                    ..Config::default()
+                };
+                assert_eq!(config.validate().is_err(), refused, "{advantage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_with_an_advantage_is_refused_by_name() {
+        let refused = |config: Config, setting: &str, advantage: &str| {
+            let said = config.validate().unwrap_err().to_string();
+            assert!(said.contains(setting) && said.contains(advantage), "{said}");
+        };
+        for advantage in [
+            Advantage::Rloo,
+            Advantage::Grpo,
+            Advantage::DrGrpo,
+            Advantage::ReinforcePlusPlus,
+        ] {
+            let name = advantage.name();
+            let config = || Config {
+                advantage,
+                samples_per_prompt: 2,
+                ..Config::default()
+            };
+            let (mut critic, mut lambda, mut coef, mut clip) =
+                (config(), config(), config(), config());
+            critic.critic = CriticKind::Shared;
+            lambda.lambda = 0.9;
+            coef.value_coef = 1.0;
+            clip.value_clip = 0.1;
+            refused(critic, "ppo.critic", name);
+            refused(lambda, "ppo.lambda", name);
+            refused(coef, "ppo.value_coef", name);
+            refused(clip, "ppo.value_clip", name);
+            let (mut alone, mut discounted) = (config(), config());
+            alone.samples_per_prompt = 1;
+            discounted.gamma = 0.9;
+            if advantage.compares_responses() {
+                refused(alone, "ppo.samples_per_prompt", name);
+                refused(discounted, "ppo.gamma", name);
+                let mut unread = config();
+                unread.variance = Variance::Unbiased;
+                refused(unread, "ppo.variance", "ppo.whiten_advantages");
+            } else {
+                alone.validate().unwrap();
+                discounted.validate().unwrap();
+            }
+        }
+        let in_the_loss = Config {
+            kl_in: KlIn::Loss,
+            ..Config::default()
+        };
+        refused(in_the_loss, "ppo.kl_in", "ppo.kl_estimator");
     }
 }

@@ -5,7 +5,7 @@
 //! 1. `train.rs`: the algorithm, a step in nine parts on one screen, and its update,
 //! 2. `trajectory.rs`: what a rollout leaves behind, field by field,
 //! 3. [`rewards()`], [`Advantage`], [`whiten()`]: from a score to an advantage per token,
-//! 4. [`policy_loss`], [`value_loss`]: what is minimised,
+//! 4. [`policy_loss`], [`value_loss`], [`Aggregate`]: what is minimised, and the mean that is taken of it,
 //! 5. `critic.rs`: the critic, where the advantage needs one,
 //! 6. [`KlEstimator`], [`KlIn`], and the controller of β in `kl.rs`: the distance to the reference, and its penalty,
 //! 7. `run.rs`: step after step, with evaluations and checkpoints,
@@ -14,6 +14,7 @@
 //! Responses, their log-probabilities, scorers and the evaluation are in `rlhf_rollout`.
 
 mod advantage;
+mod aggregate;
 mod captions;
 mod clock;
 mod collapse;
@@ -47,6 +48,7 @@ mod updates;
 mod whiten;
 
 pub use advantage::{Advantage, gae};
+pub use aggregate::Aggregate;
 pub use captions::CAPTIONS;
 pub use config::{Config, CriticKind};
 pub use conventions::{Compat, Conventions};

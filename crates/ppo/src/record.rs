@@ -64,7 +64,7 @@ impl PolicyOptimization {
             number.map(Value::from)
         };
         let only = |present: bool, number: f64| present.then(|| json!(number));
-        let by_prompt = !config.advantage.needs_critic();
+        let by_prompt = config.advantage.compares_responses();
         let finished = t.episodes.iter().filter(|e| e.finished).count() as f64;
 
         let numbers = [
@@ -82,6 +82,10 @@ impl PolicyOptimization {
             (
                 "objective/score_range",
                 t.score_range(by_prompt).map(Value::from),
+            ),
+            (
+                "objective/equal_groups",
+                by_prompt.then(|| json!(t.equal_groups())),
             ),
             (
                 "objective/missing_eos",

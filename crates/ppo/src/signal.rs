@@ -42,15 +42,20 @@ impl SignalMonitor {
         let ended = number("response/eos_fraction")?;
         let first = *self.first_score.get_or_insert(score);
         let equal = number("objective/score_range").is_some_and(|range| range <= SIGNAL);
+        // Where responses are compared with those to the same prompt, the scores of two prompts may differ.
+        let groups = number("objective/equal_groups");
         // What a step does about a missing end is recorded where there is a rule for it.
         let none_ends = ended == 0.0 && number("objective/missing_eos").is_some();
-        if equal && !none_ends && score > first + SIGNAL {
+        // A mean over prompts also rises with the prompts that were drawn: it says something once they have been told apart.
+        let risen = score > first + SIGNAL && (groups.is_none() || self.has_learnt);
+        if equal && !none_ends && risen {
             self.in_a_row = 0;
             let told = std::mem::replace(&mut self.told_of_the_end, true);
             return (!told).then(|| {
                 format!(
-                    "all scores are {score:.3}, above the {first:.3} of the first step: the policy has learnt all that the reward can tell \
-                     it, and only the KL penalty moves it now"
+                    "{}, above the {first:.3} of the first step: the policy has learnt all that the reward can tell it, and only the KL \
+                     penalty moves it now",
+                    all_equal(score, groups)
                 )
             });
         }
@@ -68,9 +73,9 @@ impl SignalMonitor {
                 none_ended(number("response/length").unwrap_or(f64::NAN), score, equal)
             }
             Cause::AllEqual => format!(
-                "all scores are {score:.3}: the reward does not tell the responses apart, and only the KL penalty moves the policy. Look at \
-                 the responses in samples.jsonl: if they are alike, raise ppo.temperature; if not, ppo.reward needs to tell good ones from \
-                 bad ones"
+                "{}: the reward does not tell the responses apart, and only the KL penalty moves the policy. Look at the responses in \
+                 samples.jsonl: if they are alike, raise ppo.temperature; if not, ppo.reward needs to tell good ones from bad ones",
+                all_equal(score, groups)
             ),
         };
         // Where all scores are lowered alike, what is left of them still differs.
@@ -94,6 +99,17 @@ impl SignalMonitor {
                 self.in_a_row, self.found
             )
         })
+    }
+}
+
+/// What the scores of a step are that teaches nothing; `groups`: the number of its prompts, where responses are compared with those to the
+/// same prompt.
+fn all_equal(score: f64, groups: Option<f64>) -> String {
+    match groups {
+        None => format!("all scores are {score:.3}"),
+        Some(groups) => format!(
+            "the responses to each of the {groups:.0} prompts have one and the same score, on average {score:.3}"
+        ),
     }
 }
 
@@ -187,6 +203,33 @@ mod tests {
         let (words, stop) = said(solved);
         assert_eq!((words.len(), stop), (1, None));
         assert!(words[0].contains("all that the reward can tell"));
+    }
+
+    /// Prompts that score differently, each with responses that score alike, drawn in another order: the mean rises, and nothing is learnt.
+    #[test]
+    fn where_responses_are_compared_by_prompt_a_mean_that_rises_by_chance_is_no_success() {
+        let by_prompt = |score: f64, range: f64, equal: usize| {
+            let mut line = step(score, range, 0.9);
+            line.insert("objective/equal_groups".into(), json!(equal));
+            line
+        };
+        let (words, stop) = said([1.0, 2.0, 1.5, 2.5].map(|score| by_prompt(score, 0.0, 8)));
+        assert_eq!((words.len(), stop), (1, Some(3)));
+        assert!(
+            words[0].starts_with("the responses to each of the 8 prompts have one and the same"),
+            "{words:?}"
+        );
+        // One prompt of eight is enough to learn from, and then the top may be reached.
+        let (words, stop) = said(vec![by_prompt(1.0, 0.5, 7); 9]);
+        assert_eq!((words.len(), stop), (0, None));
+        let mut solved = vec![by_prompt(1.0, 0.5, 7)];
+        solved.extend(vec![by_prompt(2.0, 0.0, 8); 50]);
+        let (words, stop) = said(solved);
+        assert_eq!((words.len(), stop), (1, None));
+        assert!(
+            words[0].contains("all that the reward can tell"),
+            "{words:?}"
+        );
     }
 
     /// Evaluations stand between the steps, and a single response is compared with nothing.

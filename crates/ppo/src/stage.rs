@@ -46,6 +46,7 @@ impl Stage for Ppo {
         "advantage",
         "critic",
         "kl_in",
+        "aggregate",
         "compat",
         "uncalibrated",
         "keep_going",

@@ -16,6 +16,7 @@ use rlhf_rollout::{Episode, EpisodeBatch, kl_per_episode, micro_batches};
 use rlhf_train::statistics;
 use serde_json::{Map, Value};
 
+use crate::aggregate::MinibatchSize;
 use crate::clock::Clock;
 use crate::kl::KlIn;
 use crate::loss::{VALUE_SUMS, policy_loss, update_sums};
@@ -70,7 +71,7 @@ impl PolicyOptimization {
         for (advantages, episode) in advantages.iter_mut().zip(&episodes) {
             advantages.truncate(episode.response.len());
         }
-        if config.whiten_advantages {
+        if config.whitens_advantages() {
             whiten(&mut advantages, conventions.variance);
         }
         let targets = values.zip(estimated.returns);
@@ -156,8 +157,9 @@ impl PolicyOptimization {
 
     /// `∂L/∂θ` over one minibatch, `L = L_π − c_e · entropy [+ β · KL] [+ c_v · L_V] [+ c_ptx · L_SFT]`.
     ///
-    /// Each mean is over the whole minibatch, so that nothing depends on how it is cut into micro-batches. `update` counts the
-    /// minibatches of the run and picks the demonstrations.
+    /// Each mean is over the whole minibatch, so that nothing depends on how it is cut into micro-batches: L_π, entropy and KL over its
+    /// tokens or its responses ([`Aggregate`](crate::aggregate::Aggregate)), L_V over its values. `update` counts the minibatches of the
+    /// run and picks the demonstrations.
     fn gradients(
         &self,
         trajectory: &Trajectory,
@@ -169,6 +171,10 @@ impl PolicyOptimization {
             prompts, episodes, ..
         } = trajectory;
         let (tokens, slots) = (trajectory.tokens(minibatch), trajectory.slots(minibatch));
+        let whole = MinibatchSize {
+            tokens,
+            responses: minibatch.len(),
+        };
         let flat = |field: &[Vec<f32>], part: &[usize]| Trajectory::flat(field, part, device);
         let zeros = |n: usize| Tensor::zeros(n, DType::F32, device);
         let mut gradients = UpdateGradients {
@@ -182,30 +188,30 @@ impl PolicyOptimization {
             let old_logprobs = flat(&trajectory.logprobs, part)?;
             let advantages = Trajectory::flat(&trajectory.advantages, part, device)?;
 
-            // L_π − c_e · entropy, averaged over the response tokens.
+            // L_π − c_e · entropy, token by token.
             let hidden = batch.hidden(&policy.model)?;
             let tau = config.temperature;
             let now = policy.model.logprobs(&hidden, &batch.targets, tau)?;
             let (logprobs, entropy) = (&now.logprobs, &now.entropy);
             let losses = policy_loss(logprobs, &old_logprobs, &advantages, config.clip)?;
-            let mut loss = losses.sum_all()?;
-            if config.entropy_coef > 0.0 {
-                loss = (loss - (entropy.sum_all()? * config.entropy_coef)?)?;
-            }
             let policy_sums = update_sums(logprobs, &old_logprobs, &advantages, entropy, &losses)?;
+            let mut objective = losses;
+            if config.entropy_coef > 0.0 {
+                objective = (objective - (entropy * config.entropy_coef)?)?;
+            }
 
-            // β · KL, averaged over the response tokens, where the penalty stands in the loss.
+            // β · KL, where the penalty stands in the loss.
             let mut kl_sum = zeros(1)?;
             if config.kl_in == KlIn::Loss {
                 let reference = flat(&trajectory.ref_logprobs, part)?;
-                let kl = config
-                    .kl_estimator
-                    .losses(logprobs, &reference)?
-                    .sum_all()?;
-                kl_sum = kl.detach().reshape(1)?;
-                loss = (loss + (kl * self.kl.coef)?)?;
+                let kl = config.kl_estimator.losses(logprobs, &reference)?;
+                kl_sum = kl.detach().sum_all()?.reshape(1)?;
+                objective = (objective + (kl * self.kl.coef)?)?;
             }
-            let mut loss = (loss / tokens as f64)?;
+
+            // The mean over the minibatch: of its tokens, or of its responses.
+            let lengths: Vec<usize> = own.iter().map(|e| e.response.len()).collect();
+            let mut loss = config.aggregate.mean(&objective, &lengths, whole)?;
 
             // c_v · L_V, averaged over the values. On a shared trunk it joins the one loss. A critic with weights of its own has a
             // backward pass of its own, and the policy's activations are dropped before the critic's come.
@@ -220,7 +226,7 @@ impl PolicyOptimization {
                 value_sums = Some(value.sums);
             }
             gradients.policy.accumulate(&policy.params, &loss)?;
-            drop((now, losses, hidden, loss));
+            drop((now, objective, hidden, loss));
             if let Some((critic, targets)) = critic
                 && value_sums.is_none()
             {

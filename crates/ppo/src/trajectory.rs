@@ -7,6 +7,8 @@ use rlhf_base::rng::shuffle;
 use rlhf_dataset::order::file_order;
 use rlhf_rollout::Episode;
 
+use crate::guards::SIGNAL;
+
 /// One rollout batch: B episodes over B / n distinct prompts, the n responses to a prompt adjacent.
 ///
 /// Everything per token is ragged, `[B][n_i]`: exactly as long as the response, so there is nothing to mask. Rewards, values and returns
@@ -46,17 +48,24 @@ impl Trajectory {
     /// The widest range of scores between which an advantage is drawn: of the step, or where responses are compared with the others to
     /// their prompt alone (`by_prompt`), of one prompt. `None` where there is nothing to compare.
     pub(crate) fn score_range(&self, by_prompt: bool) -> Option<f64> {
+        match by_prompt {
+            true => self.group_ranges().into_iter().reduce(f64::max),
+            false => range(&self.scores),
+        }
+    }
+
+    /// Number of prompts whose responses all have the same score, so that a comparison among them teaches nothing.
+    pub(crate) fn equal_groups(&self) -> usize {
+        let ranges = self.group_ranges().into_iter();
+        ranges.filter(|range| *range <= SIGNAL).count()
+    }
+
+    /// For each prompt with several responses, the range of their scores.
+    fn group_ranges(&self) -> Vec<f64> {
         let all = file_order(self.episodes.len());
-        let together = |a: &usize, b: &usize| {
-            !by_prompt || self.episodes[*a].prompt == self.episodes[*b].prompt
-        };
-        let range = |group: &[usize]| {
-            let scores = || group.iter().map(|&i| self.scores[i]);
-            let (low, high) = (scores().reduce(f64::min)?, scores().reduce(f64::max)?);
-            (group.len() > 1).then_some(high - low)
-        };
-        let groups = all.chunk_by(together);
-        groups.filter_map(range).reduce(f64::max)
+        let groups = all.chunk_by(|&a, &b| self.episodes[a].prompt == self.episodes[b].prompt);
+        let of = |group: &[usize]| range(&self.scores[group[0]..group[0] + group.len()]);
+        groups.filter_map(of).collect()
     }
 
     /// The episodes, as indices, in a random order of prompts; the responses to a prompt stay side by side.
@@ -108,6 +117,13 @@ impl Trajectory {
     }
 }
 
+/// The highest of several scores minus the lowest.
+fn range(scores: &[f64]) -> Option<f64> {
+    let all = || scores.iter().copied();
+    let (low, high) = (all().reduce(f64::min)?, all().reduce(f64::max)?);
+    (scores.len() > 1).then_some(high - low)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,8 +147,9 @@ mod tests {
         let t = of(&[(0, 1.0), (0, 1.0), (1, 3.0), (1, 3.5)]);
         assert_eq!(t.score_range(false), Some(2.5));
         assert_eq!(t.score_range(true), Some(0.5));
+        assert_eq!(t.equal_groups(), 1);
         let alone = of(&[(0, 1.0), (1, 3.0)]);
-        assert_eq!(alone.score_range(true), None);
+        assert_eq!((alone.score_range(true), alone.equal_groups()), (None, 0));
         assert_eq!(of(&[(0, 1.0)]).score_range(false), None);
     }
 

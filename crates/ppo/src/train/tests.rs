@@ -14,6 +14,7 @@ use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
 use serde_json::json;
 
 use crate::advantage::Advantage;
+use crate::aggregate::Aggregate;
 use crate::config::{Config, CriticKind};
 use crate::kl::KlEstimator;
 use crate::prepare::Inputs;
@@ -93,12 +94,19 @@ fn now(ppo: &PolicyOptimization, t: &Trajectory) -> Vec<Vec<[f64; 3]>> {
     t.episodes.iter().map(one).collect()
 }
 
-/// `L = L_π − c_e · entropy + β · k3 + c_v · L_V` written out in f64, over all episodes; k3 where the penalty stands in the loss.
+/// `L = L_π − c_e · entropy + β · k3 + c_v · L_V` written out in f64, over all episodes; k3 where the penalty stands in the loss. The value
+/// loss is a mean over tokens, the rest a mean over what `aggregate` says.
 fn loss(ppo: &PolicyOptimization, t: &Trajectory) -> f64 {
     let config = &ppo.config;
     let (clip, value_clip) = (config.clip, config.value_clip);
-    let mut losses = Vec::new();
-    for (i, tokens) in now(ppo, t).iter().enumerate() {
+    let all = now(ppo, t);
+    let count = all.iter().map(Vec::len).sum::<usize>() as f64;
+    let mut total = 0.0;
+    for (i, tokens) in all.iter().enumerate() {
+        let share = match config.aggregate {
+            Aggregate::Token => 1.0 / count,
+            Aggregate::Sequence => 1.0 / (all.len() * tokens.len()) as f64,
+        };
         for (j, [logprob, entropy, value]) in tokens.iter().enumerate() {
             let ratio = (logprob - f64::from(t.logprobs[i][j])).exp();
             let a = t.advantages[i][j];
@@ -108,15 +116,16 @@ fn loss(ppo: &PolicyOptimization, t: &Trajectory) -> f64 {
                 let q = f64::from(t.ref_logprobs[i][j]) - logprob;
                 loss += config.kl_coef * (q.exp() - 1.0 - q);
             }
+            total += loss * share;
             if let Some(critic) = &t.critic {
                 let (old, r) = (f64::from(critic.values[i][j]), critic.returns[i][j]);
                 let near = old + (value - old).clamp(-value_clip, value_clip);
-                loss += config.value_coef * 0.5 * (value - r).powi(2).max((near - r).powi(2));
+                let loss = 0.5 * (value - r).powi(2).max((near - r).powi(2));
+                total += config.value_coef * loss / count;
             }
-            losses.push(loss);
         }
     }
-    losses.iter().sum::<f64>() / losses.len() as f64
+    total
 }
 
 /// Three responses to two prompts, with ratios and moves of the value on both sides of their clips, and away from the kinks.
@@ -163,7 +172,7 @@ fn trajectory(ppo: &PolicyOptimization) -> Trajectory {
 }
 
 /// Finite differences of the loss written out, along the gradient turned by chance, in every parameter: one trunk under policy and value,
-/// two of their own, and no critic with the KL penalty in the loss.
+/// two of their own, and no critic with the KL penalty in the loss; means over tokens and over responses, however the minibatch is cut.
 #[test]
 fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
     let without_critic = |config: Config| Config {
@@ -174,10 +183,12 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
         kl_coef: 0.7,
         ..config
     };
-    for objective in [
-        "shared critic",
-        "separate critic",
-        "no critic, KL in the loss",
+    for (objective, aggregate) in [
+        ("shared critic", Aggregate::Token),
+        ("shared critic", Aggregate::Sequence),
+        ("separate critic", Aggregate::Token),
+        ("no critic, KL in the loss", Aggregate::Token),
+        ("no critic, KL in the loss", Aggregate::Sequence),
     ] {
         let tmp = tempfile::tempdir().unwrap();
         let mut config = config(tmp.path());
@@ -186,6 +197,8 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
             "separate critic" => config.critic = CriticKind::Separate,
             _ => config = without_critic(config),
         }
+        config.aggregate = aggregate;
+        let objective = format!("{objective}, {aggregate:?}");
         let mut ppo = prepare(&config, &session());
         // Under a head of zeros no value reaches the trunk.
         if let Some(critic) = &ppo.critic {
@@ -307,13 +320,21 @@ fn every_number_of_a_step_has_a_caption() {
     let demonstrations = tmp.path().join("demonstrations.jsonl");
     let row = json!({"prompt": "red", "completion": " fox"}).to_string();
     fs_err::write(&demonstrations, row).unwrap();
-    for kl_in in [KlIn::Reward, KlIn::Loss] {
+    for (kl_in, advantage) in [
+        (KlIn::Reward, Advantage::Gae),
+        (KlIn::Loss, Advantage::Gae),
+        (KlIn::Reward, Advantage::Grpo),
+    ] {
         let mut config = config(tmp.path());
+        config.advantage = advantage;
+        config.samples_per_prompt = 2;
         config.kl_estimator = KlEstimator::K3;
         config.kl_in = kl_in;
         config.ptx_coef = 0.5;
         config.ptx_data = vec![demonstrations.clone()];
         let (_, record) = prepare(&config, &session()).step(0).unwrap();
+        let groups = record.contains_key("objective/equal_groups");
+        assert_eq!(groups, advantage == Advantage::Grpo);
         for (name, _) in record.iter().filter(|(_, value)| value.is_number()) {
             let captioned = crate::CAPTIONS.iter().any(|c| c.metric == name.as_str());
             assert!(captioned, "{name}");
