@@ -12,7 +12,7 @@ fn stop(folder: &Folder, out: &str) {
 }
 
 fn numbers(text: &str, key: &str) -> Vec<f64> {
-    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line));
+    let rows = text.lines().map(serde_json::from_str::<Value>);
     let rows = rows.flat_map(|row| match &row.unwrap()[key] {
         Value::Array(values) => values.iter().map(|v| v.as_f64().unwrap()).collect(),
         value => vec![value.as_f64().unwrap()],
