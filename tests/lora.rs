@@ -12,7 +12,7 @@ fn stop(folder: &Folder, out: &str) {
 }
 
 fn numbers(text: &str, key: &str) -> Vec<f64> {
-    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line));
+    let rows = text.lines().map(serde_json::from_str::<Value>);
     let rows = rows.flat_map(|row| match &row.unwrap()[key] {
         Value::Array(values) => values.iter().map(|v| v.as_f64().unwrap()).collect(),
         value => vec![value.as_f64().unwrap()],
@@ -118,11 +118,11 @@ fn what_cannot_be_adapted_is_refused_with_what_could_be() {
     for (line, parts) in [
         ("pretrain --lora 2", &["fresh weights", "lora.rank"][..]),
         (
-            "sft --model base --data demos.jsonl --merge",
+            "sft --model base --data demos.jsonl --merge --out runs/x",
             &["lora.merge is set", "lora.rank is 0"],
         ),
         (
-            "sft --model base --data demos.jsonl --lora 2 --set lora.targets=[\"q_proj\"]",
+            "sft --model base --data demos.jsonl --lora 2 --set lora.targets=[\"q_proj\"] --out runs/x",
             &["no linear layer q_proj", "c_attn, c_fc, c_proj"],
         ),
         (

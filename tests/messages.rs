@@ -25,7 +25,7 @@ fn what_is_no_model_is_called_what_it_is() {
     folder.write("notes.txt", "hello");
     folder.write(
         "adapter/adapter_config.json",
-        r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "org/base"}"#,
+        r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "../base"}"#,
     );
     let notes = folder.path("notes.txt").display().to_string();
     for command in [
@@ -42,7 +42,7 @@ fn what_is_no_model_is_called_what_it_is() {
         assert_said(
             &folder,
             &with("adapter"),
-            &["adapter/adapter_model.safetensors"],
+            &["adapter: holds adapter_config.json, but not the adapter itself"],
         );
         assert_said(
             &folder,

@@ -365,7 +365,7 @@ pub fn read_tokenizer(path: &Path, bases: &Bases) -> Result<Tokenizer> {
         return Ok(Stored::read(path, Head::CausalLm)?.tokenizer);
     }
     if is_adapter(path) && !path.join("tokenizer.json").is_file() {
-        let base = AdapterFiles::read(path)?.find_base(bases.hub.as_ref())?;
+        let base = AdapterFiles::read_config(path)?.find_base(bases.hub.as_ref())?;
         return read_tokenizer(&base, bases);
     }
     Tokenizer::from_dir(path)
@@ -373,14 +373,14 @@ pub fn read_tokenizer(path: &Path, bases: &Bases) -> Result<Tokenizer> {
 
 /// Whether the adapter in `path` is that of a reward model.
 pub fn is_reward_adapter(path: &Path) -> Result<bool> {
-    Ok(AdapterFiles::read(path)?.head() == Head::Scalar)
+    Ok(AdapterFiles::read_config(path)?.head() == Head::Scalar)
 }
 
 /// Where the base of the adapter in `path` lies; `None` where there is no adapter.
 pub fn base_of(path: &Path, bases: &Bases) -> Result<Option<PathBuf>> {
     match is_adapter(path) {
         true => Ok(Some(
-            AdapterFiles::read(path)?.find_base(bases.hub.as_ref())?,
+            AdapterFiles::read_config(path)?.find_base(bases.hub.as_ref())?,
         )),
         false => Ok(None),
     }

@@ -74,6 +74,36 @@ pub(crate) struct AdapterFiles {
 impl AdapterFiles {
     /// Reads the adapter in `dir`.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let mut files = Self::read_config(dir)?;
+        let path = dir.join(WEIGHTS);
+        if !path.is_file() {
+            return Err(Error::file(
+                dir,
+                format!(
+                    "holds {CONFIG}, but not the adapter itself, {WEIGHTS}; only safetensors are loaded"
+                ),
+            ));
+        }
+        for (name, tensor) in weights::read_one(&path)? {
+            match name.strip_prefix(PREFIX) {
+                Some(SCORE) => files.score = Some(tensor),
+                Some(name) => {
+                    files.values.insert(name.to_owned(), tensor);
+                }
+                None => {
+                    return Err(Error::file(
+                        &path,
+                        format!("tensor {name}: expected a name that begins with {PREFIX}"),
+                    ));
+                }
+            }
+        }
+        check_weights(&path, &files.values)?;
+        Ok(files)
+    }
+
+    /// Reads `adapter_config.json` alone: no tensor is touched.
+    pub(crate) fn read_config(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let wrong = |what: String| Error::file(&path, what);
         let text = fs_err::read_to_string(&path)?;
@@ -108,9 +138,16 @@ impl AdapterFiles {
                 )));
             }
         }
-        let path_of_weights = dir.join(WEIGHTS);
-        let stored = weights::read_one(&path_of_weights)?;
-        let mut files = Self {
+        let head = match text("task_type") {
+            Some("SEQ_CLS") => Head::Scalar,
+            Some("CAUSAL_LM") | None => Head::CausalLm,
+            Some(other) => {
+                return Err(wrong(format!(
+                    "task_type {other} is not supported: expected CAUSAL_LM, or SEQ_CLS for a reward model"
+                )));
+            }
+        };
+        Ok(Self {
             dir: dir.to_owned(),
             lora: LoraConfig {
                 rank,
@@ -120,39 +157,14 @@ impl AdapterFiles {
                 merge: false,
             },
             pattern,
-            head: Head::CausalLm,
+            head,
             base: text("base_model_name_or_path")
                 .unwrap_or_default()
                 .to_owned(),
             revision: text("revision").map(str::to_owned),
             values: BTreeMap::new(),
             score: None,
-        };
-        for (name, tensor) in stored {
-            match name.strip_prefix(PREFIX) {
-                Some(SCORE) => files.score = Some(tensor),
-                Some(name) => {
-                    files.values.insert(name.to_owned(), tensor);
-                }
-                None => {
-                    return Err(Error::file(
-                        &path_of_weights,
-                        format!("tensor {name}: expected a name that begins with {PREFIX}"),
-                    ));
-                }
-            }
-        }
-        files.head = match text("task_type") {
-            Some("SEQ_CLS") => Head::Scalar,
-            Some("CAUSAL_LM") | None if files.score.is_none() => Head::CausalLm,
-            None => Head::Scalar,
-            Some(other) => {
-                return Err(wrong(format!(
-                    "task_type {other} is not supported: expected CAUSAL_LM, or SEQ_CLS for a reward model"
-                )));
-            }
-        };
-        Ok(files)
+        })
     }
 
     /// Errors on the adapter of a model with the other head.
@@ -191,7 +203,6 @@ impl AdapterFiles {
         config: &ModelConfig,
         (base, path): (Option<Arc<Base>>, &Path),
     ) -> Result<(Adapter, &BTreeMap<String, Tensor>)> {
-        check_weights(&self.dir.join(WEIGHTS), &self.values)?;
         let misfit = |what: String| {
             Error::file(
                 self.dir.join(WEIGHTS),
