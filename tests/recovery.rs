@@ -231,12 +231,11 @@ fn survives_twenty_kills(folder: &Folder, line: &str, stage: &str) {
 
     fs_err::remove_file(pipe).unwrap();
     folder.done(&cut.line);
-    // Events and timings tell the time of day.
+    // Events, timings and costs tell the time that passed.
+    let timed = ["timings.jsonl", "cost.json", "run.lock"];
     let all = |run: &Run<'_>| {
         let mut all = files(&folder.path(&run.out));
-        all.retain(|(name, _)| {
-            !(name.starts_with("events.") || name == "timings.jsonl" || name == "run.lock")
-        });
+        all.retain(|(name, _)| !(name.starts_with("events.") || timed.contains(&name.as_str())));
         all
     };
     let (whole, cut) = (all(&whole), all(&cut));

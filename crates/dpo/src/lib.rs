@@ -22,9 +22,9 @@ mod objective;
 mod portable;
 mod reference;
 mod stage;
-mod train;
 #[cfg(test)]
-mod trl;
+mod tests;
+mod train;
 
 pub use batch::{Batch, response_logprobs};
 pub use captions::CAPTIONS;
