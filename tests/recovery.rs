@@ -231,11 +231,14 @@ fn survives_twenty_kills(folder: &Folder, line: &str, stage: &str) {
 
     fs_err::remove_file(pipe).unwrap();
     folder.done(&cut.line);
-    // Events and timings tell the time of day.
+    // Events and timings tell the time of day, and a cost is in seconds and bytes.
     let all = |run: &Run<'_>| {
         let mut all = files(&folder.path(&run.out));
         all.retain(|(name, _)| {
-            !(name.starts_with("events.") || name == "timings.jsonl" || name == "run.lock")
+            !(name.starts_with("events.")
+                || name == "timings.jsonl"
+                || name == "cost.json"
+                || name == "run.lock")
         });
         all
     };
