@@ -55,14 +55,11 @@ def evaluation(seed_folder):
     return {model["name"]: model for model in read(seed_folder / "evaluation.json")["models"]}
 
 
-def start(seed_folder):
-    """What tells whether a rival started from the models that lie there now."""
-    return [sha256(seed_folder / stage / "final/model.safetensors") for stage in ("sft", "reward")]
-
-
 def settings(rival, seed_folder):
     """Those that our run recorded, once it is clear that the rival can follow them."""
     folder = seed_folder / rival.ours
+    if not (folder / "final").exists():
+        raise process.Failed(f"{folder} holds no finished run: `rlhf run configs/compare.toml --seeds 3` makes one")
     found = tomllib.loads((folder / "config.toml").read_text())[rival.section]
     for name, value in rival.taken_for_granted.items():
         if found[name] != value:
@@ -71,6 +68,12 @@ def settings(rival, seed_folder):
     if recorded != sha256(REPO / "data" / rival.rows):
         raise process.Failed(f"{folder} was not trained on this repository's data/{rival.rows}")
     return found
+
+
+def identity(name, seed_folder):
+    """What a training depends on: a figure counts as long as this is the same."""
+    models = [sha256(seed_folder / stage / "final/model.safetensors") for stage in ("sft", "reward")]
+    return [*models, settings(TRAINED[name], seed_folder)]
 
 
 def train(name, seed_folder, seed, steps=None):

@@ -58,18 +58,22 @@ def table(folders, results):
 def page(folders, results):
     """The table, and what is to be known about it."""
     shown = [figures for of_seed in results.values() for figures in of_seed.values()]
+    evaluations = [quality.evaluation(folder) for folder in folders.values()]
+    (prompts,) = {quality.read(folder / "evaluation.json")["prompts"] for folder in folders.values()}
+    intervals = [e[name]["gold_ci"] for e in evaluations for name, (_, rival) in OURS.items() if rival and name in e]
+    known_to = max((high - low) / 2 for low, high in intervals)
     busy = max((figures["others"] for figures in shown), default=0.0)
     seeds = ", ".join(folders)
     brackets = "" if len(folders) == 1 else "; means over seeds, in brackets the lowest and the highest"
     text = f"""{table(folders, results)}
 
-Seed {seeds}{brackets}. 270 held-out prompts of the Tiny World, one answer each, all judged by `rlhf eval` with the same seed: *gold* by the
-program that knows the truth, *reward* by the reward model that PPO and RLOO learn from, *KL* to SFT in nats a response, *wins* against SFT by gold,
-ties half. All start from the same SFT model; rewards come from the same reward model on the same scale.
+Seed {seeds}{brackets}. {prompts} held-out prompts of the Tiny World, one answer each, judged by `rlhf eval` with one seed on both sides: *gold* by the
+program that knows the truth, *reward* by the reward model that PPO and RLOO learn from, *KL* to SFT in nats a response, *wins* against SFT
+by gold, ties half. The gold score of one seed is known to ±{known_to:.3f} (95 %). All start from the same SFT model.
 
 *seconds*, mean over seeds: ours from the start of the stage to its end, with loading, checkpoints and evaluations; TRL's from loaded models
-to the last optimizer step, without imports, loading, saving and evaluations. *memory*: the largest resident set of the seeds; ours of the stage, TRL's
-of its process. {machine.of_cpu("model name")}, {len(process.CORES)} threads on each side.
+to the last optimizer step, without imports, loading, saving and evaluations. *memory*: the largest resident set of the seeds; ours of the
+stage, TRL's of its process. {machine.of_cpu("model name")}, {len(process.CORES)} threads on each side.
 """
     if busy > 0.05:
         text += f"\nOther processes took up to {busy:.0%} of the cores while TRL trained: its seconds are too many.\n"
