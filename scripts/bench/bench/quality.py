@@ -28,17 +28,20 @@ class Rival:
 
 
 PPO = {
-    "prompts": [], "kl_in": "reward", "gamma": 1.0, "whiten_advantages": True, "whiten_rewards": False, "min_response_length": 0,
-    "stop": [], "entropy_coef": 0.0, "ptx_coef": 0.0, "raw": False, "uncalibrated": False,
+    "prompts": [], "kl_in": "reward", "gamma": 1.0, "whiten_rewards": False, "min_response_length": 0, "stop": [], "entropy_coef": 0.0,
+    "ptx_coef": 0.0, "aggregate": "token", "raw": False, "uncalibrated": False,
+    "kl_target": None, "target_kl": None, "kl_budget": None, "compat": None,
 }
+GAE = PPO | {"advantage": "gae", "critic": "separate", "whiten_advantages": True}
+RLOO = PPO | {"advantage": "rloo", "kl_estimator": "k1"}
 DPO = {
     "prefs": [], "loss": "sigmoid", "label_smoothing": 0.0, "normalise": False, "margin_per_strength": 0.0, "raw": False,
     "shuffle": True,
 }
 TRAINED = {
     "dpo": Rival("TRL 1.16 DPO", "train_dpo.py", "current", "dpo", "dpo", "preferences.jsonl", DPO),
-    "ppo": Rival("TRL 0.24 PPO", "train_ppo.py", "ppo", "ppo", "ppo", "prompts.jsonl", PPO | {"advantage": "gae", "critic": "separate"}),
-    "rloo": Rival("TRL 1.16 RLOO", "train_rloo.py", "current", "rloo", "ppo", "prompts.jsonl", PPO | {"advantage": "rloo", "kl_estimator": "k1"}),
+    "ppo": Rival("TRL 0.24 PPO", "train_ppo.py", "ppo", "ppo", "ppo", "prompts.jsonl", GAE),
+    "rloo": Rival("TRL 1.16 RLOO", "train_rloo.py", "current", "rloo", "ppo", "prompts.jsonl", RLOO),
 }
 
 
@@ -60,12 +63,16 @@ def settings(rival, seed_folder):
     folder = seed_folder / rival.ours
     if not (folder / "final").exists():
         raise process.Failed(f"{folder} holds no finished run: `rlhf run configs/compare.toml --seeds 3` makes one")
-    found = tomllib.loads((folder / "config.toml").read_text())[rival.section]
+    recorded = tomllib.loads((folder / "config.toml").read_text())
+    if recorded.get("lora", {}).get("rank", 0) > 0:
+        raise process.Failed(f"{folder} trained an adapter, and the rivals train all weights")
+    found = recorded[rival.section]
     for name, value in rival.taken_for_granted.items():
-        if found[name] != value:
+        # A setting that is absent is at its default, which is this value.
+        if found.get(name, value) != value:
             raise process.Failed(f"{folder}/config.toml: {rival.title} cannot be told {name} = {found[name]!r}, only {value!r}")
-    recorded = read(folder / "inputs.json")["sha256"].get(f"the bundled {rival.rows}")
-    if recorded != sha256(REPO / "data" / rival.rows):
+    seen = read(folder / "inputs.json")["sha256"].get(f"the bundled {rival.rows}")
+    if seen != sha256(REPO / "data" / rival.rows):
         raise process.Failed(f"{folder} was not trained on this repository's data/{rival.rows}")
     return found
 

@@ -12,6 +12,7 @@ OURS = {
     "ipo": ("`rlhf` IPO", None),
     "ppo": ("`rlhf` PPO", "ppo"),
     "rloo": ("`rlhf` RLOO", "rloo"),
+    "grpo": ("`rlhf` GRPO", None),
 }
 
 

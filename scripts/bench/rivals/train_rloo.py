@@ -46,7 +46,8 @@ with tempfile.TemporaryDirectory() as folder:
                 temperature=s["temperature"],
                 beta=s["kl_coef"],
                 epsilon=s["clip"],
-                normalize_advantages=s["whiten_advantages"],
+                # Absent, it is as in the paper, which does not.
+                normalize_advantages=s.get("whiten_advantages", False),
                 **task.trainer_settings(s["steps"] * s["minibatches"] * s["epochs"]),
             ),
             train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in task.rows]),
