@@ -30,7 +30,7 @@ class Rival:
 PPO = {
     "prompts": [], "kl_in": "reward", "gamma": 1.0, "whiten_rewards": False, "min_response_length": 0, "stop": [], "entropy_coef": 0.0,
     "ptx_coef": 0.0, "aggregate": "token", "raw": False, "uncalibrated": False,
-    "kl_target": None, "target_kl": None, "kl_budget": None, "compat": None,
+    "kl_target": None, "target_kl": None, "max_kl": None, "compat": None,
 }
 GAE = PPO | {"advantage": "gae", "critic": "separate", "whiten_advantages": True}
 RLOO = PPO | {"advantage": "rloo", "kl_estimator": "k1"}
