@@ -17,14 +17,18 @@ def said(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPO).stdout.strip()
 
 
+def of_cpu(name):
+    """A field of /proc/cpuinfo."""
+    lines = open("/proc/cpuinfo").read().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "unknown")
+
+
 def environment():
-    info = open("/proc/cpuinfo").read()
-    field = lambda name: next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith(name)), "unknown")
-    simd = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in field("flags").split()]
+    simd = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in of_cpu("flags").split()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.date.today().isoformat(),
-        "cpu": field("model name"),
+        "cpu": of_cpu("model name"),
         "simd": simd,
         "cores": len(process.CORES),
         "cores_of_machine": os.cpu_count(),
