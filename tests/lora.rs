@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::folder::{Folder, assert_same_run, stderr};
+use crate::folder::{Folder, assert_same_run, files, stderr};
 
 const SFT: &str = "sft --model base --data demos.jsonl --lora 2 --lr 1e-2 --quiet";
 
@@ -115,8 +115,21 @@ fn adapters_go_from_stage_to_stage_resume_to_the_same_bytes_and_merge() {
 fn what_cannot_be_adapted_is_refused_with_what_could_be() {
     let folder = Folder::pipeline();
     folder.done(&format!("{SFT} --out runs/sft"));
+    let config = folder.read("runs/sft/final/adapter_config.json");
+    for (name, content) in files(&folder.path("runs/sft/final")) {
+        fs_err::create_dir_all(folder.path("a/b/dropped")).unwrap();
+        fs_err::write(folder.path(&format!("a/b/dropped/{name}")), content).unwrap();
+    }
+    let dropped = config.replace("\"lora_dropout\": 0.0", "\"lora_dropout\": 0.05");
+    folder.write("a/b/dropped/adapter_config.json", &dropped);
+    // To use it is no matter.
+    folder.done("generate --model a/b/dropped --prompt hi --max-new-tokens 2");
     for (line, parts) in [
         ("pretrain --lora 2", &["fresh weights", "lora.rank"][..]),
+        (
+            "sft --model a/b/dropped --data demos.jsonl --lora 2 --out runs/dropped",
+            &["lora_dropout is 0.05", "set it to 0"],
+        ),
         (
             "sft --model base --data demos.jsonl --merge --out runs/x",
             &["lora.merge is set", "lora.rank is 0"],

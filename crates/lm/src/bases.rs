@@ -133,6 +133,7 @@ impl Bases {
         }
         let files = AdapterFiles::read(path)?;
         files.require(Head::CausalLm)?;
+        files.require_no_dropout()?;
         let at = files.find_base(self.hub.as_ref())?;
         let base = self.base(&at, dtype, device);
         let base = base.map_err(|error| files.of_base(&at, &error))?;

@@ -195,11 +195,20 @@ impl Comparison {
 
     /// The page: the table, and gold and learned reward over KL.
     pub(crate) fn page(&self) -> String {
+        rlhf_web::comparison(&self.cells(), &self.drawn())
+    }
+
+    /// The charts of the page as a file of their own, if there are any.
+    pub(crate) fn picture(&self) -> Option<String> {
+        rlhf_web::picture(&self.drawn())
+    }
+
+    fn drawn(&self) -> Vec<rlhf_web::Path> {
         let paths = self.paths.iter().map(|path| {
             let name = format!("{}, seed {}", path.name, path.seed);
             (path.name.clone(), name, path.points.clone())
         });
-        rlhf_web::comparison(&self.cells(), &paths.collect::<Vec<_>>())
+        paths.collect()
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use crate::html::escape;
 
-const WIDTH: f64 = 420.0;
-const HEIGHT: f64 = 210.0;
-const LEFT: f64 = 52.0;
+pub(crate) const WIDTH: f64 = 420.0;
+pub(crate) const HEIGHT: f64 = 210.0;
+pub(crate) const LEFT: f64 = 52.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 34.0;

@@ -17,7 +17,7 @@ mod report;
 mod run;
 mod section;
 
-pub use comparison::{Point, comparison};
+pub use comparison::{Path, Point, comparison, picture};
 pub use report::report;
 pub use run::{Error, Run};
 pub use section::Section;

@@ -33,22 +33,24 @@ def stage(name, label, arguments, keep=False, cores=process.CORES):
     }
 
 
-def sft(label, model, rows, batch, steps, max_length, lr="2e-5", dense=False, dtype="f32", cores=process.CORES):
+def sft(label, model, rows, batch, steps, max_length, lr="2e-5", dense=False, dtype="f32", lora=0, cores=process.CORES):
     arguments = ["--model", model, "--data", rows, "--batch", batch, "--steps", steps, "--max-length", max_length]
-    arguments += ["--lr", lr, "--schedule", "constant", "--no-shuffle", "--set", "sft.eval_fraction=0"]
+    # The rivals get the ids of the rows as they stand, without a chat template around them.
+    arguments += ["--lr", lr, "--schedule", "constant", "--no-shuffle", "--raw", "--set", "sft.eval_fraction=0"]
     arguments += ["--train-on-prompt"] * dense + ["--dtype", dtype] * (dtype != "f32")
+    arguments += ["--lora", lora] * (lora > 0)
     return stage("sft", label, arguments, cores=cores)
 
 
 def reward(label, model, rows, eval_rows, batch, steps, max_length, lr="1e-5", keep=False):
     arguments = ["--model", model, "--prefs", rows, "--eval-prefs", eval_rows, "--batch", batch, "--steps", steps]
-    arguments += ["--max-length", max_length, "--lr", lr, "--schedule", "constant", "--no-shuffle"]
+    arguments += ["--max-length", max_length, "--lr", lr, "--schedule", "constant", "--no-shuffle", "--raw"]
     return stage("reward", label, arguments, keep)
 
 
 def ppo(label, model, reward_model, rows, eval_rows, episodes, length, epochs, steps):
     arguments = ["--model", model, "--reward", reward_model, "--prompts", rows, "--eval-prompts", eval_rows]
-    arguments += ["--batch", episodes, "--epochs", epochs, "--response-length", length, "--steps", steps]
+    arguments += ["--batch", episodes, "--epochs", epochs, "--response-length", length, "--steps", steps, "--raw"]
     arguments += ["--set", f"ppo.min_response_length={length - 1}", "--set", "ppo.log_samples=0"]
     return stage("ppo", label, arguments)
 

@@ -132,6 +132,30 @@ def ppo_theirs(s):
     )
 
 
+def lora(title, model, name):
+    """SFT of an adapter of rank 16 on all linear layers, over `model`, against PEFT's over weights in f32."""
+    return Work(
+        name=name,
+        title=title,
+        unit="real tokens/s",
+        rounds=2,
+        alike=False,
+        ours=lambda s: ours.sft(name, model, ROWS / "sft.jsonl", s.batch, s.sft_steps, 512, lr="2e-4", lora=16),
+        rivals={
+            "trl": Rival(
+                "TRL 1.16 SFTTrainer with PEFT, f32",
+                lambda s: rival.run(
+                    "sft.py", f"{name}-rival",
+                    ["--model", SMOLLM2, "--rows", ROWS / "sft.ids.jsonl", "--batch", s.batch, "--steps", s.sft_steps]
+                    + ["--lr", "2e-4", "--lora", 16],
+                ),
+                4, 5, tolerance=1e-3,
+            )
+        },
+        note="Rank 16, alpha 32, without dropout; both adapters start from B = 0, so that the first losses are the same, and from different A.",
+    )
+
+
 WORKS = [
     Work(
         name="gpt2",
@@ -165,6 +189,8 @@ WORKS = [
         note="The rival pads a batch to its longest row, in file order, without gradient checkpointing (its default, which is "
         "slower and leaner). It also computes entropy and accuracy of every batch, as it always does.",
     ),
+    lora("SFT of an adapter of rank 16, the same rows, SmolLM2", SMOLLM2, "lora"),
+    lora("the same over the quantised base, which stays in its blocks", MODELS / "smollm2.gguf", "lora-gguf"),
     Work(
         name="reward",
         title="reward training on real pairs (128 pairs, batch 8), SmolLM2",

@@ -22,7 +22,13 @@ LLAMAS = {
 def convert(gguf, to):
     """A GGUF file as a Hugging Face directory in f32."""
     folder, name = os.path.split(os.path.abspath(gguf))
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    # What was read calls itself quantised, and refuses to be saved, although its weights are plain by now.
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(to)
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
 

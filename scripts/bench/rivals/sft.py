@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on rows of token ids, completions only."""
+"""TRL's SFTTrainer on rows of token ids, completions only; with --lora RANK it trains an adapter of PEFT's."""
 
 import tempfile
 
@@ -9,8 +9,13 @@ from trl import SFTConfig, SFTTrainer
 
 from common import StepClock, arguments, losses, read, tokenizer, trainer_settings, write
 
-a = arguments(__doc__, batch=8, steps=12, lr=2e-5)
+a = arguments(__doc__, batch=8, steps=12, lr=2e-5, lora=0)
 rows = read(a.rows)
+adapter = None
+if a.lora:
+    from peft import LoraConfig
+
+    adapter = LoraConfig(r=a.lora, lora_alpha=2 * a.lora, target_modules="all-linear", task_type="CAUSAL_LM")
 clock = StepClock()
 with tempfile.TemporaryDirectory() as folder:
     trainer = SFTTrainer(
@@ -19,6 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(a.model),
         callbacks=[clock],
+        peft_config=adapter,
     )
     trainer.train()
 lengths = [len(row["input_ids"]) for row in rows]

@@ -16,10 +16,8 @@ pub(super) const SHAPE: Shape = Shape {
     fits: |fields| !questions(fields).is_empty(),
     read: Read::Feedback(|row| {
         let question = question(row)?;
-        let statuses = row
-            .fields
-            .get(&format!("{question}.status"))
-            .and_then(Value::as_array);
+        let statuses = row.optional("outcome", &format!("{question}.status"));
+        let statuses = statuses.and_then(Value::as_array);
         let given = row.value("outcome", &question)?.as_array();
         let mut records = Vec::new();
         for (i, answer) in given.into_iter().flatten().enumerate() {

@@ -65,6 +65,8 @@ pub(crate) struct AdapterFiles {
     head: Head,
     base: String,
     revision: Option<String>,
+    /// The share of its inputs that training elsewhere has dropped.
+    dropout: f64,
     /// A and B of every layer, under our names.
     values: BTreeMap<String, Tensor>,
     /// The head of a reward model.
@@ -162,9 +164,25 @@ impl AdapterFiles {
                 .unwrap_or_default()
                 .to_owned(),
             revision: text("revision").map(str::to_owned),
+            dropout: number("lora_dropout").unwrap_or(0.0),
             values: BTreeMap::new(),
             score: None,
         })
+    }
+
+    /// Errors on an adapter that was trained with dropout, which its training would go on without.
+    pub(crate) fn require_no_dropout(&self) -> Result<()> {
+        if self.dropout == 0.0 {
+            return Ok(());
+        }
+        Err(Error::file(
+            self.dir.join(CONFIG),
+            format!(
+                "lora_dropout is {}, and no input is dropped in training here: set it to 0 to go on without, or merge the adapter first with \
+                 `rlhf merge`",
+                self.dropout
+            ),
+        ))
     }
 
     /// Errors on the adapter of a model with the other head.

@@ -95,6 +95,9 @@ fn with_every_seed(
         serde_json::to_string_pretty(&comparison)? + "\n",
     )?;
     fs_err::write(&page, comparison.page())?;
+    if let Some(picture) = comparison.picture() {
+        fs_err::write(out.join("comparison.svg"), picture)?;
+    }
     print_result(args.common.json, &comparison, || {
         format!(
             "{}\n{:.0} s, everything in {}, the page in {}\n",
