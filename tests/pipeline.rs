@@ -84,3 +84,45 @@ fn own_prompts_without_held_out_ones_are_refused_before_anything_is_spent() {
     assert!(said.contains("eval_prompts"), "{said}");
     assert!(!folder.path("runs").exists());
 }
+
+#[test]
+fn variants_run_beside_their_stage_and_seeds_beside_each_other() {
+    let folder = Folder::pipeline();
+    let variants = "save_every = 1\n[ppo.variants.rloo]\nadvantage = \"rloo\"\nsamples_per_prompt = 2\n[eval]\ncheckpoints = true\n";
+    folder.write("all.toml", &(folder.read("all.toml") + variants));
+    let line = "run all.toml --seeds 2 --seed 5 --json";
+    let result: Value = serde_json::from_str(&folder.done(&format!("{line} --quiet"))).unwrap();
+    let models = result["models"].as_array().unwrap();
+    let names: Vec<_> = models.iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["base", "sft", "best_of_4", "ppo", "rloo"]);
+    assert_eq!(result["seeds"], serde_json::json!([5, 6]));
+    // From the reference over the checkpoints of steps 1 and 2 to what was published after step 3.
+    let paths = result["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 4);
+    for path in paths {
+        let points = path["points"].as_array().unwrap();
+        let steps: Vec<_> = points.iter().map(|p| p["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, [0, 1, 2, 3]);
+        assert_eq!(points[0]["kl"], 0.0);
+    }
+    for model in &models[3..] {
+        assert!(model["seconds"].as_f64().unwrap() > 0.0, "{model}");
+        let kl = &model["kl"];
+        assert!(kl["lowest"].as_f64() <= kl["mean"].as_f64(), "{kl}");
+    }
+    for made in [
+        "comparison.html",
+        "comparison.svg",
+        "comparison.json",
+        "seed-5/ppo/cost.json",
+        "seed-6/rloo/final/model.safetensors",
+    ] {
+        assert!(folder.path(&format!("runs/all/{made}")).exists(), "{made}");
+    }
+    let again = said(&folder, line);
+    assert_eq!(again.matches("rloo: skipped").count(), 2, "{again}");
+    let checks = folder.done("doctor all.toml");
+    assert!(checks.contains("\nrloo\n"), "{checks}");
+    let refused = folder.refused("ppo --set run.seeds=2");
+    assert!(refused.contains("run.seeds is 2"), "{refused}");
+}

@@ -3,16 +3,13 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use rlhf_dataset::order::micro_batches;
-use rlhf_lm::{CausalLm, Packed, Packer};
+use rlhf_lm::CausalLm;
+use rlhf_rollout::{Episode, EpisodeBatch};
 use rlhf_train::feedback::Item;
 
 /// A micro-batch: prompts once, the responses to each behind it.
 pub struct Batch {
-    packed: Packed,
-    /// `[N]` u32: the hidden row that predicts each response token.
-    rows: Tensor,
-    /// `[N]` u32: the response tokens.
-    targets: Tensor,
+    episodes: EpisodeBatch,
     /// `[N]` u32: the response that each token belongs to.
     owners: Tensor,
     /// Tokens of each response.
@@ -22,25 +19,22 @@ pub struct Batch {
 impl Batch {
     /// Packs `items`; response j of item i is response `Σ_{k<i} responses(k) + j` of the batch.
     pub fn pack(items: &[&Item], device: &Device) -> Result<Self> {
-        let mut packer = Packer::new();
-        let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
-        let mut lengths = Vec::new();
-        for item in items {
-            let prompt = packer.prefix(&item.prompt);
-            for response in &item.responses {
-                let own = packer.continuation(prompt, response);
-                // y_1 is predicted by the prompt's last row, y_t by the row of y_{t−1}.
-                rows.push(packer.prefix_rows(prompt).end as u32 - 1);
-                rows.extend((own.start..own.end - 1).map(|row| row as u32));
-                targets.extend_from_slice(response);
-                owners.extend(std::iter::repeat_n(lengths.len() as u32, response.len()));
-                lengths.push(response.len());
-            }
+        let (mut prompts, mut episodes) = (Vec::new(), Vec::new());
+        for (prompt, item) in items.iter().enumerate() {
+            prompts.push(item.prompt.clone());
+            episodes.extend(item.responses.iter().map(|response| Episode {
+                prompt,
+                response: response.clone(),
+                finished: true,
+            }));
         }
+        let lengths: Vec<usize> = episodes.iter().map(|it| it.response.len()).collect();
+        let owners = lengths.iter().enumerate();
+        let owners: Vec<u32> = owners
+            .flat_map(|(response, tokens)| std::iter::repeat_n(response as u32, *tokens))
+            .collect();
         Ok(Self {
-            packed: packer.finish(device)?,
-            rows: Tensor::new(rows, device)?,
-            targets: Tensor::new(targets, device)?,
+            episodes: EpisodeBatch::pack(&prompts, &episodes, device)?,
             owners: Tensor::new(owners, device)?,
             lengths,
         })
@@ -49,8 +43,10 @@ impl Batch {
     /// `log π(y|x) = Σ_t log π(y_t|x, y_<t)` of every response, `[R]` f32; the mean over its tokens instead of their sum if
     /// `normalise`.
     pub fn logprobs(&self, model: &CausalLm, normalise: bool) -> Result<Tensor> {
-        let hidden = rlhf_ops::embedding(&self.rows, &model.hidden(&self.packed)?)?;
-        let tokens = model.logprobs(&hidden, &self.targets, 1.0)?.logprobs;
+        let hidden = self.episodes.hidden(model)?;
+        let tokens = model
+            .logprobs(&hidden, &self.episodes.targets, 1.0)?
+            .logprobs;
         let (responses, device) = (self.lengths.len(), model.device());
         let sums = Tensor::zeros(responses, DType::F32, device)?;
         let sums = sums.index_add(&self.owners, &tokens.to_dtype(DType::F32)?, 0)?;
