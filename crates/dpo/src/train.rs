@@ -66,29 +66,30 @@ impl Prepared for PreferenceLearning {
         ));
         let example = &items[0];
         let tokenizer = &self.model.tokenizer;
-        let mut notes = self.config.training.notes("dpo", &self.extent);
-        notes.push(
-            "the reference is computed once, before the first step, and kept beside the run"
-                .to_owned(),
-        );
         Ok(Plan {
             stage: "dpo".into(),
             model: self.model.config.model_type().into(),
             parameters,
-            data: vec![(
-                "prompts".into(),
-                format!(
-                    "{} with {responses} responses, {tokens} tokens",
-                    items.len()
+            data: vec![
+                (
+                    "prompts".into(),
+                    format!(
+                        "{} with {responses} responses, {tokens} tokens",
+                        items.len()
+                    ),
                 ),
-            )],
+                (
+                    "reference".into(),
+                    "this model before the first step, computed once".into(),
+                ),
+            ],
             batch: format!(
                 "{batch} prompts a step, about {per_step:.0} tokens, in micro-batches of at most {micro_batch_tokens} tokens"
             ),
             steps: self.extent.steps,
             tokens: self.extent.tokens_of_run(tokens),
             at_most: false,
-            notes,
+            notes: self.config.training.notes("dpo", &self.extent),
             memory,
             disk: DiskUse {
                 checkpoints: DiskUse::checkpoints_at_once(
