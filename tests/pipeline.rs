@@ -123,6 +123,11 @@ fn variants_run_beside_their_stage_and_seeds_beside_each_other() {
     assert_eq!(again.matches("rloo: skipped").count(), 2, "{again}");
     let checks = folder.done("doctor all.toml");
     assert!(checks.contains("\nrloo\n"), "{checks}");
+    let checks = folder.done("doctor all.toml --set run.seeds=2 --seed 5");
+    assert!(
+        checks.contains("runs/all/seed-5/rloo is finished"),
+        "{checks}"
+    );
     let refused = folder.refused("ppo --set run.seeds=2");
     assert!(refused.contains("run.seeds is 2"), "{refused}");
 }

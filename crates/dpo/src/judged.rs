@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use rlhf_base::Text;
-use rlhf_dataset::{Feedback, Kind, Loaded, Placed, Reading};
+use rlhf_dataset::{Feedback, Loaded, Placed, Reading};
 use rlhf_lm::Tokenizer;
 use rlhf_train::feedback::{Item, Items, Judgement};
 use rlhf_train::{read_and_tell, tell_skipped};
@@ -53,14 +53,12 @@ pub(crate) fn read(
 fn usable_by(loss: Loss, record: Feedback) -> Result<Feedback, String> {
     let name = loss.name();
     match (&record, loss) {
-        (Feedback::Rating(_), _) => Err(format!(
-            "a {} says neither which of two answers is better nor whether one is good; a reward model learns from it (`rlhf reward`)",
-            Kind::Rating.name()
-        )),
+        (Feedback::Rating(_), _) => Err(
+            "a rating says neither which of two answers is better nor whether one is good; a reward model learns from it (`rlhf reward`)".to_owned(),
+        ),
         (Feedback::Thumbs(_), Loss::Kto) => Ok(record),
         (Feedback::Thumbs(_), _) => Err(format!(
-            "a {} judges one answer by itself, and dpo.loss = \"{name}\" compares two: set dpo.loss to \"kto\"",
-            Kind::Thumbs.name()
+            "a thumb judges one answer by itself, and dpo.loss = \"{name}\" compares two: set dpo.loss to \"kto\""
         )),
         (Feedback::Ranking(ranking), Loss::Kto) if ranking.responses.len() > 2 => Err(format!(
             "a ranking of {} answers does not say which of them are good, as dpo.loss = \"kto\" needs to know: use another loss",
@@ -85,18 +83,23 @@ fn usable_by(loss: Loss, record: Feedback) -> Result<Feedback, String> {
 
 impl Judged {
     /// `items` to train on, with what `loss` needs besides.
-    pub(crate) fn to_train_on(items: Vec<Item>, loss: Loss) -> Result<Self> {
+    pub(crate) fn to_train_on(items: Vec<Item>, loss: Loss, max_length: usize) -> Result<Self> {
         let mismatched = match loss {
-            Loss::Kto => mismatched(&items, &items)?,
+            Loss::Kto => mismatched(&items, &items, max_length)?,
             _ => Vec::new(),
         };
         Ok(Self { items, mismatched })
     }
 
     /// `items` held out; answers to other prompts come from what is trained on, since few are held out.
-    pub(crate) fn held_out(items: Vec<Item>, trained: &[Item], loss: Loss) -> Result<Self> {
+    pub(crate) fn held_out(
+        items: Vec<Item>,
+        trained: &[Item],
+        loss: Loss,
+        max_length: usize,
+    ) -> Result<Self> {
         let mismatched = match loss {
-            Loss::Kto => mismatched(&items, trained)?,
+            Loss::Kto => mismatched(&items, trained, max_length)?,
             _ => Vec::new(),
         };
         Ok(Self { items, mismatched })
@@ -104,8 +107,8 @@ impl Judged {
 }
 
 /// The prompt of each of `items` with the responses of an item of `pool` that has another prompt: the next one in order, after the
-/// last the first.
-fn mismatched(items: &[Item], pool: &[Item]) -> Result<Vec<Item>> {
+/// last the first. What does not fit behind the prompt within `max_length` tokens is cut off.
+fn mismatched(items: &[Item], pool: &[Item], max_length: usize) -> Result<Vec<Item>> {
     let n = pool.len();
     let mut all = Vec::with_capacity(items.len());
     // The next item with another prompt is the same for a run of equal prompts: it is looked for once.
@@ -120,9 +123,12 @@ fn mismatched(items: &[Item], pool: &[Item]) -> Result<Vec<Item>> {
             );
             next = found.unwrap_or_default();
         }
+        let room = max_length.saturating_sub(item.prompt.len()).max(1);
+        let mut responses = pool[next % n].responses.clone();
+        responses.iter_mut().for_each(|it| it.truncate(room));
         all.push(Item {
             prompt: item.prompt.clone(),
-            responses: pool[next % n].responses.clone(),
+            responses,
             judgement: Judgement::Thumbs(false),
             source: None,
             whole: true,
@@ -163,7 +169,7 @@ mod tests {
     #[test]
     fn a_mismatched_answer_is_that_of_the_next_other_prompt() {
         let items = [item(1, 10), item(1, 11), item(2, 12), item(1, 13)];
-        let found = mismatched(&items, &items).unwrap();
+        let found = mismatched(&items, &items, 9).unwrap();
         let found: Vec<_> = found
             .iter()
             .map(|item| (item.prompt[0], item.responses[0][0]))
@@ -171,17 +177,28 @@ mod tests {
         assert_eq!(found, [(1, 12), (1, 12), (2, 13), (1, 12)]);
         let same = [item(1, 10), item(1, 11)];
         assert!(
-            mismatched(&same, &same)
+            mismatched(&same, &same, 9)
                 .unwrap_err()
                 .to_string()
                 .contains("all 2 rows")
         );
     }
 
+    /// A prompt was cut to leave room for its own answer, and the next one's may be longer.
+    #[test]
+    fn a_mismatched_answer_is_cut_to_the_room_behind_the_prompt() {
+        let mut items = [item(1, 10), item(2, 11)];
+        items[0].prompt = vec![1; 6];
+        items[1].responses = vec![vec![11, 12, 13, 14]];
+        let found = mismatched(&items, &items, 8).unwrap();
+        assert_eq!(found[0].responses, [vec![11, 12]]);
+        assert_eq!(found[1].responses, [vec![10]]);
+    }
+
     #[test]
     fn a_lone_prompt_meets_the_answers_of_the_training_data() {
         let trained = [item(1, 10), item(2, 11), item(3, 12)];
-        let found = mismatched(&[item(9, 20), item(3, 21)], &trained).unwrap();
+        let found = mismatched(&[item(9, 20), item(3, 21)], &trained, 9).unwrap();
         let responses: Vec<_> = found.iter().map(|item| item.responses[0][0]).collect();
         assert_eq!(responses, [11, 10]);
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
-use rlhf_train::feedback::{Counts, Item, split_by_prompt};
+use rlhf_train::feedback::{Divided, Item};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training, row_limit,
 };
@@ -92,58 +92,41 @@ impl Stage for Dpo {
         let reading = config.training.data.reading();
         let read =
             |files: &[PathBuf]| judged::read(config, files, &reading, &model.tokenizer, max_length);
-        let mut all = read(&config.prefs)?;
-        let items = std::mem::take(&mut all.items);
-        let (items, held_out, identical) = match config.eval_prefs.as_slice() {
-            [] => {
-                let (items, held_out) =
-                    split_by_prompt(items, config.eval_fraction).context("dpo.eval_fraction")?;
-                (items, held_out, all.identical.rows)
-            }
-            files => {
-                let held_out = read(files)?;
-                all.cut.merge(held_out.cut);
-                (items, held_out.items, held_out.identical.rows)
-            }
+        let own = match config.eval_prefs.as_slice() {
+            [] => None,
+            files => Some(read(files)?),
         };
+        let Divided {
+            trained,
+            held_out,
+            counts,
+            mut warnings,
+        } = Divided::of(
+            Self::NAME,
+            read(&config.prefs)?,
+            own,
+            config.eval_fraction,
+            max_length,
+            &model.tokenizer,
+        )?;
         ensure!(
-            !items.is_empty(),
-            "no feedback is left to train on: all was kept back for evaluation; lower dpo.eval_fraction"
-        );
-        ensure!(
-            items.iter().any(|item| teaches(config, item)),
+            trained.iter().any(|item| teaches(config, item)),
             "every row is a tie, so that no answer is better than another: there is nothing to learn"
         );
-        let counts = Counts::of(&held_out, identical, Some(&items));
-        let cut = format!(
-            "cut to fit {max_length} tokens: raise dpo.max_length to keep them whole, where the model reads more"
-        );
-        let mut warnings = Vec::new();
-        warnings.extend(all.cut.sentence(&cut));
-        warnings.extend(
-            all.identical
-                .sentence("left out: all responses are the same"),
-        );
-        if let Some(count @ 1..) = counts.trained_on {
-            warnings.push(format!(
-                "{count} held-out prompts are trained on too: the report will flatter the model"
-            ));
-        }
-        warnings.extend(one_sided(config, &items));
-        warnings.extend(all.notes.told(&model.tokenizer));
-        for warning in &warnings {
+        if let Some(warning) = one_sided(config, &trained) {
             tracing::warn!("{warning}");
+            warnings.push(warning);
         }
         let extent =
             config
                 .training
-                .extent(Self::NAME, items.len(), &model.config, session.recompute)?;
-        let held_out = Judged::held_out(held_out, &items, config.loss)?;
+                .extent(Self::NAME, trained.len(), &model.config, session.recompute)?;
+        let held_out = Judged::held_out(held_out, &trained, config.loss, max_length)?;
         Ok(Box::new(PreferenceLearning {
             config: config.clone(),
             extent,
             model,
-            trained: Judged::to_train_on(items, config.loss)?,
+            trained: Judged::to_train_on(trained, config.loss, max_length)?,
             held_out,
             counts,
             warnings,

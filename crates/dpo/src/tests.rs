@@ -92,7 +92,7 @@ fn losses_metrics_and_gradients_are_those_of_trl() {
                 .zip(lengths)
                 .for_each(|(r, n)| *r /= n as f32);
         }
-        let judged = Judged::to_train_on(items.clone(), config.loss).unwrap();
+        let judged = Judged::to_train_on(items.clone(), config.loss, 64).unwrap();
         let others = response_logprobs(&policy, &judged.mismatched, false, 64).unwrap();
         let others: Vec<f32> = others
             .iter()

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Feedback, Reading};
 use rlhf_lm::{HeadInit, LanguageModel, ScalarModel};
-use rlhf_train::feedback::{Counts, Item, Items, Judgement, split_by_prompt};
+use rlhf_train::feedback::{Divided, Item, Items, Judgement};
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
     read_and_tell, row_limit, statistics, tell_skipped,
@@ -103,54 +103,28 @@ impl Stage for Reward {
             tell_skipped(&feedback.tolerance);
             Ok(items)
         };
-        let mut all = read(&config.prefs)?;
-        let (mut items, mut held_out, identical) = match config.eval_prefs.as_slice() {
-            [] => {
-                let items = std::mem::take(&mut all.items);
-                let (items, held_out) = split_by_prompt(items, config.eval_fraction)?;
-                (items, held_out, all.identical.rows)
-            }
-            files => {
-                let held_out = read(files)?;
-                all.cut.merge(held_out.cut);
-                (
-                    std::mem::take(&mut all.items),
-                    held_out.items,
-                    held_out.identical.rows,
-                )
-            }
+        let own = match config.eval_prefs.as_slice() {
+            [] => None,
+            files => Some(read(files)?),
         };
-        ensure!(
-            !items.is_empty(),
-            "no feedback is left to train on: all was kept back for evaluation; lower reward.eval_fraction"
-        );
+        let Divided {
+            trained: mut items,
+            mut held_out,
+            counts,
+            warnings,
+        } = Divided::of(
+            Self::NAME,
+            read(&config.prefs)?,
+            own,
+            config.eval_fraction,
+            max_length,
+            &base.tokenizer,
+        )?;
         ensure!(
             !held_out.is_empty(),
             "no feedback is held out, and the reward model's scale is measured on held-out responses: raise reward.eval_fraction or \
              name reward.eval_prefs"
         );
-        let counts = Counts::of(&held_out, identical, Some(&items));
-        let cut = format!(
-            "cut to fit {max_length} tokens: raise reward.max_length to keep them whole, where the model reads more"
-        );
-        let mut warnings = Vec::new();
-        warnings.extend(all.cut.sentence(&cut));
-        warnings.extend(
-            all.identical
-                .sentence("left out: all responses are the same"),
-        );
-        if let Some(count @ 1..) = counts.trained_on {
-            warnings.push(format!(
-                "{count} held-out prompts are trained on too: the report will flatter the model"
-            ));
-        }
-        for warning in &warnings {
-            tracing::warn!("{warning}");
-        }
-        for note in all.notes.told(&base.tokenizer) {
-            tracing::warn!("{note}");
-            warnings.push(note);
-        }
         standardise_ratings(&mut items, &mut held_out);
 
         // The head replaces the vocabulary projection; the trunk goes on learning.

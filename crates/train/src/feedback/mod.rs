@@ -1,13 +1,16 @@
 //! Human feedback in tokens, for the stages that learn from it: a reward model, or a policy without one.
 //!
 //! - [`Items`]: prompts with their responses and what a person said of them;
+//! - [`Divided`]: what is trained on and what is held out;
 //! - [`Comparison`]: which response beats which, from rankings, ties and divided votes;
 //! - [`report`]: how well scores agree with what people said.
 
 mod comparisons;
+mod divided;
 mod items;
 mod report;
 
 pub use comparisons::{Comparison, Ties, ranking_comparisons, split_vote};
+pub use divided::Divided;
 pub use items::{Item, Items, Judgement, split_by_prompt};
 pub use report::{CalibrationBin, Counts, Report, Share, report};

@@ -32,7 +32,7 @@ pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
         // A failure that stops the checks of this stage is in the report.
         let _ = pipeline.part(part);
     }
-    let written = pipeline.written;
+    let written = pipeline.written.saturating_mul(wiring.run.seeds);
     report.part("afterwards");
     report.push(Finding::of("evaluation", evaluation(wiring)));
     report.push(disk(&wiring.out, written));
