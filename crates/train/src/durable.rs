@@ -86,7 +86,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Replaces the file `dest` by `bytes`, or leaves it as it was.
-pub(crate) fn write_file(dest: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_file(dest: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = aside(dest);
     let written = (|| {
         let mut file = fs_err::File::create(&tmp)?;

@@ -1,26 +1,24 @@
-//! The lock of a run directory: one process at a time writes into it.
+//! Locks: one process at a time writes into a run directory, or to a file that grows over many sessions.
 
 use std::fs::TryLockError;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::{Error, Result};
-
-const LOCK: &str = "run.lock";
-
-/// A locked `run.lock`, which holds the number of the process. Dropping it removes the file; a process that is killed leaves the file
+/// A locked file that holds the number of the process. Dropping it removes the file; a process that is killed leaves the file
 /// behind, but the operating system releases the lock.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     file: PathBuf,
     // Held for its lock.
     _open: fs_err::File,
 }
 
 impl Lock {
-    /// Errors if another process holds the lock of the folder `run`.
-    pub(crate) fn take(run: &Path) -> Result<Self> {
-        let path = run.join(LOCK);
+    /// Makes and locks the file `path`.
+    ///
+    /// # Errors
+    /// If another process holds the lock: then an error of the kind `ResourceBusy` that names it. If the file cannot be written.
+    pub fn take(path: PathBuf) -> io::Result<Self> {
         loop {
             // Not truncated: the file holds the number of the process that has it.
             let mut file = fs_err::OpenOptions::new()
@@ -46,18 +44,15 @@ impl Lock {
                         Ok(process) if !process.is_empty() => format!("process {process}"),
                         _ => "another process".into(),
                     };
-                    return Err(Error::RunLocked {
-                        path: run.to_owned(),
-                        holder,
-                    });
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, holder));
                 }
                 Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
                     tracing::warn!(
-                        "{}: this file system has no locks; do not start a second run here",
-                        run.display()
+                        "{}: this file system has no locks; let no second process write here",
+                        path.display()
                     );
                 }
-                Err(TryLockError::Error(e)) => return Err(Error::Io(e)),
+                Err(TryLockError::Error(e)) => return Err(e),
             }
             return Ok(Self {
                 file: path,

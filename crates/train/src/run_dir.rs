@@ -22,6 +22,7 @@ const FINISHED: &str = "finished";
 const SKIPPED: &str = "skipped";
 const REFERENCE: &str = "reference.safetensors";
 const COST: &str = "cost.json";
+const LOCK: &str = "run.lock";
 
 /// Everything a run writes, in the order in which `--overwrite` removes it: the mark that says "finished" goes first.
 const CONTENT: [&str; 11] = [
@@ -74,6 +75,17 @@ pub struct RunDir {
     lock: Option<Lock>,
 }
 
+/// The lock of the run directory `run`.
+fn lock(run: &Path) -> Result<Lock> {
+    Lock::take(run.join(LOCK)).map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => Error::RunLocked {
+            path: run.to_owned(),
+            holder: error.to_string(),
+        },
+        _ => Error::Io(error),
+    })
+}
+
 impl RunDir {
     /// Creates or enters `path` and locks it; the lock lasts until the value is dropped.
     ///
@@ -96,7 +108,7 @@ impl RunDir {
             lock: None,
         };
         fs_err::create_dir_all(&path).map_err(not_writable)?;
-        dir.lock = Some(Lock::take(&path).map_err(|error| match error {
+        dir.lock = Some(lock(&path).map_err(|error| match error {
             Error::Io(cause) => not_writable(cause),
             other => other,
         })?);
@@ -124,7 +136,7 @@ impl RunDir {
             return Ok(());
         }
         // A run that is being written is the better reason.
-        match Lock::take(path) {
+        match lock(path) {
             Err(locked @ Error::RunLocked { .. }) => Err(locked),
             _ => Err(Error::RunExists(path.to_owned())),
         }

@@ -89,6 +89,7 @@ pub(super) fn record(
             prompt,
             responses: vec![chosen, rejected],
             ranks: vec![1, 1],
+            all_bad: false,
             source: row.label("source"),
             id: row.label("id"),
         }));

@@ -42,7 +42,15 @@ pub(super) const SHAPE: Shape = Shape {
             ));
         }
         responses = super::answers::without_prompt(row, &asked, responses);
-        Ok(vec![ranking(row, asked, responses, &numbers, order)])
+        let mut record = ranking(row, asked, responses, &numbers, order);
+        if let Feedback::Ranking(ranking) = &mut record
+            && row.has("all_bad")
+            && row.yes_or_no("all_bad", "all_bad")?
+        {
+            row.note("all answers are bad", "as the judge says");
+            ranking.all_bad = true;
+        }
+        Ok(vec![record])
     }),
 };
 
@@ -191,6 +199,7 @@ pub(super) fn ranking(
         prompt,
         responses,
         ranks,
+        all_bad: false,
         source: row.label("source"),
         id: row.label("id"),
     })

@@ -127,6 +127,7 @@ fn rankings(
             Ranking {
                 prompt: prompt.into(),
                 ranks: annotator.rank(&mut rng, &gold),
+                all_bad: false,
                 responses: responses.into_iter().map(Into::into).collect(),
                 source: Some(annotator.name.to_owned()),
                 id: None,

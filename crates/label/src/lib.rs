@@ -1,0 +1,32 @@
+//! People judge answers: what is shown to whom, what was said, and how well it agrees. No HTTP, no terminal and no tensors here; those
+//! who show items ask a [`Session`].
+//!
+//! 1. [`Kind`], [`Verdict`]: what is asked, and what is said;
+//! 2. [`Candidates`], [`Item`], [`Shown`]: a prompt with its answers, what is judged of them, and how it stands on a screen;
+//! 3. [`Judgement`]: the rows that a judgement becomes in a file of feedback, from which everything is read back;
+//! 4. [`Journal`]: the file, which loses nothing;
+//! 5. [`Pool`], [`Arrivals`]: where items come from, also while they are still made;
+//! 6. [`Strategy`]: which item comes next;
+//! 7. [`Session`]: who judges what next, repetitions, overlap, and steps back.
+
+mod clock;
+mod error;
+mod item;
+mod journal;
+mod judgement;
+mod kind;
+mod pool;
+mod session;
+mod strategy;
+mod verdict;
+
+pub use clock::Clock;
+pub use error::{Error, Result};
+pub use item::{Answer, Candidates, Item};
+pub use journal::{Journal, demonstrations_of};
+pub use judgement::{Judgement, Past, Said, Shown};
+pub use kind::Kind;
+pub use pool::{Arrivals, Pool};
+pub use session::{Next, Session, Settings, Undone};
+pub use strategy::{Choice, Random, Strategy};
+pub use verdict::{Rewritten, Verdict};

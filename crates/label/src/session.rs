@@ -1,0 +1,497 @@
+//! Who judges what next.
+//!
+//! - Nobody gets an item that another annotator has judged or has on the screen, but for a share of the items (`overlap`) that every
+//!   annotator gets, so that their agreement can be measured.
+//! - A share of the items (`repeat`) comes back to the same annotator after ten others, with the sides drawn anew: agreement with oneself.
+//! - A skipped item comes back when there is nothing else, and after a restart.
+//! - What an annotator has had on the screen for ten minutes without a word goes to whoever has nothing else to do.
+//!
+//! What is random comes from named streams of the item and the annotator: after a restart the same item stands on the screen.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rlhf_base::rng;
+
+use crate::Kind;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::item::{Candidates, Item};
+use crate::journal::Journal;
+use crate::judgement::{Judgement, Past, Shown};
+use crate::pool::Pool;
+use crate::strategy::Strategy;
+use crate::verdict::{Rewritten, Verdict};
+
+/// How many other judgements lie between an item and its repetition, while there are others.
+const BEFORE_REPEAT: usize = 10;
+/// How many items are ready before they are asked for.
+const AHEAD: usize = 8;
+/// After how long without a word from an annotator what is on the screen may go to another.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a session is like.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is asked.
+    pub kind: Kind,
+    /// Of sides, repetitions and overlap.
+    pub seed: u64,
+    /// The share of items that come back to the same annotator.
+    pub repeat: f64,
+    /// The share of items that every annotator gets.
+    pub overlap: f64,
+    /// After how many items it ends, those in the file included; none: when there are no more.
+    pub items: Option<usize>,
+    /// What the time is taken from.
+    pub clock: Clock,
+}
+
+/// What there is for an annotator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// An item to judge.
+    Show(Shown),
+    /// Nothing yet: answers are being sampled.
+    Wait,
+    /// Nothing more. Another annotator's undo may change that.
+    Done,
+}
+
+/// What an annotator took back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Undone {
+    /// A judgement, which is no longer in the file.
+    Judgement(Past),
+    /// A skipped item.
+    Skip,
+}
+
+/// Candidates of the pool, and what became of them.
+struct Place {
+    /// Names its random streams.
+    key: u64,
+    /// The item that was made of them, and by which strategy.
+    item: Option<(Item, String)>,
+    /// How often each annotator has judged it.
+    judged: BTreeMap<String, u64>,
+    /// Who has it on the screen, or will have next.
+    held: Vec<String>,
+}
+
+/// An annotator at work.
+struct Desk {
+    /// What is on the screen, and behind it what comes next.
+    queue: VecDeque<(usize, Shown)>,
+    /// When the first of them came on the screen.
+    shown_at: Option<String>,
+    /// Skipped places, the last one last.
+    skipped: Vec<usize>,
+    /// For each step since the start, whether it was a skip.
+    steps: Vec<bool>,
+    heard_of: Instant,
+}
+
+/// A file that people fill with judgements.
+pub struct Session {
+    settings: Settings,
+    journal: Journal,
+    pool: Pool,
+    strategy: Box<dyn Strategy>,
+    places: Vec<Place>,
+    by_item: HashMap<String, usize>,
+    desks: BTreeMap<String, Desk>,
+}
+
+impl Session {
+    /// Goes on with the judgements in `file`, or begins it.
+    ///
+    /// # Errors
+    /// If the file cannot be written, is held by another process, or is no file of feedback.
+    pub fn open(
+        file: &Path,
+        pool: Pool,
+        strategy: Box<dyn Strategy>,
+        settings: Settings,
+    ) -> Result<Self> {
+        let mut session = Self {
+            settings,
+            journal: Journal::open(file)?,
+            pool,
+            strategy,
+            places: Vec::new(),
+            by_item: HashMap::new(),
+            desks: BTreeMap::new(),
+        };
+        session.look()?;
+        Ok(session)
+    }
+
+    /// What the session is like.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The file.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// What `annotator` has on the screen; the same until it is judged or skipped.
+    pub fn next(&mut self, annotator: &str) -> Result<Next> {
+        let empty = self.fill(annotator, 1)?;
+        let clock = self.settings.clock;
+        let desk = self.desk(annotator);
+        match desk.queue.front() {
+            Some((_, shown)) => {
+                desk.shown_at = desk.shown_at.take().or_else(|| clock.now());
+                Ok(Next::Show(shown.clone()))
+            }
+            None => Ok(empty),
+        }
+    }
+
+    /// What `annotator` will have on the screen after that, if it is known already: so that a page can have it ready.
+    pub fn ahead(&mut self, annotator: &str) -> Result<Option<Shown>> {
+        self.fill(annotator, 2)?;
+        let next = self.desk(annotator).queue.get(1);
+        Ok(next.map(|(_, shown)| shown.clone()))
+    }
+
+    /// Takes the verdict on what is on the screen under the name `shown`. When this returns, it is on the disk.
+    ///
+    /// `seconds` is how long it took, as far as whoever showed it knows.
+    ///
+    /// # Errors
+    /// If that is not on the annotator's screen (a second tab, a double click), the verdict does not answer what was asked, or the file
+    /// cannot be written: then the item stays on the screen.
+    pub fn judge(
+        &mut self,
+        annotator: &str,
+        shown: &str,
+        verdict: Verdict,
+        rewritten: Option<Rewritten>,
+        seconds: Option<f64>,
+    ) -> Result<()> {
+        check_name(annotator)?;
+        let kind = self.settings.kind;
+        let desk = self.desk(annotator);
+        let front = desk.queue.front().filter(|(_, front)| front.id == shown);
+        let Some((place, shown)) = front.cloned() else {
+            let annotator = annotator.to_owned();
+            return Err(Error::NotOnScreen { annotator });
+        };
+        let answers = shown.item.answers.len();
+        verdict.check(kind, answers).map_err(Error::Verdict)?;
+        check_rewritten(&shown, rewritten.as_ref())?;
+        let judgement = Judgement {
+            verdict,
+            rewritten,
+            annotator: annotator.to_owned(),
+            seconds: seconds.filter(|s| s.is_finite() && *s >= 0.0),
+            shown_at: desk.shown_at.clone(),
+            shown,
+        };
+        self.journal.append(&judgement)?;
+        let skips = judgement.verdict == Verdict::Skip;
+        let desk = self.desk(annotator);
+        desk.queue.pop_front();
+        desk.shown_at = None;
+        desk.steps.push(skips);
+        match skips {
+            true => desk.skipped.push(place),
+            false => desk.skipped.retain(|skipped| *skipped != place),
+        }
+        let place = &mut self.places[place];
+        place.held.retain(|holder| holder != annotator);
+        if !skips {
+            *place.judged.entry(annotator.to_owned()).or_default() += 1;
+            self.strategy.heard(&judgement);
+        }
+        Ok(())
+    }
+
+    /// Takes back the annotator's last step, also one from before a restart: a judgement leaves the file, and its item is on the screen
+    /// again. Nothing where there is nothing to take back.
+    pub fn undo(&mut self, annotator: &str) -> Result<Option<Undone>> {
+        let desk = self.desk(annotator);
+        if desk.steps.last() == Some(&true) {
+            desk.steps.pop();
+            if let Some(place) = desk.skipped.pop() {
+                self.put_back(annotator, place);
+            }
+            return Ok(Some(Undone::Skip));
+        }
+        let Some(past) = self.journal.undo(annotator)? else {
+            return Ok(None);
+        };
+        self.desk(annotator).steps.pop();
+        if let Some(&place) = self.by_item.get(&past.item) {
+            if let Some(count) = self.places[place].judged.get_mut(annotator) {
+                *count -= 1;
+                if *count == 0 {
+                    self.places[place].judged.remove(annotator);
+                }
+            }
+            self.put_back(annotator, place);
+        }
+        Ok(Some(Undone::Judgement(past)))
+    }
+
+    /// How many of the annotator's judgements the file has, and how many items there are still to judge, as far as that is known.
+    pub fn counts(&self, annotator: &str) -> (usize, usize) {
+        let done = self.journal.past().filter(|it| it.annotator == annotator);
+        let taken = |place: &&Place| !place.judged.is_empty();
+        let others = |place: &&Place| {
+            taken(place) && !(self.overlaps(place) && !place.judged.contains_key(annotator))
+        };
+        let total = self.pool.total();
+        let total = self.settings.items.map_or(total, |items| items.min(total));
+        let gone = self.places.iter().filter(others).count();
+        (done.count(), total.saturating_sub(gone))
+    }
+
+    fn desk(&mut self, annotator: &str) -> &mut Desk {
+        let desk = self
+            .desks
+            .entry(annotator.to_owned())
+            .or_insert_with(|| Desk {
+                queue: VecDeque::new(),
+                shown_at: None,
+                skipped: Vec::new(),
+                steps: Vec::new(),
+                heard_of: Instant::now(),
+            });
+        desk.heard_of = Instant::now();
+        desk
+    }
+
+    /// Puts an item back on the screen.
+    fn put_back(&mut self, annotator: &str, place: usize) {
+        let Some(shown) = self.shown(annotator, place) else {
+            return;
+        };
+        let holders = &mut self.places[place].held;
+        if !holders.iter().any(|holder| holder == annotator) {
+            holders.push(annotator.to_owned());
+        }
+        let desk = self.desk(annotator);
+        desk.queue.retain(|(queued, _)| *queued != place);
+        desk.queue.push_front((place, shown));
+        desk.shown_at = None;
+    }
+
+    /// Makes the queue of `annotator` `length` long, if there is so much; else says what an empty one means.
+    fn fill(&mut self, annotator: &str, length: usize) -> Result<Next> {
+        check_name(annotator)?;
+        while self.desk(annotator).queue.len() < length {
+            self.look()?;
+            let Some(place) = self.pick(annotator) else {
+                return Ok(match self.pool.grows() && !self.enough() {
+                    true => Next::Wait,
+                    false => Next::Done,
+                });
+            };
+            if let Some(shown) = self.shown(annotator, place) {
+                self.places[place].held.push(annotator.to_owned());
+                self.desk(annotator).queue.push_back((place, shown));
+            }
+        }
+        Ok(Next::Done)
+    }
+
+    /// Takes in what has arrived, with what the file says of it.
+    fn look(&mut self) -> Result<()> {
+        let wanted = self.opened() + self.strategy.looks_over() + AHEAD;
+        let (kind, known) = (self.settings.kind, self.places.len());
+        let arrived = &self.pool.look(wanted)?[known..];
+        if arrived.is_empty() {
+            return Ok(());
+        }
+        let mut said: HashMap<&str, Vec<&Past>> = HashMap::new();
+        for past in self.journal.past() {
+            said.entry(&past.item).or_default().push(past);
+        }
+        for candidates in arrived {
+            let made = candidates.items(kind);
+            let mut place = Place {
+                key: key(candidates),
+                item: None,
+                judged: BTreeMap::new(),
+                held: Vec::new(),
+            };
+            let judged = made
+                .into_iter()
+                .find(|item| said.contains_key(item.id.as_str()));
+            if let Some(item) = judged {
+                let about = &said[item.id.as_str()];
+                for past in about {
+                    *place.judged.entry(past.annotator.clone()).or_default() += 1;
+                }
+                self.by_item.insert(item.id.clone(), self.places.len());
+                place.item = Some((item, about[0].strategy.clone()));
+            }
+            self.places.push(place);
+        }
+        Ok(())
+    }
+
+    /// The next place for `annotator`.
+    fn pick(&mut self, annotator: &str) -> Option<usize> {
+        if let Some(place) = self.repeat_due(annotator, BEFORE_REPEAT) {
+            return Some(place);
+        }
+        let desk = self.desks.get(annotator)?;
+        let free = |place: &Place| place.judged.is_empty() && place.held.is_empty();
+        let mine = |(i, place): &(usize, &Place)| {
+            !place.judged.contains_key(annotator)
+                && !place.held.iter().any(|holder| holder == annotator)
+                && !desk.skipped.contains(i)
+        };
+        let places = || self.places.iter().enumerate().filter(mine);
+        // What others have judged or hold, of the share that everybody gets.
+        if let Some((i, _)) = places().find(|(_, it)| !free(it) && self.overlaps(it)) {
+            return Some(i);
+        }
+        if !self.enough() {
+            let open: Vec<usize> = places()
+                .filter(|(_, it)| free(it))
+                .map(|(i, _)| i)
+                .collect();
+            // An item that was made before, and skipped or undone, stays the same.
+            let (made, fresh): (Vec<usize>, Vec<usize>) =
+                open.iter().partition(|i| self.places[**i].item.is_some());
+            if let Some(&place) = made.first() {
+                return Some(place);
+            }
+            if !fresh.is_empty() {
+                return Some(self.choose(&fresh));
+            }
+        }
+        let now = Instant::now();
+        let absent = |holder: &String| {
+            let desk = self.desks.get(holder);
+            desk.is_none_or(|desk| now - desk.heard_of > PATIENCE)
+        };
+        let left = places().find(|(_, it)| it.judged.is_empty() && it.held.iter().all(absent));
+        if let Some((i, _)) = left.filter(|(_, it)| !it.held.is_empty()) {
+            return Some(i);
+        }
+        let skipped = desk.skipped.iter().copied().find(|&i| {
+            let place = &self.places[i];
+            let others = place.judged.keys().chain(&place.held);
+            others.clone().count() == 0
+                || self.overlaps(place) && !place.held.contains(&annotator.to_owned())
+        });
+        skipped.or_else(|| self.repeat_due(annotator, 1))
+    }
+
+    /// Has the strategy make an item of one of these places.
+    fn choose(&mut self, fresh: &[usize]) -> usize {
+        let here = self.pool.here();
+        let open: Vec<&Candidates> = fresh.iter().map(|&i| &here[i]).collect();
+        let choice = self.strategy.choose(self.settings.kind, &open);
+        let place = fresh[choice.candidates];
+        let item = here[place].item(self.settings.kind, &choice.answers);
+        self.by_item.insert(item.id.clone(), place);
+        self.places[place].item = Some((item, choice.strategy));
+        place
+    }
+
+    /// An item of the share that comes back, with at least `after` judgements of `annotator` since.
+    fn repeat_due(&self, annotator: &str, after: usize) -> Option<usize> {
+        let desk = self.desks.get(annotator)?;
+        let own = self
+            .journal
+            .past()
+            .filter(|past| past.annotator == annotator);
+        let own: Vec<&Past> = own.collect();
+        let early = own.len().checked_sub(after)?;
+        own[..early].iter().find_map(|past| {
+            let &place = self.by_item.get(&past.item)?;
+            let it = &self.places[place];
+            let once = it.judged.get(annotator) == Some(&1);
+            let waits = desk.skipped.contains(&place) || it.held.iter().any(|by| by == annotator);
+            (once && !waits && self.share("label/repeat", it) < self.settings.repeat)
+                .then_some(place)
+        })
+    }
+
+    /// Whether everybody gets it.
+    fn overlaps(&self, place: &Place) -> bool {
+        self.share("label/overlap", place) < self.settings.overlap
+    }
+
+    fn share(&self, stream: &str, place: &Place) -> f64 {
+        rng::uniform(&mut rng::stream(self.settings.seed, stream, place.key))
+    }
+
+    /// How many items were judged or are on a screen.
+    fn opened(&self) -> usize {
+        let taken = |place: &&Place| !place.judged.is_empty() || !place.held.is_empty();
+        self.places.iter().filter(taken).count()
+    }
+
+    /// Whether the session has all the items that it should have.
+    fn enough(&self) -> bool {
+        let items = self.settings.items;
+        items.is_some_and(|items| self.opened() >= items)
+    }
+
+    /// A place as `annotator` sees it.
+    fn shown(&self, annotator: &str, place: usize) -> Option<Shown> {
+        let place = &self.places[place];
+        let (item, strategy) = place.item.as_ref()?;
+        let before = place.judged.get(annotator).copied().unwrap_or(0);
+        let of = format!("{}/{annotator}", item.id);
+        let stream = rng::fnv1a(of.as_bytes()).wrapping_add(before);
+        let mut sides: Vec<usize> = (0..item.answers.len()).collect();
+        rng::shuffle(
+            &mut rng::stream(self.settings.seed, "label/sides", stream),
+            &mut sides,
+        );
+        Some(Shown {
+            id: format!("{}.{before}", item.id),
+            item: item.clone(),
+            sides,
+            repeat: before > 0,
+            strategy: strategy.clone(),
+        })
+    }
+}
+
+/// A number that stands for candidates.
+fn key(candidates: &Candidates) -> u64 {
+    let all: Vec<usize> = (0..candidates.answers.len()).collect();
+    rng::fnv1a(candidates.item(Kind::Ranking, &all).id.as_bytes())
+}
+
+fn check_name(annotator: &str) -> Result<()> {
+    let length = annotator.chars().count();
+    let fits = (1..=64).contains(&length)
+        && annotator.trim() == annotator
+        && !annotator.contains(char::is_control);
+    match fits {
+        true => Ok(()),
+        false => Err(Error::Name(annotator.to_owned())),
+    }
+}
+
+fn check_rewritten(shown: &Shown, rewritten: Option<&Rewritten>) -> Result<()> {
+    let Some(Rewritten { side, text }) = rewritten else {
+        return Ok(());
+    };
+    let wrong = match shown.sides.get(*side) {
+        None => "the answer that was rewritten is not on the screen",
+        Some(_) if text.trim().is_empty() => "the rewritten answer is empty",
+        Some(&i) if shown.item.answers[i].text.to_string() == *text => {
+            "the rewritten answer is the one it replaces"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(Error::Verdict(wrong.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
