@@ -54,7 +54,11 @@ impl Chart {
                 HEIGHT - BOTTOM - y.share(py) * (HEIGHT - TOP - BOTTOM),
             )
         };
-        let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n");
+        let names: Vec<&str> = self.series.iter().map(|s| s.name.as_str()).collect();
+        let mut out = format!(
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n",
+            escape(&format!("{}, over {}", names.join(", "), self.x_label)),
+        );
         // Writing to a String cannot fail, so the results below carry nothing.
         for tick in y.ticks() {
             let (_, ty) = at((x.low, tick));

@@ -28,7 +28,9 @@ pub type Path = (String, String, Vec<Point>);
 
 /// One self-contained HTML page: `table`, heading first, and two charts over KL. Paths of one method have one colour.
 pub fn comparison(table: &[Vec<String>], paths: &[Path]) -> String {
-    let mut body = String::from("<h1>Comparison</h1>\n<section>\n<div class=\"scroll\"><table>\n");
+    let mut body = String::from(
+        "<h1>Comparison</h1>\n<section>\n<div class=\"scroll\" tabindex=\"0\"><table>\n",
+    );
     // Writing to a String cannot fail, so the results here and below carry nothing.
     for (i, row) in table.iter().enumerate() {
         let tag = if i == 0 { "th" } else { "td" };

@@ -156,7 +156,7 @@ fn measured_once(body: &mut String, runs: &[&Run], metrics: &[Shown<'_>]) {
     if metrics.is_empty() {
         return;
     }
-    body.push_str("<h3>Measured once</h3>\n<div class=\"scroll\">\n<table>\n<tr><th>Metric</th>");
+    body.push_str("<h3>Measured once</h3>\n<div class=\"scroll\" tabindex=\"0\">\n<table>\n<tr><th>Metric</th>");
     for run in runs {
         let _ = write!(body, "<th class=\"number\">{}</th>", escape(&run.name));
     }
@@ -271,7 +271,7 @@ fn samples(body: &mut String, run: &Run) {
     let shown = &run.samples[run.samples.len().saturating_sub(MOST_SAMPLES)..];
     let _ = writeln!(
         body,
-        "<h3>Samples of {}</h3>\n<p class=\"soft\">The newest {} of {} recorded.</p>\n<div class=\"scroll\">\n<table>",
+        "<h3>Samples of {}</h3>\n<p class=\"soft\">The newest {} of {} recorded.</p>\n<div class=\"scroll\" tabindex=\"0\">\n<table>",
         escape(&run.name),
         shown.len(),
         run.samples.len()
@@ -352,7 +352,7 @@ fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
         "<section>\n<h2>Result of {}</h2>\n<p>Every model answers the same held-out prompts. <b>Gold</b> is the true \
          score, where a scorer knows it; <b>reward</b> is the score of the reward model; <b>KL</b> is the KL to the reference, in \
          nats per response; <b>wins</b> is the share of responses better than the fine-tuned model's, ties half. Brackets are \
-         95 % intervals.</p>\n<div class=\"scroll\">\n<table>",
+         95 % intervals.</p>\n<div class=\"scroll\" tabindex=\"0\">\n<table>",
         escape(&run.name)
     );
     let columns = [
@@ -417,7 +417,7 @@ fn evaluated(body: &mut String, run: &Run, evaluation: &Value) {
         let text = |key: &str| escape(example.get(key).and_then(Value::as_str).unwrap_or_default());
         let _ = writeln!(
             body,
-            "<h3>{}</h3>\n<div class=\"scroll\">\n<table class=\"answers\">",
+            "<h3>{}</h3>\n<div class=\"scroll\" tabindex=\"0\">\n<table class=\"answers\">",
             text("prompt")
         );
         let answers = example.get("answers").and_then(Value::as_object);
