@@ -3,14 +3,17 @@
 //! - [`rng`]: random streams named by seed, purpose and index;
 //! - [`Text`], [`Message`]: a string, or the turns of a conversation;
 //! - [`caption`]: what a report says about a metric;
-//! - [`tell`]: a line on stderr.
+//! - [`tell`]: a line on stderr;
+//! - [`Interrupt`]: the wish to stop, as Ctrl-C sets it;
 //! - [`guard`]: parsers of others, whose panic becomes an error.
 
 pub mod caption;
 pub mod guard;
+mod interrupt;
 pub mod rng;
 mod tell;
 mod text;
 
+pub use interrupt::Interrupt;
 pub use tell::tell;
 pub use text::{Chat, Message, Text, visible_edges};

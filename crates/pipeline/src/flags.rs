@@ -10,9 +10,11 @@ use rlhf_dataset::{FieldMap, Reading};
 use serde::Serialize;
 
 pub(crate) use self::asking::{ChatArgs, EvalArgs, GenerateArgs, ScoreArgs};
+pub(crate) use self::listening::ListeningArgs;
 
 mod asking;
 pub(crate) mod derived;
+mod listening;
 
 // Flags of every command that computes; most are settings of `[run]`.
 #[derive(Clone, Debug, Args)]

@@ -9,7 +9,8 @@
 //! 5. `locate`, `job`, `record`: from a stage's settings to its finished run directory, and what a directory says of its run;
 //! 6. `wiring`: what the file of a pipeline says.
 //! 7. `commands`: one file a command.
-//! 8. `exit`: what the exit code says.
+//! 8. `page`: the server of a command that opens a page.
+//! 9. `exit`: what the exit code says.
 //!
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
@@ -30,6 +31,7 @@ mod machine;
 mod manual;
 mod models;
 mod output;
+mod page;
 mod record;
 #[cfg(test)]
 mod remedies;

@@ -86,17 +86,10 @@ impl Machine {
 
     /// From now on Ctrl-C asks the work to stop where it can go on later; a second one ends the process.
     pub(crate) fn catch_interrupts(&self) -> anyhow::Result<()> {
-        let interrupt = self.interrupt.clone();
-        ctrlc::set_handler(move || {
-            if interrupt.request() {
-                // The second Ctrl-C: stop at once, without a checkpoint.
-                std::process::exit(i32::from(crate::exit::INTERRUPTED));
-            }
-            tell(
-                "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once",
-            );
-        })
-        .context("cannot catch Ctrl-C")
+        on_ctrl_c(
+            &self.interrupt,
+            "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once",
+        )
     }
 
     /// An error if a stop was asked for: between pieces of work that need no checkpoint.
@@ -106,4 +99,17 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// From now on Ctrl-C sets `interrupt` and tells `words`; a second one ends the process.
+pub(crate) fn on_ctrl_c(interrupt: &Interrupt, words: &'static str) -> anyhow::Result<()> {
+    let interrupt = interrupt.clone();
+    ctrlc::set_handler(move || {
+        if interrupt.request() {
+            // The second Ctrl-C: stop at once, without a checkpoint.
+            std::process::exit(i32::from(crate::exit::INTERRUPTED));
+        }
+        tell(words);
+    })
+    .context("cannot catch Ctrl-C")
 }

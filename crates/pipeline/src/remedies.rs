@@ -27,6 +27,8 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/commands/score", &["score"]),
     ("pipeline/src/disk.rs", &["*", "run", "doctor"]),
     ("pipeline/src/job.rs", &["*", "run"]),
+    // Of the commands that open a page, each with the flags of `ListeningArgs`.
+    ("pipeline/src/page.rs", &[]),
     ("pipeline/src/record.rs", &["*", "run"]),
     ("pipeline/src/settings.rs", &["*", "run", "doctor", "eval"]),
     ("pipeline/src/wiring.rs", &["run", "doctor"]),

@@ -1,28 +1,4 @@
-//! Ctrl-C: a request to stop after the current step.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// A wish to stop, set by a signal handler and asked for between steps. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// No interruption so far.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Asks the run to stop after its current step. Returns whether that had been asked before: a second Ctrl-C should not wait.
-    pub fn request(&self) -> bool {
-        self.0.swap(true, Ordering::SeqCst)
-    }
-
-    /// Whether the run should save a checkpoint and return [`Interrupted`].
-    pub fn requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-}
+//! A run that stopped because it was asked to.
 
 /// The run stopped because it was asked to, with a checkpoint saved; the binary exits with 130.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,21 +6,4 @@ impl Interrupt {
 pub struct Interrupted {
     /// The last completed step.
     pub step: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clone_sees_the_request_and_the_second_request_is_known_as_such() {
-        let (handler, stage) = {
-            let i = Interrupt::new();
-            (i.clone(), i)
-        };
-        assert!(!stage.requested());
-        assert!(!handler.request());
-        assert!(stage.requested());
-        assert!(handler.request());
-    }
 }

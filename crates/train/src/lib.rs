@@ -51,7 +51,7 @@ pub use data::{Counted, DataSettings, read_and_tell, row_limit, tell_skipped};
 pub use divergence::{check_finite, check_update};
 pub use durable::write_file;
 pub use error::{Error, Result};
-pub use interrupt::{Interrupt, Interrupted};
+pub use interrupt::Interrupted;
 pub use lock::Lock;
 pub use lora::LoraSettings;
 pub use loss_monitor::{GUESSING_LOSS, LossMonitor};
@@ -62,6 +62,7 @@ pub use plan::{
 };
 pub use progress::{Progress, ProgressStyle};
 pub use range::Range;
+pub use rlhf_base::Interrupt;
 pub use run_dir::{OnExisting, RunDir, finished, record};
 pub use saving::{SaveClock, Saving};
 pub use schedule::{Schedule, ScheduleKind};

@@ -1,4 +1,4 @@
-//! The run report: one HTML page about any number of runs.
+//! Pages: the run report, and those that a local server answers for.
 //!
 //! [`Run::read`] reads a run directory (`config.toml`, `metrics.jsonl`, `timings.jsonl`, `samples.jsonl`, and the
 //! `evaluation.json` of a whole pipeline); [`report`] writes the page. Stages are an input: a [`Section`] has the title of a stage
@@ -6,6 +6,8 @@
 //! mailed, archived and opened offline.
 //!
 //! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
+//!
+//! [`server`] is the local server of the pages that answer.
 //!
 //! Read `report.rs` for the contents of the page, `chart.rs` for the charts.
 
@@ -16,6 +18,7 @@ mod html;
 mod report;
 mod run;
 mod section;
+pub mod server;
 
 pub use comparison::{Path, Point, comparison, picture};
 pub use report::report;
