@@ -9,7 +9,7 @@
 //! | the price of a missing end ignores a custom stop | here |
 //! | log-probabilities lack the sampling temperature | `ppo/src/trajectory.rs`: log-probabilities are those of the temperature |
 //! | whitening adds the mean | `ppo/src/advantage.rs`: whitening centres and scales by the chosen variance |
-//! | the loss depends on how a batch is cut | here; `reward/src/train.rs`: all kinds of feedback in one batch weigh the same however it is cut |
+//! | the loss depends on how a batch is cut | here; `train/src/feedback/loss_terms.rs`: all kinds of feedback in one batch weigh the same however it is cut |
 //! | the reward head is lost or drawn anew on saving | here; `tests/score.rs` |
 //! | scores are silently not normalised | here |
 //! | over-long pairs are silently dropped | here; `reward/src/items.rs`: a cut keeps the EOS token and the end of the prompt |

@@ -3,7 +3,7 @@
 //! A scalar head reads the last token of prompt + response + EOS token and learns to order responses as people
 //! did. Read in this order:
 //!
-//! 1. [`loss`](comparison_loss): one formula per kind of feedback,
+//! 1. [`LossTerms`](rlhf_train::feedback::LossTerms), and `loss.rs` beside it: one formula per kind of feedback,
 //! 2. [`Batch`]: how K responses share one prompt in a packed batch,
 //! 3. `train.rs`: the loop,
 //! 4. [`report`](rlhf_train::feedback::report()): what the model got right, beside what length alone would have,
@@ -13,7 +13,6 @@
 mod calibrate;
 mod captions;
 mod config;
-mod loss;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
@@ -24,7 +23,6 @@ mod train;
 pub use calibrate::calibrate;
 pub use captions::CAPTIONS;
 pub use config::Config;
-pub use loss::{best_of_loss, centering_loss, comparison_loss, rating_loss, thumbs_loss};
 pub use scores::{Batch, raw_scores};
 pub use stage::Reward;
 pub use train::Outcome;

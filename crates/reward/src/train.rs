@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
-use rlhf_train::feedback::{Counts, Item, Judgement, Report, report};
+use rlhf_train::feedback::{Counts, Item, LossTerms, Report, report};
 use rlhf_train::{
     Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
     Progress, RunDir, Session, Summary, check_finite, check_update,
@@ -15,7 +15,6 @@ use serde_json::{Map, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
-use crate::loss::{best_of_loss, centering_loss, comparison_loss, rating_loss, thumbs_loss};
 use crate::scores::{Batch, raw_scores};
 
 /// The result of a finished run.
@@ -257,45 +256,12 @@ impl Prepared for RewardModelling {
 
 /// Loss of a micro-batch; each prompt weighs `share`, whatever its kind of feedback and number of responses.
 fn feedback_loss(scores: &Tensor, items: &[&Item], share: f32, config: &Config) -> Result<Tensor> {
-    let mut loss = Tensor::zeros((), DType::F32, scores.device())?;
-    // Terms of the pairwise loss, and the larger set of terms that centering applies to.
-    let (mut comparisons, mut centred) = (Vec::new(), Vec::new());
-    // (index of the score, target) of responses judged by themselves.
-    let (mut ratings, mut thumbs) = (Vec::new(), Vec::new());
-    let mut first = 0;
+    let mut terms = LossTerms::default();
     for item in items {
-        let terms = item.comparisons(first, config.ties, share);
-        centred.extend_from_slice(&terms);
-        match &item.judgement {
-            Judgement::Ranks { .. } => comparisons.extend(terms),
-            Judgement::Best(best) => {
-                let own = scores.narrow(0, first, item.responses.len())?;
-                let one = best_of_loss(&own, *best, config.label_smoothing)?;
-                loss = (loss + (one * f64::from(share))?)?;
-            }
-            Judgement::Rating(rating) => ratings.push((first as u32, *rating as f32)),
-            Judgement::Thumbs(up) => thumbs.push((first as u32, f32::from(u8::from(*up)))),
-        }
-        first += item.responses.len();
+        terms.push(&item.judgement, item.responses.len(), config.ties, share);
     }
-    if !comparisons.is_empty() {
-        loss = (loss + comparison_loss(scores, &comparisons, config.label_smoothing)?)?;
-    }
-    if config.center_rewards > 0.0 && !centred.is_empty() {
-        loss = (loss + (centering_loss(scores, &centred)? * config.center_rewards)?)?;
-    }
-    for (judged, per_kind) in [(ratings, rating_loss as LossOfOne), (thumbs, thumbs_loss)] {
-        if !judged.is_empty() {
-            let (rows, targets): (Vec<u32>, Vec<f32>) = judged.into_iter().unzip();
-            let weights = Tensor::full(share, targets.len(), scores.device())?;
-            let chosen = scores.index_select(&Tensor::new(rows, scores.device())?, 0)?;
-            loss = (loss + per_kind(&chosen, &Tensor::new(targets, scores.device())?, &weights)?)?;
-        }
-    }
-    Ok(loss)
+    Ok(terms.loss(scores, config.label_smoothing, config.center_rewards)?)
 }
-
-type LossOfOne = fn(&Tensor, &Tensor, &Tensor) -> candle_core::Result<Tensor>;
 
 /// The content of `reward.json`: the scale of held-out scores, and probe texts with their scores.
 fn card(
@@ -317,110 +283,4 @@ fn card(
         trained: json!({ "from": config.model, "prefs": names(&config.prefs), "report": report }),
         probes,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rlhf_base::Text;
-    use rlhf_train::feedback::Ties;
-
-    /// A pair with a margin, a ranking with a tie, a choice of the best, a rating and a thumb down, with their scores.
-    fn one_of_each() -> (Vec<Item>, Tensor) {
-        let judgements = [
-            Judgement::Ranks {
-                ranks: vec![1.0, 2.0],
-                margin: 0.5,
-                preference: 1.0,
-            },
-            Judgement::Ranks {
-                ranks: vec![1.0, 2.0, 2.0, 4.0],
-                margin: 0.0,
-                preference: 1.0,
-            },
-            Judgement::Best(0),
-            Judgement::Rating(0.25),
-            Judgement::Thumbs(false),
-        ];
-        let items = judgements.into_iter().zip([2, 4, 4, 1, 1]);
-        let items = items.map(|(judgement, responses)| Item {
-            prompt: vec![1],
-            responses: vec![vec![2]; responses],
-            judgement,
-            source: None,
-            whole: true,
-            texts: (Text::from(""), Vec::new()),
-        });
-        let scores = [
-            2.0f32, 1.0, 2.0, 1.0, 0.5, -1.0, 2.0, 1.0, 0.5, -1.0, 1.5, 2.0,
-        ];
-        let scores = Tensor::new(&scores, &candle_core::Device::Cpu).unwrap();
-        (items.collect(), scores)
-    }
-
-    /// The loss of a step that is cut into micro-batches of this many prompts.
-    fn loss_of(config: &Config, parts: &[usize]) -> f64 {
-        let (items, scores) = one_of_each();
-        let (mut items, mut first) = (items.iter(), 0);
-        let mut total = 0.0;
-        for &prompts in parts {
-            let part: Vec<&Item> = items.by_ref().take(prompts).collect();
-            let own: usize = part.iter().map(|item| item.responses.len()).sum();
-            let scores = scores.narrow(0, first, own).unwrap();
-            let loss = feedback_loss(&scores, &part, 0.2, config).unwrap();
-            total += f64::from(loss.to_scalar::<f32>().unwrap());
-            first += own;
-        }
-        total
-    }
-
-    /// The numbers of scripts/oracle/losses.py for each kind alone, and ½(1.5 − .25)² for the rating; each prompt weighs a fifth.
-    #[test]
-    fn all_kinds_of_feedback_in_one_batch_weigh_the_same_however_it_is_cut() {
-        let rest = 0.474_077 + 0.495_182 + 0.781_25 + 2.126_928;
-        for (ties, ranking) in [(Ties::Half, 0.269_280), (Ties::Skip, 0.178_321)] {
-            let config = Config {
-                ties,
-                ..Config::default()
-            };
-            for parts in [&[5][..], &[1, 1, 1, 1, 1], &[3, 2]] {
-                let got = loss_of(&config, parts);
-                assert!(
-                    (got - 0.2 * (rest + ranking)).abs() < 1e-5,
-                    "{ties:?} {parts:?}: {got}"
-                );
-            }
-        }
-    }
-
-    /// Written out from the definitions in f64: smoothing is about what is compared, centering about the sums of what is compared.
-    #[test]
-    fn smoothing_and_centering_reach_pairs_rankings_and_choices_of_the_best_alone() {
-        let log_sigmoid = |x: f64| -(-x).exp().ln_1p();
-        let smooth = |gap: f64| -0.9 * log_sigmoid(gap) - 0.1 * log_sigmoid(-gap);
-        let r = [2.0f64, 1.0, 0.5, -1.0];
-        let tie = -0.5 * (log_sigmoid(0.5) + log_sigmoid(-0.5));
-        let pairs = [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)];
-        let ranking = (pairs.iter().map(|&(i, j)| smooth(r[i] - r[j])).sum::<f64>() + tie) / 6.0;
-        let total = r.iter().map(|r| r.exp()).sum::<f64>().ln();
-        let others = r[1..].iter().map(|r| total - r).sum::<f64>() / 3.0;
-        let best = 0.9 * (total - r[0]) + 0.1 * others;
-        let alone = 0.781_25 + 2.126_928;
-        let square = |(i, j): (usize, usize)| (r[i] + r[j]).powi(2);
-        let centering = 9.0
-            + (pairs.into_iter().map(square).sum::<f64>() + square((1, 2))) / 6.0
-            + [(0, 1), (0, 2), (0, 3)]
-                .into_iter()
-                .map(square)
-                .sum::<f64>()
-                / 3.0;
-        let config = Config {
-            label_smoothing: 0.1,
-            center_rewards: 0.01,
-            ..Config::default()
-        };
-        let want = 0.2 * (smooth(0.5) + ranking + best + alone + 0.01 * centering);
-        let got = loss_of(&config, &[5]);
-        assert!((got - want).abs() < 1e-5, "{got} against {want}");
-    }
 }

@@ -8,8 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use rlhf_lm::{Gradients, Packer, Params, ScalarModel, read_scalar};
-use rlhf_reward::comparison_loss;
-use rlhf_train::feedback::{Ties, ranking_comparisons};
+use rlhf_train::feedback::{Ties, comparison_loss, ranking_comparisons};
 use rlhf_train::{AdamW, AdamWConfig};
 
 /// The losses of ten steps over two prompts with three ranked responses each.

@@ -15,14 +15,20 @@ pub enum Ties {
     Skip,
 }
 
-impl Item {
-    /// What its judgement compares, weighted so that it contributes `weight` in all; `first` is the index of its first response's
-    /// score. A ranking compares all its pairs, a choice of the best the best with each of the others; ratings and thumbs compare
-    /// nothing.
-    pub fn comparisons(&self, first: usize, ties: Ties, weight: f32) -> Vec<Comparison> {
-        let ranks = self.ranks();
-        match &self.judgement {
-            Judgement::Ranks {
+impl Judgement {
+    /// What it compares among its `responses`, weighted so that it contributes `weight` in all; `first` is the index of its first
+    /// response's score. A ranking compares all its pairs, a choice of the best the best with each of the others; ratings and thumbs
+    /// compare nothing.
+    pub fn comparisons(
+        &self,
+        responses: usize,
+        first: usize,
+        ties: Ties,
+        weight: f32,
+    ) -> Vec<Comparison> {
+        let ranks = self.ranks(responses);
+        match self {
+            Self::Ranks {
                 margin, preference, ..
             } => {
                 let mut terms = ranking_comparisons(&ranks, first, ties, weight);
@@ -34,9 +40,17 @@ impl Item {
                     false => terms,
                 }
             }
-            Judgement::Best(_) => ranking_comparisons(&ranks, first, Ties::Skip, weight),
-            Judgement::Rating(_) | Judgement::Thumbs(_) => Vec::new(),
+            Self::Best(_) => ranking_comparisons(&ranks, first, Ties::Skip, weight),
+            Self::Rating(_) | Self::Thumbs(_) => Vec::new(),
         }
+    }
+}
+
+impl Item {
+    /// [`Judgement::comparisons`] of its responses.
+    pub fn comparisons(&self, first: usize, ties: Ties, weight: f32) -> Vec<Comparison> {
+        let responses = self.responses.len();
+        self.judgement.comparisons(responses, first, ties, weight)
     }
 }
 

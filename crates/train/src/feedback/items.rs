@@ -27,6 +27,18 @@ pub enum Judgement {
     Thumbs(bool),
 }
 
+impl Judgement {
+    /// One rank for each of `responses` where they are compared: what is not the best shares the second rank.
+    pub fn ranks(&self, responses: usize) -> Vec<f64> {
+        let rank_of = |best: usize, i: usize| if i == best { 1.0 } else { 2.0 };
+        match self {
+            Self::Ranks { ranks, .. } => ranks.clone(),
+            Self::Best(best) => (0..responses).map(|i| rank_of(*best, i)).collect(),
+            Self::Rating(_) | Self::Thumbs(_) => Vec::new(),
+        }
+    }
+}
+
 /// One prompt with its responses, tokenised. All of it stays in one batch element: K responses cost one
 /// prompt and K continuations.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,13 +65,7 @@ impl Item {
 
     /// One rank per response where responses are compared: what is not the best shares the second rank.
     pub fn ranks(&self) -> Vec<f64> {
-        match &self.judgement {
-            Judgement::Ranks { ranks, .. } => ranks.clone(),
-            Judgement::Best(best) => (0..self.responses.len())
-                .map(|i| if i == *best { 1.0 } else { 2.0 })
-                .collect(),
-            Judgement::Rating(_) | Judgement::Thumbs(_) => Vec::new(),
-        }
+        self.judgement.ranks(self.responses.len())
     }
 
     /// The key of the hold-out split: the prompt, or for texts without a prompt the responses.

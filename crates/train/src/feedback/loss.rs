@@ -1,12 +1,13 @@
-//! The losses of the reward model: what a scalar score per response is asked to explain.
+//! The losses of human feedback: what a scalar score per response is asked to explain.
 //!
 //! Scores of a whole micro-batch arrive as one vector; every term says which entries it compares and how
 //! much it weighs, so that a step over any mixture of feedback is a handful of vector operations and its
-//! loss does not depend on how the step is cut into micro-batches.
+//! loss does not depend on how the step is cut into micro-batches. [`LossTerms`](super::LossTerms) gathers the terms.
 
 use candle_core::{D, Device, Result, Tensor};
 use rlhf_ops::log_sigmoid;
-use rlhf_train::feedback::Comparison;
+
+use super::Comparison;
 
 /// `Σ w [−(1−ε) log σ(r_w − r_l − m) − ε log σ(−(r_w − r_l − m))]` over the comparisons.
 ///
@@ -41,19 +42,29 @@ pub fn centering_loss(scores: &Tensor, comparisons: &[Comparison]) -> Result<Ten
     (sum.sqr()? * Tensor::new(weights, device)?)?.sum_all()
 }
 
-/// `−(1−ε) log softmax(r)_best − ε · mean over the others of log softmax(r)` over the K scores of one prompt, `[K]` f32.
+/// `Σ w [−(1−ε) log softmax(r)_best − ε · mean over the others of log softmax(r)]` over choices among K responses.
 ///
-/// `smoothing` is ε, as for comparisons: with K = 2 both are the same.
+/// `scores`: `[N, K]` f32, the K scores of each prompt; `best`: `[N]`, which of them is the best. `smoothing` is ε, as for comparisons:
+/// with K = 2 both are the same.
 /// Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019), eq. 1.
-pub fn best_of_loss(scores: &Tensor, best: usize, smoothing: f64) -> Result<Tensor> {
+pub fn best_of_loss(
+    scores: &Tensor,
+    best: &[u32],
+    weights: &[f32],
+    smoothing: f64,
+) -> Result<Tensor> {
+    let (rows, responses) = scores.dims2()?;
+    let weights = Tensor::new(weights, scores.device())?;
     let log_softmax = candle_nn::ops::log_softmax(scores, D::Minus1)?;
-    let chosen = log_softmax.get(best)?;
+    let best = Tensor::new(best, scores.device())?.reshape((rows, 1))?;
+    let chosen = log_softmax.gather(&best, 1)?.squeeze(1)?;
     if smoothing == 0.0 {
-        return chosen.neg();
+        return (chosen * weights)?.sum_all()?.neg();
     }
-    let others =
-        (log_softmax.sum_all()? - &chosen)? * (smoothing / (scores.elem_count() - 1) as f64);
-    (chosen * (1.0 - smoothing))?.add(&others?)?.neg()
+    let others = ((log_softmax.sum(1)? - &chosen)? * (smoothing / (responses - 1) as f64))?;
+    (((chosen * (1.0 - smoothing))? + others)? * weights)?
+        .sum_all()?
+        .neg()
 }
 
 /// `Σ w ½ (r − z)²`: scores `[R]` against standardised ratings `[R]`.
@@ -79,9 +90,8 @@ fn indices(
 
 #[cfg(test)]
 mod tests {
-    use rlhf_train::feedback::{Ties, ranking_comparisons, split_vote};
-
     use super::*;
+    use crate::feedback::{Ties, ranking_comparisons, split_vote};
 
     fn tensor(x: &[f32]) -> Tensor {
         Tensor::new(x, &Device::Cpu).unwrap()
@@ -153,21 +163,18 @@ mod tests {
     /// Closed form `log Σ e^{r_i} − r_best` (scripts/oracle/losses.py); K equal scores give ln K.
     #[test]
     fn best_of_k_is_softmax_cross_entropy() {
-        let got: f32 = best_of_loss(&tensor(&[2.0, 1.0, 0.5, -1.0]), 0, 0.0)
-            .unwrap()
-            .to_scalar()
-            .unwrap();
-        assert!((got - 0.495_182).abs() < 1e-5);
-        let equal: f32 = best_of_loss(&tensor(&[0.3; 4]), 2, 0.0)
-            .unwrap()
-            .to_scalar()
-            .unwrap();
-        assert!((equal - 4f32.ln()).abs() < 1e-6);
+        let loss = |rows: &[&[f32]], best: &[u32], weights: &[f32], smoothing: f64| -> f32 {
+            let scores = tensor(&rows.concat()).reshape((rows.len(), ())).unwrap();
+            let loss = best_of_loss(&scores, best, weights, smoothing).unwrap();
+            loss.to_scalar().unwrap()
+        };
+        let (apart, equal) = ([2.0, 1.0, 0.5, -1.0], [0.3; 4]);
+        assert!((loss(&[&apart], &[0], &[1.0], 0.0) - 0.495_182).abs() < 1e-5);
+        assert!((loss(&[&equal], &[2], &[1.0], 0.0) - 4f32.ln()).abs() < 1e-6);
+        let both = loss(&[&apart, &equal], &[0, 2], &[0.5, 2.0], 0.0);
+        assert!((both - (0.5 * 0.495_182 + 2.0 * 4f32.ln())).abs() < 1e-5);
         // Of two it is the smoothed pair, (1−ε)·.313262 + ε·1.313262.
-        let two: f32 = best_of_loss(&tensor(&[1.0, 2.0]), 1, 0.1)
-            .unwrap()
-            .to_scalar()
-            .unwrap();
+        let two = loss(&[&[1.0, 2.0]], &[1], &[1.0], 0.1);
         assert!((two - (0.9 * 0.313_262 + 0.1 * 1.313_262)).abs() < 1e-5);
     }
 
