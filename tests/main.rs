@@ -7,6 +7,7 @@ mod dpo;
 mod dtype;
 mod folder;
 mod fuzz;
+mod heads;
 mod hub_data;
 mod hub_server;
 mod known_faults;

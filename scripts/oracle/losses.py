@@ -173,7 +173,21 @@ def mdp():
     show("KL optimum", "its value", beta * np.log(weights.sum()))
 
 
+def choosing():
+    """What four heads disagree about between three answers."""
+    heads = np.array([[1, 0.2, 0.5], [0.8, 0.6, 0.1], [1.2, 0, 0.6], [0.9, 0.4, 0.2]])
+    show("choosing", "mean of each answer", heads.mean(axis=0))
+    entropy = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)
+    for i, j in itertools.combinations(range(3), 2):
+        d = heads[:, i] - heads[:, j]
+        wins = 1 / (1 + np.exp(-d))
+        show("choosing", f"sd of d of answers {i} and {j}, over the heads", d.std())
+        show("choosing", f"BALD of answers {i} and {j}", entropy(wins.mean()) - entropy(wins).mean())
+        show("choosing", f"|mean d| + sd d of answers {i} and {j}", abs(d.mean()) + d.std())
+
+
 if __name__ == "__main__":
     reward_model()
+    choosing()
     ppo()
     mdp()

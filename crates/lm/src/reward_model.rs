@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::bases::LoadedModel;
 use crate::language_model::special_ids;
+use crate::score_group::for_each_batch;
 use crate::{
-    Bases, Error, Head, LoraConfig, ModelConfig, Packer, Params, Result, ScalarModel, Tokenizer,
-    Weights, write_scalar,
+    Bases, Error, Head, LoraConfig, ModelConfig, Packed, Params, Result, ScalarModel, ScoreGroup,
+    Tokenizer, Weights, last_hidden, write_scalar,
 };
 use rlhf_base::Text;
 
@@ -48,15 +49,18 @@ pub struct RewardCard {
     /// Texts with known scores.
     #[serde(default)]
     pub probes: Vec<Probe>,
+    /// The ensemble of heads beside the model, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<HeadsCard>,
 }
 
-/// One prompt with the responses to score, as tokens; every response ends with the EOS token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScoreGroup {
-    /// The prompt, computed once.
-    pub prompt: Vec<u32>,
-    /// Its responses.
-    pub responses: Vec<Vec<u32>>,
+/// What `reward.json` says of an ensemble of heads: its file holds the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadsCard {
+    /// The scale of the heads' mean score, measured where that of the model was.
+    pub calibration: Calibration,
+    /// For each probe of the card, mean and standard deviation (population) over the heads, before calibration.
+    pub probes: Vec<[f64; 2]>,
 }
 
 /// A frozen reward model, ready to score.
@@ -66,9 +70,6 @@ pub struct RewardModel {
     tokenizer: Tokenizer,
     card: RewardCard,
 }
-
-/// Tokens of one forward pass while scoring; bounds memory, changes no result.
-const MICRO_TOKENS: usize = 4096;
 
 /// How far a probe's score may be from the one noted, in f32; a wrong head or tokenizer is off by whole numbers.
 const PROBE_TOLERANCE: f64 = 1e-2;
@@ -197,39 +198,24 @@ impl RewardModel {
     /// Raw scores of every response, one list per group.
     pub fn raw_scores(&self, groups: &[ScoreGroup]) -> Result<Vec<Vec<f64>>> {
         let mut all = Vec::with_capacity(groups.len());
-        let mut waiting = groups;
-        while !waiting.is_empty() {
-            let mut packer = Packer::new();
-            let mut last = Vec::new();
-            let mut taken = 0;
-            for group in waiting {
-                if taken > 0 && packer.tokens() >= MICRO_TOKENS {
-                    break;
-                }
-                let prompt = packer.prefix(&group.prompt);
-                last.extend(
-                    group
-                        .responses
-                        .iter()
-                        .map(|r| packer.continuation(prompt, r).end as u32 - 1),
-                );
-                taken += 1;
-            }
-            let device = self.params.device();
-            let hidden = self
-                .model
-                .hidden(&packer.finish(device)?)?
-                .index_select(&Tensor::new(last, device)?, 0)?;
+        let forward = |batch: &Packed| self.model.hidden(batch);
+        for_each_batch(groups, self.params.device(), forward, |hidden, part| {
             let scores = rlhf_ops::read_to_host(&self.model.scores(&hidden)?)?;
             let mut scores = scores.into_iter().map(f64::from);
-            let (done, rest) = waiting.split_at(taken);
             all.extend(
-                done.iter()
+                part.iter()
                     .map(|group| scores.by_ref().take(group.responses.len()).collect()),
             );
-            waiting = rest;
-        }
+            Ok(())
+        })?;
         Ok(all)
+    }
+
+    /// The hidden states that the head reads, f32 `[R, H]` on the CPU: one for each response, group after group.
+    pub fn hidden_states(&self, groups: &[ScoreGroup]) -> Result<Tensor> {
+        last_hidden(groups, self.params.device(), |batch| {
+            self.model.hidden(batch)
+        })
     }
 
     /// Scores on the calibrated scale, `(r − mean) / std`; raw where there is no calibration.

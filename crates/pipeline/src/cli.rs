@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// "perplexity"}: natural logarithms, one number per predicted token (the first token has none). A text begins with the begin token
     /// if the tokenizer adds one, and no end token is added to it; an answer is counted with its end token. "perplexity" is over all
     /// of "logprobs", "answer_perplexity" over the answer alone: that is what `rlhf eval` measures. Under a reward model
-    /// {"index", "score"} on the calibrated scale. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
+    /// {"index", "score"} on the calibrated scale, with "sd" where it has an ensemble of heads (`reward.heads`): how far they disagree. Rows are texts, demonstrations, or feedback: then one line per answer, which "answer" names.
     #[command(after_help = example("rlhf score --model runs/reward --data prefs.jsonl > scores.jsonl"))]
     Score(ScoreArgs),
     /// Measure a model: held-out loss, agreement with human feedback, or one model against another.

@@ -51,7 +51,28 @@ impl Wiring {
                 names.join(", ")
             ));
         }
+        wiring.check_pessimism()?;
         Ok(wiring)
+    }
+
+    /// Errors where PPO is to be pessimistic about the reward model of this pipeline and that gets no heads: known now, and not only once
+    /// the reward model is trained.
+    fn check_pessimism(&self) -> anyhow::Result<()> {
+        let reward: rlhf_reward::Config = self.layers.get("reward")?;
+        for part in self.making(Makes::Policy) {
+            let settings = self.configured(&part)?.to_table();
+            let pessimism = settings.get("pessimism").and_then(toml::Value::as_float);
+            let named = settings.get("reward").and_then(toml::Value::as_str);
+            let own = self.names("reward") && named.map(Path::new) == Some(&self.folder("reward"));
+            if own && pessimism.is_some_and(|kappa| kappa > 0.0) && reward.heads == 0 {
+                return Err(usage!(
+                    "{}: {}.pessimism needs the heads of the reward model, and reward.heads is 0: set reward.heads = 16",
+                    self.file.display(),
+                    part.name()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The same pipeline with one of its seeds, in a folder of its own.

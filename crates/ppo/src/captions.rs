@@ -90,6 +90,11 @@ pub const CAPTIONS: &[Caption] = &[
         "Responses that end by themselves",
         "The share that ends with the EOS token before the length limit. It should approach one.",
     ),
+    Caption::main(
+        "objective/score_sd",
+        "Disagreement about the responses",
+        "The standard deviation of the score over the heads of the reward model, of which ppo.pessimism is subtracted κ times. If it rises, the policy moves to responses that the reward model knows little about.",
+    ),
     Caption::health(
         "objective/score_range",
         "Range of the scores",

@@ -38,6 +38,9 @@ rlhf_train::settings! {
         pub reward: String = "runs/reward".into(),
         /// Seconds that a reward command may take for one batch of responses.
         pub reward_timeout: f64 = 60.0 => Range::above(0.0, 1e9),
+        /// κ: the reward is mean − κ·sd over the heads of the reward model (`reward.heads`) in place of its score, so that what they do not agree
+        /// about is worth less. 0: its score.
+        pub pessimism: f64 = 0.0 => 0.0..=1e3,
         /// The critic: `separate`, a model of its own, or `shared`, a value head on the policy's trunk. Only `gae` has one.
         pub critic: CriticKind = CriticKind::Separate,
         /// Estimator of the advantages: `gae`, from a critic's values; without a critic `rloo`, `grpo` or `dr-grpo`, which compare the
@@ -289,9 +292,14 @@ impl Config {
 
     /// Errors on settings that do not go together, naming them; each has its own range already.
     pub fn validate(&self) -> Result<()> {
-        self.reward
-            .parse::<RewardSource>()
-            .context("ppo.reward cannot be used")?;
+        let reward = self.reward.parse::<RewardSource>();
+        let reward = reward.context("ppo.reward cannot be used")?;
+        ensure!(
+            self.pessimism == 0.0 || matches!(reward, RewardSource::Model(_)),
+            "ppo.pessimism is {}, and the reward \"{}\" is a rule, which has no heads that could disagree: leave out one of the two",
+            self.pessimism,
+            self.reward
+        );
         self.validate_compat()?;
         self.validate_objective()?;
         ensure!(
@@ -339,6 +347,21 @@ mod tests {
         assert_eq!((c.adam_eps, c.max_grad_norm, c.lr), (1e-5, 1.0, 1e-5));
         assert!(c.whitens_advantages() && c.schedule == ScheduleKind::Linear);
         assert_eq!(c.missing_eos, MissingEos::Replace(-1.0));
+    }
+
+    #[test]
+    fn pessimism_needs_a_reward_model() {
+        let config = |reward: &str| Config {
+            reward: reward.into(),
+            pessimism: 1.0,
+            ..Config::default()
+        };
+        config("runs/reward").validate().unwrap();
+        let said = config("length:20").validate().unwrap_err().to_string();
+        assert!(
+            said.contains("ppo.pessimism") && said.contains("length:20"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -64,6 +64,12 @@ impl PolicyOptimization {
                 self.prompts.len()
             ));
         }
+        if config.pessimism > 0.0 {
+            notes.push(format!(
+                "the reward is mean − {}·sd over the heads of the reward model (ppo.pessimism), not its own score",
+                config.pessimism
+            ));
+        }
         // Under a KL budget a checkpoint also holds the best policy so far.
         let best = match config.max_kl {
             Some(_) => 4 * policy.num_trainable() as u64,

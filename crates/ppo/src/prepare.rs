@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 use rlhf_dataset::{Loaded, Placed, Prompt, Reading, hold_out};
 use rlhf_lm::{CausalLm, LanguageModel};
-use rlhf_rollout::{PromptRow, RewardSource, Scorer, prompt_rows};
+use rlhf_rollout::{PromptRow, RewardSource, Scorer, open_pessimistic, prompt_rows};
 use rlhf_train::{Counted, Schedule, Session, micro_batch_tokens, read_and_tell, tell_skipped};
 
 use crate::config::Config;
@@ -38,12 +38,14 @@ impl Inputs {
         base.tokenizer
             .eos_id()
             .context("PPO needs an EOS token: a response must be able to end")?;
-        let reward = config.reward.parse::<RewardSource>()?.open(
-            &session.bases,
-            session.dtype,
-            &session.device,
-            config.timeout(),
-        )?;
+        let (bases, dtype, device) = (&session.bases, session.dtype, &session.device);
+        let reward = match config.reward.parse()? {
+            RewardSource::Model(folder) if config.pessimism > 0.0 => {
+                open_pessimistic(&folder, bases, dtype, device, config.pessimism)
+                    .context("ppo.pessimism")?
+            }
+            source => source.open(bases, dtype, device, config.timeout())?,
+        };
         if let Some(model) = reward.model() {
             if model.card().calibration.is_none() && !config.uncalibrated {
                 bail!(

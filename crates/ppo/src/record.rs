@@ -80,6 +80,10 @@ impl PolicyOptimization {
             ("objective/rlhf_reward", Some(json!(score + penalty))),
             ("objective/scores", Some(json!(score))),
             (
+                "objective/score_sd",
+                t.sd.as_deref().map(|sd| json!(statistics::mean(sd))),
+            ),
+            (
                 "objective/score_range",
                 t.score_range(by_prompt).map(Value::from),
             ),

@@ -15,6 +15,16 @@ use crate::policy_optimization::PolicyOptimization;
 /// log π_old `[B][n_i]`, and with a critic V `[B][m_i]`.
 type OldPolicy = (Vec<Vec<f32>>, Option<Vec<Vec<f32>>>);
 
+/// Scores of a rollout, `[B]` each.
+pub(crate) struct Scores {
+    /// What counts.
+    pub(crate) scores: Vec<f64>,
+    /// What of it the rule for a missing EOS token has changed.
+    pub(crate) missing_eos: Vec<f64>,
+    /// Under pessimism, the standard deviation over the heads.
+    pub(crate) sd: Option<Vec<f64>>,
+}
+
 impl PolicyOptimization {
     /// The prompts of one step: a function of seed and step alone, so that a resumed run sees what it would have seen.
     pub(crate) fn next_prompts(&self, step: u64) -> Vec<PromptRow> {
@@ -39,16 +49,17 @@ impl PolicyOptimization {
         .map_err(|error| blame_training(step, error))
     }
 
-    /// S(x, y) of every episode, `[B]`, clipped and with the rule for a missing EOS token applied; and what of it that rule has changed.
-    pub(crate) fn scores(
-        &self,
-        prompts: &[PromptRow],
-        episodes: &[Episode],
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
+    /// S(x, y) of every episode, clipped and with the rule for a missing EOS token applied.
+    pub(crate) fn scores(&self, prompts: &[PromptRow], episodes: &[Episode]) -> Result<Scores> {
         let tokenizer = &self.language_model.tokenizer;
-        let raw = self.reward.scores(tokenizer, prompts, episodes)?;
+        let (raw, sd) = self.reward.scores_and_sd(tokenizer, prompts, episodes)?;
         let rule = |score, finished| self.config.score_rule(score, finished);
-        Ok(ruled(&raw, episodes, &rule))
+        let (scores, missing_eos) = ruled(&raw, episodes, &rule);
+        Ok(Scores {
+            scores,
+            missing_eos,
+            sd,
+        })
     }
 
     /// m_i: number of rewards of an episode.

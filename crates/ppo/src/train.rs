@@ -22,6 +22,7 @@ use crate::kl::KlIn;
 use crate::loss::{VALUE_SUMS, policy_loss, update_sums};
 use crate::policy_optimization::PolicyOptimization;
 use crate::rewards::rewards_over;
+use crate::rollout::Scores;
 use crate::trajectory::{CriticTargets, Trajectory};
 use crate::updates::{MinibatchSums, UpdateGradients, Updates};
 use crate::whiten::{whiten, whiten_keeping_mean};
@@ -40,8 +41,12 @@ impl PolicyOptimization {
         let episodes = self.responses(&prompts, step)?;
         clock.lap("rollout");
 
-        // 3. Score: S(x, y) from the reward model (normalised), a rule or a program; clipped; with the rule for a missing EOS token.
-        let (scores, missing_eos) = self.scores(&prompts, &episodes)?;
+        // 3. Score: S(x, y) from the reward model (normalised; under pessimism mean − κ·sd over its heads), a rule or a program; clipped; with the rule for a missing EOS token.
+        let Scores {
+            scores,
+            missing_eos,
+            sd,
+        } = self.scores(&prompts, &episodes)?;
         clock.lap("score");
 
         // 4. Old log-probabilities, values, reference log-probabilities: with the training forward, never the sampler's numbers.
@@ -80,6 +85,7 @@ impl PolicyOptimization {
             episodes,
             scores,
             missing_eos,
+            sd,
             logprobs,
             ref_logprobs,
             rewards,

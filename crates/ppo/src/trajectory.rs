@@ -23,6 +23,8 @@ pub(crate) struct Trajectory {
     pub(crate) scores: Vec<f64>,
     /// `[B]` What of it the rule for a missing EOS token has changed.
     pub(crate) missing_eos: Vec<f64>,
+    /// `[B]` Under pessimism, the standard deviation of the score over the heads.
+    pub(crate) sd: Option<Vec<f64>>,
     /// `[B][n_i]` log π_old(y_t) at temperature τ, nats, from the training forward.
     pub(crate) logprobs: Vec<Vec<f32>>,
     /// `[B][n_i]` log π_ref(y_t) at temperature τ, nats.

@@ -30,6 +30,16 @@ pub const CAPTIONS: &[Caption] = &[
         "The upper end of its 95 % interval.",
     ),
     Caption::health(
+        "eval/heads_accuracy",
+        "Held-out accuracy of the heads",
+        "The accuracy of the mean of the small heads (reward.heads) on the same comparisons. It should be near that of the model.",
+    ),
+    Caption::health(
+        "eval/heads_sd",
+        "Disagreement of the heads",
+        "The standard deviation over the heads of a held-out score, in units of the spread of scores. Near zero the heads agree and pessimism changes nothing; near one they know no more than chance.",
+    ),
+    Caption::health(
         "eval/comparisons",
         "Held-out comparisons",
         "How many comparisons the held-out accuracy is over.",

@@ -34,6 +34,9 @@ rlhf_train::settings! {
         pub label_smoothing: f64 = 0.0 => 0.0..0.5,
         /// λ of the centering term λ·mean((r_c + r_r)²), which keeps rewards near zero; 0 turns it off.
         pub center_rewards: f64 = 0.0 => 0.0..=1e3,
+        /// Small heads fitted to the finished model's hidden states (16 is usual), which say how sure its scores are: `rlhf ppo --pessimism` and
+        /// `rlhf score` read them. 0: none.
+        pub heads: usize = 0 => 0..=256,
     }
     parts {
         /// How the model learns from the feedback; reward models overfit after the first epoch.

@@ -8,11 +8,13 @@
 //! 3. `train.rs`: the loop,
 //! 4. [`report`](rlhf_train::feedback::report()): what the model got right, beside what length alone would have,
 //! 5. [`calibrate()`]: the scale of its scores,
-//! 6. [`Reward`]: what the stage reads.
+//! 6. `heads.rs`: an ensemble of small heads that says how sure the scores are,
+//! 7. [`Reward`]: what the stage reads.
 
 mod calibrate;
 mod captions;
 mod config;
+mod heads;
 #[cfg(test)]
 #[path = "../../../tests/portable.rs"]
 mod portable;
@@ -23,6 +25,7 @@ mod train;
 pub use calibrate::calibrate;
 pub use captions::CAPTIONS;
 pub use config::Config;
+pub use heads::heads_card;
 pub use scores::{Batch, raw_scores};
 pub use stage::Reward;
 pub use train::Outcome;

@@ -1,7 +1,7 @@
 //! Scores of responses: every prompt once, every response read at its last token.
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rlhf_dataset::order::micro_batches;
 use rlhf_lm::{Packed, Packer, ScalarModel};
 use rlhf_train::feedback::Item;
@@ -40,12 +40,8 @@ pub fn raw_scores(
     items: &[Item],
     micro_batch_tokens: usize,
 ) -> Result<Vec<Vec<f64>>> {
-    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
     let mut all = Vec::with_capacity(items.len());
-    for micro in micro_batches(&lengths, micro_batch_tokens) {
-        let part: Vec<&Item> = items[micro].iter().collect();
-        let batch = Batch::pack(&part, model.device())?;
-        let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;
+    for_each_batch(model, items, micro_batch_tokens, |hidden, part| {
         let scores = rlhf_ops::read_to_host(&model.scores(&hidden)?)?;
         let mut scores = scores.into_iter().map(f64::from);
         all.extend(part.iter().map(|item| {
@@ -54,6 +50,38 @@ pub fn raw_scores(
                 .take(item.responses.len())
                 .collect::<Vec<_>>()
         }));
-    }
+        Ok(())
+    })?;
     Ok(all)
+}
+
+/// The hidden states that the scores are read from, f32 `[R, H]` on the CPU: one for each response, item after item.
+pub(crate) fn hidden_states(
+    model: &ScalarModel,
+    items: &[Item],
+    micro_batch_tokens: usize,
+) -> Result<Tensor> {
+    let mut all = Vec::new();
+    for_each_batch(model, items, micro_batch_tokens, |hidden, _| {
+        all.push(hidden.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+        Ok(())
+    })?;
+    Ok(Tensor::cat(&all, 0)?)
+}
+
+/// Calls `take` with the hidden states at the ends of responses, `[r, H]`, and the items that they belong to.
+fn for_each_batch(
+    model: &ScalarModel,
+    items: &[Item],
+    micro_batch_tokens: usize,
+    mut take: impl FnMut(Tensor, &[&Item]) -> Result<()>,
+) -> Result<()> {
+    let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+    for micro in micro_batches(&lengths, micro_batch_tokens) {
+        let part: Vec<&Item> = items[micro].iter().collect();
+        let batch = Batch::pack(&part, model.device())?;
+        let hidden = model.hidden(&batch.packed)?.index_select(&batch.last, 0)?;
+        take(hidden, &part)?;
+    }
+    Ok(())
 }

@@ -79,6 +79,10 @@ impl Stage for Reward {
     }
 
     fn prepare(config: &Config, session: &Session) -> Result<Box<dyn Prepared>> {
+        ensure!(
+            config.heads != 1,
+            "reward.heads is 1, and one head has none to disagree with: set it to 0 for none, or to 16"
+        );
         let base = session.trainable(Path::new(&config.model));
         let mut base =
             base.with_context(|| format!("loading the model to start from at {}", config.model))?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
+use rlhf_rollout::save_heads;
 use rlhf_train::feedback::{Counts, Item, LossTerms, Report, report};
 use rlhf_train::{
     Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
@@ -15,6 +16,7 @@ use serde_json::{Map, json};
 
 use crate::calibrate::calibrate;
 use crate::config::Config;
+use crate::heads::FittedHeads;
 use crate::scores::{Batch, raw_scores};
 
 /// The result of a finished run.
@@ -234,17 +236,27 @@ impl Prepared for RewardModelling {
 
         let (scores, report) = evaluate()?;
         metrics.log(steps, &report.metrics())?;
-        let card = card(config, held_out, &scores, &report)?;
+        let mut card = card(config, held_out, &scores, &report)?;
+        let heads = match config.heads {
+            0 => None,
+            _ => {
+                let data = (items.as_slice(), held_out.as_slice());
+                let heads =
+                    FittedHeads::fit(&evaluated, data, config, micro_batch_tokens, session.seed)?;
+                metrics.log(steps, &heads.metrics())?;
+                card.heads = Some(heads.card.clone());
+                Some(heads)
+            }
+        };
         dir.publish(|folder| -> Result<()> {
-            Ok(RewardModel::save(
-                folder,
-                &self.model,
-                params,
-                &self.tokenizer,
-                &card,
-            )?)
+            RewardModel::save(folder, &self.model, params, &self.tokenizer, &card)?;
+            match &heads {
+                Some(heads) => save_heads(folder, &heads.ensemble),
+                None => Ok(()),
+            }
         })?;
-        let text = format!("steps {steps}, last loss {last_loss:.4}\n{report}");
+        let said = heads.map_or(String::new(), |heads| heads.describe());
+        let text = format!("steps {steps}, last loss {last_loss:.4}\n{report}{said}");
         let outcome = Outcome {
             steps,
             loss: last_loss,
@@ -282,5 +294,6 @@ fn card(
         calibration: Some(calibration),
         trained: json!({ "from": config.model, "prefs": names(&config.prefs), "report": report }),
         probes,
+        heads: None,
     })
 }

@@ -7,9 +7,11 @@
 //! 4. [`response_logprobs`], [`kl_per_episode`]: log π(y_t) of every response token, and the KL between two models;
 //! 5. [`RewardSource`], [`Scorer`]: S(x, y) from a reward model, a rule or a program;
 //! 6. [`Evaluator`]: a policy against its reference on held-out prompts;
-//! 7. [`best_of_n()`]: the baseline that needs no training.
+//! 7. [`best_of_n()`]: the baseline that needs no training;
+//! 8. [`Ensemble`]: how sure a reward is, and what a further judgement would be worth.
 
 mod best_of_n;
+mod ensemble;
 mod episode;
 mod evaluator;
 mod logprobs;
@@ -21,9 +23,13 @@ mod prompt;
 mod scorers;
 
 pub use best_of_n::{best_of_n, best_of_n_kl_bound};
+pub use ensemble::{
+    Ensemble, Features, Judged, delta_ucb, differences, infomax, load_heads, mean_and_sd,
+    save_heads, thompson,
+};
 pub use episode::{Episode, respond};
 pub use evaluator::{Evaluation, Evaluator, ScoredAnswers, SideBySide, ruled, win};
 pub use logprobs::{kl_per_episode, response_logprobs};
 pub use packing::{EpisodeBatch, micro_batches};
 pub use prompt::{PromptRow, prompt_rows};
-pub use scorers::{RewardSource, Scorer};
+pub use scorers::{RewardSource, Scorer, open_pessimistic};

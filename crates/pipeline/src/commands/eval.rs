@@ -7,6 +7,7 @@ use candle_core::DType;
 use rlhf_base::tell;
 use rlhf_dataset::{Feedback, Loaded, Placed, Row};
 use rlhf_lm::{Calibration, CausalLm, RewardCard, RewardModel, ScalarModel};
+use rlhf_rollout::load_heads;
 use rlhf_sft::{Rows, mean_loss};
 use rlhf_train::feedback::{self, Counts, Items};
 use rlhf_train::{micro_batch_tokens, read_and_tell, row_limit, tell_skipped};
@@ -202,9 +203,19 @@ fn calibrate(
     scores: &[Vec<f64>],
 ) -> anyhow::Result<Calibration> {
     let (scale, probes) = rlhf_reward::calibrate(&items.items, scores)?;
+    let heads = match &model.card().heads {
+        None => None,
+        Some(_) => {
+            let (heads, _) = load_heads(folder, model)?;
+            let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
+            let most = micro_batch_tokens(model.config(), false);
+            Some(rlhf_reward::heads_card(&heads, &scalar, &items.items, most)?.0)
+        }
+    };
     let card = RewardCard {
         calibration: Some(scale),
         probes,
+        heads,
         ..model.card().clone()
     };
     RewardModel::save_card(folder, &card)

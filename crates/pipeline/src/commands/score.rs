@@ -8,6 +8,7 @@ use rlhf_base::Text;
 use rlhf_dataset::order::micro_batches;
 use rlhf_dataset::{Feedback, Loaded, Place, Placed, Row, Tolerance};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, ScoreGroup, TextNotes, Tokenizer};
+use rlhf_rollout::load_heads;
 use rlhf_train::{micro_batch_tokens, read_and_tell, tell_skipped};
 use serde_json::{Map, Value, json};
 
@@ -60,7 +61,9 @@ fn for_reading(line: &Line) -> anyhow::Result<()> {
     let value = |what: &str| Some(format!("{what} {:.4}", line.get(what)?.as_f64()?));
     let known = value("score").or_else(|| value("perplexity"));
     let known = known.unwrap_or_else(|| "nothing to predict".to_owned());
-    let text = format!("row {}{answer}: {known}{tokens}\n", line["index"]);
+    let sd = line.get("sd").and_then(Value::as_f64);
+    let sd = sd.map(|sd| format!(" ± {sd:.4}")).unwrap_or_default();
+    let text = format!("row {}{answer}: {known}{sd}{tokens}\n", line["index"]);
     print_result(false, line, || text)
 }
 
@@ -191,9 +194,22 @@ fn under_reward_model(
     } else {
         model.scores(&groups)?
     };
+    let sd = match &model.card().heads {
+        None => None,
+        Some(_) => {
+            let (heads, card) = load_heads(folder, &model)?;
+            let scale = if args.raw { 1.0 } else { card.calibration.std };
+            let by_answer = heads.mean_and_sd(&model.hidden_states(&groups)?)?;
+            Some(by_answer.into_iter().map(move |(_, sd)| sd / scale))
+        }
+    };
+    let mut sd = sd.into_iter().flatten();
     for (entry, score) in scored.into_iter().zip(scores.into_iter().flatten()) {
         let mut line = entry.line();
         line.insert("score".to_owned(), json!(score));
+        if let Some(sd) = sd.next() {
+            line.insert("sd".to_owned(), json!(sd));
+        }
         print(&line)?;
     }
     Ok(())

@@ -8,7 +8,7 @@ mod model;
 mod regex;
 mod tiny_world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -27,6 +27,16 @@ pub trait Scorer {
         prompts: &[PromptRow],
         episodes: &[Episode],
     ) -> Result<Vec<f64>>;
+
+    /// [`Scorer::scores`], and for each the standard deviation over an ensemble of heads, where the reward has one and takes it into account.
+    fn scores_and_sd(
+        &self,
+        tokenizer: &Tokenizer,
+        prompts: &[PromptRow],
+        episodes: &[Episode],
+    ) -> Result<(Vec<f64>, Option<Vec<f64>>)> {
+        Ok((self.scores(tokenizer, prompts, episodes)?, None))
+    }
 
     /// The learned model, if it is one: a critic may start from its weights.
     fn model(&self) -> Option<&RewardModel> {
@@ -112,6 +122,20 @@ impl RewardSource {
             Self::Rule(spec) => open_rule(spec, timeout),
         }
     }
+}
+
+/// The reward model in `folder`, ready to score with `mean − κ·sd` over its heads, on the calibrated scale, in place of its own score.
+///
+/// # Errors
+/// If it has no heads.
+pub fn open_pessimistic(
+    folder: &Path,
+    bases: &Bases,
+    dtype: DType,
+    device: &Device,
+    kappa: f64,
+) -> Result<Box<dyn Scorer>> {
+    model::open_pessimistic(folder, bases, dtype, device, kappa)
 }
 
 /// The line of the table and the argument that `spec` names.
