@@ -313,6 +313,47 @@ fn learning_from_preferences_killed_twenty_times_ends_with_the_same_bytes() {
     survives_twenty_kills(&folder, &format!("{dpo} --loss kto"), "kto");
 }
 
+/// What each way to an advantage keeps besides the weights: its statistics, or that there is no critic.
+#[test]
+#[cfg(unix)]
+fn ppo_without_a_critic_killed_twenty_times_ends_with_the_same_bytes() {
+    let folder = folder();
+    folder.prompts("prompts.jsonl");
+    let ppo = "ppo --model base --reward length:4 --prompts prompts.jsonl --samples-per-prompt 2";
+    for (advantage, flags) in [
+        ("rloo", ""),
+        (
+            "grpo",
+            "--kl-in loss --kl-estimator k3 --aggregate sequence",
+        ),
+        ("dr-grpo", ""),
+        ("reinforce++", ""),
+    ] {
+        let line = format!("{ppo} --advantage {advantage} {flags}");
+        survives_twenty_kills(&folder, &line, advantage);
+    }
+}
+
+/// Adapters over a frozen base: what trains is little, and what a run leaves names its base.
+#[test]
+#[cfg(unix)]
+fn adapters_killed_twenty_times_end_with_the_same_bytes() {
+    let folder = folder();
+    folder.pairs("prefs.jsonl");
+    folder.prompts("prompts.jsonl");
+    for (stage, line) in [
+        ("sft-lora", "sft --model base --data demos.jsonl"),
+        ("reward-lora", "reward --model base --prefs prefs.jsonl"),
+        ("dpo-lora", "dpo --model base --prefs prefs.jsonl"),
+        (
+            "ppo-lora",
+            "ppo --model base --reward runs/reward-lora-whole --prompts prompts.jsonl",
+        ),
+    ] {
+        survives_twenty_kills(&folder, &format!("{line} --lora 2"), stage);
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn an_interrupted_run_saves_a_checkpoint_exits_with_130_and_resumes_to_the_same_bytes() {

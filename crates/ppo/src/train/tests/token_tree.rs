@@ -145,32 +145,54 @@ fn steps_with_a_critic_come_close_to_the_closed_form_optimum() {
     }
 }
 
-/// Within the bound of the exact test, although the responses are sampled. With `rloo` the noise ends at the optimum, where every response
-/// has the same reward, score and penalty together; with `reinforce++` it ends with the learning rate, which takes more responses. The start
-/// is one of four that were tried: in as many steps the worst of the others comes to 2.6e-2 with `rloo` and to 8.1e-3 with `reinforce++`.
+/// Within the bound of the exact test, although the responses are sampled: the noise ends at the optimum, where every
+/// response has the same reward, score and penalty together. Four starts were tried and all reach it; the two farthest are run here.
 #[test]
-fn steps_without_a_critic_reach_the_closed_form_optimum() {
-    for (advantage, beta, steps, batch) in [
-        (Advantage::Rloo, 0.3, 400, 64),
-        (Advantage::Rloo, 1.0, 400, 64),
-        (Advantage::ReinforcePlusPlus, 0.3, 600, 128),
-    ] {
-        let (distance, lost) = distance_to_the_optimum(
-            &Config {
-                advantage,
-                whiten_advantages: None,
-                steps,
-                batch,
-                minibatches: 1,
-                epochs: 1,
-                lr: 3e-3,
-                schedule: ScheduleKind::Cosine,
-                ..config(beta)
-            },
-            3,
-        );
-        let case = format!("{advantage:?}, β {beta}");
-        assert!(distance < 5e-3, "{case}: total variation {distance}");
-        assert!(lost < 1e-2, "{case}: {lost} below the optimum's value");
+fn rloo_reaches_the_closed_form_optimum() {
+    for (beta, batch, samples_per_prompt, lr) in [(0.3, 256, 8, 1e-2), (1.0, 64, 4, 3e-3)] {
+        for seed in 1..=2 {
+            reaches_the_optimum(
+                Config {
+                    advantage: Advantage::Rloo,
+                    steps: 400,
+                    batch,
+                    samples_per_prompt,
+                    lr,
+                    ..config(beta)
+                },
+                seed,
+            );
+        }
     }
+}
+
+/// Its baseline is the mean of the batch and not of the prompt, and it divides by the batch's deviation, so that noise remains at the optimum
+/// and ends with the learning rate only. 1024 responses a step bring β = 1 within the bound from each of four starts (9.2e-4 to 4.2e-3; one is
+/// run here), and β = 0.3 from two of four, the others to 8.0e-3.
+#[test]
+fn reinforce_plus_plus_reaches_the_closed_form_optimum() {
+    let config = Config {
+        advantage: Advantage::ReinforcePlusPlus,
+        steps: 300,
+        batch: 1024,
+        rollout_rows: 1024,
+        samples_per_prompt: 1,
+        lr: 3e-3,
+        ..config(1.0)
+    };
+    reaches_the_optimum(config, 1);
+}
+
+fn reaches_the_optimum(config: Config, seed: u64) {
+    let config = Config {
+        whiten_advantages: None,
+        minibatches: 1,
+        epochs: 1,
+        schedule: ScheduleKind::Cosine,
+        ..config
+    };
+    let (distance, lost) = distance_to_the_optimum(&config, seed);
+    let case = format!("{:?}, β {}, seed {seed}", config.advantage, config.kl_coef);
+    assert!(distance < 5e-3, "{case}: total variation {distance}");
+    assert!(lost < 1e-2, "{case}: {lost} below the optimum's value");
 }
