@@ -1,6 +1,9 @@
 //! The linear layer over a frozen weight in quantised blocks.
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use std::sync::OnceLock;
+
+use candle_core::backend::BackendStorage as _;
+use candle_core::quantized::GgmlDType;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail,
 };
@@ -8,6 +11,7 @@ use candle_core::{
 use super::cpu::{Linear, LinearAdd};
 use super::{WeightLayout, linear};
 use crate::backend::{Backend, backend};
+use crate::cpu::buffer::{fill, write_copy, write_zeros};
 use crate::cpu::operand::Operand;
 use crate::recompute;
 
@@ -75,14 +79,35 @@ impl QuantisedWeight {
         let (storage, layout) = operand.stored()?;
         let bytes = storage.as_slice::<u8>()?;
         let bytes = &bytes[layout.start_offset()..][..self.blocks.elem_count()];
-        let storage = QStorage::from_data(bytes.into(), &Device::Cpu, self.kind)?;
         let shape = (self.blocks.dims()[0], self.inputs);
-        let matrix = QTensor::new(storage, shape)?.dequantize(&Device::Cpu)?;
+        let matrix = Tensor::from_vec(self.numbers(bytes)?, shape, &Device::Cpu)?;
         let matrix = match self.layout {
             WeightLayout::OutIn => matrix,
             WeightLayout::InOut => matrix.t()?.contiguous()?,
         };
         matrix.to_dtype(dtype)?.to_device(device)
+    }
+
+    /// The numbers of the rows of these blocks, by all threads: a row is a whole number of blocks, so that rows stand for themselves.
+    fn numbers(&self, bytes: &[u8]) -> Result<Vec<f32>> {
+        let numbers = bytes.len() / self.kind.type_size() * self.kind.block_size();
+        let failed = OnceLock::new();
+        let all = fill(numbers, self.inputs, |at, out| {
+            let from = |number: usize| number / self.kind.block_size() * self.kind.type_size();
+            let blocks = &bytes[from(at)..from(at + out.len())];
+            match self.kind.from_data(blocks.into()).dequantize(out.len()) {
+                Ok(CpuStorage::F32(numbers)) => write_copy(out, &numbers),
+                other => {
+                    let found = other.map(|storage| storage.dtype());
+                    let _ = failed.set(format!("{:?} blocks gave {found:?}", self.kind));
+                    write_zeros(out)
+                }
+            }
+        });
+        match failed.into_inner() {
+            Some(error) => bail!("quantised weight: {error}"),
+            None => Ok(all),
+        }
     }
 
     fn for_operand(&self, x: &Tensor) -> Result<Tensor> {
@@ -196,6 +221,7 @@ impl CustomOp2 for QuantisedAdd {
 #[cfg(test)]
 mod tests {
     use candle_core::Var;
+    use candle_core::quantized::QTensor;
 
     use super::super::linear_add;
     use super::*;
