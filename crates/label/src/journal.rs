@@ -310,3 +310,161 @@ impl Lines {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+    use crate::item::{Answer, Candidates};
+    use crate::judgement::Shown;
+    use crate::verdict::{Rewritten, Verdict};
+    use rlhf_base::Text;
+
+    fn judgement(prompt: &str, annotator: &str, rewritten: Option<&str>) -> Judgement {
+        let answer = |text: &str| Answer {
+            text: Text::from(text),
+            model: None,
+            finished: true,
+        };
+        let answers = vec![answer("a"), answer("b")];
+        let all = Candidates::new(Text::from(prompt), answers, None);
+        let item = all.item(Kind::Pair, &[0, 1]);
+        Judgement {
+            shown: Shown {
+                id: format!("{}.0", item.id),
+                item,
+                sides: vec![0, 1],
+                repeat: false,
+                strategy: "random".to_owned(),
+            },
+            verdict: Verdict::Better {
+                side: 0,
+                strength: 1,
+            },
+            rewritten: rewritten.map(|text| Rewritten {
+                side: 1,
+                text: text.to_owned(),
+            }),
+            annotator: annotator.to_owned(),
+            seconds: None,
+            shown_at: None,
+        }
+    }
+
+    fn text(path: &Path) -> String {
+        fs_err::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn what_a_killed_process_has_half_written_is_cut_off_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("new/prefs.jsonl");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.append(&judgement("p", "x", None)).unwrap();
+        let first = text(&path);
+        journal.append(&judgement("q", "x", Some("c"))).unwrap();
+        let (whole, demos) = (text(&path), text(journal.demonstrations()));
+        drop(journal);
+        // Killed after any byte of the second judgement, whose demonstration was written before.
+        for end in first.len()..=whole.len() {
+            fs_err::write(&path, &whole[..end]).unwrap();
+            fs_err::write(demonstrations_of(&path), &demos).unwrap();
+            let journal = Journal::open(&path).unwrap();
+            let kept = text(&path);
+            assert!(
+                whole.starts_with(&kept) && kept.ends_with('\n'),
+                "{end}: {kept}"
+            );
+            let rows = kept.lines().count();
+            assert_eq!(journal.past().len(), rows.min(2));
+            let lost_one = rows == 1;
+            assert_eq!(
+                text(&demonstrations_of(&path)).is_empty(),
+                lost_one,
+                "{end}"
+            );
+            // A row that lacks nothing but its line break is whole.
+            let whole_rows = whole[..end].ends_with('\n') || whole[end..].starts_with('\n');
+            assert_eq!(journal.mended.is_empty(), whole_rows && !lost_one, "{end}");
+        }
+    }
+
+    #[test]
+    fn undo_takes_out_the_annotators_last_rows_and_leaves_those_of_others_as_they_are() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("prefs.jsonl");
+        let foreign = "{\"prompt\":  \"old\", \"chosen\": \"1\", \"rejected\": \"2\"}\n";
+        fs_err::write(&path, foreign).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        journal.append(&judgement("p", "x", Some("c"))).unwrap();
+        let after_x = text(&path);
+        journal.append(&judgement("q", "y", None)).unwrap();
+        drop(journal);
+        let mut journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.past().len(), 2);
+        assert!(journal.undo("y").unwrap().is_some());
+        assert_eq!(text(&path), after_x);
+        assert_eq!(journal.undo("y").unwrap(), None);
+        journal.append(&judgement("q", "y", None)).unwrap();
+        assert!(journal.undo("x").unwrap().is_some());
+        assert_eq!(text(journal.demonstrations()), "");
+        let left = text(&path);
+        assert!(left.starts_with(foreign) && left.lines().count() == 2);
+        assert!(journal.undo("y").unwrap().is_some());
+        assert_eq!(text(&path), foreign);
+    }
+
+    #[test]
+    fn two_processes_never_write_one_file() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("prefs.jsonl");
+        let first = Journal::open(&path).unwrap();
+        let second = Journal::open(&path).unwrap_err();
+        assert!(
+            second.to_string().contains("is written by process"),
+            "{second}"
+        );
+        drop(first);
+        assert!(Journal::open(&path).is_ok());
+    }
+
+    #[test]
+    fn files_of_something_else_are_refused_and_stay_as_they_are() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("prefs.jsonl");
+        for (content, said) in [
+            ("chosen,rejected\na,b\n", "prefs.jsonl:1: this is no JSON"),
+            ("not feedback", "prefs.jsonl:1: this is no JSON object"),
+            (
+                "{\"prompt\": \"p\"}\n\n[1]\n",
+                "prefs.jsonl:3: this is no JSON object",
+            ),
+        ] {
+            fs_err::write(&path, content).unwrap();
+            let error = Journal::open(&path).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert_eq!(text(&path), content);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_and_nothing_is_half_written() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("prefs.jsonl");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.append(&judgement("p", "x", None)).unwrap();
+        let before = text(&path);
+        journal.feedback.file = Some(
+            fs_err::OpenOptions::new()
+                .append(true)
+                .open("/dev/full")
+                .unwrap(),
+        );
+        let error = journal.append(&judgement("q", "x", Some("c"))).unwrap_err();
+        assert!(error.to_string().contains("free some space"), "{error}");
+        assert_eq!(text(&path), before);
+        assert_eq!(text(journal.demonstrations()), "", "nor a demonstration");
+        assert_eq!(journal.past().len(), 1);
+    }
+}

@@ -234,6 +234,8 @@ pub struct Past {
     pub answers: Vec<(String, usize)>,
     /// What was said of them.
     pub said: Said,
+    /// Whether none of them was any good.
+    pub all_bad: bool,
     /// How long it took, where it is known.
     pub seconds: Option<f64>,
     /// Whether the annotator had judged the item before.
@@ -298,6 +300,7 @@ impl Past {
             annotator: text("annotator")?,
             answers: answers.into_iter().zip(side).collect(),
             said,
+            all_bad: flag("all_bad"),
             seconds: row.get("seconds").and_then(Value::as_f64),
             repeat: flag("repeat"),
             strategy: text("strategy")?,

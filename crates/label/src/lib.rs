@@ -7,8 +7,11 @@
 //! 4. [`Journal`]: the file, which loses nothing;
 //! 5. [`Pool`], [`Arrivals`]: where items come from, also while they are still made;
 //! 6. [`Strategy`]: which item comes next;
-//! 7. [`Session`]: who judges what next, repetitions, overlap, and steps back.
+//! 7. [`Session`]: who judges what next, repetitions, overlap, and steps back;
+//! 8. [`Progress`], [`Agreement`]: how far it is, and what the judgements say about those who judged.
 
+mod agreement;
+mod alpha;
 mod clock;
 mod error;
 mod item;
@@ -16,10 +19,12 @@ mod journal;
 mod judgement;
 mod kind;
 mod pool;
+mod progress;
 mod session;
 mod strategy;
 mod verdict;
 
+pub use agreement::{Agreement, Estimate, Share};
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use item::{Answer, Candidates, Item};
@@ -27,6 +32,7 @@ pub use journal::{Journal, demonstrations_of};
 pub use judgement::{Judgement, Past, Said, Shown};
 pub use kind::Kind;
 pub use pool::{Arrivals, Pool};
+pub use progress::{Progress, Summary};
 pub use session::{Next, Session, Settings, Undone};
 pub use strategy::{Choice, Random, Strategy};
 pub use verdict::{Rewritten, Verdict};

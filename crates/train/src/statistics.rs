@@ -24,21 +24,32 @@ const RESAMPLES: usize = 2000;
 ///
 /// Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
-    if values.is_empty() {
+    let n = values.len() as f64;
+    bootstrap_interval_of(values.len(), seed, |drawn| {
+        drawn.iter().map(|&i| values[i]).sum::<f64>() / n
+    })
+}
+
+/// The same interval of any statistic of `n` independent units: it is given the indices that were drawn. Resamples in which the statistic is
+/// not defined (NaN) are left out; where that is more than half of them, so is the interval.
+pub fn bootstrap_interval_of(
+    n: usize,
+    seed: u64,
+    mut statistic: impl FnMut(&[usize]) -> f64,
+) -> (f64, f64) {
+    let mut draws = rng::stream(seed, "bootstrap", 0);
+    let mut drawn = vec![0; n];
+    let mut found = Vec::with_capacity(RESAMPLES);
+    for _ in 0..if n == 0 { 0 } else { RESAMPLES } {
+        drawn.fill_with(|| rng::below(&mut draws, n));
+        found.push(statistic(&drawn));
+    }
+    found.retain(|value| !value.is_nan());
+    if found.len() <= RESAMPLES / 2 {
         return (f64::NAN, f64::NAN);
     }
-    let mut draws = rng::stream(seed, "bootstrap", 0);
-    let n = values.len();
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            (0..n)
-                .map(|_| values[rng::below(&mut draws, n)])
-                .sum::<f64>()
-                / n as f64
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    (quantile(&means, 0.025), quantile(&means, 0.975))
+    found.sort_by(f64::total_cmp);
+    (quantile(&found, 0.025), quantile(&found, 0.975))
 }
 
 /// The 95 % quantile of the standard normal distribution, both sides.
