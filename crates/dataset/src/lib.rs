@@ -41,7 +41,8 @@ pub use place::{At, Place, Placed, Tolerance};
 pub use read::{Loaded, Records, read};
 pub use reading::{Noted, ReadAs, Reading, Understood};
 pub use records::{
-    BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow, Thumbs,
+    Answers, BestOf, Demonstration, Feedback, Kind, Pair, Prompt, Ranking, Rating, Row, TextRow,
+    Thumbs,
 };
 pub use shapes::Record;
 pub use splits::splits;

@@ -32,4 +32,4 @@ pub use evaluator::{Evaluation, Evaluator, ScoredAnswers, SideBySide, ruled, win
 pub use logprobs::{kl_per_episode, response_logprobs};
 pub use packing::{EpisodeBatch, micro_batches};
 pub use prompt::{PromptRow, prompt_rows};
-pub use scorers::{RewardSource, Scorer, open_pessimistic};
+pub use scorers::{RewardSource, Scorer, open_pessimistic, score_texts};

@@ -5,8 +5,10 @@
 //!
 //! - [`TextRow`], [`Demonstration`], [`Prompt`]: what language models are trained on, and prompts to sample from;
 //! - [`Pair`], [`Ranking`], [`BestOf`], [`Rating`], [`Thumbs`]: judgements of answers, together [`Feedback`];
-//! - [`Row`]: any of them; [`Kind`]: which.
+//! - [`Row`]: any of them; [`Kind`]: which;
+//! - [`Answers`]: what can be judged of a row of any kind.
 
+mod answers;
 mod best_of;
 mod demonstration;
 mod feedback;
@@ -19,6 +21,7 @@ mod row;
 mod text;
 mod thumbs;
 
+pub use answers::Answers;
 pub use best_of::BestOf;
 pub use demonstration::Demonstration;
 pub use feedback::Feedback;

@@ -6,6 +6,7 @@
 mod answers;
 mod argilla;
 mod demonstration;
+mod judgeable;
 mod label_studio;
 pub(crate) mod oasst;
 mod outcome;

@@ -1,11 +1,11 @@
 //! What a caller can ask for, and which shapes give it.
 
-use super::{Read, SHAPES, Shape, prompt, unknown};
+use super::{Read, SHAPES, Shape, judgeable, prompt, several, unknown};
 use crate::containers::PlainText;
 use crate::fields::Fields;
 use crate::reader::{Reader, Seen};
 use crate::reading::Reading;
-use crate::records::{Demonstration, Feedback, Kind, Prompt, Row, TextRow};
+use crate::records::{Answers, Demonstration, Feedback, Kind, Prompt, Row, TextRow};
 
 /// The records of one row, and how it was understood.
 pub struct Recognised<T> {
@@ -153,6 +153,50 @@ impl Record for Feedback {
         match first!(fields, Feedback) {
             Some((shape, read)) => by(shape, fields, reading, read),
             None => Err(unknown::explain(fields, Self::WHAT, Kind::is_feedback)),
+        }
+    }
+}
+
+impl Record for Answers {
+    const WHAT: &'static str = "answers to judge";
+
+    fn kind(&self) -> Kind {
+        match self.responses.len() {
+            0 | 1 => Kind::Demonstration,
+            _ => Kind::Ranking,
+        }
+    }
+
+    fn recognise(fields: &Fields, reading: &Reading) -> Result<Recognised<Self>, String> {
+        // Feedback that cannot be read is an error, but where it only lacks a judgement.
+        if let Some((shape, read)) = first!(fields, Feedback)
+            && several::bare_list(fields).is_none()
+        {
+            return by(shape, fields, reading, |row| {
+                let records = read(row)?;
+                let answers = records.iter().map(|it| judgeable::of_feedback(row, it));
+                Ok(answers.collect())
+            });
+        }
+        if judgeable::unjudged(fields) {
+            let reader = Reader::new(fields, reading, Kind::Ranking);
+            let records = vec![judgeable::read(&reader)?];
+            return Ok(Recognised {
+                records,
+                shape: "answers",
+                seen: reader.finish()?,
+            });
+        }
+        match first!(fields, Demonstrations) {
+            Some((shape, read)) => by(shape, fields, reading, |row| {
+                let records = read(row)?.into_iter();
+                Ok(records
+                    .map(|it| judgeable::of_demonstration(row, it))
+                    .collect())
+            }),
+            None => Err(unknown::explain(fields, Self::WHAT, |kind| {
+                kind.is_feedback() || kind == Kind::Demonstration
+            })),
         }
     }
 }

@@ -121,6 +121,18 @@ fn list(fields: &Fields) -> Option<&'static str> {
     LISTS.into_iter().find(|name| fields.mentions(name))
 }
 
+/// A list of answers that nobody has judged.
+pub(super) fn bare_list(fields: &Fields) -> Option<&'static str> {
+    let judged = numbers_field(fields).is_some()
+        || fields.mentions("best")
+        || list_of_objects(fields).is_some();
+    let full = |name: &&str| {
+        let items = fields.get(name).and_then(Value::as_array);
+        items.is_some_and(|items| !items.is_empty())
+    };
+    LISTS.into_iter().find(full).filter(|_| !judged)
+}
+
 fn list_of_objects(fields: &Fields) -> Option<&'static str> {
     let object = |name: &&'static str| {
         let items = fields.get(name).and_then(Value::as_array);
@@ -169,7 +181,7 @@ fn judged(item: &Value) -> Option<(f64, Order)> {
     (!ratings.is_empty()).then_some((mean, Order::HighIsBest))
 }
 
-fn asked(row: &Reader<'_>, list: &str) -> Result<Text, String> {
+pub(super) fn asked(row: &Reader<'_>, list: &str) -> Result<Text, String> {
     match prompt::find(row)? {
         Some(prompt) => Ok(prompt),
         None => {

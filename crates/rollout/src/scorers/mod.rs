@@ -6,7 +6,10 @@ mod command;
 mod length;
 mod model;
 mod regex;
+mod texts;
 mod tiny_world;
+
+pub use texts::score_texts;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -230,5 +233,26 @@ mod tests {
         assert_eq!(score(r"regex:\bred\.$"), 1.0);
         assert_eq!(score("regex:endoftext"), 0.0);
         assert_eq!(score("gold:tiny-world"), 1.0);
+    }
+
+    /// By hand: the fox is red; an answer that was cut off is not well-formed, a quarter of the gold score.
+    #[test]
+    fn answers_that_are_texts_score_as_if_they_were_sampled() {
+        let tokenizer = train_bpe(["red. blue."].into_iter(), 300, &["<|endoftext|>"]).unwrap();
+        let prompt = Text::from("Question: what colour is the fox?\nAnswer:");
+        let texts = [" the fox is red.", " the fox is blue."].map(Text::from);
+        let answers = [(&texts[0], true), (&texts[1], true), (&texts[0], false)];
+        let scorer = open_rule("gold:tiny-world", Duration::ZERO).unwrap();
+        let scores = score_texts(scorer.as_ref(), &tokenizer, &prompt, &answers).unwrap();
+        assert_eq!(scores, [1.0, 0.75, 0.75]);
+        // A conversation needs no template where a rule reads it.
+        let chat = Text::from(vec![rlhf_base::Message::new("user", "?")]);
+        let turn = Text::from(vec![rlhf_base::Message::new(
+            "assistant",
+            "the fox is red.",
+        )]);
+        let scorer = open_rule("regex:^the fox", Duration::ZERO).unwrap();
+        let scores = score_texts(scorer.as_ref(), &tokenizer, &chat, &[(&turn, true)]).unwrap();
+        assert_eq!(scores, [1.0]);
     }
 }
