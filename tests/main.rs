@@ -11,6 +11,7 @@ mod heads;
 mod hub_data;
 mod hub_server;
 mod known_faults;
+mod label;
 mod learning;
 mod lora;
 mod manual;

@@ -60,6 +60,7 @@ fn usable_by(loss: Loss, record: Feedback) -> Result<Feedback, String> {
         (Feedback::Thumbs(_), _) => Err(format!(
             "a thumb judges one answer by itself, and dpo.loss = \"{name}\" compares two: set dpo.loss to \"kto\""
         )),
+        (Feedback::Ranking(ranking), Loss::Kto) if ranking.all_bad => Ok(record),
         (Feedback::Ranking(ranking), Loss::Kto) if ranking.responses.len() > 2 => Err(format!(
             "a ranking of {} answers does not say which of them are good, as dpo.loss = \"kto\" needs to know: use another loss",
             ranking.responses.len()
@@ -138,10 +139,11 @@ fn mismatched(items: &[Item], pool: &[Item], max_length: usize) -> Result<Vec<It
     Ok(all)
 }
 
-/// Whether each response is liked, as `kto` sees it: the better of two, the best of several, a thumb up.
+/// Whether each response is liked, as `kto` sees it: the better of two, the best of several, a thumb up; of answers that are all bad none.
 pub(crate) fn liked(item: &Item) -> Vec<bool> {
     match &item.judgement {
         Judgement::Thumbs(up) => vec![*up; item.responses.len()],
+        Judgement::AllBad(ranks) => vec![false; ranks.len()],
         _ => {
             let ranks = item.ranks();
             let best = ranks.iter().copied().fold(f64::INFINITY, f64::min);
@@ -217,6 +219,8 @@ mod tests {
         };
         assert_eq!(liked(&of(pair, 2)), [false, true]);
         assert_eq!(liked(&of(Judgement::Best(0), 3)), [true, false, false]);
+        let bad = Judgement::AllBad(vec![1.0, 1.0]);
+        assert_eq!(liked(&of(bad, 2)), [false, false]);
         assert_eq!(liked(&of(Judgement::Thumbs(false), 1)), [false]);
     }
 }

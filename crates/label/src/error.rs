@@ -48,7 +48,13 @@ pub enum Error {
     /// No name that a person could go by.
     #[error("the annotator's name {0:?} must have 1 to 64 characters on one line")]
     Name(String),
-    /// Answers could not be sampled, or no longer match those that were.
+    /// The answers kept beside the file are not those that would be sampled.
+    #[error(
+        "{} holds answers that were sampled from other models or prompts, or with another seed or other settings: give those again to go on \
+         with them, or name another --save", .0.display()
+    )]
+    OtherAnswers(PathBuf),
+    /// Answers could not be sampled.
     #[error("{0}")]
-    Answers(String),
+    Sampling(String),
 }

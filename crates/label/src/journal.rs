@@ -23,6 +23,16 @@ pub struct Journal {
     _lock: Lock,
 }
 
+impl Drop for Journal {
+    /// A file that was made for judgements and got none goes again.
+    fn drop(&mut self) {
+        if self.feedback.made && self.feedback.rows.is_empty() {
+            // An empty file does no harm.
+            let _ = fs_err::remove_file(&self.feedback.path);
+        }
+    }
+}
+
 impl Journal {
     /// Opens or makes the file, and cuts off a last line that a killed process has half written.
     ///
@@ -175,6 +185,8 @@ struct Lines {
     path: PathBuf,
     /// Open once it exists.
     file: Option<fs_err::File>,
+    /// Whether it did not exist before.
+    made: bool,
     rows: Vec<Map<String, Value>>,
 }
 
@@ -183,6 +195,7 @@ impl Lines {
         let mut lines = Self {
             path: path.to_owned(),
             file: None,
+            made: !path.exists(),
             rows: Vec::new(),
         };
         lines.file = Some(lines.opened()?);
@@ -196,6 +209,7 @@ impl Lines {
             false => Ok(Self {
                 path: path.to_owned(),
                 file: None,
+                made: false,
                 rows: Vec::new(),
             }),
         }

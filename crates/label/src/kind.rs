@@ -56,3 +56,9 @@ impl FromStr for Kind {
         found.ok_or_else(|| "expected pair, ranking, rating or thumbs".to_owned())
     }
 }
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -43,7 +43,7 @@ impl Pool {
             self.here.append(&mut state.arrived);
             coming.changed.notify_all();
             if let Some(why) = &state.failed {
-                return Err(Error::Answers(why.clone()));
+                return Err(Error::Sampling(why.clone()));
             }
         }
         Ok(&self.here)

@@ -231,12 +231,7 @@ fn read(file: &Path, identity: &str) -> Result<Vec<Candidates>> {
         let place = || format!("{}:{}", file.display(), i + 1);
         let row: Value = serde_json::from_slice(line).with_context(place)?;
         if row["sampled"] != identity {
-            return Err(Error::Answers(format!(
-                "{} holds answers that were sampled from other models or prompts, or with another seed or other settings: give those again to \
-                 go on with them, or name another --save",
-                file.display()
-            ))
-            .into());
+            return Err(Error::OtherAnswers(file.to_owned()).into());
         }
         kept.push(parse(&row).with_context(|| format!("{}: the row is damaged", place()))?);
     }

@@ -21,7 +21,7 @@ pub fn as_text(kind: Kind, shown: &Shown) -> String {
             Kind::Rating | Kind::Thumbs => String::new(),
         };
         let text = harmless(&answer.text);
-        let text = text.trim_matches('\n');
+        let text = text.trim();
         // Further lines stand below the first, behind its label.
         let indented = text.replace('\n', &format!("\n{}", " ".repeat(label.len())));
         out.push_str(&format!("{label}{indented}{cut}\n"));

@@ -8,7 +8,7 @@
 //!
 //! What is random comes from named streams of the item and the annotator: after a restart the same item stands on the screen.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,8 @@ pub enum Undone {
 struct Place {
     /// Names its random streams.
     key: u64,
+    /// Whether the same prompt with the same answers stands before it: then it is not shown again.
+    again: bool,
     /// The item that was made of them, and by which strategy.
     item: Option<(Item, String)>,
     /// How often each annotator has judged it.
@@ -101,6 +103,7 @@ pub struct Session {
     strategy: Box<dyn Strategy>,
     places: Vec<Place>,
     by_item: HashMap<String, usize>,
+    keys: HashSet<u64>,
     desks: BTreeMap<String, Desk>,
 }
 
@@ -122,6 +125,7 @@ impl Session {
             strategy,
             places: Vec::new(),
             by_item: HashMap::new(),
+            keys: HashSet::new(),
             desks: BTreeMap::new(),
         };
         session.look()?;
@@ -246,7 +250,8 @@ impl Session {
         let others = |place: &&Place| {
             taken(place) && !(self.overlaps(place) && !place.judged.contains_key(annotator))
         };
-        let total = self.pool.total();
+        let again = self.places.iter().filter(|place| place.again).count();
+        let total = self.pool.total().saturating_sub(again);
         let total = self.settings.items.map_or(total, |items| items.min(total));
         let gone = self.places.iter().filter(others).count();
         (done.count(), total.saturating_sub(gone))
@@ -315,8 +320,10 @@ impl Session {
         }
         for candidates in arrived {
             let made = candidates.items(kind);
+            let key = key(candidates);
             let mut place = Place {
-                key: key(candidates),
+                key,
+                again: !self.keys.insert(key),
                 item: None,
                 judged: BTreeMap::new(),
                 held: Vec::new(),
@@ -324,7 +331,7 @@ impl Session {
             let judged = made
                 .into_iter()
                 .find(|item| said.contains_key(item.id.as_str()));
-            if let Some(item) = judged {
+            if let Some(item) = judged.filter(|_| !place.again) {
                 let about = &said[item.id.as_str()];
                 for past in about {
                     *place.judged.entry(past.annotator.clone()).or_default() += 1;
@@ -345,7 +352,8 @@ impl Session {
         let desk = self.desks.get(annotator)?;
         let free = |place: &Place| place.judged.is_empty() && place.held.is_empty();
         let mine = |(i, place): &(usize, &Place)| {
-            !place.judged.contains_key(annotator)
+            !place.again
+                && !place.judged.contains_key(annotator)
                 && !place.held.iter().any(|holder| holder == annotator)
                 && !desk.skipped.contains(i)
         };

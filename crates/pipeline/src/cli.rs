@@ -5,8 +5,8 @@ use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcomma
 use toml::Table;
 
 use crate::flags::{
-    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, MdpArgs, MergeArgs,
-    ReportArgs, RunArgs, ScoreArgs, StageArgs, derived,
+    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, LabelArgs, MdpArgs,
+    MergeArgs, ReportArgs, RunArgs, ScoreArgs, StageArgs, derived,
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
@@ -52,6 +52,16 @@ pub(crate) enum Command {
     /// are JSON Lines.
     #[command(after_help = example("rlhf chat --model runs/ppo --against runs/sft --save prefs.jsonl"))]
     Chat(ChatArgs),
+    /// Judge answers, and keep every judgement as feedback to learn from: pairs, rankings, ratings, thumbs, better answers.
+    ///
+    /// The answers are sampled from --model (and --against) on --prompts, a few ahead, or exist already (--data). Sides are drawn at random
+    /// and models never named. Each judgement is on the disk before the next item is shown, as one row of feedback in --save that says who
+    /// judged, when, how long it took, which answer stood where and which model gave it; the same command goes on where it was. A rewritten
+    /// answer is preferred to the one that it replaces, and is a demonstration in a file beside (.demos.jsonl). `both bad` is a tie
+    /// that also says that neither is good. At the end a summary: agreement with oneself and between annotators, position and length bias.
+    /// Annotators can be programs: then nobody is asked.
+    #[command(after_help = example("rlhf label --model runs/sft --against runs/ppo --prompts prompts.jsonl --save prefs.jsonl --terminal"))]
+    Label(LabelArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///
     /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy",
@@ -125,6 +135,7 @@ impl Command {
             Self::Run(args) => args.common.quiet,
             Self::Generate(args) => args.common.quiet,
             Self::Chat(args) => args.common.quiet,
+            Self::Label(args) => args.common.quiet,
             Self::Score(args) => args.common.quiet,
             Self::Doctor(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,

@@ -94,6 +94,10 @@ fn classify(error: &anyhow::Error) -> u8 {
                 Some(rlhf_train::Error::RunExists(_) | rlhf_train::Error::NoWholeCheckpoint { .. })
             )
             || cause.is::<rlhf_mdp::Error>()
+            || matches!(
+                cause.downcast_ref::<rlhf_label::Error>(),
+                Some(error) if !matches!(error, rlhf_label::Error::NotWritable { .. } | rlhf_label::Error::Sampling(_))
+            )
             || cause.is::<rlhf_web::Error>();
         if input {
             return USAGE;

@@ -10,10 +10,12 @@ use rlhf_dataset::{FieldMap, Reading};
 use serde::Serialize;
 
 pub(crate) use self::asking::{ChatArgs, EvalArgs, GenerateArgs, ScoreArgs};
+pub(crate) use self::label::LabelArgs;
 pub(crate) use self::listening::ListeningArgs;
 
 mod asking;
 pub(crate) mod derived;
+mod label;
 mod listening;
 
 // Flags of every command that computes; most are settings of `[run]`.

@@ -84,6 +84,17 @@ impl Machine {
         RewardModel::load_over(folder, self.dtype, &self.device, &self.bases)
     }
 
+    /// From now on Ctrl-C asks the work to stop between two pieces of it, of which each is kept; a second one ends the process.
+    pub(crate) fn catch_interrupts_quietly(&self) -> anyhow::Result<()> {
+        let interrupt = self.interrupt.clone();
+        ctrlc::set_handler(move || {
+            if interrupt.request() {
+                std::process::exit(i32::from(crate::exit::INTERRUPTED));
+            }
+        })
+        .context("cannot catch Ctrl-C")
+    }
+
     /// From now on Ctrl-C asks the work to stop where it can go on later; a second one ends the process.
     pub(crate) fn catch_interrupts(&self) -> anyhow::Result<()> {
         on_ctrl_c(

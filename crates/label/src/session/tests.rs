@@ -236,6 +236,18 @@ fn skipped_items_come_back_at_the_end_and_after_a_restart() {
 }
 
 #[test]
+fn the_same_item_twice_is_shown_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    let pool = Pool::of([candidates(3), candidates(2)].concat(), 1);
+    let strategy = Box::new(Random { seed: 1 });
+    let file = tmp.path().join("prefs.jsonl");
+    let mut session = Session::open(&file, pool, strategy, settings()).unwrap();
+    assert_eq!(session.counts("a"), (0, 3));
+    assert_eq!(finish(&mut session, "a").len(), 3);
+    assert_eq!(session.counts("a"), (3, 0));
+}
+
+#[test]
 fn a_session_ends_after_as_many_items_as_it_should_have() {
     let tmp = tempfile::tempdir().unwrap();
     let three = Settings {

@@ -1,7 +1,6 @@
 //! `rlhf chat`: talk to a model or to two, and keep which answer was better.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,14 +8,14 @@ use anyhow::Context as _;
 use rlhf_base::rng::{stream, uniform};
 use rlhf_base::tell;
 use rlhf_base::{Message, Text};
+use rlhf_label::{Candidates, Journal, Judgement, Key, Kind, Shown, Verdict};
 use rlhf_lm::{CausalLm, LanguageModel, Sampled, TextStream, stream_response};
 use rlhf_rollout::{Episode, PromptRow, Scorer};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::exit::{self, usage};
 use crate::flags::ChatArgs;
+use crate::input::{Input, Typed, user};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{colours, print, print_json};
@@ -65,6 +64,10 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let file = args.save.as_deref().map(Journal::open).transpose()?;
+    for mended in file.iter().flat_map(|file| &file.mended) {
+        tell(mended);
+    }
     // First, because the line editor takes Ctrl-C for itself when it starts; at its prompt it reads it as a key.
     let input = Input::new()?;
     let hush = Arc::new(AtomicBool::new(input.ends_by_interrupt()));
@@ -84,6 +87,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         temperature: args.sampling.temperature,
         answers: 0,
         input,
+        file,
         for_reading: std::io::stdout().is_terminal() && !args.json,
     };
     if chat.for_reading && !args.common.quiet {
@@ -200,13 +204,23 @@ struct Chat<'a> {
     /// Answers given: the n-th is sampled with seed + n.
     answers: u64,
     input: Input,
+    /// Where verdicts go.
+    file: Option<Journal>,
     for_reading: bool,
 }
 
 impl Chat<'_> {
     fn talk(&mut self) -> anyhow::Result<()> {
         let mut last = None;
-        while let Some(line) = self.input.ask("> ")? {
+        loop {
+            let line = match self.input.ask("> ", "")? {
+                Typed::Line(line) => line,
+                Typed::Interrupt => {
+                    tell("/quit or Ctrl-D ends");
+                    continue;
+                }
+                Typed::End => break,
+            };
             let (command, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match command {
                 "" => {}
@@ -264,10 +278,7 @@ impl Chat<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let better = match &self.args.save {
-            Some(file) => self.verdict(file, &answers)?,
-            None => None,
-        };
+        let better = self.verdict(&answers)?;
         self.tell(&answers)?;
         // After a choice the conversation goes on from one answer, so that the next two have the same prompt.
         let one = choosing.then(|| answers[better.unwrap_or(0)].text.clone());
@@ -332,40 +343,54 @@ impl Chat<'_> {
     }
 
     /// Asks which of two answers is better and keeps what is said. Which one it was; `None` without a preference.
-    fn verdict(&mut self, file: &Path, answers: &[Answer]) -> anyhow::Result<Option<usize>> {
-        let [first, second] = answers else {
+    fn verdict(&mut self, answers: &[Answer]) -> anyhow::Result<Option<usize>> {
+        let ([first, second], Some(file)) = (answers, &mut self.file) else {
             return Ok(None);
         };
         if first.text == second.text {
             tell("the two answers are the same: there is nothing to choose");
             return Ok(None);
         }
-        loop {
-            let said = self
-                .input
-                .ask("better: 1, 2, = (equally good), or Enter for no verdict? ")?;
-            let better = match said.as_deref().map(str::trim) {
-                Some("1") => Some(0),
-                Some("2") => Some(1),
-                Some("=") => None,
-                Some("") | None => return Ok(None),
-                Some(_) => continue,
-            };
-            let prompt = &first.prompt.text;
-            let responses = [&first.text, &second.text];
-            append(
-                file,
-                &match better {
-                    Some(i) => json!({
-                        "prompt": prompt, "chosen": responses[i], "rejected": responses[1 - i], "source": "chat",
-                    }),
-                    None => {
-                        json!({"prompt": prompt, "responses": responses, "ranks": [1, 1], "source": "chat"})
-                    }
+        let verdict = loop {
+            let question = "better: f (1) or j (2), t tie, b both bad, or Enter for no verdict? ";
+            match self.input.ask(question, "")? {
+                Typed::Line(line) if line.trim().is_empty() => return Ok(None),
+                Typed::Line(line) => match Key::parse(Kind::Pair, 2, &line) {
+                    Ok(Key::Verdict(verdict)) => break verdict,
+                    Ok(Key::Help) => tell(question),
+                    _ => {}
                 },
-            )?;
-            return Ok(better);
-        }
+                Typed::Interrupt | Typed::End => return Ok(None),
+            }
+        };
+        let answer = |answer: &Answer| rlhf_label::Answer {
+            text: Text::Plain(answer.text.clone()),
+            model: Some(self.speakers[answer.speaker].name.clone()),
+            finished: answer.sampled.finished,
+        };
+        let source = Some("chat".to_owned());
+        let both = vec![answer(first), answer(second)];
+        let item =
+            Candidates::new(first.prompt.text.clone(), both, source).item(Kind::Pair, &[0, 1]);
+        let better = match &verdict {
+            Verdict::Better { side, .. } => Some(*side),
+            _ => None,
+        };
+        file.append(&Judgement {
+            shown: Shown {
+                id: item.id.clone(),
+                item,
+                sides: vec![0, 1],
+                repeat: false,
+                strategy: "chat".to_owned(),
+            },
+            verdict,
+            rewritten: None,
+            annotator: user(),
+            seconds: None,
+            shown_at: None,
+        })?;
+        Ok(better)
     }
 
     /// What is known of the answers once they are given: scores, and after a choice whose they were.
@@ -411,58 +436,5 @@ impl Chat<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Adds a row to a file of feedback.
-fn append(file: &Path, row: &Value) -> anyhow::Result<()> {
-    let mut out = fs_err::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(file)?;
-    Ok(out.write_all(format!("{row}\n").as_bytes())?)
-}
-
-/// Where lines come from: an editor with a history, or a pipe.
-enum Input {
-    Terminal(Box<DefaultEditor>),
-    Pipe,
-}
-
-impl Input {
-    fn new() -> anyhow::Result<Self> {
-        Ok(if std::io::stdin().is_terminal() {
-            Self::Terminal(Box::new(DefaultEditor::new()?))
-        } else {
-            Self::Pipe
-        })
-    }
-
-    /// Whether Ctrl-C ends the chat while a line is awaited. The editor reads it as a key instead.
-    fn ends_by_interrupt(&self) -> bool {
-        matches!(self, Self::Pipe)
-    }
-
-    /// The next line, without its end; `None` when there are no more.
-    fn ask(&mut self, question: &str) -> anyhow::Result<Option<String>> {
-        match self {
-            Self::Terminal(editor) => match editor.readline(question) {
-                Ok(line) => {
-                    editor.add_history_entry(&line)?;
-                    Ok(Some(line))
-                }
-                Err(ReadlineError::Interrupted) => {
-                    tell("/quit or Ctrl-D ends");
-                    Ok(Some(String::new()))
-                }
-                Err(ReadlineError::Eof) => Ok(None),
-                Err(error) => Err(error.into()),
-            },
-            Self::Pipe => {
-                let mut line = String::new();
-                let read = std::io::stdin().lock().read_line(&mut line)?;
-                Ok((read > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod explain;
 mod generate;
+mod label;
 mod mdp;
 mod merge;
 mod report;
@@ -27,6 +28,7 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Label(args) => label::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),

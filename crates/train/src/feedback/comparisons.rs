@@ -40,6 +40,7 @@ impl Judgement {
                     false => terms,
                 }
             }
+            Self::AllBad(_) => ranking_comparisons(&ranks, first, ties, weight),
             Self::Best(_) => ranking_comparisons(&ranks, first, Ties::Skip, weight),
             Self::Rating(_) | Self::Thumbs(_) => Vec::new(),
         }

@@ -19,6 +19,8 @@ pub enum Judgement {
         /// The share of judges that agree with the order of a pair: 1 where there was one judge, or all agreed.
         preference: f64,
     },
+    /// The rank of each response, and that none of them is any good.
+    AllBad(Vec<f64>),
     /// The index of the best response; the others are in no order.
     Best(usize),
     /// One response on a scale, not yet standardised.
@@ -32,7 +34,7 @@ impl Judgement {
     pub fn ranks(&self, responses: usize) -> Vec<f64> {
         let rank_of = |best: usize, i: usize| if i == best { 1.0 } else { 2.0 };
         match self {
-            Self::Ranks { ranks, .. } => ranks.clone(),
+            Self::Ranks { ranks, .. } | Self::AllBad(ranks) => ranks.clone(),
             Self::Best(best) => (0..responses).map(|i| rank_of(*best, i)).collect(),
             Self::Rating(_) | Self::Thumbs(_) => Vec::new(),
         }
@@ -125,11 +127,17 @@ impl Items {
                     margin: margin(pair, margin_per_strength),
                     preference: pair.preference.unwrap_or(1.0),
                 },
-                Feedback::Ranking(ranking) => Judgement::Ranks {
-                    ranks: ranking.ranks.iter().map(|r| f64::from(*r)).collect(),
-                    margin: 0.0,
-                    preference: 1.0,
-                },
+                Feedback::Ranking(ranking) => {
+                    let ranks = ranking.ranks.iter().map(|r| f64::from(*r)).collect();
+                    match ranking.all_bad {
+                        true => Judgement::AllBad(ranks),
+                        false => Judgement::Ranks {
+                            ranks,
+                            margin: 0.0,
+                            preference: 1.0,
+                        },
+                    }
+                }
                 Feedback::BestOf(choice) => Judgement::Best(choice.best),
                 Feedback::Rating(rating) => Judgement::Rating(rating.rating),
                 Feedback::Thumbs(thumbs) => Judgement::Thumbs(thumbs.label),

@@ -66,6 +66,17 @@ impl LossTerms {
                 choices.best.push(*best as u32);
                 choices.weights.push(weight);
             }
+            // One half for their order or tie, the other for a thumb down for each.
+            Judgement::AllBad(_) => {
+                let half = if terms.is_empty() { 0.0 } else { 0.5 };
+                self.comparisons
+                    .extend(terms.into_iter().map(|term| Comparison {
+                        weight: half * term.weight,
+                        ..term
+                    }));
+                let down = (1.0 - half) * weight / responses as f32;
+                (first..self.scores).for_each(|row| self.thumbs.push(row, 0.0, down));
+            }
             Judgement::Rating(rating) => self.ratings.push(first, *rating as f32, weight),
             Judgement::Thumbs(up) => {
                 let label = f32::from(u8::from(*up));
@@ -188,5 +199,24 @@ mod tests {
         let want = 0.2 * (smooth(0.5) + ranking + best + alone + 0.01 * centering);
         let got = loss_of(Ties::Half, 0.1, 0.01, &[5]);
         assert!((got - want).abs() < 1e-5, "{got} against {want}");
+    }
+
+    /// Written out from the definitions in f64.
+    #[test]
+    fn both_bad_is_half_a_tie_and_half_a_thumb_down_for_each() {
+        let scores = Tensor::new(&[0.5f32, -0.25], &Device::Cpu).unwrap();
+        let log_sigmoid = |x: f64| -(-x).exp().ln_1p();
+        let tie = -0.5 * (log_sigmoid(0.75) + log_sigmoid(-0.75));
+        let down = -0.5 * (log_sigmoid(-0.5) + log_sigmoid(0.25));
+        for (ties, want) in [(Ties::Half, 0.5 * (tie + down)), (Ties::Skip, down)] {
+            let mut terms = LossTerms::default();
+            terms.push(&Judgement::AllBad(vec![1.0, 1.0]), 2, ties, 1.0);
+            let loss = terms.loss(&scores, 0.0, 0.0).unwrap();
+            let loss = f64::from(loss.to_scalar::<f32>().unwrap());
+            assert!(
+                (loss - want).abs() < 1e-6,
+                "{ties:?}: {loss} against {want}"
+            );
+        }
     }
 }

@@ -123,7 +123,7 @@ pub fn report(items: &[Item], scores: &[Vec<f64>], counts: Counts) -> Report {
         let next = prompts.len();
         let prompt = *prompts.entry(item.subject()).or_insert(next);
         match &item.judgement {
-            Judgement::Ranks { .. } | Judgement::Best(_) => {
+            Judgement::Ranks { .. } | Judgement::AllBad(_) | Judgement::Best(_) => {
                 let ranks = item.ranks();
                 for i in 0..ranks.len() {
                     for j in (0..ranks.len()).filter(|&j| ranks[i] < ranks[j]) {

@@ -1,0 +1,119 @@
+//! `rlhf label`: people judge, or programs in their place.
+
+mod summary;
+mod terminal;
+
+use anyhow::Context as _;
+use rlhf_label::{Clock, Random, Session, Settings, Simulated};
+
+use crate::bundled;
+use crate::exit::usage;
+use crate::flags::LabelArgs;
+use crate::labelling::{Asked, annotators, existing, let_judge, tell_mended};
+use crate::machine::Machine;
+use crate::output::print_result;
+
+pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
+    for (flag, share) in [("repeat", args.repeat), ("overlap", args.overlap)] {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(usage!("--{flag} {share}: a share is from 0 to 1"));
+        }
+    }
+    if args.items == Some(0) {
+        return Err(usage!("--items 0: there would be nothing to judge"));
+    }
+    let guidelines = match &args.guidelines {
+        Some(file) => {
+            Some(fs_err::read_to_string(file).map_err(|error| usage!("--guidelines: {error}"))?)
+        }
+        None => None,
+    };
+    let machine = Machine::new(&args.common.run(), args.common.quiet)?;
+    let (programs, people) = annotators(&args.annotator, &machine, args.common.seed)?;
+    match (programs.as_slice(), people.as_slice()) {
+        ([], [_, another, ..]) => {
+            return Err(usage!(
+                "--annotator {another}: in a terminal one person judges at a time"
+            ));
+        }
+        ([_, ..], [person, ..]) => {
+            return Err(usage!(
+                "--annotator {person}: either programs judge or people"
+            ));
+        }
+        ([], _) if !args.terminal => {
+            return Err(usage!(
+                "say who judges: you, with --terminal, or a program, such as --annotator gold:tiny-world"
+            ));
+        }
+        ([_, ..], _) if args.terminal => {
+            return Err(usage!(
+                "--terminal is for people, and --annotator names a program"
+            ));
+        }
+        _ => {}
+    }
+    let mut session = open(args, &programs, &machine)?;
+    match programs.as_slice() {
+        [] => terminal::judge(
+            args,
+            &mut session,
+            people.into_iter().next(),
+            guidelines,
+            &machine,
+        )?,
+        programs => {
+            machine.catch_interrupts_quietly()?;
+            let_judge(&mut session, programs, &machine)?;
+        }
+    }
+    let summary = session.summary();
+    print_result(args.json, &summary, || summary::text(&session, &summary))
+}
+
+/// The session that the flags describe.
+fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::Result<Session> {
+    let seed = args.common.seed;
+    let pool = match args.data.as_slice() {
+        [] => {
+            let model = args.model.clone().unwrap_or_default();
+            if args.prompts.is_empty() && !["", bundled::NAME].contains(&model.as_str()) {
+                return Err(usage!(
+                    "--model {model} needs --prompts FILE: what it is to be asked"
+                ));
+            }
+            let models: Vec<String> = [model].into_iter().chain(args.against.clone()).collect();
+            let usual = match args.kind {
+                rlhf_label::Kind::Pair => 2,
+                rlhf_label::Kind::Ranking => 4,
+                _ => models.len(),
+            };
+            let asked = Asked {
+                models,
+                prompts: &args.prompts,
+                reading: args.reading.reading(),
+                answers: args.answers.unwrap_or(usual),
+                raw: args.raw,
+                config: args.sampling.config(seed),
+                kind: args.kind,
+            };
+            asked.pool(&args.save, machine)?
+        }
+        files => existing(files, &args.reading.reading(), args.kind, seed)?,
+    };
+    let settings = Settings {
+        kind: args.kind,
+        seed,
+        repeat: args.repeat,
+        overlap: args.overlap,
+        items: args.items,
+        clock: match programs {
+            [] => Clock::System,
+            _ => Clock::Absent,
+        },
+    };
+    let session = Session::open(&args.save, pool, Box::new(Random { seed }), settings);
+    let session = session.with_context(|| format!("--save {}", args.save.display()))?;
+    tell_mended(&session);
+    Ok(session)
+}
