@@ -34,6 +34,8 @@ mod manual;
 mod models;
 mod output;
 mod page;
+#[cfg(test)]
+mod pages;
 mod record;
 #[cfg(test)]
 mod remedies;
