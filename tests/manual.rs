@@ -42,3 +42,22 @@ fn the_long_help_of_a_stage_has_an_example_and_every_setting_with_its_default() 
     }
     assert_eq!(help.matches("--kl-coef <X>").count(), 1, "{help}");
 }
+
+#[test]
+fn completions_and_man_pages_know_every_command() {
+    let folder = Folder::empty();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = folder.done(&format!("completions {shell}"));
+        for word in ["label", "dpo", "kl-coef"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+    assert!(
+        folder
+            .refused("completions tcsh")
+            .contains("possible values")
+    );
+    folder.done("manual --man pages");
+    let page = fs_err::read_to_string(folder.path("pages/rlhf-ppo.1")).unwrap();
+    assert!(page.contains("kl\\-coef"), "{page}");
+}

@@ -5,8 +5,8 @@ use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcomma
 use toml::Table;
 
 use crate::flags::{
-    ChatArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs, LabelArgs, MdpArgs,
-    MergeArgs, ReportArgs, RunArgs, ScoreArgs, StageArgs, derived,
+    ChatArgs, CompletionsArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs,
+    LabelArgs, ManualArgs, MdpArgs, MergeArgs, ReportArgs, RunArgs, ScoreArgs, StageArgs, derived,
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
@@ -123,9 +123,15 @@ pub(crate) enum Command {
     /// tokens, which is language generation in small).
     #[command(after_help = example("rlhf mdp gridworld --method q-learning --episodes 5000"))]
     Mdp(MdpArgs),
-    /// Print the tables of commands and settings that the README holds.
+    /// Print what lets a shell complete commands and flags.
+    ///
+    /// Where it belongs depends on the shell: for bash a file in ~/.local/share/bash-completion/completions/, for zsh a file _rlhf in a
+    /// folder of $fpath, for fish ~/.config/fish/completions/rlhf.fish.
+    #[command(after_help = example("rlhf completions bash > ~/.local/share/bash-completion/completions/rlhf"))]
+    Completions(CompletionsArgs),
+    /// Print the tables of commands and settings that the README holds, or write man pages.
     #[command(hide = true)]
-    Manual,
+    Manual(ManualArgs),
 }
 
 impl Command {
@@ -140,9 +146,12 @@ impl Command {
             Self::Doctor(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,
             Self::Merge(args) => args.quiet,
-            Self::Data(_) | Self::Explain(_) | Self::Report(_) | Self::Mdp(_) | Self::Manual => {
-                false
-            }
+            Self::Data(_)
+            | Self::Explain(_)
+            | Self::Report(_)
+            | Self::Mdp(_)
+            | Self::Completions(_)
+            | Self::Manual(_) => false,
         }
     }
 }

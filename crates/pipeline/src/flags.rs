@@ -247,6 +247,20 @@ pub(crate) struct MergeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManualArgs {
+    /// Write man pages, one a command, to this folder instead.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) man: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct MdpArgs {
     /// The environment.
     #[arg(default_value = "gridworld", value_name = "ENVIRONMENT")]

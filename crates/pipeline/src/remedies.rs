@@ -21,6 +21,7 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/commands/eval", &["eval"]),
     ("pipeline/src/commands/explain", &["explain"]),
     ("pipeline/src/commands/generate", &["generate"]),
+    ("pipeline/src/commands/label", &["label"]),
     ("pipeline/src/commands/merge", &["merge"]),
     ("pipeline/src/commands/report", &["report"]),
     ("pipeline/src/commands/run", &["run"]),
@@ -50,6 +51,8 @@ const PRINTERS: &[(&str, &[&str])] = &[
         &["sft", "ppo", "data", "eval", "score"],
     ),
     ("dataset/", &["*", "data", "eval", "score", "generate"]),
+    ("label/", &["label"]),
+    ("pipeline/src/labelling.rs", &["label"]),
     ("ppo/src/guards.rs", &["ppo", "run"]),
     // Under `run` what it names is a setting, which it names too.
     ("ppo/src/run.rs", &["ppo"]),
@@ -144,7 +147,9 @@ fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
             if !["tests", "examples", "benches"].contains(&name.as_str()) {
                 sources(&path, found);
             }
-        } else if name.ends_with(".rs") && !["tests.rs", "remedies.rs"].contains(&name.as_str()) {
+        } else if name.ends_with(".rs")
+            && !["tests.rs", "pages.rs", "remedies.rs"].contains(&name.as_str())
+        {
             let text = fs_err::read_to_string(&path).unwrap();
             found.push((path.display().to_string().replace('\\', "/"), text));
         }

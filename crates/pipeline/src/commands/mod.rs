@@ -7,6 +7,7 @@ mod eval;
 mod explain;
 mod generate;
 mod label;
+mod manual;
 mod mdp;
 mod merge;
 mod report;
@@ -15,8 +16,6 @@ mod score;
 pub(crate) mod stage;
 
 use crate::cli::{Command, Typed};
-use crate::manual::{commands_table, settings_table};
-use crate::output::print;
 
 /// Carries out what was typed.
 pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
@@ -37,10 +36,7 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Merge(args) => merge::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
-        Command::Manual => print(&format!(
-            "{}\n{}",
-            commands_table(&crate::cli::command()),
-            settings_table()
-        )),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Manual(args) => manual::run(&args),
     }
 }

@@ -2,6 +2,9 @@
 
 use rlhf_label::{Estimate, Session, Share, Summary};
 
+/// What to do with the file.
+const NEXT: &str = "next: rlhf reward --prefs";
+
 /// The lines that a session ends with.
 pub(crate) fn text(session: &Session, summary: &Summary) -> String {
     let file = session.journal().path().display();
@@ -60,6 +63,6 @@ pub(crate) fn text(session: &Session, summary: &Summary) -> String {
             demonstrations.display()
         ));
     }
-    out.push_str(&format!("next: rlhf reward --prefs {file}\n"));
+    out.push_str(&format!("{NEXT} {file}\n"));
     out
 }
