@@ -20,7 +20,9 @@ impl Browser {
         for (width, mobile) in [(390, true), (1280, false)] {
             for scheme in ["light", "dark"] {
                 let scheme_feature = json!({"name": "prefers-color-scheme", "value": scheme});
-                let media = json!({"features": [scheme_feature]});
+                // A picture of a colour that still changes would be neither.
+                let still = json!({"name": "prefers-reduced-motion", "value": "reduce"});
+                let media = json!({"features": [scheme_feature, still]});
                 self.session.devtools("Emulation.setEmulatedMedia", media);
                 self.resize(width, 900, mobile);
                 let height = self.script("return document.documentElement.scrollHeight");

@@ -9,9 +9,12 @@ use crate::webdriver::Session;
 
 /// Keys without a character, as WebDriver writes them.
 pub(crate) mod key {
+    pub(crate) const BACKSPACE: &str = "\u{e003}";
     pub(crate) const ENTER: &str = "\u{e007}";
+    pub(crate) const ESCAPE: &str = "\u{e00c}";
     pub(crate) const CONTROL: &str = "\u{e009}";
     pub(crate) const LEFT: &str = "\u{e012}";
+    pub(crate) const RIGHT: &str = "\u{e014}";
 }
 
 /// How long a page may take to do what a test waits for, before the test fails.

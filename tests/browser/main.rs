@@ -11,5 +11,7 @@ mod browser;
 #[path = "../folder.rs"]
 mod folder;
 mod harness;
+mod label;
 mod report;
+mod serving;
 mod webdriver;

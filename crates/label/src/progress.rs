@@ -38,18 +38,20 @@ pub struct Summary {
 }
 
 impl Session {
+    /// The median of the seconds an item took `annotator`.
+    pub fn seconds(&self, annotator: &str) -> Option<f64> {
+        let own = self.journal().past().filter(|it| it.annotator == annotator);
+        median(own.filter_map(|it| it.seconds).collect())
+    }
+
     /// How far `annotator` is.
     pub fn progress(&self, annotator: &str) -> Progress {
-        let past = self.journal().past();
-        let all = past.len();
-        let own = past.filter(|it| it.annotator == annotator);
-        let seconds = median(own.filter_map(|it| it.seconds).collect());
         let (done, left) = self.counts(annotator);
         Progress {
             done,
             left,
-            all,
-            seconds,
+            all: self.journal().past().len(),
+            seconds: self.seconds(annotator),
             agreement: Agreement::of(self.judgements(), Some(annotator)),
         }
     }

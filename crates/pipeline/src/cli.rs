@@ -54,13 +54,13 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Judge answers, and keep every judgement as feedback to learn from: pairs, rankings, ratings, thumbs, better answers.
     ///
-    /// The answers are sampled from --model (and --against) on --prompts, a few ahead, or exist already (--data). Sides are drawn at random
+    /// A page opens on this machine, for one person or several (`--terminal` asks there). The answers are sampled from --model (and --against) on --prompts, a few ahead, or exist already (--data). Sides are drawn at random
     /// and models never named. Each judgement is on the disk before the next item is shown, as one row of feedback in --save that says who
     /// judged, when, how long it took, which answer stood where and which model gave it; the same command goes on where it was. A rewritten
     /// answer is preferred to the one that it replaces, and is a demonstration in a file beside (.demos.jsonl). `both bad` is a tie
     /// that also says that neither is good. At the end a summary: agreement with oneself and between annotators, position and length bias.
     /// Annotators can be programs: then nobody is asked.
-    #[command(after_help = example("rlhf label --model runs/sft --against runs/ppo --prompts prompts.jsonl --save prefs.jsonl --terminal"))]
+    #[command(after_help = example("rlhf label --model runs/sft --against runs/ppo --prompts prompts.jsonl --save prefs.jsonl"))]
     Label(LabelArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///

@@ -1,6 +1,8 @@
 //! What a session of judging is made of: where answers come from, and annotators that are programs. `rlhf label` and the section `[label]`
 //! of a pipeline share it.
 
+mod page;
+
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use crate::exit::usage;
 use crate::fingerprint::{Content, Input, fingerprint};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
+
+pub(crate) use self::page::{Opinion, judge_on_page};
 
 /// How long to wait before looking again for answers that are being sampled.
 pub(crate) const POLL: Duration = Duration::from_millis(20);

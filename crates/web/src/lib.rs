@@ -7,6 +7,8 @@
 //!
 //! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
 //!
+//! [`label`] is the page where people judge.
+//!
 //! [`server`] is the local server of the pages that answer.
 //!
 //! Read `report.rs` for the contents of the page, `chart.rs` for the charts.
@@ -15,6 +17,7 @@ mod caption;
 mod chart;
 mod comparison;
 mod html;
+pub mod label;
 mod report;
 mod run;
 mod section;

@@ -1,11 +1,13 @@
 //! `rlhf label`: people judge, or programs in their place.
 
+mod page;
 mod summary;
 mod terminal;
 
 use anyhow::Context as _;
 use rlhf_label::{Clock, Random, Session, Settings, Simulated};
 
+use self::page::Page;
 use crate::bundled;
 use crate::exit::usage;
 use crate::flags::LabelArgs;
@@ -33,17 +35,12 @@ pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
     match (programs.as_slice(), people.as_slice()) {
         ([], [_, another, ..]) => {
             return Err(usage!(
-                "--annotator {another}: in a terminal one person judges at a time"
+                "--annotator {another}: in a terminal one person judges at a time, and on a page everybody gives a name there"
             ));
         }
         ([_, ..], [person, ..]) => {
             return Err(usage!(
                 "--annotator {person}: either programs judge or people"
-            ));
-        }
-        ([], _) if !args.terminal => {
-            return Err(usage!(
-                "say who judges: you, with --terminal, or a program, such as --annotator gold:tiny-world"
             ));
         }
         ([_, ..], _) if args.terminal => {
@@ -53,20 +50,24 @@ pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let mut session = open(args, &programs, &machine)?;
-    match programs.as_slice() {
-        [] => terminal::judge(
-            args,
-            &mut session,
-            people.into_iter().next(),
-            guidelines,
-            &machine,
-        )?,
+    let person = people.into_iter().next();
+    let session = match programs.as_slice() {
+        [] if args.terminal => {
+            let mut session = open(args, &programs, &machine)?;
+            terminal::judge(args, &mut session, person, guidelines, &machine)?;
+            session
+        }
+        [] => {
+            let page = Page::open(args, person, guidelines, &machine)?;
+            page.judge(args, open(args, &programs, &machine)?, &machine)?
+        }
         programs => {
+            let mut session = open(args, programs, &machine)?;
             machine.catch_interrupts_quietly()?;
             let_judge(&mut session, programs, &machine)?;
+            session
         }
-    }
+    };
     let summary = session.summary();
     print_result(args.json, &summary, || summary::text(&session, &summary))
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use rlhf_label::Kind;
 
-use super::ReadingArgs;
 use super::asking::{ComputeArgs, SamplingArgs};
+use super::{ListeningArgs, ReadingArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct LabelArgs {
@@ -31,12 +31,12 @@ pub(crate) struct LabelArgs {
     /// What is asked: pair (which is better), ranking, rating (1 to 5) or thumbs.
     #[arg(long, value_name = "KIND", default_value_t = Kind::Pair)]
     pub(crate) kind: Kind,
-    /// Who judges: a name [default: the user's], or a program, which may be repeated: gold:tiny-world, command:LINE, length:N,
+    /// Who judges: a name [default: the page asks, in a terminal the user's], or a program, which may be repeated: gold:tiny-world, command:LINE, length:N,
     /// regex:PATTERN, reward:MODEL, and behind any of them ,noise=X (a difference of X is seen with probability 73 %) and ,tie=X.
     #[arg(long, value_name = "NAME")]
     pub(crate) annotator: Vec<String>,
-    /// In the terminal. It also takes keys from a pipe, a line each.
-    #[arg(long)]
+    /// In the terminal instead of on a page. It also takes keys from a pipe, a line each.
+    #[arg(long, conflicts_with_all = ["host", "port", "token", "no_open"])]
     pub(crate) terminal: bool,
     /// End after this many items.
     #[arg(long, value_name = "N")]
@@ -60,6 +60,8 @@ pub(crate) struct LabelArgs {
     pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) listening: ListeningArgs,
     #[command(flatten)]
     pub(crate) common: ComputeArgs,
     /// Print {"annotators", "said", …} instead of the summary.

@@ -29,6 +29,8 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use rlhf_base::Interrupt;
 
+pub use axum::http::StatusCode;
+
 pub use assets::{Asset, BASE_CSS, assets};
 pub use refusal::Refusal;
 pub use token::Token;

@@ -4,14 +4,12 @@ use std::io::IsTerminal as _;
 use std::thread;
 use std::time::Instant;
 
-use rlhf_base::{Text, tell};
+use rlhf_base::tell;
 use rlhf_label::{Key, Next, Rewritten, Session, Shown, Verdict, as_text};
-use rlhf_rollout::{Scorer, score_texts};
 
 use crate::flags::LabelArgs;
 use crate::input::{Input, Typed, user};
-use crate::labelling::{POLL, lossless_tokenizer};
-use crate::locate::reward_source;
+use crate::labelling::{Opinion, POLL};
 use crate::machine::Machine;
 use crate::output::{colours, print};
 
@@ -23,23 +21,11 @@ pub(super) fn judge(
     guidelines: Option<String>,
     machine: &Machine,
 ) -> anyhow::Result<()> {
-    let reward = match &args.reward {
-        Some(spec) => {
-            let timeout = rlhf_ppo::Config::default().timeout();
-            Some(reward_source(spec)?.open(
-                &machine.bases,
-                machine.dtype,
-                &machine.device,
-                timeout,
-            )?)
-        }
-        None => None,
-    };
     let mut terminal = Terminal {
         session,
         annotator: person.unwrap_or_else(user),
         guidelines,
-        reward,
+        opinion: Opinion::open(args.reward.as_deref(), machine)?,
         input: Input::new()?,
         on_stdout: std::io::stdout().is_terminal() && !args.json,
         quiet: args.common.quiet,
@@ -51,7 +37,7 @@ struct Terminal<'a> {
     session: &'a mut Session,
     annotator: String,
     guidelines: Option<String>,
-    reward: Option<Box<dyn Scorer>>,
+    opinion: Option<Opinion>,
     input: Input,
     /// Items are for reading on stdout, or beside a result for programs on stderr.
     on_stdout: bool,
@@ -160,17 +146,10 @@ impl Terminal<'_> {
 
     /// What the reward model would have said, now that it can sway nobody.
     fn tell_scores(&self, shown: &Shown) -> anyhow::Result<()> {
-        let Some(reward) = &self.reward else {
+        let Some(opinion) = &self.opinion else {
             return Ok(());
         };
-        let answers = shown.sides.iter().map(|&i| &shown.item.answers[i]);
-        let answers: Vec<(&Text, bool)> = answers.map(|it| (&it.text, it.finished)).collect();
-        let scores = score_texts(
-            reward.as_ref(),
-            &lossless_tokenizer()?,
-            &shown.item.prompt,
-            &answers,
-        )?;
+        let scores = opinion.scores(shown)?;
         let scores: Vec<String> = scores.iter().map(|score| format!("{score:.3}")).collect();
         tell(format!("   the reward says {}", scores.join(", ")));
         Ok(())
