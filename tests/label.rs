@@ -54,12 +54,12 @@ fn programs_judge_what_is_sampled_and_an_interruption_changes_no_byte() {
             .iter()
             .all(|row| row.get("shown_at").is_none())
     );
-    // Half of it; then as a kill −9 while a row is written leaves the files; then the rest.
-    label("parts.jsonl", "--items 4");
-    for (name, cut) in [("parts.jsonl", 9), ("parts.answers.jsonl", 30)] {
-        let text = folder.read(name);
-        folder.write(name, &text[..text.len() - cut]);
-    }
+    // As a kill −9 while the ninth row is written leaves the files; then the rest.
+    let text = folder.read("whole.jsonl");
+    let ninth = text.match_indices('\n').nth(7).unwrap().0 + 1;
+    folder.write("parts.jsonl", &text[..ninth + 9]);
+    let text = folder.read("whole.answers.jsonl");
+    folder.write("parts.answers.jsonl", &text[..text.len() - 30]);
     label("parts.jsonl", "");
     assert_eq!(
         folder.read("parts.answers.jsonl"),
@@ -153,7 +153,7 @@ fn what_cannot_be_is_refused_before_anybody_is_asked() {
     answers(&folder);
     let label = |flags: &str| folder.refused(&format!("label {flags}"));
     let data = "--data answers.jsonl --save p.jsonl";
-    assert!(label(data).contains("--terminal"));
+    assert!(label(&format!("{data} --terminal --port 8000")).contains("--port"));
     assert!(
         label(&format!("{data} --terminal --annotator a --annotator b")).contains("one person")
     );
