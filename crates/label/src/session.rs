@@ -308,7 +308,7 @@ impl Session {
 
     /// Takes in what has arrived, with what the file says of it.
     fn look(&mut self) -> Result<()> {
-        let wanted = self.opened() + self.strategy.looks_over() + AHEAD;
+        let wanted = self.spent() + self.strategy.looks_over() + AHEAD;
         let (kind, known) = (self.settings.kind, self.places.len());
         let arrived = &self.pool.look(wanted)?[known..];
         if arrived.is_empty() {
@@ -377,6 +377,10 @@ impl Session {
                 return Some(self.choose(&fresh));
             }
         }
+        // Skipped items, early repetitions and what somebody left are for when nothing else comes.
+        if self.pool.grows() && !self.enough() {
+            return None;
+        }
         let now = Instant::now();
         let absent = |holder: &String| {
             let desk = self.desks.get(holder);
@@ -439,6 +443,19 @@ impl Session {
     fn opened(&self) -> usize {
         let taken = |place: &&Place| !place.judged.is_empty() || !place.held.is_empty();
         self.places.iter().filter(taken).count()
+    }
+
+    /// How many places are not open to everybody any more: judged, on a screen, skipped by somebody, or the same as another.
+    fn spent(&self) -> usize {
+        let skipped: HashSet<usize> = self
+            .desks
+            .values()
+            .flat_map(|desk| desk.skipped.iter().copied())
+            .collect();
+        let spent = |(i, place): &(usize, &Place)| {
+            place.again || !place.judged.is_empty() || !place.held.is_empty() || skipped.contains(i)
+        };
+        self.places.iter().enumerate().filter(spent).count()
     }
 
     /// Whether the session has all the items that it should have.

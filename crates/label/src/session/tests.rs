@@ -318,3 +318,39 @@ fn candidates_may_arrive_while_others_are_judged_and_a_failure_is_told() {
     drop(session);
     assert!(!arrivals.wait_until_wanted(), "nobody waits for nobody");
 }
+
+#[test]
+fn repetitions_and_skipped_items_wait_for_what_is_still_coming() {
+    let tmp = tempfile::tempdir().unwrap();
+    let arrivals = crate::pool::Arrivals::expecting(40);
+    let pool = Pool::arriving(&arrivals);
+    let strategy = Box::new(Random { seed: 1 });
+    let file = tmp.path().join("prefs.jsonl");
+    let often = Settings {
+        repeat: 1.0,
+        ..settings()
+    };
+    let mut session = Session::open(&file, pool, strategy, often).unwrap();
+    let mut all = candidates(40);
+    arrivals.deliver(all.drain(..2).collect());
+    let shown = show(&mut session, "a");
+    session.judge("a", &shown.id, left(), None, None).unwrap();
+    let skipped = show(&mut session, "a");
+    let skip = |session: &mut Session| {
+        let shown = show(session, "a");
+        session
+            .judge("a", &shown.id, Verdict::Skip, None, None)
+            .unwrap();
+    };
+    skip(&mut session);
+    assert_eq!(session.next("a").unwrap(), Next::Wait);
+    // However much is skipped, more is asked for.
+    arrivals.deliver(all.drain(..30).collect());
+    for _ in 0..30 {
+        skip(&mut session);
+    }
+    assert_eq!(session.next("a").unwrap(), Next::Wait);
+    assert!(arrivals.wait_until_wanted());
+    arrivals.finish(None);
+    assert_eq!(show(&mut session, "a").id, skipped.id);
+}
