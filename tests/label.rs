@@ -183,3 +183,39 @@ fn what_cannot_be_is_refused_before_anybody_is_asked() {
         stderr(&output)
     );
 }
+
+/// Ten judgements come first; then the rule shows what it finds, and its name is in the file. A second start learns from the file.
+#[test]
+fn a_rule_chooses_once_it_has_something_to_learn_from() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    answers(&folder);
+    let line = "label --data answers.jsonl --annotator length:4 --repeat 0 --random 0 --quiet --choose-by base";
+    folder.done(&format!(
+        "{line} --save whole.jsonl --choose infomax --items 11"
+    ));
+    let strategies = |name: &str| -> Vec<String> {
+        let of = |row: &Value| row["strategy"].as_str().unwrap().to_owned();
+        rows(&folder, name).iter().map(of).collect()
+    };
+    let said = strategies("whole.jsonl");
+    assert!(said[..10].iter().all(|it| it == "random"), "{said:?}");
+    assert_eq!(said[10..], ["infomax"]);
+    folder.done(&format!("{line} --save whole.jsonl --choose deltaucb"));
+    assert_eq!(strategies("whole.jsonl")[11..], ["deltaucb"]);
+    folder.done("reward --model base --prefs whole.jsonl --eval-prefs whole.jsonl --quiet");
+
+    let line = "label --data answers.jsonl --annotator length:4 --save no.jsonl --choose";
+    let said = folder.refused(&format!("{line} bald --choose-by base"));
+    assert!(
+        said.contains("infomax") && said.contains("thompson"),
+        "{said}"
+    );
+    assert!(
+        folder
+            .refused(&format!("{line} thompson"))
+            .contains("--choose-by")
+    );
+    let said = folder.refused(&format!("{line} thompson --random 2 --choose-by base"));
+    assert!(said.contains("--random 2"), "{said}");
+}

@@ -54,6 +54,12 @@ impl Candidates {
         }
     }
 
+    /// A name for them: the same wherever the same answers to the same prompt come from.
+    pub(crate) fn name(&self) -> String {
+        let all: Vec<usize> = (0..self.answers.len()).collect();
+        self.item(Kind::Ranking, &all).id
+    }
+
     /// What a session of `kind` can ask about them: where answers are judged one by one each stands alone, where they are compared all
     /// stay together. Nothing where there is nothing to compare.
     pub fn for_kind(self, kind: Kind) -> Vec<Self> {

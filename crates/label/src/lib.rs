@@ -6,7 +6,7 @@
 //! 3. [`Judgement`]: the rows that a judgement becomes in a file of feedback, from which everything is read back;
 //! 4. [`Journal`]: the file, which loses nothing;
 //! 5. [`Pool`], [`Arrivals`], [`Sampling`]: where items come from, also while they are still sampled;
-//! 6. [`Strategy`]: which item comes next;
+//! 6. [`Strategy`]: which item comes next; [`Learned`] finds out which one is worth most;
 //! 7. [`Session`]: who judges what next, repetitions, overlap, and steps back;
 //! 8. [`Progress`], [`Agreement`]: how far it is, and what the judgements say about those who judged;
 //! 9. [`Simulated`]: annotators that are programs;
@@ -14,6 +14,7 @@
 
 mod agreement;
 mod alpha;
+mod choose;
 mod clock;
 mod error;
 mod item;
@@ -21,6 +22,7 @@ mod journal;
 mod judgement;
 mod keys;
 mod kind;
+mod learner;
 mod pool;
 mod progress;
 mod sampling;
@@ -31,6 +33,7 @@ mod strategy;
 mod verdict;
 
 pub use agreement::{Agreement, Estimate, Share};
+pub use choose::Learned;
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use item::{Answer, Candidates, Item};

@@ -84,7 +84,7 @@ pub use rlhf_ops::TokenLogprobs;
 pub use sampling::{Draw, Sampler, SamplingConfig};
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
-pub use score_group::{ScoreGroup, last_hidden};
+pub use score_group::{ScoreGroup, last_hidden, mean_hidden};
 pub use text_notes::{TextNotes, glued, seam};
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

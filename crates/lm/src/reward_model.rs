@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::bases::LoadedModel;
 use crate::language_model::special_ids;
-use crate::score_group::for_each_batch;
+use crate::score_group::{at_the_ends, for_each_batch};
 use crate::{
     Bases, Error, Head, LoraConfig, ModelConfig, Packed, Params, Result, ScalarModel, ScoreGroup,
     Tokenizer, Weights, last_hidden, write_scalar,
@@ -199,15 +199,21 @@ impl RewardModel {
     pub fn raw_scores(&self, groups: &[ScoreGroup]) -> Result<Vec<Vec<f64>>> {
         let mut all = Vec::with_capacity(groups.len());
         let forward = |batch: &Packed| self.model.hidden(batch);
-        for_each_batch(groups, self.params.device(), forward, |hidden, part| {
-            let scores = rlhf_ops::read_to_host(&self.model.scores(&hidden)?)?;
-            let mut scores = scores.into_iter().map(f64::from);
-            all.extend(
-                part.iter()
-                    .map(|group| scores.by_ref().take(group.responses.len()).collect()),
-            );
-            Ok(())
-        })?;
+        for_each_batch(
+            groups,
+            self.params.device(),
+            forward,
+            |hidden, spans, part| {
+                let hidden = at_the_ends(&hidden, spans)?;
+                let scores = rlhf_ops::read_to_host(&self.model.scores(&hidden)?)?;
+                let mut scores = scores.into_iter().map(f64::from);
+                all.extend(
+                    part.iter()
+                        .map(|group| scores.by_ref().take(group.responses.len()).collect()),
+                );
+                Ok(())
+            },
+        )?;
         Ok(all)
     }
 

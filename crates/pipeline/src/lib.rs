@@ -15,6 +15,7 @@
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
 mod bundled;
+mod choosing;
 mod cli;
 mod commands;
 mod comparison;

@@ -53,6 +53,7 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("dataset/", &["*", "data", "eval", "score", "generate"]),
     ("label/", &["label"]),
     ("pipeline/src/labelling.rs", &["label"]),
+    ("pipeline/src/choosing.rs", &["label"]),
     ("ppo/src/guards.rs", &["ppo", "run"]),
     // Under `run` what it names is a setting, which it names too.
     ("ppo/src/run.rs", &["ppo"]),

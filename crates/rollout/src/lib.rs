@@ -24,8 +24,8 @@ mod scorers;
 
 pub use best_of_n::{best_of_n, best_of_n_kl_bound};
 pub use ensemble::{
-    Ensemble, Features, Judged, delta_ucb, differences, infomax, load_heads, mean_and_sd,
-    save_heads, thompson,
+    Ensemble, Features, Judged, Opinions, Rule, delta_ucb, differences, infomax, load_heads,
+    mean_and_sd, save_heads, thompson,
 };
 pub use episode::{Episode, respond};
 pub use evaluator::{Evaluation, Evaluator, ScoredAnswers, SideBySide, ruled, win};

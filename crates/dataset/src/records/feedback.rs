@@ -76,4 +76,15 @@ impl Feedback {
             Feedback::Thumbs(row) => row.source.as_deref(),
         }
     }
+
+    /// The name of its row, where it has one.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Feedback::Pair(row) => row.id.as_deref(),
+            Feedback::Ranking(row) => row.id.as_deref(),
+            Feedback::BestOf(row) => row.id.as_deref(),
+            Feedback::Rating(row) => row.id.as_deref(),
+            Feedback::Thumbs(row) => row.id.as_deref(),
+        }
+    }
 }

@@ -9,6 +9,7 @@ use rlhf_label::{Clock, Random, Session, Settings, Simulated};
 
 use self::page::Page;
 use crate::bundled;
+use crate::choosing::Choosing;
 use crate::exit::usage;
 use crate::flags::LabelArgs;
 use crate::labelling::{Asked, annotators, existing, let_judge, tell_mended};
@@ -16,10 +17,20 @@ use crate::machine::Machine;
 use crate::output::print_result;
 
 pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
-    for (flag, share) in [("repeat", args.repeat), ("overlap", args.overlap)] {
+    let shares = [
+        ("repeat", args.repeat),
+        ("overlap", args.overlap),
+        ("random", args.random),
+    ];
+    for (flag, share) in shares {
         if !(0.0..=1.0).contains(&share) {
             return Err(usage!("--{flag} {share}: a share is from 0 to 1"));
         }
+    }
+    if args.choose == Random::NAME && args.choose_by.is_some() {
+        return Err(usage!(
+            "--choose-by names a model to choose by, and --choose is random: add --choose thompson, or leave it out"
+        ));
     }
     if args.items == Some(0) {
         return Err(usage!("--items 0: there would be nothing to judge"));
@@ -85,7 +96,8 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
             }
             let models: Vec<String> = [model].into_iter().chain(args.against.clone()).collect();
             let usual = match args.kind {
-                rlhf_label::Kind::Pair => 2,
+                rlhf_label::Kind::Pair if args.choose == Random::NAME => 2,
+                rlhf_label::Kind::Pair => 4,
                 rlhf_label::Kind::Ranking => 4,
                 _ => models.len(),
             };
@@ -113,7 +125,22 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
             _ => Clock::Absent,
         },
     };
-    let session = Session::open(&args.save, pool, Box::new(Random { seed }), settings);
+    // A rule as reward has no hidden states. With no --data the answers come from a model, by default the bundled one.
+    let reward = || args.reward.clone().filter(|it| !it.contains(':'));
+    let model = || {
+        args.data
+            .is_empty()
+            .then(|| args.model.clone().unwrap_or_default())
+    };
+    let by = args.choose_by.clone().or_else(reward).or_else(model);
+    let asked = Choosing {
+        rule: &args.choose,
+        by,
+        random: args.random,
+        waits: !programs.is_empty(),
+    };
+    let strategy = asked.strategy(&args.save, seed, machine)?;
+    let session = Session::open(&args.save, pool, strategy, settings);
     let session = session.with_context(|| format!("--save {}", args.save.display()))?;
     tell_mended(&session);
     Ok(session)

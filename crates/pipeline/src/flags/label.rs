@@ -22,7 +22,7 @@ pub(crate) struct LabelArgs {
     /// What the models are asked: files, folders or data sets of the hub [default: the bundled prompts, for the bundled model].
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) prompts: Vec<PathBuf>,
-    /// Answers sampled to a prompt [default: 2; 4 for a ranking; 1 for ratings and thumbs].
+    /// Answers sampled to a prompt [default: 2; 4 for a ranking, and for pairs with --choose; 1 for ratings and thumbs].
     #[arg(long, value_name = "N")]
     pub(crate) answers: Option<usize>,
     /// Append the judgements to this file, as feedback that `rlhf reward` reads; a session goes on with the file that it has begun.
@@ -38,6 +38,17 @@ pub(crate) struct LabelArgs {
     /// In the terminal instead of on a page. It also takes keys from a pipe, a line each.
     #[arg(long, conflicts_with_all = ["host", "port", "token", "no_open"])]
     pub(crate) terminal: bool,
+    /// Which item comes next: random, or what teaches most, by an ensemble of small heads that is refitted as judgements come: thompson
+    /// (two heads name different best answers), infomax (they are sure of different winners), deltaucb (the answers may lie far apart). docs/choosing.md
+    /// says what each is worth.
+    #[arg(long, value_name = "RULE", default_value = "random")]
+    pub(crate) choose: String,
+    /// The model on whose hidden states the heads of --choose learn: a reward model, or a language model [default: that of --reward, else --model].
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) choose_by: Option<String>,
+    /// With --choose: share of the items that come at random all the same, as their "strategy" says, for an unbiased measurement.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    pub(crate) random: f64,
     /// End after this many items.
     #[arg(long, value_name = "N")]
     pub(crate) items: Option<usize>,

@@ -25,18 +25,23 @@ pub fn mean_and_sd(by_head: &[f64]) -> (f64, f64) {
 /// Dwaracherla et al., "Efficient Exploration for LLMs" (2024).
 pub fn infomax(differences: &[f64]) -> f64 {
     let n = differences.len() as f64;
-    let wins: Vec<f64> = differences
-        .iter()
-        .map(|d| 1.0 / (1.0 + (-d).exp()))
-        .collect();
+    let wins: Vec<f64> = differences.iter().map(|d| sigmoid(*d)).collect();
     let mean = wins.iter().sum::<f64>() / n;
     let own = wins.iter().map(|p| entropy(*p)).sum::<f64>() / n;
     entropy(mean) - own
 }
 
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 fn entropy(p: f64) -> f64 {
-    let part = |p: f64| if p > 0.0 { -p * p.ln() } else { 0.0 };
-    part(p) + part(1.0 - p)
+    surprise(p) + surprise(1.0 - p)
+}
+
+/// `−p log p`, and 0 where rounding has left nothing of p.
+fn surprise(p: f64) -> f64 {
+    if p > 0.0 { -p * p.ln() } else { 0.0 }
 }
 
 /// `|mean_h d_h| + κ·sd_h d_h`: pairs that may lie far apart, so that their better answer is a good one and their worse a bad one.

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use rlhf_lm::{CausalLm, LanguageModel, RewardModel, ScoreGroup, Tokenizer, last_hidden};
+use rlhf_lm::{CausalLm, LanguageModel, RewardModel, ScoreGroup, Tokenizer, mean_hidden};
 
-/// A model whose last hidden state at the end of a response is the features of that response.
+/// A model whose last hidden states are the features of a response.
 pub enum Features {
-    /// A reward model: what it learnt to tell apart.
+    /// A reward model: the hidden state of the last token, which it scores.
     Reward(RewardModel),
-    /// A language model, where there is no reward model yet.
+    /// A language model, where there is no reward model yet: the mean over the tokens of the response.
     Language {
         /// The model.
         model: CausalLm,
@@ -47,7 +47,7 @@ impl Features {
         Ok(match self {
             Self::Reward(model) => model.hidden_states(groups)?,
             Self::Language { model, .. } => {
-                last_hidden(groups, model.device(), |batch| model.hidden(batch))?
+                mean_hidden(groups, model.device(), |batch| model.hidden(batch))?
             }
         })
     }

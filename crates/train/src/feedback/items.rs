@@ -30,6 +30,30 @@ pub enum Judgement {
 }
 
 impl Judgement {
+    /// What a row of feedback says. `margin_per_strength` is μ: a pair without a margin gets μ times its strength.
+    pub fn of(feedback: &Feedback, margin_per_strength: f64) -> Self {
+        match feedback {
+            Feedback::Pair(pair) => Self::Ranks {
+                ranks: vec![1.0, 2.0],
+                margin: margin(pair, margin_per_strength),
+                preference: pair.preference.unwrap_or(1.0),
+            },
+            Feedback::Ranking(ranking) => Self::ranked(&ranking.ranks),
+            Feedback::BestOf(choice) => Self::Best(choice.best),
+            Feedback::Rating(rating) => Self::Rating(rating.rating),
+            Feedback::Thumbs(thumbs) => Self::Thumbs(thumbs.label),
+        }
+    }
+
+    /// A ranking by one judge.
+    pub fn ranked(ranks: &[u32]) -> Self {
+        Self::Ranks {
+            ranks: ranks.iter().map(|r| f64::from(*r)).collect(),
+            margin: 0.0,
+            preference: 1.0,
+        }
+    }
+
     /// One rank for each of `responses` where they are compared: what is not the best shares the second rank.
     pub fn ranks(&self, responses: usize) -> Vec<f64> {
         let rank_of = |best: usize, i: usize| if i == best { 1.0 } else { 2.0 };
@@ -105,15 +129,12 @@ impl Items {
         let mut all = Self::default();
         for row in feedback {
             let (prompt, texts) = (row.prompt(), row.responses());
-            let encoded = encode(tokenizer, prompt, &texts);
-            let Some((mut encoded_prompt, mut responses)) = tolerance.keep(&row.place, encoded)?
+            let encoded = encode_to_fit(tokenizer, prompt, &texts, max_length);
+            let Some((encoded_prompt, responses, lost)) = tolerance.keep(&row.place, encoded)?
             else {
                 continue;
             };
             all.notes.row(tokenizer, prompt, &texts);
-            let begin = tokenizer.bos_id();
-            let begins = begin.is_some() && encoded_prompt.first().copied() == begin;
-            let lost = cut(&mut encoded_prompt, &mut responses, max_length, begins);
             if lost > 0 {
                 all.cut.add(&row.place);
             }
@@ -161,18 +182,22 @@ impl Items {
     }
 }
 
-/// The tokens of a prompt and of the answers to it.
-fn encode(
+/// The tokens of a prompt and of the answers to it, each with its EOS token, cut so that no answer with its prompt has more than `max_length`; and how
+/// many of them lost tokens.
+pub fn encode_to_fit(
     tokenizer: &Tokenizer,
     prompt: &Text,
     answers: &[&Text],
-) -> rlhf_lm::Result<(Vec<u32>, Vec<Vec<u32>>)> {
-    let answers = answers.iter();
-    let completions = answers.map(|answer| tokenizer.encode_completion(prompt, answer));
-    Ok((
-        tokenizer.encode_prompt(prompt)?,
-        completions.collect::<rlhf_lm::Result<_>>()?,
-    ))
+    max_length: usize,
+) -> rlhf_lm::Result<(Vec<u32>, Vec<Vec<u32>>, usize)> {
+    let mut ids = tokenizer.encode_prompt(prompt)?;
+    let completions = answers.iter();
+    let completions = completions.map(|answer| tokenizer.encode_completion(prompt, answer));
+    let mut responses: Vec<Vec<u32>> = completions.collect::<rlhf_lm::Result<_>>()?;
+    let begin = tokenizer.bos_id();
+    let begins = begin.is_some() && ids.first().copied() == begin;
+    let lost = cut(&mut ids, &mut responses, max_length, begins);
+    Ok((ids, responses, lost))
 }
 
 /// The margin of a pair: its own, or μ times how much better the preferred answer is.

@@ -15,7 +15,7 @@ mod report;
 
 pub use comparisons::{Comparison, Ties, ranking_comparisons, split_vote};
 pub use divided::Divided;
-pub use items::{Item, Items, Judgement, split_by_prompt};
+pub use items::{Item, Items, Judgement, encode_to_fit, split_by_prompt};
 pub use loss::{best_of_loss, centering_loss, comparison_loss, rating_loss, thumbs_loss};
 pub use loss_terms::LossTerms;
 pub use report::{CalibrationBin, Counts, Report, Share, report};
