@@ -27,7 +27,15 @@ fn every_loss_starts_at_its_value_for_equals_and_falls() {
             "dpo --model base --prefs prefs.jsonl --loss {loss} --steps 12 --batch 12 --quiet --out runs/{loss}"
         ));
         let metrics = folder.read(&format!("runs/{loss}/metrics.jsonl"));
-        let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+        let mut lines = metrics
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let before: Value = lines.next().unwrap();
+        assert_eq!(
+            (&before["step"], &before["eval/accuracy"]),
+            (&json!(0), &json!(0.5))
+        );
+        let first: Value = lines.next().unwrap();
         let (first, last) = (
             first["loss"].as_f64().unwrap(),
             last_line(&folder, loss, "loss")["loss"].as_f64().unwrap(),

@@ -23,6 +23,7 @@ mod reading;
 mod reads;
 mod recovery;
 mod refusals;
+mod report;
 mod reproducibility;
 mod resume;
 mod rewards;

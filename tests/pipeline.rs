@@ -62,15 +62,28 @@ fn a_pipeline_reports_itself() {
     // The three stages, and the folder that holds them with the result.
     assert_eq!(said, serde_json::json!({"out": "page.html", "runs": 4}));
     let page = folder.read("page.html");
-    for heading in [
-        "Result of runs/all",
-        "Supervised fine-tuning",
-        "Reward model",
-        "PPO",
-        "Reward against KL",
+    for part in [
+        "<h1>runs/all</h1>",
+        "held-out prompts, ppo ",
+        "over KL",
+        "What they say",
+        "<h2>Supervised fine-tuning</h2>",
+        "<h2>Reward model</h2>",
+        "<h2>PPO</h2>",
+        "rlhf 0.",
     ] {
-        assert!(page.contains(heading), "{heading}");
+        assert!(page.contains(part), "{part}");
     }
+    // Not yet compared, a pipeline is one all the same.
+    fs_err::remove_file(folder.path("runs/all/evaluation.json")).unwrap();
+    folder.done("report runs/all --out page.html");
+    assert!(
+        folder
+            .read("page.html")
+            .contains("have not been compared yet")
+    );
+    let refused = folder.refused("report runs/all --port 8000");
+    assert!(refused.contains("--live"), "{refused}");
 }
 
 #[test]

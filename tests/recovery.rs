@@ -231,8 +231,8 @@ fn survives_twenty_kills(folder: &Folder, line: &str, stage: &str) {
 
     fs_err::remove_file(pipe).unwrap();
     folder.done(&cut.line);
-    // Events, timings and costs tell the time that passed.
-    let timed = ["timings.jsonl", "cost.json", "run.lock"];
+    // Events, timings, costs and the history tell the time that passed.
+    let timed = ["timings.jsonl", "cost.json", "history.jsonl", "run.lock"];
     let all = |run: &Run<'_>| {
         let mut all = files(&folder.path(&run.out));
         all.retain(|(name, _)| !(name.starts_with("events.") || timed.contains(&name.as_str())));
@@ -461,6 +461,7 @@ fn a_full_disk_costs_no_checkpoint_and_the_run_goes_on_to_the_same_bytes() {
         names("runs/cut"),
         [
             "config.toml",
+            "history.jsonl",
             "inputs.json",
             "metrics.jsonl",
             "timings.jsonl"

@@ -162,7 +162,9 @@ fn an_update_that_is_not_finite_is_skipped_and_the_third_in_a_row_stops_the_run(
         "reward.toml",
         "[ppo]\nreward = \"command:sh score.sh\"\nmissing_eos = \"none\"\nsteps = 4\nsave_every = 1\n",
     );
-    let answer = "score=1e300; [ -e begun ] && score=0.5; touch begun; while read -r line; do echo $score; done";
+    // The first call scores the held-out prompts before training, the second the rollout of the first step.
+    let answer = "score=0.5; [ -e second ] && rm second && score=1e300; [ -e first ] || touch first second; \
+                  while read -r line; do echo $score; done";
     folder.write("score.sh", answer);
     folder.done(PPO);
     let skipped =

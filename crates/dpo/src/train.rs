@@ -157,6 +157,12 @@ impl Prepared for PreferenceLearning {
         let mut monitor = LossMonitor::after(&dir.logged()?);
         let mut last_loss = f64::NAN;
         let mut checked = false;
+        // Logged with the first step: a run that fails before it leaves nothing behind.
+        let mut before = None;
+        if first == 0 {
+            let (report, loss) = evaluate()?;
+            before = Some(evaluation_line(&report, loss)).filter(|line| !line.is_empty());
+        }
 
         for step in first..steps {
             let begun = Instant::now();
@@ -251,6 +257,10 @@ impl Prepared for PreferenceLearning {
                     json!(tokens as f64 / seconds),
                 ),
             ]);
+            if let Some(before) = before.take() {
+                metrics.log(0, &before)?;
+                monitor.observe(0, &before);
+            }
             metrics.log(done, &line)?;
             if let Some(warning) = monitor.observe(done, &line) {
                 tracing::warn!("dpo: {warning}");

@@ -110,10 +110,11 @@ pub(crate) enum Command {
     /// f32, with the tokenizer and what else belongs to the model.
     #[command(after_help = example("rlhf merge runs/sft --out models/sft"))]
     Merge(MergeArgs),
-    /// Write one self-contained HTML page about runs: curves, reward against KL, samples, settings.
+    /// Write one self-contained HTML page about runs: what came of them, gold and learned reward over KL, answers, curves.
     ///
-    /// A RUN is a run directory such as runs/ppo, or the folder of a whole pipeline. Several runs of one stage are drawn
-    /// into the same charts. The page needs no network: it can be mailed and archived.
+    /// A RUN is a run directory such as runs/ppo, or the folder of a whole pipeline, of several seeds too. Several runs of one stage are drawn
+    /// into the same charts, with what differs in their settings. The page needs no network: it can be mailed and archived. With --live it is
+    /// served on this machine and follows runs that go on.
     #[command(after_help = example("rlhf report runs/ppo runs/ppo-low-kl --out compare.html"))]
     Report(ReportArgs),
     /// Solve a small Markov decision process: the theory under PPO, on the command line.

@@ -233,7 +233,7 @@ mod tests {
             step: 1,
             kl,
             gold: Some(gold),
-            reward: None,
+            ..Point::default()
         };
         OfSeed {
             evaluation: Evaluation {
@@ -241,6 +241,7 @@ mod tests {
                 reference: "sft".to_owned(),
                 prompts: 8,
                 examples: Vec::new(),
+                answers: Vec::new(),
                 paths: vec![("ppo".to_owned(), vec![point])],
                 seconds: 1.0,
                 out: PathBuf::new(),

@@ -17,8 +17,10 @@ use rlhf_rollout::{
 };
 use rlhf_train::{Progress, micro_batch_tokens, read_and_tell, statistics, tell_skipped};
 use rlhf_web::Point;
+use serde_json::{Map, Value, json};
 
 use crate::exit::usage;
+use crate::history;
 use crate::machine::Machine;
 use crate::settings::EvalSettings;
 use crate::table::{Evaluation, Example, GoldRow, ModelRow};
@@ -84,21 +86,47 @@ struct Answers {
 
 impl Answers {
     /// As a point of a path, after `step` steps.
-    fn point(&self, step: u64) -> Point {
-        let gold: Option<Vec<f64>> = self
-            .gold
-            .iter()
-            .map(|gold| gold.as_ref().map(Gold::score))
-            .collect();
+    fn point(&self, step: u64, seed: u64) -> Point {
+        let gold = self.gold_scores();
         Point {
             step,
+            published: false,
             kl: match self.kl {
                 Kl::Measured(kl) | Kl::AtMost(kl) => kl,
             },
-            gold: gold.map(|gold| statistics::mean(&gold)),
+            gold: gold.as_deref().map(statistics::mean),
+            gold_ci: gold.as_deref().map(|gold| interval(gold, seed)),
             reward: self.rewards.as_deref().map(statistics::mean),
+            reward_ci: self
+                .rewards
+                .as_deref()
+                .map(|rewards| interval(rewards, seed)),
         }
     }
+
+    /// A judge who knows some of the prompts only would compare different questions: all or none.
+    fn gold_scores(&self) -> Option<Vec<f64>> {
+        let scores = self.gold.iter().map(|gold| gold.as_ref().map(Gold::score));
+        scores.collect()
+    }
+
+    /// The answer to prompt `i` as `answers.jsonl` has it.
+    fn told(&self, i: usize) -> Value {
+        let mut told = json!({"text": self.texts[i]});
+        if let Some(rewards) = &self.rewards {
+            told["reward"] = json!(rewards[i]);
+        }
+        if let Some(gold) = &self.gold[i] {
+            told["gold"] = json!(gold.score());
+        }
+        told
+    }
+}
+
+/// A 95 % interval of the mean over prompts.
+fn interval(values: &[f64], seed: u64) -> [f64; 2] {
+    let (low, high) = statistics::bootstrap_interval(values, seed);
+    [low, high]
 }
 
 /// Nats per response to the reference.
@@ -141,13 +169,18 @@ pub(crate) fn evaluate(
         let starts = all.iter().find(|a| a.name == lineup.reference.0);
         let ends = all.iter().find(|a| a.name == *name);
         let points = room.ask_checkpoints(name, folder, run, machine)?;
-        // From the reference to the model that was published.
-        let first = starts.map(|answers| answers.point(0));
-        let last = ends.map(|answers| answers.point(points.last().map_or(1, |p| p.step + 1)));
-        paths.push((
-            name.clone(),
-            first.into_iter().chain(points).chain(last).collect(),
-        ));
+        let seed = questions.sampling.seed;
+        let first = starts.map(|answers| answers.point(0, seed));
+        // The model that was published: under a KL budget perhaps that of an earlier step.
+        let step = steps(run).unwrap_or_else(|| points.last().map_or(1, |p| p.step + 1));
+        let published = ends.map(|answers| Point {
+            published: true,
+            ..answers.point(step, seed)
+        });
+        let others = points.into_iter().filter(|point| point.step != step);
+        let mut path: Vec<Point> = first.into_iter().chain(others).chain(published).collect();
+        path.sort_by_key(|point| point.step);
+        paths.push((name.clone(), path));
     }
 
     let reference = all
@@ -170,8 +203,18 @@ pub(crate) fn evaluate(
                 .collect(),
         })
         .collect();
+    let answers = (0..room.prompts.len())
+        .map(|i| {
+            let told = all.iter().map(|a| (a.name.clone(), a.told(i)));
+            json!({
+                "prompt": room.prompts[i].text.to_string(),
+                "answers": Map::from_iter(told),
+            })
+        })
+        .collect();
     Ok(Evaluation {
         models,
+        answers,
         reference: lineup.reference.0.clone(),
         prompts: room.prompts.len(),
         examples,
@@ -179,6 +222,12 @@ pub(crate) fn evaluate(
         seconds: started.elapsed().as_secs_f64(),
         out: PathBuf::new(),
     })
+}
+
+/// The step whose model the finished run in `run` has published.
+fn steps(run: &Path) -> Option<u64> {
+    let result = history::result(run)?;
+    result.get("published").or(result.get("steps"))?.as_u64()
 }
 
 fn load(folder: &Path, machine: &Machine) -> anyhow::Result<LanguageModel> {
@@ -280,7 +329,7 @@ impl<'a> Room<'a> {
                 .with_context(|| format!("loading {}", folder.display()))?;
             (model.params.restore(&weights))
                 .with_context(|| format!("{}: checkpoint of step {step}", run.display()))?;
-            points.push(self.ask(name, &model)?.point(step));
+            points.push(self.ask(name, &model)?.point(step, self.sampling.seed));
         }
         Ok(points)
     }
@@ -375,16 +424,8 @@ impl<'a> Room<'a> {
 }
 
 fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
-    // A judge who knows some of the prompts only would compare different questions.
     let gold: Option<Vec<Gold>> = answers.gold.iter().cloned().collect();
-    let scores = |answers: &Answers| -> Option<Vec<f64>> {
-        let gold: Option<Vec<f64>> = answers
-            .gold
-            .iter()
-            .map(|g| g.as_ref().map(Gold::score))
-            .collect();
-        gold.or_else(|| answers.rewards.clone())
-    };
+    let scores = |answers: &Answers| (answers.gold_scores()).or_else(|| answers.rewards.clone());
     let wins: Option<Vec<f64>> = (answers.name != reference.name)
         .then(|| {
             Some(
@@ -396,10 +437,6 @@ fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
             )
         })
         .flatten();
-    let interval = |values: &[f64]| {
-        let (low, high) = statistics::bootstrap_interval(values, seed);
-        [low, high]
-    };
     let (kl, kl_bound) = match answers.kl {
         Kl::Measured(kl) => (kl, false),
         Kl::AtMost(kl) => (kl, true),
@@ -412,17 +449,15 @@ fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
             };
             GoldRow {
                 gold: mean(Gold::score),
-                gold_ci: interval(&gold.iter().map(Gold::score).collect::<Vec<_>>()),
+                gold_ci: interval(&gold.iter().map(Gold::score).collect::<Vec<_>>(), seed),
                 truthful: mean(|g| g.truthful),
                 helpful: mean(|g| g.helpful),
                 harmless: mean(|g| g.harmless),
                 well_formed: mean(|g| g.well_formed),
             }
         }),
-        reward: answers
-            .rewards
-            .as_ref()
-            .map(|rewards| statistics::mean(rewards)),
+        reward: answers.rewards.as_deref().map(statistics::mean),
+        reward_ci: answers.rewards.as_deref().map(|it| interval(it, seed)),
         kl,
         kl_bound,
         win_rate: wins.as_ref().map(|wins| statistics::mean(wins)),

@@ -218,6 +218,10 @@ pub(crate) struct DataArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| match arg.get_help_heading() {
+    Some("Server") => arg.requires("live"),
+    _ => arg,
+}))]
 pub(crate) struct ReportArgs {
     /// Run directories.
     #[arg(required = true, value_name = "RUN")]
@@ -225,9 +229,14 @@ pub(crate) struct ReportArgs {
     /// Where the page goes.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub(crate) out: PathBuf,
+    /// Serve the page instead, so that it follows runs that go on.
+    #[arg(long, conflicts_with_all = ["out", "json"])]
+    pub(crate) live: bool,
     /// Print {"out", "runs"} instead of the page's path.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) listening: ListeningArgs,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use rlhf_base::tell;
 use rlhf_lm::LoraConfig;
 use rlhf_train::{
-    Interrupted, LoraSettings, OnExisting, Prepared, RunDir, Session, Settings as _, Summary,
+    Interrupted, LoraSettings, OnExisting, Plan, Prepared, RunDir, Session, Settings as _, Summary,
 };
 use toml::{Table, Value};
 
@@ -15,6 +15,7 @@ use crate::cost::{Cost, Meter};
 use crate::disk;
 use crate::exit::usage;
 use crate::fingerprint::{Content, fingerprint};
+use crate::history::Event;
 use crate::locate::locate;
 use crate::machine::Machine;
 use crate::record::{Inputs, Record, compare};
@@ -129,7 +130,7 @@ impl Job {
         }
         let dir = RunDir::open(out, existing)?;
         session.progress.say(&plan.to_string());
-        let done = self.carry_out(prepared.as_mut(), &session, &dir);
+        let done = self.carry_out(prepared.as_mut(), &plan, &session, &dir);
         let error = match done {
             Ok(summary) => {
                 meter.cost().write(out)?;
@@ -137,9 +138,17 @@ impl Job {
             }
             Err(error) => error,
         };
-        if error.is::<Interrupted>() {
-            meter.cost().write(out)?;
-        }
+        let end = match error.downcast_ref() {
+            Some(Interrupted { step }) => {
+                meter.cost().write(out)?;
+                Event::Interrupted { step: *step }
+            }
+            None => Event::Failed {
+                error: format!("{error:#}"),
+            },
+        };
+        // The error itself is what matters, and it may be that of a full disk.
+        let _ = end.append(&dir);
         let begun = out
             .join("metrics.jsonl")
             .metadata()
@@ -168,6 +177,7 @@ impl Job {
     fn carry_out(
         &self,
         prepared: &mut dyn Prepared,
+        plan: &Plan,
         session: &Session,
         dir: &RunDir,
     ) -> anyhow::Result<Summary> {
@@ -177,8 +187,13 @@ impl Job {
             format!("# What this run was made with; its inputs are in inputs.json.\n\n{config}");
         let inputs = serde_json::to_string_pretty(&self.inputs)? + "\n";
         dir.write_record(&config, &inputs)?;
+        Event::started(plan).append(dir)?;
         let summary = prepared.run(session, dir)?;
         dir.mark_finished(&self.fingerprint)?;
+        Event::Finished {
+            result: &summary.json,
+        }
+        .append(dir)?;
         Ok(summary)
     }
 }

@@ -6,7 +6,7 @@
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
 //! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
 //! 4. `stages`: the list of stages, from which the former three follow;
-//! 5. `locate`, `job`, `record`: from a stage's settings to its finished run directory, and what a directory says of its run;
+//! 5. `locate`, `job`, `record`, `history`: from a stage's settings to its finished run directory, and what a directory says of its run;
 //! 6. `wiring`: what the file of a pipeline says.
 //! 7. `commands`: one file a command.
 //! 8. `page`: the server of a command that opens a page.
@@ -26,6 +26,7 @@ mod evaluation;
 mod exit;
 mod fingerprint;
 mod flags;
+mod history;
 mod input;
 mod job;
 mod labelling;

@@ -15,6 +15,9 @@ pub(crate) struct Evaluation {
     /// How many held-out prompts each model answered.
     pub(crate) prompts: usize,
     pub(crate) examples: Vec<Example>,
+    /// What every model said to every prompt, with its scores: the lines of `answers.jsonl`.
+    #[serde(skip)]
+    pub(crate) answers: Vec<Value>,
     /// Each policy on its way from the reference, by its name, where that was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) paths: Vec<(String, Vec<Point>)>,
@@ -32,6 +35,8 @@ pub(crate) struct ModelRow {
     /// Mean calibrated score of the reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reward: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reward_ci: Option<[f64; 2]>,
     /// Mean over responses of Σₜ (log π − log π_ref), in nats.
     pub(crate) kl: f64,
     /// Whether `kl` was not measured and is an upper bound.
@@ -177,6 +182,7 @@ mod tests {
             name: name.into(),
             gold: gold.clone(),
             reward: Some(-0.25),
+            reward_ci: None,
             kl: 1.5,
             kl_bound: name.starts_with("best"),
             win_rate: Some(0.5),
@@ -194,6 +200,7 @@ mod tests {
                     .into_iter()
                     .collect(),
             }],
+            answers: Vec::new(),
             paths: Vec::new(),
             seconds: 1.0,
             out: "runs/demo".into(),

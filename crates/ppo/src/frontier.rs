@@ -6,13 +6,8 @@ use rlhf_rollout::Evaluation;
 use crate::policy_optimization::{BestPolicy, PolicyOptimization};
 
 impl PolicyOptimization {
-    /// The policy as it starts: no KL, and the score that others must beat.
-    pub(crate) fn start_frontier(&mut self) -> Result<()> {
-        let evaluation = self.evaluate()?;
-        self.keep_if_best(0, &evaluation)
-    }
-
-    /// Keeps the policy if it has the highest score so far within the KL budget, if there is one.
+    /// Keeps the policy if it has the highest score so far within the KL budget, if there is one. As it starts it has no KL, and the score
+    /// that others must beat.
     pub(crate) fn keep_if_best(&mut self, step: u64, evaluation: &Evaluation) -> Result<()> {
         let budget = self.config.max_kl;
         let within = budget.is_some_and(|budget| evaluation.kl <= budget);

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use anyhow::{Result, bail};
 use rand::RngCore;
 use rlhf_base::rng::stream;
-use rlhf_lm::SaveDtype;
-use rlhf_rollout::{Evaluation, Evaluator};
+use rlhf_lm::{CausalLm, SaveDtype};
+use rlhf_rollout::{Evaluation, Evaluator, ScoredAnswers, SideBySide};
 use rlhf_train::{Interrupted, Metrics, Progress, RunDir, Session};
 use serde_json::{Map, Value, json};
 
@@ -43,13 +43,21 @@ impl PolicyOptimization {
             (0, Some(_)) => (config.steps / 10).max(1),
             (every, _) => every,
         };
-        if config.max_kl.is_some() && self.best.is_none() {
-            self.start_frontier()?;
+        // Logged with the first step: a run that fails before it leaves nothing behind.
+        let mut start = match done {
+            0 => Some(self.evaluate_start()?),
+            _ => None,
+        };
+        if let Some(start) = &start {
+            self.keep_if_best(0, start)?;
         }
 
         while done < config.steps && !stopped_by_kl {
             let (trajectory, record) = self.step(done)?;
             done += 1;
+            if let Some(start) = start.take() {
+                metrics.log(0, &start.metrics())?;
+            }
             metrics.log(done, &record)?;
             self.log_samples(done, &trajectory, number(&record, "kl_coef"), dir)?;
             let (kl, score) = (
@@ -138,6 +146,10 @@ impl PolicyOptimization {
         for sample in evaluation.samples.iter().take(self.config.log_samples) {
             dir.append_sample(&json!({ "step": published, "kind": "eval", "sample": sample }))?;
         }
+        let answered: Vec<_> = (evaluation.samples.iter())
+            .map(SideBySide::answered)
+            .collect();
+        dir.write_answers(&answered)?;
         dir.publish(|folder| -> Result<()> {
             Ok(self.language_model.save(folder, SaveDtype::F32)?)
         })?;
@@ -146,6 +158,18 @@ impl PolicyOptimization {
 
     /// The policy on held-out prompts, beside the reference's answers to the same prompts, which are computed once.
     pub(crate) fn evaluate(&mut self) -> Result<Evaluation> {
+        self.evaluate_by(|evaluator, policy, answers| evaluator.measure(policy, answers))
+    }
+
+    /// The policy before it has moved: the reference's answers are its own.
+    fn evaluate_start(&mut self) -> Result<Evaluation> {
+        self.evaluate_by(|evaluator, _, answers| evaluator.start(answers))
+    }
+
+    fn evaluate_by(
+        &mut self,
+        measure: impl Fn(&Evaluator<'_>, &CausalLm, &ScoredAnswers) -> Result<Evaluation>,
+    ) -> Result<Evaluation> {
         let seed = stream(self.seed, "eval", 0).next_u64();
         let evaluator = Evaluator {
             prompts: &self.held_out,
@@ -160,7 +184,7 @@ impl PolicyOptimization {
             Some(answers) => answers,
             None => evaluator.answers(&self.reference)?,
         };
-        let evaluation = evaluator.measure(&self.policy.view, &answers)?;
+        let evaluation = measure(&evaluator, &self.policy.view, &answers)?;
         self.reference_answers = Some(answers);
         Ok(evaluation)
     }

@@ -148,6 +148,11 @@ impl Prepared for RewardModelling {
         let mut monitor = LossMonitor::after(&dir.logged()?);
         let mut last_loss = f64::NAN;
         let mut checked = false;
+        // Logged with the first step: a run that fails before it leaves nothing behind.
+        let mut before = match first {
+            0 => Some(evaluate()?.1.metrics()).filter(|line| !line.is_empty()),
+            _ => None,
+        };
 
         let loss_of = |items: &[&Item], share: f32| -> Result<Tensor> {
             let packed = Batch::pack(items, &session.device)?;
@@ -206,6 +211,9 @@ impl Prepared for RewardModelling {
                     json!(tokens as f64 / seconds),
                 ),
             ]);
+            if let Some(before) = before.take() {
+                metrics.log(0, &before)?;
+            }
             metrics.log(done, &line)?;
             if let Some(warning) = monitor.observe(done, &line) {
                 tracing::warn!("reward: {warning}");

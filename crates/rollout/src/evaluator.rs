@@ -79,6 +79,20 @@ pub struct Evaluation {
     pub samples: Vec<SideBySide>,
 }
 
+impl SideBySide {
+    /// As a line of `answers.jsonl`: each side's answer and score, by its name.
+    pub fn answered(&self) -> Value {
+        let side = |text: &str, score: f64| json!({"text": text, "reward": score});
+        json!({
+            "prompt": self.prompt,
+            "answers": {
+                "reference": side(&self.reference, self.reference_score),
+                "policy": side(&self.response, self.score),
+            }
+        })
+    }
+}
+
 impl Evaluator<'_> {
     /// The answers of `model` with their scores. Those of the reference never change, so they are worth keeping.
     pub fn answers(&self, model: &CausalLm) -> Result<ScoredAnswers> {
@@ -94,19 +108,37 @@ impl Evaluator<'_> {
         })
     }
 
+    /// The reference against itself, from answers it has given: what [`Evaluator::measure`] says of a policy that has not moved yet.
+    pub fn start(&self, reference: &ScoredAnswers) -> Result<Evaluation> {
+        let no_kl = vec![0.0; reference.episodes.len()];
+        self.compare(reference, &no_kl, reference)
+    }
+
     /// `policy` against the answers of the reference.
     pub fn measure(&self, policy: &CausalLm, reference: &ScoredAnswers) -> Result<Evaluation> {
+        let answers = self.answers(policy)?;
+        let episodes = &answers.episodes;
+        let ids: Vec<Vec<u32>> = self.prompts.iter().map(|p| p.ids.clone()).collect();
+        let logprobs = |model| {
+            let tau = self.sampling.temperature;
+            response_logprobs(model, &ids, episodes, tau, self.micro_batch_tokens)
+        };
+        let kl = kl_per_episode(&logprobs(policy)?, &logprobs(self.reference)?);
+        self.compare(&answers, &kl, reference)
+    }
+
+    /// Answers of a policy, with the KL of each, against those of the reference.
+    fn compare(
+        &self,
+        answers: &ScoredAnswers,
+        kl: &[f64],
+        reference: &ScoredAnswers,
+    ) -> Result<Evaluation> {
         let ScoredAnswers {
             episodes,
             scores,
             missing_eos,
-        } = self.answers(policy)?;
-        let ids: Vec<Vec<u32>> = self.prompts.iter().map(|p| p.ids.clone()).collect();
-        let logprobs = |model| {
-            let tau = self.sampling.temperature;
-            response_logprobs(model, &ids, &episodes, tau, self.micro_batch_tokens)
-        };
-        let kl = kl_per_episode(&logprobs(policy)?, &logprobs(self.reference)?);
+        } = answers;
         let pairs = scores.iter().zip(&reference.scores);
         let wins: Vec<f64> = pairs.map(|(a, b)| win(*a, *b)).collect();
         let text = |episode: &Episode| episode.text(self.tokenizer, self.prompts);
@@ -126,11 +158,11 @@ impl Evaluator<'_> {
         let tokens = episodes.iter().map(|e| e.response.len() as f64);
         let win_rate = statistics::mean(&wins);
         Ok(Evaluation {
-            score: statistics::mean(&scores),
-            score_ci: statistics::bootstrap_interval(&scores, self.sampling.seed).into(),
-            missing_eos: statistics::mean(&missing_eos),
+            score: statistics::mean(scores),
+            score_ci: statistics::bootstrap_interval(scores, self.sampling.seed).into(),
+            missing_eos: statistics::mean(missing_eos),
             reference_score: statistics::mean(&reference.scores),
-            kl: statistics::mean(&kl),
+            kl: statistics::mean(kl),
             win_rate,
             win_rate_ci: statistics::wilson_interval(win_rate, n).into(),
             prompts: episodes.len(),
@@ -257,6 +289,8 @@ mod tests {
         let same = evaluator.measure(&reference, &answers).unwrap();
         assert_eq!((same.win_rate, same.kl), (0.5, 0.0));
         assert_eq!(same.score, same.reference_score);
+        let start = evaluator.start(&answers).unwrap();
+        assert_eq!(start.metrics(), same.metrics());
 
         let other = evaluator.measure(&model(2), &answers).unwrap();
         let n = other.samples.len() as f64;

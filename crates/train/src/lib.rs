@@ -63,7 +63,7 @@ pub use plan::{
 pub use progress::{Progress, ProgressStyle};
 pub use range::Range;
 pub use rlhf_base::Interrupt;
-pub use run_dir::{OnExisting, RunDir, finished, record};
+pub use run_dir::{OnExisting, RunDir, finished, history, is_running, record, write_answers};
 pub use saving::{SaveClock, Saving};
 pub use schedule::{Schedule, ScheduleKind};
 pub use session::Session;

@@ -2,7 +2,7 @@
 
 use std::fs::TryLockError;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A locked file that holds the number of the process. Dropping it removes the file; a process that is killed leaves the file
 /// behind, but the operating system releases the lock.
@@ -14,6 +14,19 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Whether a process holds the lock of the file `path`; makes no file.
+    pub fn is_held(path: &Path) -> bool {
+        let Ok(file) = fs_err::File::open(path) else {
+            return false;
+        };
+        // Shared and for a moment: two that ask do not take each other for the holder.
+        let held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        if !held {
+            let _ = file.unlock();
+        }
+        held
+    }
+
     /// Makes and locks the file `path`.
     ///
     /// # Errors

@@ -23,9 +23,11 @@ const SKIPPED: &str = "skipped";
 const REFERENCE: &str = "reference.safetensors";
 const COST: &str = "cost.json";
 const LOCK: &str = "run.lock";
+const HISTORY: &str = "history.jsonl";
+const ANSWERS: &str = "answers.jsonl";
 
 /// Everything a run writes, in the order in which `--overwrite` removes it: the mark that says "finished" goes first.
-const CONTENT: [&str; 11] = [
+const CONTENT: [&str; 13] = [
     FINISHED,
     FINAL,
     CHECKPOINTS,
@@ -35,6 +37,8 @@ const CONTENT: [&str; 11] = [
     SKIPPED,
     REFERENCE,
     COST,
+    HISTORY,
+    ANSWERS,
     CONFIG,
     INPUTS,
 ];
@@ -58,6 +62,8 @@ pub enum OnExisting {
 /// metrics.jsonl   see `Metrics`                  finished                   the fingerprint of what was run
 /// samples.jsonl   what the model said            skipped/                   batches that no step was made of
 /// cost.json       its time and its memory        reference.safetensors      numbers of a frozen reference, computed once
+/// history.jsonl   when and where it was worked on, and how it ended
+/// answers.jsonl   what the model answers to held-out prompts, beside what it started from
 /// ```
 ///
 /// A run that ends before its first step, by an error or a panic, leaves nothing: dropping the value removes what it wrote and the
@@ -195,6 +201,16 @@ impl RunDir {
         JsonLines::append_to(&self.path.join(SAMPLES))?.append(sample)
     }
 
+    /// Appends one object to `history.jsonl`. It tells of processes, so a resumed run goes on in it and nothing in it is taken back.
+    pub fn append_history(&self, event: &impl Serialize) -> Result<()> {
+        JsonLines::append_to(&self.path.join(HISTORY))?.append(event)
+    }
+
+    /// Writes `answers.jsonl`, one object a prompt.
+    pub fn write_answers(&self, answers: &[impl Serialize]) -> Result<()> {
+        write_answers(&self.path, answers)
+    }
+
     /// Where numbers of a frozen reference are kept.
     pub(crate) fn reference(&self) -> PathBuf {
         self.path.join(REFERENCE)
@@ -245,6 +261,32 @@ impl Drop for RunDir {
             }
         }
     }
+}
+
+/// Writes `answers.jsonl` into the folder `path`, one object a prompt.
+pub fn write_answers(path: &Path, answers: &[impl Serialize]) -> Result<()> {
+    let path = path.join(ANSWERS);
+    let mut text = Vec::new();
+    for answered in answers {
+        serde_json::to_writer(&mut text, answered).map_err(|error| Error::File {
+            path: path.clone(),
+            reason: format!("a line cannot be written as JSON: {error}"),
+        })?;
+        text.push(b'\n');
+    }
+    Ok(durable::write_file(&path, &text)?)
+}
+
+/// The lines of `history.jsonl` of the run in `path`; those that are damaged are left out. Takes no lock.
+pub fn history(path: &Path) -> Vec<Map<String, Value>> {
+    let text = fs_err::read_to_string(path.join(HISTORY)).unwrap_or_default();
+    let lines = text.lines().map(serde_json::from_str);
+    lines.filter_map(std::result::Result::ok).collect()
+}
+
+/// Whether a process is working on the run in `path` now.
+pub fn is_running(path: &Path) -> bool {
+    Lock::is_held(&path.join(LOCK))
 }
 
 /// What `config.toml` and `inputs.json` of the run in `path` say. Takes no lock.
@@ -406,6 +448,29 @@ mod tests {
             (logged.len(), &logged[0]["step"], &logged[0]["loss"]),
             (1, &json!(7), &json!(0.1 + 0.2))
         );
+    }
+
+    #[test]
+    fn a_run_is_running_while_it_is_held_and_its_history_is_kept_across_a_resume() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(!is_running(tmp.path()), "no lock file, and none is made");
+        assert_eq!(names(tmp.path()), [""; 0]);
+        let dir = RunDir::open(tmp.path(), OnExisting::Refuse).unwrap();
+        assert!(is_running(tmp.path()));
+        dir.append_history(&json!({"event": "started"})).unwrap();
+        dir.append_sample(&json!({"response": "hello"})).unwrap();
+        drop(dir);
+        assert!(!is_running(tmp.path()));
+        let dir = RunDir::open(tmp.path(), OnExisting::Resume).unwrap();
+        dir.append_history(&json!({"event": "finished"})).unwrap();
+        let path = tmp.path().join(HISTORY);
+        let text = fs_err::read_to_string(&path).unwrap();
+        fs_err::write(&path, text.clone() + "{\"event\": \"sta").unwrap();
+        let events: Vec<_> = history(tmp.path())
+            .iter()
+            .map(|e| e["event"].clone())
+            .collect();
+        assert_eq!(events, ["started", "finished"]);
     }
 
     #[test]

@@ -1,29 +1,36 @@
 //! Pages: the run report, and those that a local server answers for.
 //!
-//! [`Run::read`] reads a run directory (`config.toml`, `metrics.jsonl`, `timings.jsonl`, `samples.jsonl`, and the
-//! `evaluation.json` of a whole pipeline); [`report`] writes the page. Stages are an input: a [`Section`] has the title of a stage
-//! and the captions of its metrics. The page is self-contained, without script, font or image from elsewhere, so it can be
-//! mailed, archived and opened offline.
+//! [`Run::read`] reads a run directory (its settings, metrics, samples, answers, history, and the results of a whole pipeline);
+//! [`report`] writes the page. Stages are an input: a [`Section`] has the title of a stage and the captions of its metrics. The page
+//! is self-contained, without script, font or image from elsewhere, so it can be mailed, archived and opened offline.
 //!
 //! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
 //!
 //! [`label`] is the page where people judge.
 //!
-//! [`server`] is the local server of the pages that answer.
+//! [`server`] is the local server of the pages that answer; [`live`] is the report as one of them, while a run goes on.
 //!
-//! Read `report.rs` for the contents of the page, `chart.rs` for the charts.
+//! Read `report/mod.rs` for the contents of the page, `report/verdict.rs` for what it says in words, `frontier.rs` and `chart/` for the
+//! pictures.
 
 mod caption;
 mod chart;
 mod comparison;
+mod frontier;
 mod html;
 pub mod label;
+mod live;
+mod number;
 mod report;
 mod run;
 mod section;
 pub mod server;
+mod stamp;
 
-pub use comparison::{Path, Point, comparison, picture};
+pub use comparison::{comparison, picture};
+pub use frontier::{Path, Point};
+pub use live::{Source, live};
 pub use report::report;
 pub use run::{Error, Run};
 pub use section::Section;
+pub use stamp::{folders, stamp};

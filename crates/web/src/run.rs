@@ -29,7 +29,7 @@ pub enum Error {
 }
 
 /// One run directory in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Run {
     /// Its name on the page: the folder as the user gave it.
     pub name: String,
@@ -41,31 +41,65 @@ pub struct Run {
     pub samples: Vec<Map<String, Value>>,
     /// `evaluation.json` of a whole pipeline.
     pub evaluation: Option<Value>,
+    /// `comparison.json` of a pipeline with several seeds.
+    pub comparison: Option<Value>,
+    /// What every model said to each held-out prompt: the objects of `answers.jsonl`.
+    pub answers: Vec<Map<String, Value>>,
+    /// When, where and with which version it was worked on, and how that ended: the objects of `history.jsonl`.
+    pub history: Vec<Map<String, Value>>,
+    /// The numbers of `cost.json`.
+    pub cost: Map<String, Value>,
+    /// How well the reward model of the run predicts held-out feedback, from its `reward.json`.
+    pub judged: Map<String, Value>,
+    /// Whether it has made all its steps and published its model.
+    pub finished: bool,
+    /// Whether a process is working on it now. Reading the files does not tell: whoever reads them sets it.
+    pub running: bool,
 }
 
 impl Run {
-    /// Every run in `dir`: the folder itself, and the stages inside it when `rlhf run` wrote it.
+    /// Every run in `dir`: the folder itself, and the stages inside it when `rlhf run` wrote it, with one seed or several.
     pub fn read(dir: &Path) -> Result<Vec<Self>, Error> {
         let mut runs = Vec::new();
-        if is_run(dir) || dir.join("evaluation.json").is_file() {
-            runs.push(Self::read_one(dir)?);
-        }
-        let mut inside: Vec<PathBuf> = fs_err::read_dir(dir)?
-            .map(|entry| entry.map(|e| e.path()))
-            .collect::<Result<_, _>>()?;
-        inside.sort();
-        for path in inside.into_iter().filter(|p| is_run(p)) {
-            runs.push(Self::read_one(&path)?);
-        }
+        Self::read_into(&mut runs, dir, 2)?;
         if runs.is_empty() {
             return Err(Error::NoRun(dir.to_owned()));
         }
         Ok(runs)
     }
 
+    /// Reads `dir` and what is inside it, this many folders deep: a seed's folder has those of the stages.
+    fn read_into(runs: &mut Vec<Self>, dir: &Path, depth: usize) -> Result<(), Error> {
+        let place = runs.len();
+        if depth > 0 {
+            let mut inside: Vec<PathBuf> = fs_err::read_dir(dir)?
+                .map(|entry| entry.map(|e| e.path()))
+                .collect::<Result<_, _>>()?;
+            inside.sort();
+            for path in inside.into_iter().filter(|path| path.is_dir()) {
+                Self::read_into(runs, &path, depth - 1)?;
+            }
+        }
+        // A pipeline that is not done yet has no evaluation, and is there all the same.
+        let evaluated = dir.join("evaluation.json").is_file();
+        if is_run(dir) || evaluated || runs.len() > place {
+            runs.insert(place, Self::read_one(dir)?);
+        }
+        Ok(())
+    }
+
     fn read_one(dir: &Path) -> Result<Self, Error> {
         let config = read_if_there(&dir.join("config.toml"))?;
-        let evaluation = read_if_there(&dir.join("evaluation.json"))?;
+        let object = |name: &str| -> Result<Option<Value>, Error> {
+            Ok(serde_json::from_str(&read_if_there(&dir.join(name))?).ok())
+        };
+        let fields = |value: Option<Value>| match value {
+            Some(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        let card = object("final/reward.json")?;
+        let judged = card.and_then(|card| card.pointer("/trained/report").cloned());
+        let history = read_if_there(&dir.join("history.jsonl"))?;
         Ok(Self {
             name: dir.display().to_string(),
             metrics: read_metrics(dir)?,
@@ -73,9 +107,40 @@ impl Run {
                 .into_iter()
                 .map(flat)
                 .collect(),
-            evaluation: serde_json::from_str(&evaluation).ok(),
+            evaluation: object("evaluation.json")?,
+            comparison: object("comparison.json")?,
+            answers: read_jsonl(&dir.join("answers.jsonl"))?,
+            // A line that a killed process left half is of no use, and the rest is.
+            history: (history.lines())
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect(),
+            cost: fields(object("cost.json")?),
+            judged: fields(judged),
+            finished: dir.join("finished").is_file(),
+            running: false,
             config,
         })
+    }
+
+    /// What it is called beside others: the last part of its folder.
+    pub(crate) fn label(&self) -> &str {
+        let path = Path::new(&self.name).file_name();
+        path.and_then(|name| name.to_str()).unwrap_or(&self.name)
+    }
+
+    /// Whether it is the folder of a whole pipeline, which holds runs and is none itself.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.metrics.is_empty() && self.config.is_empty()
+    }
+
+    /// Whether it lies in the folder of the pipeline `whole`.
+    pub(crate) fn is_inside(&self, whole: &Self) -> bool {
+        self.name != whole.name && Path::new(&self.name).starts_with(&whole.name)
+    }
+
+    /// The last value of a metric.
+    pub(crate) fn last(&self, metric: &str) -> Option<f64> {
+        self.curve(metric).last().map(|point| point.1)
     }
 
     /// The finite values of one metric against its step, in order.

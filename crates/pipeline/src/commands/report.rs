@@ -1,20 +1,67 @@
 //! `rlhf report`.
 
-use rlhf_web::Section;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+
+use rlhf_train::Interrupt;
+use rlhf_web::{Error, Run, Section, Source};
 use serde_json::json;
 
-use crate::flags::ReportArgs;
+use crate::flags::{ListeningArgs, ReportArgs};
+use crate::machine::on_ctrl_c;
 use crate::output::print_result;
+use crate::page::{announce, listen};
 use crate::stages::{AnyStage, STAGES};
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
-    let mut runs = Vec::new();
-    for dir in &args.runs {
-        runs.extend(rlhf_web::Run::read(dir)?);
+    let source = Folders(args.runs.clone());
+    let runs = source.read()?;
+    if args.live {
+        return live(source, &args.listening);
     }
     fs_err::write(&args.out, rlhf_web::report(&runs, &sections()))?;
     let result = json!({"out": args.out, "runs": runs.len()});
     print_result(args.json, &result, || format!("{}\n", args.out.display()))
+}
+
+/// Serves the page until Ctrl-C.
+fn live(source: Folders, listening: &ListeningArgs) -> anyhow::Result<()> {
+    let interrupt = Interrupt::new();
+    on_ctrl_c(
+        &interrupt,
+        "\nstopping; what is open in a browser stays as it is",
+    )?;
+    let server = listen(listening)?;
+    announce(&server, listening, "report");
+    Ok(server.serve(rlhf_web::live(source, sections()), &interrupt)?)
+}
+
+/// Run directories, and those inside them.
+struct Folders(Vec<PathBuf>);
+
+impl Source for Folders {
+    fn version(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        for dir in &self.0 {
+            rlhf_web::stamp(dir).hash(&mut hash);
+            // A process that is killed changes no file.
+            let held = rlhf_web::folders(dir).into_iter();
+            held.map(|run| rlhf_train::is_running(&run))
+                .for_each(|it| it.hash(&mut hash));
+        }
+        hash.finish()
+    }
+
+    fn read(&self) -> Result<Vec<Run>, Error> {
+        let mut runs = Vec::new();
+        for dir in &self.0 {
+            runs.extend(Run::read(dir)?);
+        }
+        for run in &mut runs {
+            run.running = rlhf_train::is_running(Path::new(&run.name));
+        }
+        Ok(runs)
+    }
 }
 
 /// The stages, in the order of the page.

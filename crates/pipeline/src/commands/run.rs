@@ -333,6 +333,7 @@ impl Pipeline<'_> {
         }
         let mut evaluation = evaluate(lineup, questions, &self.machine)?;
         evaluation.out = self.wiring.out.clone();
+        rlhf_train::write_answers(&self.wiring.out, &evaluation.answers)?;
         let kept = Kept {
             fingerprint,
             evaluation,
