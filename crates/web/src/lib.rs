@@ -7,21 +7,24 @@
 //!
 //! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
 //!
-//! [`label`] is the page where people judge.
-//!
-//! [`server`] is the local server of the pages that answer.
+//! [`server`] is the local server of the pages that answer: [`label`] is the page where people judge, [`chat`] the one where they talk to
+//! models, [`openai`] the API of those models.
 //!
 //! Read `report.rs` for the contents of the page, `chart.rs` for the charts.
 
 mod caption;
 mod chart;
+pub mod chat;
 mod comparison;
 mod html;
 pub mod label;
+pub mod openai;
 mod report;
 mod run;
 mod section;
 pub mod server;
+#[cfg(test)]
+mod testing;
 
 pub use comparison::{Path, Point, comparison, picture};
 pub use report::report;
