@@ -128,6 +128,9 @@ pub(super) fn text(body: &[u8], models: &[String]) -> Result<Asked, Refusal> {
 /// OpenAI's own limit.
 const MOST_LOGPROBS: usize = 20;
 
+/// Each is looked for at every token. OpenAI takes four.
+const MOST_STOPS: usize = 16;
+
 /// The fields that both have.
 fn asked(
     mut fields: Fields,
@@ -148,6 +151,13 @@ fn asked(
             "invalid_value",
             "stop has an empty string, which would end every answer at once",
         ));
+    }
+    if stop.len() > MOST_STOPS {
+        let message = format!(
+            "stop has {} strings; at most {MOST_STOPS} are looked for",
+            stop.len()
+        );
+        return Err(Refusal::bad("stop", "invalid_value", message));
     }
     let temperature = fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0);
     if temperature > 0.0 && temperature < 0.001 {

@@ -353,6 +353,12 @@ fn what_cannot_be_heeded_is_refused_by_name() {
             "stop",
             "invalid_value",
         ),
+        (
+            chat(json!({"stop": vec!["x"; 17]})),
+            400,
+            "stop",
+            "invalid_value",
+        ),
         (chat(json!({"stop": 3})), 400, "stop", "invalid_value"),
         (chat(json!({"seed": 0.5})), 400, "seed", "invalid_value"),
         (
