@@ -30,7 +30,8 @@ pub fn serve(model: &CausalLm, tokenizer: &Tokenizer, queue: &Queue) {
         next: 0,
     };
     while let Some(entering) = queue.next(engine.load()) {
-        if let Err(error) = engine.round(entering) {
+        // Waiting happens here and computing there, so that engines of several models share the threads.
+        if let Err(error) = rlhf_ops::on_workers(|| engine.round(entering)) {
             engine.fail(&error.to_string());
         }
     }

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         Some(file) => Some(Kept::open(file)?),
         None => None,
     };
-    let machine = Machine::new(&args.common.run(), args.common.quiet)?;
+    let machine = Machine::apart(&args.common.run(), args.common.quiet)?;
     let mut models = vec![load(&machine, &args.answering.model)?];
     if let Some(against) = &args.against {
         models.push(load(&machine, against)?);
