@@ -13,7 +13,10 @@ fn a_chat_by_keyboard_with_one_model() {
         return;
     };
     let folder = Folder::empty();
-    let serving = Serving::start(&folder, "serve --quiet --format {}\\nAnswer: --port 0 --no-open");
+    let serving = Serving::start(
+        &folder,
+        "serve --quiet --format {}\\nAnswer: --port 0 --no-open",
+    );
     browser.open(&serving.url);
     browser.wait("return document.getElementById('model').textContent === 'bundled'");
     browser.press("Question: <b>which</b> colour is the fox?");

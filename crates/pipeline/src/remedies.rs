@@ -30,7 +30,7 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/disk.rs", &["*", "run", "doctor"]),
     ("pipeline/src/job.rs", &["*", "run"]),
     // Of the commands that open a page, each with the flags of `ListeningArgs`.
-    ("pipeline/src/page.rs", &["serve"]),
+    ("pipeline/src/page.rs", &["label", "serve"]),
     ("pipeline/src/record.rs", &["*", "run"]),
     ("pipeline/src/settings.rs", &["*", "run", "doctor", "eval"]),
     ("pipeline/src/wiring.rs", &["run", "doctor"]),
