@@ -28,6 +28,8 @@ mod reproducibility;
 mod resume;
 mod rewards;
 mod score;
+mod serve;
+mod serving;
 mod shapes;
 mod steps;
 mod typed;

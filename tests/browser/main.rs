@@ -7,6 +7,7 @@
 
 mod appearance;
 mod browser;
+mod chat;
 #[allow(dead_code)] // the other tests use the rest of it
 #[path = "../folder.rs"]
 mod folder;

@@ -13,7 +13,7 @@ pub enum Clock {
 
 impl Clock {
     /// Now, as RFC 3339 has it, in UTC and whole seconds.
-    pub(crate) fn now(self) -> Option<String> {
+    pub fn now(self) -> Option<String> {
         match self {
             Clock::Absent => None,
             // A clock before 1970 is set wrongly.

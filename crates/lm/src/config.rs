@@ -152,6 +152,12 @@ impl ModelConfig {
         self.dimensions().layers
     }
 
+    /// Numbers that decoding keeps for a token: keys and values of every layer. Heads of Qwen3 may be wider than the hidden size says.
+    pub fn cache_width(&self) -> usize {
+        let size = self.dimensions();
+        2 * size.layers * size.kv_heads * size.hidden.div_ceil(size.heads)
+    }
+
     /// Inner size of the MLP.
     pub fn intermediate_size(&self) -> usize {
         self.dimensions().intermediate

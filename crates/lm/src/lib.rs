@@ -9,7 +9,8 @@
 //!   hidden states out.
 //! - `lora`, `bases`: low-rank adapters beside frozen weights, their files in PEFT's layout, and the base that several models share.
 //! - `causal`, `scalar`: the two heads, next-token probabilities and one number per token.
-//! - `cache`, `sampling`, `generate`: decoding with cached keys and values.
+//! - `cache`, `sampling`, `decoding`: rows that grow side by side over cached keys and values. `generate` answers a list of prompts so,
+//!   [`serving`] a queue of requests as they come and go.
 //! - `config`, `weights`, `pretrained`, `stored`, `hub`: Hugging Face directories, local or downloaded.
 //! - `gguf`: the same from llama.cpp's files.
 //! - `tokenizer`, `fingerprint`, `template`, `special`, `train_bpe`: what turns text into token ids.
@@ -24,6 +25,7 @@ mod cache;
 mod causal;
 mod config;
 mod conversation;
+mod decoding;
 mod encode;
 mod error;
 mod example;
@@ -36,6 +38,7 @@ mod gradients;
 mod growth;
 pub mod hub;
 mod language_model;
+mod likely;
 mod linear;
 mod lora;
 mod norm;
@@ -53,6 +56,7 @@ mod sampling;
 mod scalar;
 mod schema;
 mod score_group;
+pub mod serving;
 mod special;
 mod stored;
 mod strftime;
@@ -74,6 +78,7 @@ pub use example::{Example, ExampleBatch};
 pub use generate::{Sampled, generate, stream_response};
 pub use gradients::Gradients;
 pub use language_model::{LanguageModel, SaveDtype};
+pub use likely::TokenScore;
 pub use lora::peft::is_adapter;
 pub use lora::{Adapter, LoraConfig};
 pub use packed::{Packed, Packer, PrefixId};
@@ -81,7 +86,7 @@ pub use params::{Params, Weights};
 pub use pretrained::{check_vocabulary, read_config, read_lm, read_scalar, write_lm, write_scalar};
 pub use reward_model::{Calibration, HeadsCard, Probe, RewardCard, RewardModel};
 pub use rlhf_ops::TokenLogprobs;
-pub use sampling::{Draw, Sampler, SamplingConfig};
+pub use sampling::SamplingConfig;
 pub use scalar::{HeadInit, ScalarModel};
 pub use schema::Schema;
 pub use score_group::{ScoreGroup, last_hidden, mean_hidden};

@@ -99,18 +99,17 @@ impl SamplingConfig {
 
 /// A sampled token.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
+pub(crate) struct Draw {
     /// The token.
-    pub token: u32,
+    pub(crate) token: u32,
     /// `log softmax(z/τ)[token]` of the model's own logits z: the full distribution, before penalty
     /// and filters (τ = 1 when greedy).
-    pub logprob: f32,
+    pub(crate) logprob: f32,
 }
 
-/// Draws tokens by the settings of a [`SamplingConfig`]; holds only scratch memory that successive
-/// rows reuse.
-pub struct Sampler<'a> {
-    config: &'a SamplingConfig,
+/// Draws tokens; holds only scratch memory that successive rows reuse.
+#[derive(Default)]
+pub(crate) struct Sampler {
     adjusted: Vec<f32>,
     weights: Vec<f32>,
     unadjusted: Vec<f32>,
@@ -118,32 +117,26 @@ pub struct Sampler<'a> {
     few: Vec<f32>,
 }
 
-impl<'a> Sampler<'a> {
-    /// A sampler for checked settings.
-    pub fn new(config: &'a SamplingConfig) -> Result<Self> {
-        config.check()?;
-        Ok(Self {
-            config,
-            adjusted: Vec::new(),
-            weights: Vec::new(),
-            unadjusted: Vec::new(),
-            kept: Vec::new(),
-            few: Vec::new(),
-        })
-    }
-
-    /// One token from the logits `z` of one row. `seen` holds the tokens of prompt and response so
+impl Sampler {
+    /// One token from the logits `z` of one row, by checked settings. `seen` holds the tokens of prompt and response so
     /// far (for the repetition penalty), `forbidden` the tokens that may not come now. `u`, uniform
     /// in [0, 1), decides which; greedy sampling does not look at it.
-    pub fn draw(&mut self, z: &[f32], seen: &[u32], forbidden: &[u32], u: f64) -> Result<Draw> {
-        let greedy = self.config.temperature == 0.0;
+    pub(crate) fn draw(
+        &mut self,
+        config: &SamplingConfig,
+        z: &[f32],
+        seen: &[u32],
+        forbidden: &[u32],
+        u: f64,
+    ) -> Result<Draw> {
+        let greedy = config.temperature == 0.0;
         let inverse_temperature = if greedy {
             1.0
         } else {
-            1.0 / self.config.temperature
+            1.0 / config.temperature
         } as f32;
 
-        let penalised = self.config.repetition_penalty != 1.0 && !seen.is_empty();
+        let penalised = config.repetition_penalty != 1.0 && !seen.is_empty();
         let logits: &[f32] = if penalised || !forbidden.is_empty() {
             self.adjusted.clear();
             self.adjusted.extend_from_slice(z);
@@ -151,7 +144,7 @@ impl<'a> Sampler<'a> {
                 &mut self.adjusted,
                 z,
                 seen,
-                self.config.repetition_penalty as f32,
+                config.repetition_penalty as f32,
             );
             for &token in forbidden {
                 if let Some(logit) = self.adjusted.get_mut(token as usize) {
@@ -186,13 +179,8 @@ impl<'a> Sampler<'a> {
         let token = if greedy {
             best
         } else {
-            if self.config.top_k.is_some() || self.config.top_p.is_some_and(|p| p < 1.0) {
-                keep(
-                    &self.weights,
-                    self.config.top_k,
-                    self.config.top_p,
-                    &mut self.kept,
-                );
+            if config.top_k.is_some() || config.top_p.is_some_and(|p| p < 1.0) {
+                keep(&self.weights, config.top_k, config.top_p, &mut self.kept);
                 self.few.clear();
                 self.few
                     .extend(self.kept.iter().map(|&i| self.weights[i as usize]));
@@ -226,10 +214,13 @@ mod tests {
 
     fn frequencies(config: &SamplingConfig, z: &[f32], n: usize) -> Vec<f64> {
         let mut counts = vec![0.0; z.len()];
-        let mut sampler = Sampler::new(config).unwrap();
+        let mut sampler = Sampler::default();
         for i in 0..n {
             let mut rng = stream(config.seed, "test", i as u64);
-            counts[sampler.draw(z, &[], &[], uniform(&mut rng)).unwrap().token as usize] += 1.0;
+            counts[sampler
+                .draw(config, z, &[], &[], uniform(&mut rng))
+                .unwrap()
+                .token as usize] += 1.0;
         }
         counts
     }
@@ -272,10 +263,16 @@ mod tests {
                 ..Default::default()
             };
             let p = softmax(&z, temperature);
-            let mut sampler = Sampler::new(&config).unwrap();
+            let mut sampler = Sampler::default();
             for i in 0..20 {
                 let draw = sampler
-                    .draw(&z, &[1, 2, 3], &[4], uniform(&mut stream(0, "test", i)))
+                    .draw(
+                        &config,
+                        &z,
+                        &[1, 2, 3],
+                        &[4],
+                        uniform(&mut stream(0, "test", i)),
+                    )
                     .unwrap();
                 let expected = p[draw.token as usize].ln();
                 assert!(
@@ -318,25 +315,25 @@ mod tests {
             repetition_penalty: 2.0,
             ..Default::default()
         };
-        let mut sampler = Sampler::new(&config).unwrap();
+        let mut sampler = Sampler::default();
         let mut rng = stream(0, "test", 0);
         assert_eq!(
             sampler
-                .draw(&[1.0, 3.0, 3.0], &[], &[], uniform(&mut rng))
+                .draw(&config, &[1.0, 3.0, 3.0], &[], &[], uniform(&mut rng))
                 .unwrap()
                 .token,
             1
         );
         assert_eq!(
             sampler
-                .draw(&[1.0, 3.0, 3.0], &[1], &[], uniform(&mut rng))
+                .draw(&config, &[1.0, 3.0, 3.0], &[1], &[], uniform(&mut rng))
                 .unwrap()
                 .token,
             2
         );
         assert_eq!(
             sampler
-                .draw(&[1.0, 3.0, 3.0], &[], &[1, 2], uniform(&mut rng))
+                .draw(&config, &[1.0, 3.0, 3.0], &[], &[1, 2], uniform(&mut rng))
                 .unwrap()
                 .token,
             0
@@ -346,10 +343,11 @@ mod tests {
     #[test]
     fn a_forbidden_token_never_comes() {
         let config = SamplingConfig::default();
-        let mut sampler = Sampler::new(&config).unwrap();
+        let mut sampler = Sampler::default();
         for i in 0..200 {
             let draw = sampler
                 .draw(
+                    &config,
                     &[0.0, 9.0, 0.0],
                     &[],
                     &[1],
@@ -363,7 +361,7 @@ mod tests {
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
         let config = SamplingConfig::default();
-        let mut sampler = Sampler::new(&config).unwrap();
+        let mut sampler = Sampler::default();
         let mut rng = stream(0, "test", 0);
         for z in [
             [f32::NAN, 0.0],
@@ -371,13 +369,15 @@ mod tests {
             [f32::NEG_INFINITY, f32::NEG_INFINITY],
         ] {
             assert!(
-                sampler.draw(&z, &[], &[], uniform(&mut rng)).is_err(),
+                sampler
+                    .draw(&config, &z, &[], &[], uniform(&mut rng))
+                    .is_err(),
                 "{z:?}"
             );
         }
         assert!(
             sampler
-                .draw(&[0.0, 1.0], &[], &[0, 1], uniform(&mut rng))
+                .draw(&config, &[0.0, 1.0], &[], &[0, 1], uniform(&mut rng))
                 .is_err()
         );
     }

@@ -21,6 +21,14 @@ impl Tokenizer {
         self.spell(before, ids, true)
     }
 
+    /// The text of one token by itself, within a text; a special token is spelled out.
+    pub(crate) fn piece(&self, id: u32) -> Result<String> {
+        match self.is_special(id) {
+            true => Ok(self.token(id).unwrap_or_default()),
+            false => self.decode_continuation(&[id]),
+        }
+    }
+
     /// Stretches between special tokens are decoded one by one, each as it was encoded: a tokenizer that puts a space before a text
     /// and after a special token has put it there, and the text has none.
     fn spell(&self, before: &[u32], ids: &[u32], special: bool) -> Result<String> {
@@ -60,7 +68,7 @@ impl Tokenizer {
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     /// What was there before.
-    prompt: &'a [u32],
+    prompt: Vec<u32>,
     /// The tokens given out last, and those after them that wait for more bytes.
     window: Vec<u32>,
     given: usize,
@@ -70,10 +78,10 @@ pub struct TextStream<'a> {
 
 impl<'a> TextStream<'a> {
     /// No text yet, after `prompt`.
-    pub fn new(tokenizer: &'a Tokenizer, prompt: &'a [u32]) -> Self {
+    pub fn new(tokenizer: &'a Tokenizer, prompt: &[u32]) -> Self {
         Self {
             tokenizer,
-            prompt,
+            prompt: prompt.to_vec(),
             window: Vec::new(),
             given: 0,
             torn: 0,
@@ -97,7 +105,7 @@ impl<'a> TextStream<'a> {
         }
         if self.given > 0 {
             // What was given out goes on to be the context of what follows.
-            self.prompt = &[];
+            self.prompt.clear();
             self.window.drain(..self.given);
         }
         self.given = self.window.len();
@@ -107,7 +115,7 @@ impl<'a> TextStream<'a> {
 
     /// What still waits for more bytes, to be given out at the end.
     pub fn waiting(&self) -> Result<String> {
-        let decode = |ids| self.tokenizer.decode_response(self.prompt, ids);
+        let decode = |ids| self.tokenizer.decode_response(&self.prompt, ids);
         // Decoders may treat a token by what stands before it, so the tokens given out before go along.
         let before = decode(&self.window[..self.given])?;
         let all = decode(&self.window)?;

@@ -41,6 +41,16 @@ pub fn describe(device: &Device) -> String {
 /// The calling thread takes part because it would otherwise sleep through every parallel section, and waking it costs more than a small
 /// kernel. candle's own pool is set to one thread: its workers busy-wait after each element-wise operation, on cores that our kernels need.
 pub fn set_threads(n: usize) -> Result<()> {
+    start_threads(n, true)
+}
+
+/// As [`set_threads`], with threads of which the calling one is none: for a program whose first thread waits for people while others compute.
+/// A thread that computes again and again does so [on these](crate::on_workers).
+pub fn set_threads_apart(n: usize) -> Result<()> {
+    start_threads(n, false)
+}
+
+fn start_threads(n: usize, caller_is_one: bool) -> Result<()> {
     let n = match n {
         0 => default_threads(),
         n => n,
@@ -50,11 +60,11 @@ pub fn set_threads(n: usize) -> Result<()> {
         // SAFETY: no other thread reads or writes the environment meanwhile: the binary calls this before it starts any.
         unsafe { std::env::set_var(variable, threads.to_string()) }
     }
-    match rayon::ThreadPoolBuilder::new()
-        .num_threads(n)
-        .use_current_thread()
-        .build_global()
-    {
+    let mut pool = rayon::ThreadPoolBuilder::new().num_threads(n);
+    if caller_is_one {
+        pool = pool.use_current_thread();
+    }
+    match pool.build_global() {
         Err(_) if rayon::current_num_threads() != n => {
             bail!(
                 "threads: expected none, found {} running; set their number before the first tensor operation",

@@ -70,7 +70,7 @@ pub use linear::quantised::{QuantisedWeight, quantised_linear, quantised_linear_
 pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
 pub use negative_log_likelihood::negative_log_likelihood;
-pub use parallel::parallel_map;
+pub use parallel::{on_workers, parallel_map};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rope::rope;

@@ -6,7 +6,8 @@ use toml::Table;
 
 use crate::flags::{
     ChatArgs, CompletionsArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs,
-    LabelArgs, ManualArgs, MdpArgs, MergeArgs, ReportArgs, RunArgs, ScoreArgs, StageArgs, derived,
+    LabelArgs, ManualArgs, MdpArgs, MergeArgs, ReportArgs, RunArgs, ScoreArgs, ServeArgs,
+    StageArgs, derived,
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
@@ -62,6 +63,15 @@ pub(crate) enum Command {
     /// Annotators can be programs: then nobody is asked.
     #[command(after_help = example("rlhf label --model runs/sft --against runs/ppo --prompts prompts.jsonl --save prefs.jsonl"))]
     Label(LabelArgs),
+    /// Answer over HTTP: OpenAI's API, and a page to chat with a model or with two side by side.
+    ///
+    /// The API is that of OpenAI's clients: /v1/chat/completions, /v1/completions and /v1/models, streaming included. What a client asks
+    /// for and cannot have is refused by name. Requests are answered side by side, a token for each at a time. With --against or --save
+    /// the page shows two answers without their models' names, and with --save each vote becomes a row of feedback for
+    /// `rlhf reward`. Only this machine is answered, unless --host says otherwise.
+    #[command(after_help = example("rlhf serve --model runs/ppo --against runs/sft --save prefs.jsonl"))]
+    #[command(mut_arg("port", |port| port.default_value("8000")))]
+    Serve(ServeArgs),
     /// Score every row of a data file: per-token log-probabilities under a language model, or the reward model's score.
     ///
     /// One JSON line per row (on a terminal one line for reading). Under a language model {"index", "tokens", "logprobs", "entropy",
@@ -144,6 +154,7 @@ impl Command {
             Self::Chat(args) => args.common.quiet,
             Self::Label(args) => args.common.quiet,
             Self::Score(args) => args.common.quiet,
+            Self::Serve(args) => args.common.quiet,
             Self::Doctor(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,
             Self::Merge(args) => args.quiet,

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use rlhf_dataset::{FieldMap, Reading};
 use serde::Serialize;
 
-pub(crate) use self::asking::{ChatArgs, EvalArgs, GenerateArgs, ScoreArgs};
+pub(crate) use self::asking::{ChatArgs, EvalArgs, GenerateArgs, ScoreArgs, ServeArgs};
 pub(crate) use self::label::LabelArgs;
 pub(crate) use self::listening::ListeningArgs;
 

@@ -33,6 +33,7 @@ mod labelling;
 mod locate;
 mod machine;
 mod manual;
+mod memory;
 mod models;
 mod output;
 mod page;

@@ -26,6 +26,17 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
+        rlhf_ops::device::set_threads(run.threads)?;
+        Self::with_threads(run, quiet)
+    }
+
+    /// The same for a command whose own thread waits for people while others compute.
+    pub(crate) fn apart(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
+        rlhf_ops::device::set_threads_apart(run.threads)?;
+        Self::with_threads(run, quiet)
+    }
+
+    fn with_threads(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
         let dtype = match run.dtype.as_str() {
             "f32" => DType::F32,
             "bf16" => DType::BF16,
@@ -36,7 +47,6 @@ impl Machine {
                 ));
             }
         };
-        rlhf_ops::device::set_threads(run.threads)?;
         let device =
             rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
         if device.is_cpu() {

@@ -26,10 +26,11 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/commands/report", &["report"]),
     ("pipeline/src/commands/run", &["run"]),
     ("pipeline/src/commands/score", &["score"]),
+    ("pipeline/src/commands/serve", &["serve"]),
     ("pipeline/src/disk.rs", &["*", "run", "doctor"]),
     ("pipeline/src/job.rs", &["*", "run"]),
     // Of the commands that open a page, each with the flags of `ListeningArgs`.
-    ("pipeline/src/page.rs", &["report"]),
+    ("pipeline/src/page.rs", &["label", "report", "serve"]),
     ("pipeline/src/record.rs", &["*", "run"]),
     ("pipeline/src/settings.rs", &["*", "run", "doctor", "eval"]),
     ("pipeline/src/wiring.rs", &["run", "doctor"]),

@@ -6,26 +6,29 @@
 //!
 //! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
 //!
-//! [`label`] is the page where people judge.
-//!
-//! [`server`] is the local server of the pages that answer; [`live`] is the report as one of them, while a run goes on.
+//! [`server`] is the local server of the pages that answer: [`label`] is the page where people judge, [`chat`] the one where they talk to
+//! models, [`openai`] the API of those models, [`live`] the report while a run goes on.
 //!
 //! Read `report/mod.rs` for the contents of the page, `report/verdict.rs` for what it says in words, `frontier.rs` and `chart/` for the
 //! pictures.
 
 mod caption;
 mod chart;
+pub mod chat;
 mod comparison;
 mod frontier;
 mod html;
 pub mod label;
 mod live;
 mod number;
+pub mod openai;
 mod report;
 mod run;
 mod section;
 pub mod server;
 mod stamp;
+#[cfg(test)]
+mod testing;
 
 pub use comparison::{comparison, picture};
 pub use frontier::{Path, Point};

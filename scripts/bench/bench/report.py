@@ -1,5 +1,6 @@
 """From results to BENCHMARKS.md and its plots."""
 
+import re
 import statistics
 
 from bench import plot
@@ -24,10 +25,12 @@ def write(results, to):
     for name, curve in merged["curves"].items():
         series = {label: [(p["x"], p["y"]) for p in points] for label, points in curve["series"].items()}
         (charts / f"{name}.svg").write_text(plot.chart(curve["title"], curve["x"], curve["y"], series))
-    (to / "BENCHMARKS.md").write_text("\n".join(page(merged)))
+    path = to / "BENCHMARKS.md"
+    (kept,) = re.findall(r"<!-- serving -->.*<!-- /serving -->", path.read_text() if path.exists() else "", re.S) or [""]
+    path.write_text("\n".join(page(merged, kept)))
 
 
-def page(results):
+def page(results, serving):
     yield "# Benchmarks"
     yield ""
     yield "Written by `scripts/bench/run`; how it works and how to repeat it: [scripts/bench/README.md](scripts/bench/README.md)."
@@ -40,6 +43,9 @@ def page(results):
     yield from details(results)
     yield from peak_and_startup(results)
     yield from curves(results)
+    if serving:
+        yield serving  # by scripts/bench/serve
+        yield ""
     yield from commands(results)
 
 

@@ -12,7 +12,7 @@ use crate::text::trained;
 const VOCAB: usize = 300;
 const LENGTH: usize = 48;
 
-fn setup() -> (CausalLm, Tokenizer) {
+pub(crate) fn setup() -> (CausalLm, Tokenizer) {
     let config = ModelConfig::from_json(
         json!({"model_type": "gpt2", "vocab_size": VOCAB, "n_positions": LENGTH,
         "n_embd": 16, "n_layer": 2, "n_head": 2}),

@@ -16,4 +16,5 @@ mod packing;
 #[path = "../../../../tests/portable.rs"]
 mod portable;
 mod pretrained;
+mod serving;
 mod text;

@@ -13,6 +13,7 @@ mod merge;
 mod report;
 mod run;
 mod score;
+mod serve;
 pub(crate) mod stage;
 
 use crate::cli::{Command, Typed};
@@ -29,6 +30,7 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(&args),
         Command::Label(args) => label::run(&args),
         Command::Score(args) => score::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Data(args) => data::run(&args),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use rlhf_lm::SamplingConfig;
 
-use super::ReadingArgs;
+use super::{ListeningArgs, ReadingArgs};
 use crate::settings::RunSettings;
 
 #[derive(Debug, Args)]
@@ -125,6 +125,28 @@ pub(crate) struct ChatArgs {
     /// One JSON line an answer: {"prompt", "model", "response", "finished", "tokens"}, and "score" with --reward.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArgs,
+    /// A second model, which requests name; on the page both answer side by side without names.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<String>,
+    /// Add each vote of the page to this file as a row that `rlhf reward --prefs` reads. Without --against both answers are the model's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// For models without a chat template: what they are given for a chat's message, with {} where it goes. \n stands for a line break.
+    #[arg(long, value_name = "TEXT", default_value = "{}")]
+    pub(crate) format: String,
+    /// Answers in the making side by side, for each model; more requests wait.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) batch: usize,
+    #[command(flatten)]
+    pub(crate) listening: ListeningArgs,
+    #[command(flatten)]
+    pub(crate) common: ComputeArgs,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why a request is not answered.
 #[derive(Clone, Debug)]
@@ -29,7 +29,25 @@ impl Refusal {
         }
     }
 
-    /// As plain text for a browser that wants a page, else as [JSON](Self::into_response).
+    /// A request that makes no sense, with the field that is to blame.
+    pub fn bad(param: &str, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.to_owned()),
+            ..Self::new(StatusCode::BAD_REQUEST, code, message)
+        }
+    }
+
+    /// Too much to do.
+    pub fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
+    }
+
+    /// Nothing can be done any more.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
+    /// As plain text for a browser that wants a page, else as [JSON](Self::json).
     pub(super) fn for_reader(self, headers: &HeaderMap) -> Response {
         let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
         match accepts.is_some_and(|accepts| accepts.contains("text/html")) {
@@ -39,9 +57,9 @@ impl Refusal {
     }
 }
 
-/// `{"error": {"message", "type", "param", "code"}}`.
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    /// `{"error": {"message", "type", "param", "code"}}`.
+    pub fn json(&self) -> Value {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -52,7 +70,13 @@ impl IntoResponse for Refusal {
         let error = json!({
             "message": self.message, "type": kind, "param": self.param, "code": self.code,
         });
-        (self.status, Json(json!({ "error": error }))).into_response()
+        json!({ "error": error })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.json())).into_response()
     }
 }
 

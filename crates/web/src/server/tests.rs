@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use rlhf_base::Interrupt;
 
 use super::*;
+use crate::testing::{Answer, send};
 
 /// A server with a page, a style, an echo and a stream without end, which stops when it is dropped.
 struct Running {
@@ -65,11 +66,7 @@ impl Running {
     }
 
     fn send(&self, bytes: &str) -> Answer {
-        let mut stream = self.connect();
-        stream.write_all(bytes.as_bytes()).unwrap();
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        Answer(String::from_utf8(all).unwrap())
+        send((Ipv4Addr::LOCALHOST, self.port).into(), bytes)
     }
 
     /// `GET PATH` as a program of this machine sends it, with more headers.
@@ -104,28 +101,6 @@ async fn endless() -> axum::body::Body {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         Some((Ok::<_, io::Error>("tick\n"), ()))
     }))
-}
-
-struct Answer(String);
-
-impl Answer {
-    fn status(&self) -> u16 {
-        let status = self.0.split(' ').nth(1);
-        status.and_then(|s| s.parse().ok()).unwrap_or(0)
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let head = self.0.split("\r\n\r\n").next()?.lines();
-        let pairs = head.filter_map(|line| line.split_once(": "));
-        pairs
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
-            .next()
-    }
-
-    fn body(&self) -> &str {
-        self.0.split_once("\r\n\r\n").map_or("", |(_, body)| body)
-    }
 }
 
 #[test]

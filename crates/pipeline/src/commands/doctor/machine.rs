@@ -9,12 +9,12 @@ use anyhow::{Context as _, anyhow, ensure};
 use candle_core::{DType, Device};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, Weights};
 use rlhf_train::{Finding, Verdict, readable_bytes};
-use sysinfo::System;
 
 use super::Report;
 use crate::bundled;
 use crate::disk::{existing, free};
 use crate::machine::Machine;
+use crate::memory::memory;
 
 /// What the bundled model is asked, so that every kernel of a training step is used.
 const TEXTS: [&str; 2] = [
@@ -158,13 +158,6 @@ fn loss_and_gradient(
         .map(|(name, gradient)| Ok((name.to_owned(), rlhf_ops::read_to_host(gradient)?)))
         .collect::<anyhow::Result<_>>()?;
     Ok((f64::from(loss), gradients))
-}
-
-/// Bytes of memory that are free, and that there are.
-pub(super) fn memory() -> (u64, u64) {
-    let mut system = System::new();
-    system.refresh_memory();
-    (system.available_memory(), system.total_memory())
 }
 
 /// Whether the disk that `out` will be on has room for `needed` bytes.

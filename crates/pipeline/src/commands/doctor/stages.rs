@@ -10,10 +10,11 @@ use rlhf_dataset::{Prompt, read};
 use rlhf_train::{Finding, Plan, Source, Verdict, readable_bytes};
 
 use super::Report;
-use super::machine::{disk, memory};
+use super::machine::disk;
 use crate::job::{Job, Standing};
 use crate::locate::{locate, model_folder};
 use crate::machine::Machine;
+use crate::memory::memory;
 use crate::stages::Configured;
 use crate::variants::Part;
 use crate::wiring::Wiring;
