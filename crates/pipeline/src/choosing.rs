@@ -46,7 +46,7 @@ impl Choosing<'_> {
         };
         let folder = model_folder(by, "reward")?;
         let features = match models::is_reward_model(&folder)? {
-            true => Features::Reward(machine.load_reward(&folder)?),
+            true => Features::Reward(Box::new(machine.load_reward(&folder)?)),
             false => Features::of_language_model(machine.load(&folder)?)?,
         };
         // What cannot be read is refused, or mended, where the session opens the file.

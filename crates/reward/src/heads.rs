@@ -85,18 +85,21 @@ impl FittedHeads {
     }
 }
 
+/// Mean and standard deviation over the heads, for each response of each item.
+pub type ByResponse = Vec<Vec<(f64, f64)>>;
+
 /// What `reward.json` says of the heads, measured on held-out items, and mean and standard deviation over the heads for each response.
 pub fn heads_card(
     ensemble: &Ensemble,
     model: &ScalarModel,
     held_out: &[Item],
     micro_batch_tokens: usize,
-) -> Result<(HeadsCard, Vec<Vec<(f64, f64)>>)> {
+) -> Result<(HeadsCard, ByResponse)> {
     let hidden = hidden_states(model, held_out, micro_batch_tokens)?;
     let mut all = ensemble.mean_and_sd(&hidden)?.into_iter();
     let scores = held_out.iter();
     let scores = scores.map(|item| all.by_ref().take(item.responses.len()).collect());
-    let scores: Vec<Vec<(f64, f64)>> = scores.collect();
+    let scores: ByResponse = scores.collect();
     let means: Vec<f64> = scores.iter().flatten().map(|(mean, _)| *mean).collect();
     let probes = probed(held_out).flat_map(|i| &scores[i]);
     let card = HeadsCard {

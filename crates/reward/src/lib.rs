@@ -25,7 +25,7 @@ mod train;
 pub use calibrate::calibrate;
 pub use captions::CAPTIONS;
 pub use config::Config;
-pub use heads::heads_card;
+pub use heads::{ByResponse, heads_card};
 pub use scores::{Batch, raw_scores};
 pub use stage::Reward;
 pub use train::Outcome;

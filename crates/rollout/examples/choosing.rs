@@ -96,7 +96,7 @@ fn main() -> Result<()> {
 
 fn open(model: &Path) -> Result<Features> {
     if let Ok(reward) = RewardModel::load(model, DType::F32, &Device::Cpu) {
-        return Ok(Features::Reward(reward));
+        return Ok(Features::Reward(Box::new(reward)));
     }
     let model = LanguageModel::load(model, Weights::Frozen, DType::F32, &Device::Cpu)?;
     Features::of_language_model(model)

@@ -7,7 +7,7 @@ use rlhf_lm::{CausalLm, LanguageModel, RewardModel, ScoreGroup, Tokenizer, mean_
 /// A model whose last hidden states are the features of a response.
 pub enum Features {
     /// A reward model: the hidden state of the last token, which it scores.
-    Reward(RewardModel),
+    Reward(Box<RewardModel>),
     /// A language model, where there is no reward model yet: the mean over the tokens of the response.
     Language {
         /// The model.

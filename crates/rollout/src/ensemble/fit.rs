@@ -10,6 +10,10 @@ use rlhf_train::feedback::{Judgement, LossTerms, Ties};
 
 use super::head::{Ensemble, Head};
 
+// Chosen by the accuracy on held-out rankings of the Tiny World after 30 to 1000 judgements. It hardly depends on them: rates of 1e-3 and
+// 3e-3, 40 to 100 steps, ReLU, GELU and tanh, and a pull to the random start as strong as the start's own variance says, differ by less than
+// a point. So the fewest steps that are safe, and no further setting.
+
 /// Optimizer steps of a head, at least.
 const STEPS: u64 = 60;
 /// Passes over the judgements, at least.
