@@ -33,6 +33,9 @@ pub(crate) struct Model {
     pub(crate) path: Vec<Point>,
 }
 
+/// The cell of a model in a column of the table; nothing where it is not known.
+type Cell = fn(&Model) -> Option<String>;
+
 /// All models, in the order of the table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Models {
@@ -118,7 +121,7 @@ impl Models {
             return String::new();
         }
         // What the reader came for first: a narrow screen shows no more of them at once.
-        let columns: [(&str, fn(&Model) -> Option<String>); 8] = [
+        let columns: [(&str, Cell); 8] = [
             ("Gold", |m| Some(measured(m.gold?, m.gold_ci))),
             ("Learned reward", |m| Some(measured(m.reward?, m.reward_ci))),
             ("KL, nats", |m| {

@@ -91,7 +91,8 @@ fn rollout(out: &mut String, sample: &Map<String, Value>) {
         escape(text("prompt").trim()),
         fixed(kl)
     );
-    let rows: [(&str, &str, &dyn Fn(&Token<'_>) -> f64); 2] = [
+    type Shading<'a> = &'a dyn Fn(&Token<'_>) -> f64;
+    let rows: [(&str, &str, Shading<'_>); 2] = [
         ("KL", "k", &|token| {
             (token.logprob - token.reference) / STRONG
         }),

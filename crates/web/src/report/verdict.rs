@@ -46,18 +46,18 @@ pub(crate) fn of_run(run: &Run, facts: &Facts) -> Verdict {
         of_judge(&mut verdict, run);
     } else if run.last("eval/loss").is_some() {
         of_loss(&mut verdict, run);
-    } else if let (Some(&first), Some(&last)) = ends(&run.curve("objective/scores")) {
+    } else if let Some((first, last)) = ends(&run.curve("objective/scores")) {
         verdict.say(format!(
             "The mean score of the responses sampled in training went from {} to {}; no held-out prompt has been answered yet, so \
              nothing is known beyond them.",
-            fixed(first.1),
-            fixed(last.1)
+            fixed(first),
+            fixed(last)
         ));
-    } else if let (Some(&first), Some(&last)) = ends(&run.curve("loss")) {
+    } else if let Some((first, last)) = ends(&run.curve("loss")) {
         verdict.say(format!(
             "The training loss went from {} to {}; nothing was held out, so it is not known what was learnt and what was memorised.",
-            fixed(first.1),
-            fixed(last.1)
+            fixed(first),
+            fixed(last)
         ));
     } else {
         verdict.say("No numbers have been recorded yet.");
@@ -66,8 +66,9 @@ pub(crate) fn of_run(run: &Run, facts: &Facts) -> Verdict {
     verdict
 }
 
-fn ends(points: &[(f64, f64)]) -> (Option<&(f64, f64)>, Option<&(f64, f64)>) {
-    (points.first(), points.last())
+/// The first and the last value of a curve.
+fn ends(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    Some((points.first()?.1, points.last()?.1))
 }
 
 /// The result that a finished run recorded.
@@ -218,10 +219,10 @@ fn of_judge(verdict: &mut Verdict, run: &Run) {
 /// A loss on held-out rows.
 fn of_loss(verdict: &mut Verdict, run: &Run) {
     let curve = run.curve("eval/loss");
-    let (Some(&(start, before)), Some(&(_, after))) = ends(&curve) else {
+    let Some((before, after)) = ends(&curve) else {
         return;
     };
-    if curve.len() < 2 || start != 0.0 {
+    if curve.len() < 2 || curve[0].0 != 0.0 {
         verdict.say(format!(
             "The held-out loss is {}; it was not measured before training.",
             fixed(after)
@@ -240,7 +241,7 @@ fn of_loss(verdict: &mut Verdict, run: &Run) {
         verdict.show("held-out loss", arrow(before, after), "nats a token");
     }
     let perplexity = run.curve("eval/perplexity");
-    if let (Some(&(_, before)), Some(&(_, after))) = ends(&perplexity) {
+    if let Some((before, after)) = ends(&perplexity) {
         let change = match perplexity.len() {
             1 => format!("{after:.2}"),
             _ => format!("{before:.2} → {after:.2}"),
