@@ -4,9 +4,6 @@ use crate::browser::{Browser, key};
 use crate::folder::Folder;
 use crate::serving::Serving;
 
-/// Escape, as WebDriver writes it.
-const ESCAPE: &str = "\u{e00c}";
-
 #[test]
 fn a_chat_by_keyboard_with_one_model() {
     let Some(browser) = Browser::start() else {
@@ -30,13 +27,13 @@ fn a_chat_by_keyboard_with_one_model() {
         0
     );
     // Out of the box, edit: the message is back in it, and the turn is gone.
-    browser.press(ESCAPE);
+    browser.press(key::ESCAPE);
     browser.press("e");
     browser.wait("return document.getElementById('box').value.includes('fox')");
     browser.wait(&format!("return {said}.length === 0"));
     browser.press(key::ENTER);
     browser.wait("return document.getElementById('status').textContent === 'Answered.'");
-    browser.press(ESCAPE);
+    browser.press(key::ESCAPE);
     browser.press("?");
     browser.wait("return !document.getElementById('keys').hidden");
     browser.assert_looks_right("chat");
@@ -48,7 +45,7 @@ fn a_chat_by_keyboard_with_one_model() {
     browser.press("the");
     browser.press(key::ENTER);
     browser.wait("return !document.getElementById('stop').hidden || document.getElementById('status').textContent === 'Answered.'");
-    browser.press(ESCAPE);
+    browser.press(key::ESCAPE);
     browser.wait(
         "return ['Stopped.', 'Answered.'].includes(document.getElementById('status').textContent)",
     );

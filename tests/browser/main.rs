@@ -5,6 +5,7 @@
 //! Screenshots of every page lie in `target/screenshots/` afterwards.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
+mod annotators;
 mod appearance;
 mod browser;
 mod chat;

@@ -46,13 +46,13 @@ impl Opinion {
     pub(crate) fn scores(&self, shown: &Shown) -> anyhow::Result<Vec<f64>> {
         let answers = shown.sides.iter().map(|&i| &shown.item.answers[i]);
         let answers: Vec<(&Text, bool)> = answers.map(|it| (&it.text, it.finished)).collect();
-        let scores = score_texts(
+        let prompt = &shown.item.prompt;
+        Ok(score_texts(
             self.reward.as_ref(),
             &self.tokenizer,
-            &shown.item.prompt,
+            prompt,
             &answers,
-        )?;
-        Ok(scores.into_iter().map(f64::from).collect())
+        )?)
     }
 }
 
