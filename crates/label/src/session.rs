@@ -49,6 +49,7 @@ pub struct Settings {
 }
 
 /// What there is for an annotator.
+#[allow(clippy::large_enum_variant)] // there is one at a time
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     /// An item to judge.
@@ -248,7 +249,7 @@ impl Session {
         let done = self.journal.past().filter(|it| it.annotator == annotator);
         let taken = |place: &&Place| !place.judged.is_empty();
         let others = |place: &&Place| {
-            taken(place) && !(self.overlaps(place) && !place.judged.contains_key(annotator))
+            taken(place) && (!self.overlaps(place) || place.judged.contains_key(annotator))
         };
         let again = self.places.iter().filter(|place| place.again).count();
         let total = self.pool.total().saturating_sub(again);

@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// that also says that neither is good. At the end a summary: agreement with oneself and between annotators, position and length bias.
     /// Annotators can be programs: then nobody is asked.
     #[command(after_help = example("rlhf label --model runs/sft --against runs/ppo --prompts prompts.jsonl --save prefs.jsonl"))]
-    Label(LabelArgs),
+    Label(Box<LabelArgs>),
     /// Answer over HTTP: OpenAI's API, and a page to chat with a model or with two side by side.
     ///
     /// The API is that of OpenAI's clients: /v1/chat/completions, /v1/completions and /v1/models, streaming included. What a client asks

@@ -228,7 +228,7 @@ mod tests {
     fn what_is_unknown_has_no_chart_and_the_peak_of_the_truth_is_marked_where_it_falls() {
         let falling = vec![point(0, 0.0, 0.5), point(5, 1.0, 0.9), point(9, 3.0, 0.6)];
         let path = ("ppo".to_owned(), "ppo".to_owned(), falling.clone());
-        let one = charts(&[path.clone()], &[]);
+        let one = charts(std::slice::from_ref(&path), &[]);
         assert_eq!(one.len(), 1, "no learned reward is known");
         assert_eq!(one[0].guides[0].value, 1.0);
         let svg = one[0].svg();

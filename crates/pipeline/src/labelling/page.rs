@@ -47,12 +47,7 @@ impl Opinion {
         let answers = shown.sides.iter().map(|&i| &shown.item.answers[i]);
         let answers: Vec<(&Text, bool)> = answers.map(|it| (&it.text, it.finished)).collect();
         let prompt = &shown.item.prompt;
-        Ok(score_texts(
-            self.reward.as_ref(),
-            &self.tokenizer,
-            prompt,
-            &answers,
-        )?)
+        score_texts(self.reward.as_ref(), &self.tokenizer, prompt, &answers)
     }
 }
 
