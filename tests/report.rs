@@ -61,7 +61,7 @@ fn the_history_of_a_run_is_in_its_report() {
     let page = folder.read("x.html");
     let machine = history[2]["machine"].as_str().unwrap();
     for part in [
-        "nothing was held out",
+        "Nothing was measured on what was held out",
         "3 of 3, finished, resumed once",
         machine,
         "demos.jsonl",

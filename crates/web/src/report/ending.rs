@@ -57,8 +57,8 @@ impl Ending {
                 format!("It stopped after step {done}{of} with an error: {error}")
             }
             Self::Silent => format!(
-                "It ended after step {done}{of} without a word: the process was killed, or the machine went down. It can be resumed from \
-                 its last checkpoint."
+                "It ended after step {done}{of} without a word: the process was killed, or the machine went down. Resumed, it goes on \
+                 from its last checkpoint, if it had saved one."
             ),
         }
     }

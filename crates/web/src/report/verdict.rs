@@ -41,29 +41,54 @@ impl Verdict {
 pub(crate) fn of_run(run: &Run, facts: &Facts) -> Verdict {
     let mut verdict = Verdict::default();
     if let Some(row) = published(run) {
-        of_policy(&mut verdict, row);
+        of_policy(&mut verdict, run, row);
     } else if run.last("eval/accuracy").is_some() {
         of_judge(&mut verdict, run);
     } else if run.last("eval/loss").is_some() {
         of_loss(&mut verdict, run);
-    } else if let Some((first, last)) = ends(&run.curve("objective/scores")) {
+    } else if let Some(trained) = trained(run) {
         verdict.say(format!(
-            "The mean score of the responses sampled in training went from {} to {}; no held-out prompt has been answered yet, so \
-             nothing is known beyond them.",
-            fixed(first),
-            fixed(last)
-        ));
-    } else if let Some((first, last)) = ends(&run.curve("loss")) {
-        verdict.say(format!(
-            "The training loss went from {} to {}; nothing was held out, so it is not known what was learnt and what was memorised.",
-            fixed(first),
-            fixed(last)
+            "{trained} Nothing was measured on what was held out, so it is not known what was learnt and what was memorised."
         ));
     } else {
         verdict.say("No numbers have been recorded yet.");
     }
     stopping(&mut verdict, run, facts);
     verdict
+}
+
+/// What the steps of training themselves show.
+fn trained(run: &Run) -> Option<String> {
+    let of = |metric: &str, what: &str| {
+        let curve = run.curve(metric);
+        let (first, last) = ends(&curve)?;
+        Some(match curve.len() {
+            1 => format!("In its one step so far, {what} was {}.", fixed(last)),
+            n => format!(
+                "In {n} steps, {what} went from {} to {}.",
+                fixed(first),
+                fixed(last)
+            ),
+        })
+    };
+    of(
+        "objective/scores",
+        "the mean score of the sampled responses",
+    )
+    .or_else(|| of("loss", "the training loss"))
+}
+
+/// Whether a metric was measured before training and not since.
+fn only_before(curve: &[(f64, f64)]) -> bool {
+    curve.len() == 1 && curve[0].0 == 0.0
+}
+
+/// That a number is the one of before training, and what training shows since.
+fn say_before(verdict: &mut Verdict, run: &Run, what: String) {
+    let since = trained(run).map_or_else(String::new, |trained| format!(" {trained}"));
+    verdict.say(format!(
+        "Before training, {what}; what was held out has not been measured since.{since}"
+    ));
 }
 
 /// The first and the last value of a curve.
@@ -95,7 +120,7 @@ fn published(run: &Run) -> Option<&Map<String, Value>> {
 }
 
 /// The policy against the model it started from, on held-out prompts.
-fn of_policy(verdict: &mut Verdict, row: &Map<String, Value>) {
+fn of_policy(verdict: &mut Verdict, run: &Run, row: &Map<String, Value>) {
     let number = |name: &str| row.get(&format!("eval/{name}")).and_then(Value::as_f64);
     let ends = |name: &str| {
         Some((
@@ -108,10 +133,11 @@ fn of_policy(verdict: &mut Verdict, row: &Map<String, Value>) {
     };
     let prompts = number("prompts").map_or_else(|| "the".to_owned(), |n| format!("{n:.0}"));
     if row.get("step").and_then(Value::as_u64) == Some(0) {
-        verdict.say(format!(
-            "Before training, the score on {prompts} held-out prompts is {}; the policy has not been evaluated since.",
+        let what = format!(
+            "the score on {prompts} held-out prompts is {}",
             fixed(score)
-        ));
+        );
+        say_before(verdict, run, what);
         return;
     }
     let before = number("reference_score");
@@ -164,6 +190,10 @@ fn of_judge(verdict: &mut Verdict, run: &Run) {
     let Some(&(_, accuracy)) = curve.last() else {
         return;
     };
+    if only_before(&curve) {
+        let what = format!("it agrees with the annotators on {}", percent(accuracy));
+        return say_before(verdict, run, what);
+    }
     let ends = run
         .last("eval/accuracy_low")
         .zip(run.last("eval/accuracy_high"));
@@ -222,6 +252,13 @@ fn of_loss(verdict: &mut Verdict, run: &Run) {
     let Some((before, after)) = ends(&curve) else {
         return;
     };
+    if only_before(&curve) {
+        return say_before(
+            verdict,
+            run,
+            format!("the held-out loss is {}", fixed(after)),
+        );
+    }
     if curve.len() < 2 || curve[0].0 != 0.0 {
         verdict.say(format!(
             "The held-out loss is {}; it was not measured before training.",

@@ -44,7 +44,7 @@ fn a_policy_rises_falls_or_does_not_move_beyond_its_interval() {
     );
     assert!(still.contains("cannot be told from an even split"));
     let start = said(&run(&[evaluated(0, 0.5, 0.5)], &[]));
-    assert!(start.contains("has not been evaluated since"), "{start}");
+    assert!(start.contains("Before training, the score on 64 held-out prompts is 0.500; what was held out has not been measured since"), "{start}");
 }
 
 #[test]
@@ -124,9 +124,16 @@ fn a_loss_fell_or_has_not_or_was_not_measured_before() {
         ],
         &[],
     );
-    assert!(said(&nothing_held_out).contains("went from 3.000 to 2.000; nothing was held out"));
+    assert!(
+        said(&nothing_held_out).contains(
+            "In 2 steps, the training loss went from 3.000 to 2.000. Nothing was measured"
+        )
+    );
     let rollouts = run(&[json!({"step": 1, "objective/scores": 0.1})], &[]);
-    assert!(said(&rollouts).contains("no held-out prompt has been answered yet"));
+    assert!(
+        said(&rollouts)
+            .contains("In its one step so far, the mean score of the sampled responses was 0.100")
+    );
 }
 
 fn models(gold: [f64; 2], reward: f64, path: Value) -> Models {
@@ -203,4 +210,27 @@ fn what_cannot_be_known_is_not_claimed() {
         "{waiting:?}"
     );
     assert!(of_pipeline(&Models::default(), &[]).sentences[0].contains("not been compared yet"));
+}
+
+/// An interrupted run knows only how it began.
+#[test]
+fn what_was_measured_before_training_is_not_taken_for_a_result() {
+    let step = json!({"step": 1, "loss": 1.5});
+    let loss = run(&[json!({"step": 0, "eval/loss": 2.0}), step.clone()], &[]);
+    assert_eq!(
+        said(&loss),
+        "Before training, the held-out loss is 2.000; what was held out has not been measured since. In its one step so far, the training loss was \
+         1.500."
+    );
+    let judge = run(
+        &[
+            json!({"step": 0, "eval/accuracy": 0.5, "eval/longer_wins": 0.4}),
+            step,
+        ],
+        &[],
+    );
+    assert!(said(&judge).starts_with(
+        "Before training, it agrees with the annotators on 50.0 %; what was held out"
+    ));
+    assert!(of_run(&judge, &Facts::default()).tiles.is_empty());
 }
