@@ -146,10 +146,10 @@ impl<'a> Decoder<'a> {
     }
 
     /// Draws the first token of `rows`; `logits` gives what follows the prompt of each. Those that end with it are `finished`.
-    pub(crate) fn start<'l>(
+    pub(crate) fn start(
         &mut self,
         rows: Vec<Row>,
-        logits: &[&'l [f32]],
+        logits: &[&[f32]],
         finished: &mut Vec<(Row, End)>,
     ) -> Result<()> {
         self.draw(rows, &|i| logits[i], finished)

@@ -183,7 +183,7 @@ async fn say(State(page): State<Arc<Page>>, body: Bytes) -> Response {
     let models = page.chat.models.clone();
     let put = move || -> Result<(), Refusal> {
         for (side, (model, ask)) in order.into_iter().zip(&asks).enumerate() {
-            models.ask(model, ask, replies.from_choice(side))?;
+            models.ask(model, ask, replies.shifted(side))?;
         }
         Ok(())
     };

@@ -100,7 +100,7 @@ impl Replies {
     }
 
     /// The same place for the answers from number `first` on.
-    pub(crate) fn from_choice(&self, first: usize) -> Self {
+    pub(crate) fn shifted(&self, first: usize) -> Self {
         Self {
             sender: self.sender.clone(),
             first,
@@ -157,7 +157,7 @@ async fn answered(
     let put = move || {
         let prompts = asked.asks.iter().enumerate();
         let tokens = prompts
-            .map(|(i, ask)| models.ask(asked.model, ask, replies.from_choice(i * ask.choices)));
+            .map(|(i, ask)| models.ask(asked.model, ask, replies.shifted(i * ask.choices)));
         tokens.sum::<Result<usize, Refusal>>()
     };
     match ask_apart(put).await {
