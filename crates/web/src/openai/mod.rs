@@ -156,8 +156,8 @@ async fn answered(
     let (replies, receiver) = Replies::new();
     let put = move || {
         let prompts = asked.asks.iter().enumerate();
-        let tokens = prompts
-            .map(|(i, ask)| models.ask(asked.model, ask, replies.shifted(i * ask.choices)));
+        let tokens =
+            prompts.map(|(i, ask)| models.ask(asked.model, ask, replies.shifted(i * ask.choices)));
         tokens.sum::<Result<usize, Refusal>>()
     };
     match ask_apart(put).await {
