@@ -27,6 +27,7 @@ mod report;
 mod reproducibility;
 mod resume;
 mod rewards;
+mod rounds;
 mod score;
 mod serve;
 mod serving;

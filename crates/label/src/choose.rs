@@ -7,10 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
 
 use rlhf_base::{Text, rng};
 use rlhf_dataset::Feedback;
+use rlhf_ops::device::in_background;
 use rlhf_rollout::{Features, Opinions, Rule};
 use rlhf_train::feedback;
 
@@ -81,18 +81,21 @@ pub(crate) struct News {
 
 impl Learned {
     /// Chooses by `rule` on the hidden states of `features`, after what `known` says already. `waits`: where programs judge.
+    ///
+    /// # Errors
+    /// If no thread can be started.
     pub fn start(
         (rule, share): (Rule, f64),
         features: Features,
         known: &[Feedback],
         seed: u64,
         waits: bool,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let (orders, received) = channel();
         let found = Arc::new(Found::default());
         let learner = Learner::new(features, seed);
         let theirs = Arc::clone(&found);
-        thread::spawn(move || work(learner, &received, &theirs));
+        in_background("choosing", move || work(learner, &received, &theirs))?;
         let mut strategy = Self {
             rule,
             share,
@@ -106,7 +109,7 @@ impl Learned {
         for feedback in known {
             strategy.send(Order::Said(Opinion::of(feedback)));
         }
-        strategy
+        Ok(strategy)
     }
 
     fn send(&mut self, order: Order) {

@@ -37,6 +37,17 @@ impl Kind {
         matches!(self, Kind::Pair | Kind::Ranking)
     }
 
+    /// How many answers to a prompt are sampled from `models` models, unless somebody wants another number. A strategy that `chooses` a pair
+    /// needs more than two.
+    pub fn usual_answers(self, models: usize, chooses: bool) -> usize {
+        match self {
+            Kind::Pair if chooses => 4,
+            Kind::Pair => 2,
+            Kind::Ranking => 4,
+            Kind::Rating | Kind::Thumbs => models,
+        }
+    }
+
     /// How many of `given` answers to a prompt are shown at a time.
     pub fn shows(self, given: usize) -> usize {
         match self {

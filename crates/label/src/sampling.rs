@@ -6,12 +6,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::{Context as _, Result};
 use rand::RngCore as _;
 use rlhf_base::{Text, rng};
 use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer};
+use rlhf_ops::device::in_background;
 use rlhf_rollout::{PromptRow, respond};
 use serde_json::{Value, json};
 
@@ -81,18 +81,16 @@ impl Sampling {
         let mut done = kept.len();
         let kind = self.kind;
         arrivals.deliver(kept.into_iter().flat_map(|it| it.for_kind(kind)).collect());
-        thread::Builder::new()
-            .name("answers".to_owned())
-            .spawn(move || {
-                let mut end = End {
-                    arrivals,
-                    why: Some("sampling answers has failed".to_owned()),
-                };
-                let made = self.run(&mut done, &identity, &mut out, &end.arrivals);
-                end.why = made
-                    .err()
-                    .map(|error| format!("sampling answers: {error:#}"));
-            })?;
+        in_background("answers", move || {
+            let mut end = End {
+                arrivals,
+                why: Some("sampling answers has failed".to_owned()),
+            };
+            let made = self.run(&mut done, &identity, &mut out, &end.arrivals);
+            end.why = made
+                .err()
+                .map(|error| format!("sampling answers: {error:#}"));
+        })?;
         Ok(pool)
     }
 

@@ -244,6 +244,15 @@ impl Session {
         Ok(Some(Undone::Judgement(past)))
     }
 
+    /// Whether every item has been judged that there is, or that the session should have; repetitions aside.
+    pub fn complete(&self) -> bool {
+        let judged = self.places.iter().filter(|it| !it.judged.is_empty());
+        let judged = judged.count();
+        let again = self.places.iter().filter(|it| it.again).count();
+        let all = !self.pool.grows() && judged + again >= self.pool.total();
+        all || self.settings.items.is_some_and(|items| judged >= items)
+    }
+
     /// How many of the annotator's judgements the file has, and how many items there are still to judge, as far as that is known.
     pub fn counts(&self, annotator: &str) -> (usize, usize) {
         let done = self.journal.past().filter(|it| it.annotator == annotator);

@@ -75,6 +75,19 @@ fn start_threads(n: usize, caller_is_one: bool) -> Result<()> {
     }
 }
 
+/// Runs `work` in a thread called `name`, beside the one that calls.
+///
+/// It has threads of its own for its kernels, as many as [`set_threads`] said: in the pool of the others the calling thread takes part only
+/// when it computes itself, so that work would wait for one that does something else.
+pub fn in_background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let own = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads());
+    let own = own.build().map_err(candle_core::Error::wrap)?;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || own.install(work))?;
+    Ok(())
+}
+
 /// The number in `RAYON_NUM_THREADS`, which users of rayon programs know, else the number of cores.
 ///
 /// Read here, because the number of threads is needed before rayon, which reads the variable too, has a pool.

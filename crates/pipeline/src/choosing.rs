@@ -54,8 +54,7 @@ impl Choosing<'_> {
         let known = known.map(|loaded| loaded.rows).unwrap_or_default();
         let known: Vec<Feedback> = known.into_iter().map(|row| row.record).collect();
         let rule = (rule, self.random);
-        Ok(Box::new(Learned::start(
-            rule, features, &known, seed, self.waits,
-        )))
+        let learned = Learned::start(rule, features, &known, seed, self.waits)?;
+        Ok(Box::new(learned))
     }
 }

@@ -37,7 +37,10 @@ pub(crate) enum Command {
     /// A stage runs again only if its settings, its data or its predecessor changed; one that was interrupted continues. At
     /// the end every model answers held-out prompts, and a table compares them: truth where it is known, learned reward, KL
     /// to the fine-tuned model, wins against it. The table is kept in evaluation.json of the run directory.
-    #[command(after_help = example("rlhf run configs/demo.toml"), after_long_help = manual("rlhf run configs/demo.toml", "eval"))]
+    ///
+    /// With a section [label] the model's answers are judged first, by you or by programs; what learns from judgements (reward, dpo, ppo) is trained on
+    /// them, and with label.rounds the policy's answers are judged again: each round in a folder round-N of its own.
+    #[command(after_help = example("rlhf run configs/demo.toml"), after_long_help = format!("{}\n{}", manual("rlhf run configs/demo.toml", "eval"), settings_help("label")))]
     Run(RunArgs),
     /// Sample responses from a model.
     ///

@@ -243,6 +243,7 @@ mod tests {
                 examples: Vec::new(),
                 answers: Vec::new(),
                 paths: vec![("ppo".to_owned(), vec![point])],
+                rounds: Vec::new(),
                 seconds: 1.0,
                 out: PathBuf::new(),
             },

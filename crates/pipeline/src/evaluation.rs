@@ -219,6 +219,7 @@ pub(crate) fn evaluate(
         prompts: room.prompts.len(),
         examples,
         paths,
+        rounds: Vec::new(),
         seconds: started.elapsed().as_secs_f64(),
         out: PathBuf::new(),
     })

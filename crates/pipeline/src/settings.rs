@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rlhf_dataset::FieldMap;
+use rlhf_label::Kind;
 use rlhf_train::{BadSetting, LoraSettings, MayChange, Saving, Setting, Settings, settings};
 use toml::{Table, Value};
 
@@ -75,6 +76,41 @@ impl RunSettings {
             every: (self.save_minutes > 0.0)
                 .then(|| Duration::from_secs_f64(60.0 * self.save_minutes)),
         }
+    }
+}
+
+/// The section of judgements that a pipeline asks for.
+pub(crate) const LABEL: &str = "label";
+
+settings! {
+    /// How a pipeline asks for judgements, `[label]` in a configuration file.
+    pub(crate) struct LabelSettings {
+        /// Rounds of `rlhf run`: in each the newest policy answers, its answers are judged, and all judgements so far train the stages that
+        /// learn from them.
+        pub(crate) rounds: usize = 1 => 1..=1_000,
+        /// Items to judge in each round.
+        pub(crate) items: usize = 100 => 1..=1_000_000_000,
+        /// What is asked: `pair` (which of two answers is better), `ranking`, `rating` (1 to 5) or `thumbs`.
+        pub(crate) kind: Kind = Kind::Pair,
+        /// Who judges: programs as in `rlhf label --annotator`, such as `gold:tiny-world,noise=0.1`, or the name of a person, who is asked on
+        /// a page; empty: you.
+        pub(crate) annotator: Vec<String> = Vec::new(),
+        /// Ask people in the terminal instead of on a page.
+        pub(crate) terminal: bool = false,
+        /// What the policy is asked: files, folders or data sets of the hub; empty means the prompts of PPO.
+        pub(crate) prompts: Vec<PathBuf> = Vec::new(),
+        /// Answers sampled to a prompt; absent: 2 for a pair, 4 for a ranking, 1 for ratings and thumbs.
+        pub(crate) answers: Option<usize> = None => 1..=1_000,
+        /// Sampling temperature; absent takes that of PPO.
+        pub(crate) temperature: Option<f64> = None => 0.0..=100.0,
+        /// Longest answer in tokens; absent takes that of PPO.
+        pub(crate) response_length: Option<usize> = None => 1..=10_000_000,
+        /// Share of the items that come back to the same annotator.
+        pub(crate) repeat: f64 = 0.05 => 0.0..=1.0,
+        /// Share of the items that every annotator gets.
+        pub(crate) overlap: f64 = 0.0 => 0.0..=1.0,
+        /// Guidelines for annotators, a text or Markdown file.
+        pub(crate) guidelines: Option<PathBuf> = None,
     }
 }
 
@@ -158,7 +194,10 @@ pub(crate) fn sections() -> Vec<Section> {
     shared
         .into_iter()
         .chain(stages)
-        .chain([Section::of::<EvalSettings>(EVAL)])
+        .chain([
+            Section::of::<LabelSettings>(LABEL),
+            Section::of::<EvalSettings>(EVAL),
+        ])
         .collect()
 }
 

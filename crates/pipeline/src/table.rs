@@ -21,9 +21,27 @@ pub(crate) struct Evaluation {
     /// Each policy on its way from the reference, by its name, where that was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) paths: Vec<(String, Vec<Point>)>,
+    /// What each round of judging came to, where there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rounds: Vec<RoundRow>,
     /// Wall-clock time of the whole command.
     pub(crate) seconds: f64,
     pub(crate) out: PathBuf,
+}
+
+/// A round of judging.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub(crate) struct RoundRow {
+    /// Counted from 1.
+    pub(crate) round: usize,
+    /// Judgements so far.
+    pub(crate) labels: usize,
+    /// Of the round's reward model on held-out judgements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) accuracy: Option<f64>,
+    /// The row of the round's policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<String>,
 }
 
 /// One model. Gold fields exist only where a gold scorer does.
@@ -114,6 +132,9 @@ impl Evaluation {
                 }
             ));
         }
+        if !self.rounds.is_empty() {
+            out.push_str(&format!("\n{}", self.by_round()));
+        }
         for example in &self.examples {
             out.push_str(&format!("\n{}\n", example.prompt.trim_end()));
             let mut rows = Vec::new();
@@ -135,6 +156,41 @@ impl Evaluation {
             }
         }
         out
+    }
+}
+
+impl Evaluation {
+    /// The table of rounds.
+    fn by_round(&self) -> String {
+        let gold = self.models.iter().any(|model| model.gold.is_some());
+        let mut head = vec!["round", "labels", "reward accuracy", "reward", "KL"];
+        if gold {
+            head.insert(3, "gold");
+        }
+        let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+        for round in &self.rounds {
+            let policy = self
+                .models
+                .iter()
+                .find(|it| Some(&it.name) == round.policy.as_ref());
+            let mut row = vec![
+                round.round.to_string(),
+                round.labels.to_string(),
+                number(round.accuracy),
+            ];
+            if gold {
+                row.push(number(
+                    policy.and_then(|it| it.gold.as_ref()).map(|it| it.gold),
+                ));
+            }
+            row.push(number(policy.and_then(|it| it.reward)));
+            row.push(policy.map_or_else(|| "–".to_owned(), |it| format!("{:.2}", it.kl)));
+            rows.push(row);
+        }
+        format!(
+            "{}reward accuracy: of each round's reward model, on judgements held out from it; reward: by the last one\n",
+            aligned(&rows)
+        )
     }
 }
 
@@ -202,6 +258,7 @@ mod tests {
             }],
             answers: Vec::new(),
             paths: Vec::new(),
+            rounds: Vec::new(),
             seconds: 1.0,
             out: "runs/demo".into(),
         }
@@ -241,5 +298,24 @@ mod tests {
         assert_eq!(json["models"][1]["kl_bound"], true);
         let read: Evaluation = serde_json::from_value(json).unwrap();
         assert_eq!(read, evaluation);
+    }
+
+    #[test]
+    fn rounds_stand_below_with_the_numbers_of_their_policies() {
+        let mut evaluation = evaluation(None);
+        let round = |round, policy: Option<&str>| RoundRow {
+            round,
+            labels: 100 * round,
+            accuracy: policy.map(|_| 0.75),
+            policy: policy.map(str::to_owned),
+        };
+        evaluation.models[0].name = "ppo 2".to_owned();
+        evaluation.rounds = vec![round(1, None), round(2, Some("ppo 2"))];
+        insta::assert_snapshot!(evaluation.by_round(), @r"
+        round  labels  reward accuracy  reward    KL
+        1         100                –       –     –
+        2         200            0.750  -0.250  1.50
+        reward accuracy: of each round's reward model, on judgements held out from it; reward: by the last one
+        ");
     }
 }

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use crate::exit::usage;
-use crate::settings::{EVAL, RUN};
+use crate::settings::{EVAL, LABEL, RUN};
 use crate::stages::{AnyStage, STAGES};
 
 /// The entry of a stage's section that holds its variants.
@@ -97,7 +97,7 @@ pub(crate) fn read(
                 "{origin}: {stage}.{VARIANTS}: {name:?} becomes the name of a folder: use letters, digits, - and _"
             ));
         }
-        let of_a_section = [RUN, EVAL, "base", "evaluation"].contains(&name.as_str())
+        let of_a_section = [RUN, EVAL, LABEL, "base", "evaluation"].contains(&name.as_str())
             || name.starts_with("best_of_")
             || STAGES.iter().any(|stage| stage.name() == name);
         let of_another = known

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rlhf_train::{LoraSettings, Makes, Source};
+use rlhf_train::{Bundled, LoraSettings, Makes, Source};
 
 use crate::bundled;
 use crate::commands::stage::layers;
@@ -10,11 +10,20 @@ use crate::data_files;
 use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
-use crate::settings::{EVAL, EvalSettings, LORA, Layers, RUN, RunSettings};
+use crate::settings::{EVAL, EvalSettings, LABEL, LORA, LabelSettings, Layers, RUN, RunSettings};
 use crate::stages::{AnyStage, Configured, STAGES};
 use crate::variants::Part;
 
+/// The file of a round's judgements, in its folder `label`.
+pub(crate) const JUDGEMENTS: &str = "judgements.jsonl";
+
+/// Whether a round of judging trains it anew.
+fn learns_from_judgements(part: &Part) -> bool {
+    matches!(part.stage.makes(), Makes::RewardModel | Makes::Policy)
+}
+
 /// A pipeline's settings, and where its stages write.
+#[derive(Clone)]
 pub(crate) struct Wiring {
     pub(crate) file: PathBuf,
     pub(crate) layers: Layers,
@@ -22,6 +31,16 @@ pub(crate) struct Wiring {
     lora: LoraSettings,
     /// The folder that holds one run directory a stage.
     pub(crate) out: PathBuf,
+    round: Option<Round>,
+}
+
+/// Where the stages of a round of judging find what was made before it.
+#[derive(Clone)]
+struct Round {
+    /// The folder of the pipeline, with the stages that every round starts from.
+    whole: PathBuf,
+    /// The files of this round's judgements and of those before.
+    judgements: Vec<PathBuf>,
 }
 
 impl Wiring {
@@ -41,6 +60,7 @@ impl Wiring {
             run,
             lora,
             out,
+            round: None,
         };
         if wiring.parts().is_empty() {
             let names = STAGES.iter().map(|stage| format!("[{}]", stage.name()));
@@ -86,7 +106,42 @@ impl Wiring {
             },
             lora: self.lora.clone(),
             out: self.out.join(format!("seed-{seed}")),
+            round: None,
         }
+    }
+
+    /// The same pipeline in one of its rounds of judging, counted from 1: what learns from judgements has a folder of its own there.
+    pub(crate) fn in_round(&self, number: usize) -> Self {
+        let of = |n: usize| self.out.join(format!("round-{n}"));
+        let judgements = (1..=number).map(|n| of(n).join(LABEL).join(JUDGEMENTS));
+        Self {
+            file: self.file.clone(),
+            layers: self.layers.clone(),
+            run: self.run.clone(),
+            lora: self.lora.clone(),
+            out: of(number),
+            round: Some(Round {
+                whole: self.out.clone(),
+                judgements: judgements.collect(),
+            }),
+        }
+    }
+
+    /// `[label]`, if the pipeline asks for judgements.
+    ///
+    /// # Errors
+    /// If nothing learns from them.
+    pub(crate) fn label(&self) -> anyhow::Result<Option<LabelSettings>> {
+        if !self.names(LABEL) {
+            return Ok(None);
+        }
+        if !self.parts().iter().any(|part| learns_from_judgements(part)) {
+            return Err(usage!(
+                "{}: [{LABEL}] asks for judgements, and no stage learns from any: add [reward] or [dpo]",
+                self.file.display()
+            ));
+        }
+        self.layers.get(LABEL).map(Some)
     }
 
     /// The seeds that it is to be run with.
@@ -116,7 +171,23 @@ impl Wiring {
 
     /// The run directory of a stage, or of a variant.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        if let Some(round) = &self.round
+            && self
+                .parts()
+                .iter()
+                .any(|part| part.name() == name && !learns_from_judgements(part))
+        {
+            return round.whole.join(name);
+        }
         self.out.join(name)
+    }
+
+    /// What the table calls the model of a part: `ppo`, or in the second round of judging `ppo 2`.
+    pub(crate) fn name_in_table(&self, part: &Part) -> String {
+        match &self.round {
+            Some(round) => format!("{} {}", part.name(), round.judgements.len()),
+            None => part.name().to_owned(),
+        }
     }
 
     /// The model that a stage or a variant publishes.
@@ -136,20 +207,37 @@ impl Wiring {
     pub(crate) fn configured(&self, part: &Part) -> anyhow::Result<Box<dyn Configured>> {
         let mut configured = self.layers.configure(part)?;
         for source in configured.sources()? {
-            if let Source::Model {
-                setting,
-                name,
-                made_by,
-                ..
-            } = source
-                && self.names(made_by)
-                && !part.sets(setting)
-                && !self.layers.sets(part.stage.name(), setting)
-            {
-                *name = self.folder(made_by).display().to_string();
+            match source {
+                Source::Model {
+                    setting,
+                    name,
+                    made_by,
+                    ..
+                } if self.names(made_by)
+                    && !part.sets(setting)
+                    && !self.layers.sets(part.stage.name(), setting) =>
+                {
+                    *name = self.folder(made_by).display().to_string();
+                }
+                // Beside the feedback that the file names, if it does.
+                Source::Data {
+                    files,
+                    bundled: Bundled::Preferences,
+                    ..
+                } => {
+                    let asked_for = self.round.iter().flat_map(|round| &round.judgements);
+                    files.extend(asked_for.cloned());
+                }
+                _ => {}
             }
         }
         Ok(configured)
+    }
+
+    /// The parts that every round of judging starts from, and those that it trains.
+    pub(crate) fn around_label(&self) -> (Vec<Part>, Vec<Part>) {
+        let parts = self.parts().into_iter();
+        parts.partition(|part| !learns_from_judgements(part))
     }
 
     /// What the models are asked at the end; nothing where no stage makes a model that answers.

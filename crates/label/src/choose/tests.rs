@@ -77,7 +77,7 @@ fn session(mut strategy: Learned, pool: &[Candidates], items: usize) -> Vec<Judg
 fn a_rule_chooses_once_there_is_something_to_learn_from_and_not_the_share_at_random() {
     let pool = pool(40);
     for rule in Rule::ALL {
-        let start = |share| Learned::start((rule, share), features(), &[], 5, true);
+        let start = |share| Learned::start((rule, share), features(), &[], 5, true).unwrap();
         let said = session(start(0.0), &pool, 20);
         let strategies: Vec<&str> = said.iter().map(|it| &*it.shown.strategy).collect();
         assert!(strategies[..10].iter().all(|it| *it == "random"));
@@ -109,7 +109,8 @@ fn what_the_file_says_is_known_at_the_start() {
         })
     };
     let first = |known: &[Feedback]| {
-        let mut strategy = Learned::start((Rule::Infomax, 0.0), features(), known, 5, true);
+        let mut strategy =
+            Learned::start((Rule::Infomax, 0.0), features(), known, 5, true).unwrap();
         let open: Vec<&Candidates> = pool[10..].iter().collect();
         strategy.choose(Kind::Pair, &open).strategy
     };

@@ -257,7 +257,9 @@ fn a_session_ends_after_as_many_items_as_it_should_have() {
     let file = tmp.path().join("prefs.jsonl");
     let mut session = open(&file, 9, three.clone());
     assert_eq!(session.counts("a"), (0, 3));
+    assert!(!session.complete());
     assert_eq!(finish(&mut session, "a").len(), 3);
+    assert!(session.complete());
     assert_eq!(session.next("b").unwrap(), Next::Done);
     assert_eq!(session.counts("a"), (3, 0));
     session.undo("a").unwrap();
@@ -301,6 +303,15 @@ fn candidates_may_arrive_while_others_are_judged_and_a_failure_is_told() {
     arrivals.deliver(all.drain(..1).collect());
     assert_eq!(session.counts("a"), (0, 3));
     let shown = show(&mut session, "a");
+    session
+        .judge("a", &shown.id, Verdict::Skip, None, None)
+        .unwrap();
+    assert_eq!(
+        session.next("a").unwrap(),
+        Next::Wait,
+        "not what was skipped"
+    );
+    session.undo("a").unwrap();
     session.judge("a", &shown.id, left(), None, None).unwrap();
     assert_eq!(session.next("a").unwrap(), Next::Wait);
     arrivals.deliver(all);

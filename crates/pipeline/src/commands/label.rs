@@ -2,17 +2,18 @@
 
 mod page;
 mod summary;
-mod terminal;
+pub(crate) mod terminal;
 
 use anyhow::Context as _;
 use rlhf_label::{Clock, Random, Session, Settings, Simulated};
 
 use self::page::Page;
+use self::terminal::Asking;
 use crate::bundled;
 use crate::choosing::Choosing;
 use crate::exit::usage;
 use crate::flags::LabelArgs;
-use crate::labelling::{Asked, annotators, existing, let_judge, tell_mended};
+use crate::labelling::{Asked, Opinion, annotators, existing, let_judge, tell_mended};
 use crate::machine::Machine;
 use crate::output::print_result;
 
@@ -65,7 +66,14 @@ pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
     let session = match programs.as_slice() {
         [] if args.terminal => {
             let mut session = open(args, &programs, &machine)?;
-            terminal::judge(args, &mut session, person, guidelines, &machine)?;
+            let asking = Asking {
+                person,
+                guidelines,
+                opinion: Opinion::open(args.reward.as_deref(), &machine)?,
+                json: args.json,
+                quiet: args.common.quiet,
+            };
+            terminal::judge(&mut session, asking)?;
             session
         }
         [] => {
@@ -95,12 +103,9 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
                 ));
             }
             let models: Vec<String> = [model].into_iter().chain(args.against.clone()).collect();
-            let usual = match args.kind {
-                rlhf_label::Kind::Pair if args.choose == Random::NAME => 2,
-                rlhf_label::Kind::Pair => 4,
-                rlhf_label::Kind::Ranking => 4,
-                _ => models.len(),
-            };
+            let usual = args
+                .kind
+                .usual_answers(models.len(), args.choose != Random::NAME);
             let asked = Asked {
                 models,
                 prompts: &args.prompts,

@@ -6,7 +6,7 @@ mod doctor;
 mod eval;
 mod explain;
 mod generate;
-mod label;
+pub(crate) mod label;
 mod manual;
 mod mdp;
 mod merge;

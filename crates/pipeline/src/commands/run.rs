@@ -1,5 +1,7 @@
 //! `rlhf run`: stage after stage, then the table.
 
+mod rounds;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,7 +22,7 @@ use crate::machine::Machine;
 use crate::output::{print, print_result};
 use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings};
-use crate::table::Evaluation;
+use crate::table::{Evaluation, RoundRow};
 use crate::variants::Part;
 use crate::wiring::Wiring;
 
@@ -141,6 +143,9 @@ impl Pipeline<'_> {
         if self.args.resume {
             self.refuse_changed_settings()?;
         }
+        if let Some(label) = self.wiring.label()? {
+            return self.rounds(&label, questions.as_ref());
+        }
         let mut ran = false;
         for part in &self.wiring.parts() {
             ran |= self.part(part, ran)?;
@@ -148,18 +153,19 @@ impl Pipeline<'_> {
         let Some(questions) = questions else {
             return Ok(None);
         };
-        self.evaluation(&self.lineup()?, &questions).map(Some)
+        self.evaluation(&self.lineup()?, &questions, Vec::new())
+            .map(Some)
     }
 
     /// Errors on the settings of any stage that differ from those its run began with, before any of them runs.
     fn refuse_changed_settings(&self) -> anyhow::Result<()> {
         let mut changed = Vec::new();
-        for part in &self.wiring.parts() {
-            let out = self.wiring.folder(part.name());
+        for (wiring, part) in self.runs()? {
+            let out = wiring.folder(part.name());
             if let Some(record) = Record::read(&out, part.stage)? {
-                let settings = self.wiring.configured(part)?.to_table();
-                let run = recorded(&self.wiring.run);
-                let lora = recorded_lora(&self.wiring.lora(part.stage));
+                let settings = wiring.configured(&part)?.to_table();
+                let run = recorded(&wiring.run);
+                let lora = recorded_lora(&wiring.lora(part.stage));
                 let refused = differences(part.stage, &record, (&run, &lora), &settings).refused;
                 if !refused.is_empty() {
                     changed.push(refusal(&out, &refused).to_string());
@@ -237,17 +243,41 @@ impl Pipeline<'_> {
 
     /// What the runs have cost, by the names of their models in the table.
     fn costs(&self) -> Vec<(String, Cost)> {
-        let cost = |part: Part| {
-            let cost = Cost::read(&self.wiring.folder(part.name()))?;
-            Some((part.name().to_owned(), cost))
+        let runs = self.runs().unwrap_or_default();
+        let cost = |(wiring, part): (Wiring, Part)| {
+            let cost = Cost::read(&wiring.folder(part.name()))?;
+            Some((wiring.name_in_table(&part), cost))
         };
-        self.wiring.parts().into_iter().filter_map(cost).collect()
+        runs.into_iter().filter_map(cost).collect()
     }
 
-    /// Which models answer: the fine-tuned one, what it started from before it, and after it what was improved by feedback.
+    /// Every run that the pipeline makes, in its order.
+    fn runs(&self) -> anyhow::Result<Vec<(Wiring, Part)>> {
+        let Some(label) = self.wiring.label()? else {
+            let parts = self.wiring.parts().into_iter();
+            return Ok(parts.map(|part| (self.wiring.clone(), part)).collect());
+        };
+        let (before, after) = self.wiring.around_label();
+        let first = before.into_iter().map(|part| (self.wiring.clone(), part));
+        let rounds = (1..=label.rounds).map(|number| self.wiring.in_round(number));
+        let rounds = rounds.flat_map(|round| {
+            let of_round = |part: &Part| (round.clone(), part.clone());
+            after.iter().map(of_round).collect::<Vec<_>>()
+        });
+        Ok(first.chain(rounds).collect())
+    }
+
+    /// Which models answer: the fine-tuned one, what it started from before it, and after it what was improved by feedback: in each round of
+    /// judging, where there are rounds.
     fn lineup(&self) -> anyhow::Result<Lineup> {
         let wiring = &self.wiring;
         let policies = wiring.making(Makes::Policy);
+        let mut runs = self.runs()?;
+        // The reward model and its settings are those of the last round.
+        let last = runs
+            .last()
+            .map_or_else(|| wiring.clone(), |(last, _)| last.clone());
+        runs.retain(|(_, part)| part.stage.makes() == Makes::Policy);
         let mut before = Vec::new();
         let reference = match wiring.making(Makes::Reference).first() {
             Some(part) => {
@@ -262,24 +292,24 @@ impl Pipeline<'_> {
         let mut reward = wiring
             .making(Makes::RewardModel)
             .first()
-            .map(|part| RewardSource::Model(wiring.model(part.name())));
+            .map(|part| RewardSource::Model(last.model(part.name())));
         for part in &policies {
-            let settings = wiring.configured(part)?.to_table();
+            let settings = last.configured(part)?.to_table();
             if let Some(named) = settings.get("reward").and_then(toml::Value::as_str) {
                 reward = Some(reward_source(named)?);
             }
         }
         let settings: EvalSettings = wiring.layers.get(EVAL)?;
-        let on_the_way = policies.iter().filter(|_| settings.checkpoints);
+        let on_the_way = runs.iter().filter(|_| settings.checkpoints);
         Ok(Lineup {
             on_the_way: on_the_way
-                .map(|part| (part.name().to_owned(), wiring.folder(part.name())))
+                .map(|(of, part)| (of.name_in_table(part), of.folder(part.name())))
                 .collect(),
             before,
             reference: ("sft".to_owned(), reference),
-            after: policies
+            after: runs
                 .iter()
-                .map(|part| (part.name().to_owned(), wiring.model(part.name())))
+                .map(|(of, part)| (of.name_in_table(part), of.model(part.name())))
                 .collect(),
             reward,
         })
@@ -296,14 +326,22 @@ impl Pipeline<'_> {
     }
 
     /// The kept evaluation if nothing it depends on has changed, else a new one.
-    fn evaluation(&self, lineup: &Lineup, questions: &Questions) -> anyhow::Result<Evaluation> {
+    fn evaluation(
+        &self,
+        lineup: &Lineup,
+        questions: &Questions,
+        rounds: Vec<RoundRow>,
+    ) -> anyhow::Result<Evaluation> {
         let settings: EvalSettings = self.wiring.layers.get(EVAL)?;
-        let described = format!(
+        let mut described = format!(
             "{}{:?}{:?}",
             settings.to_table(),
             questions.sampling,
             lineup
         );
+        if !rounds.is_empty() {
+            described.push_str(&format!("{rounds:?}"));
+        }
         let models = lineup
             .before
             .iter()
@@ -334,6 +372,7 @@ impl Pipeline<'_> {
         let mut evaluation = evaluate(lineup, questions, &self.machine)?;
         evaluation.out = self.wiring.out.clone();
         rlhf_train::write_answers(&self.wiring.out, &evaluation.answers)?;
+        evaluation.rounds = rounds;
         let kept = Kept {
             fingerprint,
             evaluation,

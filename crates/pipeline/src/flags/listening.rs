@@ -25,6 +25,16 @@ pub(crate) struct ListeningArgs {
 }
 
 impl ListeningArgs {
+    /// A free port of this machine, which no other can reach.
+    pub(crate) fn here() -> Self {
+        Self {
+            host: IpAddr::from([127, 0, 0, 1]),
+            port: 0,
+            token: None,
+            no_open: false,
+        }
+    }
+
     /// The same for the server.
     pub(crate) fn config(&self) -> ServerConfig {
         ServerConfig {

@@ -7,28 +7,32 @@ use std::time::Instant;
 use rlhf_base::tell;
 use rlhf_label::{Key, Next, Rewritten, Session, Shown, Verdict, as_text};
 
-use crate::flags::LabelArgs;
 use crate::input::{Input, Typed, user};
 use crate::labelling::{Opinion, POLL};
-use crate::machine::Machine;
 use crate::output::{colours, print};
 
+/// Who is asked, and what is shown besides the items.
+pub(crate) struct Asking {
+    /// The annotator; without one, the user of this terminal.
+    pub(crate) person: Option<String>,
+    pub(crate) guidelines: Option<String>,
+    /// What it gives to the answers is shown after each judgement.
+    pub(crate) opinion: Option<Opinion>,
+    /// Stdout is for a result alone.
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+}
+
 /// Asks until there is nothing left, or whoever judges ends it.
-pub(super) fn judge(
-    args: &LabelArgs,
-    session: &mut Session,
-    person: Option<String>,
-    guidelines: Option<String>,
-    machine: &Machine,
-) -> anyhow::Result<()> {
+pub(crate) fn judge(session: &mut Session, asking: Asking) -> anyhow::Result<()> {
     let mut terminal = Terminal {
         session,
-        annotator: person.unwrap_or_else(user),
-        guidelines,
-        opinion: Opinion::open(args.reward.as_deref(), machine)?,
+        annotator: asking.person.unwrap_or_else(user),
+        guidelines: asking.guidelines,
+        opinion: asking.opinion,
         input: Input::new()?,
-        on_stdout: std::io::stdout().is_terminal() && !args.json,
-        quiet: args.common.quiet,
+        on_stdout: std::io::stdout().is_terminal() && !asking.json,
+        quiet: asking.quiet,
     };
     terminal.run()
 }
