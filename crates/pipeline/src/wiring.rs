@@ -135,7 +135,7 @@ impl Wiring {
         if !self.names(LABEL) {
             return Ok(None);
         }
-        if !self.parts().iter().any(|part| learns_from_judgements(part)) {
+        if !self.parts().iter().any(learns_from_judgements) {
             return Err(usage!(
                 "{}: [{LABEL}] asks for judgements, and no stage learns from any: add [reward] or [dpo]",
                 self.file.display()
