@@ -42,16 +42,18 @@ def sft(label, model, rows, batch, steps, max_length, lr="2e-5", dense=False, dt
     return stage("sft", label, arguments, cores=cores)
 
 
-def reward(label, model, rows, eval_rows, batch, steps, max_length, lr="1e-5", keep=False):
+def reward(label, model, rows, eval_rows, batch, steps, max_length, lr="1e-5", lora=0, keep=False):
     arguments = ["--model", model, "--prefs", rows, "--eval-prefs", eval_rows, "--batch", batch, "--steps", steps]
     arguments += ["--max-length", max_length, "--lr", lr, "--schedule", "constant", "--no-shuffle", "--raw"]
+    arguments += ["--lora", lora] * (lora > 0)
     return stage("reward", label, arguments, keep)
 
 
-def ppo(label, model, reward_model, rows, eval_rows, episodes, length, epochs, steps):
+def ppo(label, model, reward_model, rows, eval_rows, episodes, length, epochs, steps, lora=0):
     arguments = ["--model", model, "--reward", reward_model, "--prompts", rows, "--eval-prompts", eval_rows]
     arguments += ["--batch", episodes, "--epochs", epochs, "--response-length", length, "--steps", steps, "--raw"]
     arguments += ["--set", f"ppo.min_response_length={length - 1}", "--set", "ppo.log_samples=0"]
+    arguments += ["--lora", lora] * (lora > 0)
     return stage("ppo", label, arguments)
 
 

@@ -113,12 +113,13 @@ def generation(batch, at_least, aim):
     )
 
 
-def ppo_ours(s):
-    model = RUNS / "reward-for-ppo"
-    if not (model / "final/reward.json").exists():
-        ours.reward(model.name, SMOLLM2, ROWS / "pairs.jsonl", ROWS / "pairs.eval.jsonl", 8, 1, 512, keep=True)
+def ppo_ours(s, label="ppo", model=SMOLLM2, lora=0):
+    """Our PPO with a reward model over the same `model`; with `lora`, policy, critic and reward model are adapters of that rank."""
+    reward = RUNS / ("reward-for-ppo" if label == "ppo" else f"reward-for-{label}")
+    if not (reward / "final/reward.json").exists():
+        ours.reward(reward.name, model, ROWS / "pairs.jsonl", ROWS / "pairs.eval.jsonl", 8, 1, 512, lora=lora, keep=True)
     return ours.ppo(
-        "ppo", SMOLLM2, model, ROWS / "ppo.jsonl", ROWS / "ppo.eval.jsonl", s.episodes, s.response_length, 4, s.ppo_steps
+        label, model, reward, ROWS / "ppo.jsonl", ROWS / "ppo.eval.jsonl", s.episodes, s.response_length, 4, s.ppo_steps, lora=lora
     )
 
 
@@ -153,6 +154,21 @@ def lora(title, model, name):
             )
         },
         note="Rank 16, alpha 32, without dropout; both adapters start from B = 0, so that the first losses are the same, and from different A.",
+    )
+
+
+def ppo_lora(title, model, name):
+    """The same PPO step with adapters over `model`, against our own with all weights."""
+    return Work(
+        name=name,
+        title=title,
+        unit="steps/s",
+        rounds=1,
+        per_step=lambda s: 1,
+        ours=lambda s: ppo_ours(s, name, model, lora=16),
+        rivals={"full": Rival("rlhf, all weights", ppo_ours)},
+        note="Policy, critic and reward model are adapters over one base in memory, and the reference is that base; with all weights "
+        "there are four models.",
     )
 
 
@@ -226,4 +242,6 @@ WORKS = [
         "The rival pads the prompts, of at most 128 tokens, to the longest; it accumulates gradients over micro-batches of four "
         "episodes, which spares it memory, and does not clip them.",
     ),
+    ppo_lora("the same PPO step with adapters of rank 16", SMOLLM2, "ppo-lora"),
+    ppo_lora("the same PPO step with adapters of rank 16 over the quantised base", MODELS / "smollm2.gguf", "ppo-lora-gguf"),
 ]
