@@ -136,3 +136,55 @@ fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
             .contains("nowhere.toml")
     );
 }
+
+#[test]
+fn rounds_of_judging_are_looked_at_before_the_first() {
+    let folder = Folder::pipeline();
+    let with = |label: &str| {
+        let text = format!("{PIPELINE}\n[label]\nrounds = 2\nitems = 6\n{label}");
+        let text = text.replace("prefs = [\"prefs.jsonl\"]", "eval_fraction = 0.4");
+        folder.write("loop.toml", &text);
+        examined(&folder, "loop.toml")
+    };
+    let checks = with("annotator = [\"length:4,noise=1\"]\nchoose = \"thompson\"");
+    for [part, check, verdict, said] in &checks {
+        assert!(verdict == "ok", "{part} {check}: {said}");
+    }
+    let said = |check: &str| found(&checks, "label", check, "ok");
+    assert!(said("items").contains("2 rounds of 6 items of kind pair, 4 answers"));
+    assert!(said("annotator").contains("length:4,noise=1"));
+    assert!(said("choice").contains("thompson") && said("choice").contains("[reward]"));
+    assert!(said("judgements").contains("round-1/label/judgements.jsonl"));
+    assert!(found(&checks, "reward", "settings", "ok").contains("[label] has yet to ask"));
+    assert!(found(&checks, "ppo", "run", "ok").contains("round-1/ppo"));
+
+    let checks = with("guidelines = \"nowhere.md\"");
+    assert!(found(&checks, "label", "annotator", "ok").contains("asks you on a page"));
+    assert!(found(&checks, "label", "guidelines", "fail").contains("nowhere.md"));
+    let checks = with("annotator = [\"Ann\"]\nterminal = true\nkind = \"ranking\"");
+    assert!(found(&checks, "label", "annotator", "ok").contains("asks Ann in the terminal"));
+
+    // What is there already is told, round by round.
+    with("annotator = [\"length:4,noise=1\"]");
+    folder.done("run loop.toml --quiet --set label.rounds=1");
+    let checks = examined(&folder, "loop.toml");
+    assert!(found(&checks, "label", "judgements", "ok").contains("complete"));
+    assert!(found(&checks, "reward", "run", "ok").contains("skipped"));
+    folder.write(
+        "loop.toml",
+        &folder.read("loop.toml").replace("items = 6", "items = 600"),
+    );
+    let checks = examined(&folder, "loop.toml");
+    assert!(found(&checks, "label", "prompts", "warn").contains("8 items at most"));
+}
+
+/// A reward model that is yet to be made has the heads that it will have.
+#[test]
+fn pessimism_about_a_reward_model_of_the_same_file_is_no_fault() {
+    let folder = Folder::pipeline();
+    let text = PIPELINE
+        .replace("[reward]", "[reward]\nheads = 4")
+        .replace("[ppo]", "[ppo]\npessimism = 1.0");
+    folder.write("all.toml", &text);
+    found(&examined(&folder, "all.toml"), "ppo", "reward", "ok");
+}

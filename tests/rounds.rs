@@ -164,3 +164,93 @@ fn judgements_that_nothing_learns_from_are_not_asked_for() {
     assert!(wrong.contains("gold:tiny-world"), "{wrong}");
     assert!(!folder.path("runs").exists());
 }
+
+/// The first ten judgements come at random; the second round begins with the six of the first.
+#[test]
+fn a_rule_chooses_with_what_earlier_rounds_have_taught() {
+    let line = "run loop.toml --quiet --set label.choose=infomax --set label.random=0";
+    let folder = folder();
+    folder.done(line);
+    let judged = |folder: &Folder, n: usize| {
+        folder.read(&format!("runs/loop/round-{n}/label/judgements.jsonl"))
+    };
+    let strategies = |n: usize| -> Vec<String> {
+        let rows = judged(&folder, n);
+        let rows = rows
+            .lines()
+            .map(|line| -> Value { serde_json::from_str(line).unwrap() });
+        rows.map(|row| row["strategy"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert!(
+        strategies(1).iter().all(|it| it == "random"),
+        "{:?}",
+        strategies(1)
+    );
+    let second = strategies(2);
+    assert_eq!(second.first().unwrap(), "random");
+    assert!(second.iter().any(|it| it == "infomax"), "{second:?}");
+    let kept = folder.read("runs/loop/round-2/label/judgements.answers.jsonl");
+    let row: Value = serde_json::from_str(kept.lines().next().unwrap()).unwrap();
+    assert!(
+        row["responses"].as_array().is_some_and(|it| it.len() > 2),
+        "four are sampled: {row}"
+    );
+
+    // Interrupted in the middle of the second round it chooses what it would have chosen.
+    let whole = judged(&folder, 2);
+    fs_err::remove_file(folder.path("runs/loop/round-2/label/finished")).unwrap();
+    let cut = &whole[..whole.len() - 300];
+    folder.write("runs/loop/round-2/label/judgements.jsonl", cut);
+    folder.done(&format!("{line} --resume"));
+    assert_eq!(judged(&folder, 2), whole);
+}
+
+#[test]
+fn what_would_stop_a_round_is_refused_before_anything_is_trained() {
+    let folder = folder();
+    let refused = |set: &str| folder.refused(&format!("run loop.toml --set label.{set}"));
+    for (set, named) in [
+        ("guidelines=nowhere.md", "label.guidelines"),
+        ("prompts=[\"nowhere.jsonl\"]", "nowhere.jsonl"),
+        ("answers=1", "at least two"),
+        ("temperature=0", "the same answer"),
+        ("choose=best", "thompson"),
+        ("random=2", "label.random"),
+        ("terminal=true", "label.annotator names a program"),
+        ("annotator=[\"Ann\",\"Bob\"]", "one person"),
+        ("annotator=[\"command:false\"]", "label.annotator"),
+        (
+            "annotator=[\"gold:tiny-world\"]",
+            "no question of the Tiny World",
+        ),
+    ] {
+        let said = refused(set);
+        assert!(said.contains(named), "{set}: {said}");
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = port.local_addr().unwrap().port();
+    let said = refused(&format!("port={taken} --set label.annotator=[]"));
+    assert!(
+        said.contains("label.port") && said.contains("label.terminal"),
+        "{said}"
+    );
+    assert!(!folder.path("runs").exists());
+}
+
+/// Judgements whose file is gone are asked for again, and those that another process asks for are not.
+#[test]
+fn a_lost_file_is_judged_again_and_a_held_one_is_left_alone() {
+    let folder = folder();
+    folder.done("run loop.toml --quiet --set label.rounds=1");
+    let file = "runs/loop/round-1/label/judgements.jsonl";
+    let kept = folder.read(file);
+    fs_err::remove_file(folder.path(file)).unwrap();
+    folder.done("run loop.toml --quiet --set label.rounds=1");
+    assert_eq!(folder.read(file), kept);
+
+    let _held = rlhf_train::Lock::take(folder.path(&format!("{file}.lock"))).unwrap();
+    fs_err::remove_file(folder.path("runs/loop/round-1/label/finished")).unwrap();
+    let said = folder.refused("run loop.toml --quiet --set label.rounds=1");
+    assert!(said.contains("asks for these judgements already"), "{said}");
+}

@@ -15,5 +15,6 @@ mod folder;
 mod harness;
 mod label;
 mod report;
+mod rounds;
 mod serving;
 mod webdriver;

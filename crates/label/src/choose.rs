@@ -206,7 +206,7 @@ fn work(mut learner: Learner, orders: &Receiver<Order>, found: &Found) {
             Ok(Some(news)) => state.news = Some(news),
             Err(error) => {
                 rlhf_base::tell(format!(
-                    "--choose: items come at random from here on: {error:#}"
+                    "choosing what to label: items come at random from here on: {error:#}"
                 ));
                 (state.news, state.failed) = (None, true);
             }

@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process appends to the same file.
-    #[error("{} is written by {holder}: wait until it ends, or name another --save", path.display())]
+    #[error("{} is written by {holder}: wait until it ends, or judge into another file", path.display())]
     Locked {
         /// The file of judgements.
         path: PathBuf,
@@ -17,7 +17,7 @@ pub enum Error {
         holder: String,
     },
     /// The file of judgements, or the one of demonstrations beside it, cannot be written.
-    #[error("{} cannot be written: {cause}; free some space, make the folder writable, or name another --save", path.display())]
+    #[error("{} cannot be written: {cause}; free some space, make the folder writable, or judge into another file", path.display())]
     NotWritable {
         /// The file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// The file of judgements holds something else.
-    #[error("{}:{line}: {what}; judgements are appended to JSON Lines: name another --save", path.display())]
+    #[error("{}:{line}: {what}; judgements are appended to JSON Lines alone: mend the line, or judge into another file", path.display())]
     NotJsonLines {
         /// The file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum Error {
     /// The answers kept beside the file are not those that would be sampled.
     #[error(
         "{} holds answers that were sampled from other models or prompts, or with another seed or other settings: give those again to go on \
-         with them, or name another --save", .0.display()
+         with them, or judge into another file", .0.display()
     )]
     OtherAnswers(PathBuf),
     /// Answers could not be sampled.

@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(fs_err::read_to_string(&file).unwrap(), format!("{line}\n"));
         let error = read(&file, "other").unwrap_err().to_string();
         assert!(
-            error.contains("prefs.answers.jsonl") && error.contains("--save"),
+            error.contains("prefs.answers.jsonl") && error.contains("another file"),
             "{error}"
         );
     }

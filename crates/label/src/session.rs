@@ -502,7 +502,8 @@ fn key(candidates: &Candidates) -> u64 {
     rng::fnv1a(candidates.item(Kind::Ranking, &all).id.as_bytes())
 }
 
-fn check_name(annotator: &str) -> Result<()> {
+/// Errors on what is no name of an annotator: it has 1 to 64 characters on one line.
+pub fn check_name(annotator: &str) -> Result<()> {
     let length = annotator.chars().count();
     let fits = (1..=64).contains(&length)
         && annotator.trim() == annotator

@@ -7,7 +7,9 @@ use rlhf_lm::Tokenizer;
 use rlhf_rollout::{Scorer, score_texts};
 
 use crate::Kind;
+use crate::item::{Answer, Candidates};
 use crate::judgement::Shown;
+use crate::strategy::Random;
 use crate::verdict::Verdict;
 
 /// A simulated annotator as a user writes it: `gold:tiny-world`, `command:./score.py`, `length:40`, `regex:PATTERN` or `reward:MODEL`, with
@@ -94,6 +96,26 @@ impl Simulated {
         &self.spec.name
     }
 
+    /// Errors if it cannot judge `answers` answers to such a prompt in this way: known before there are any.
+    pub fn trial(&self, kind: Kind, prompt: &Text, answers: usize) -> Result<()> {
+        let answers = (1..=answers).map(|n| Answer {
+            text: Text::from(format!(" answer {n}")),
+            model: None,
+            finished: true,
+        });
+        let one = Candidates::new(prompt.clone(), answers.collect(), None);
+        let sides: Vec<usize> = (0..kind.shows(one.answers.len())).collect();
+        let item = one.item(kind, &sides);
+        let shown = Shown {
+            id: item.id.clone(),
+            item,
+            sides,
+            repeat: false,
+            strategy: Random::NAME.to_owned(),
+        };
+        self.judge(kind, &shown).map(drop)
+    }
+
     /// What it says about what is on its screen.
     pub fn judge(&self, kind: Kind, shown: &Shown) -> Result<Verdict> {
         let answers = shown.sides.iter().map(|&i| &shown.item.answers[i]);
@@ -136,8 +158,8 @@ impl Simulated {
         };
         ensure!(
             (0.0..=1.0).contains(score),
-            "the annotator \"{name}\" gives {score}: a {} needs scores from 0 to 1, as gold:tiny-world gives them; compare answers instead \
-             (--kind pair)",
+            "the annotator \"{name}\" gives {score}: a {} needs scores from 0 to 1, as gold:tiny-world gives them; compare answers instead, \
+             as pairs or rankings",
             kind.name()
         );
         // Logistic noise: the difference of two Gumbel draws.

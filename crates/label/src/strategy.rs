@@ -1,10 +1,66 @@
 //! Which item to show next.
 
+use std::str::FromStr;
+
 use rlhf_base::rng;
+use rlhf_rollout::Rule;
+use serde::{Deserialize, Serialize};
 
 use crate::Kind;
 use crate::item::Candidates;
 use crate::judgement::Judgement;
+
+/// The strategy of a session, as a person names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choose {
+    /// [`Random`].
+    Random,
+    /// [`Rule::Infomax`].
+    Infomax,
+    /// [`Rule::DeltaUcb`].
+    DeltaUcb,
+    /// [`Rule::Thompson`].
+    Thompson,
+}
+
+impl Choose {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Random, Self::Infomax, Self::DeltaUcb, Self::Thompson];
+
+    /// The rule by which it learns what to show; none: [`Random`].
+    pub fn rule(self) -> Option<Rule> {
+        match self {
+            Self::Random => None,
+            Self::Infomax => Some(Rule::Infomax),
+            Self::DeltaUcb => Some(Rule::DeltaUcb),
+            Self::Thompson => Some(Rule::Thompson),
+        }
+    }
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        self.rule().map_or(Random::NAME, Rule::name)
+    }
+}
+
+impl FromStr for Choose {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|it| it.name() == name);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("expected one of {names}")
+        })
+    }
+}
+
+impl std::fmt::Display for Choose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// What to show next.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,4 +120,21 @@ impl Strategy for Random {
     }
 
     fn heard(&mut self, _: &Judgement) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strategy_has_one_name_in_files_and_on_command_lines() {
+        for choose in Choose::ALL {
+            assert_eq!(choose.name().parse(), Ok(choose));
+            assert_eq!(
+                serde_json::to_value(choose).unwrap(),
+                serde_json::json!(choose.name())
+            );
+        }
+        assert!("best".parse::<Choose>().unwrap_err().contains("thompson"));
+    }
 }

@@ -1,17 +1,18 @@
 //! What a session of judging is made of: where answers come from, and annotators that are programs. `rlhf label` and the section `[label]`
 //! of a pipeline share it.
 
+mod existing;
 mod page;
+mod section;
 
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rlhf_base::{Text, tell};
-use rlhf_dataset::{Answers, Loaded, Prompt, Reading, read};
+use rlhf_base::tell;
+use rlhf_dataset::{Prompt, Reading};
 use rlhf_label::{
-    Answer, Candidates, Kind, Next, Pool, Sampling, Session, Simulated, SimulatedSpec, Speaker,
-    answers_of,
+    Kind, Next, Pool, Sampling, Session, Simulated, SimulatedSpec, Speaker, answers_of,
 };
 use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer};
 use rlhf_train::{Counted, read_and_tell, tell_skipped};
@@ -23,59 +24,12 @@ use crate::fingerprint::{Content, Input, fingerprint};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 
+pub(crate) use self::existing::existing;
 pub(crate) use self::page::{Opinion, judge_on_page};
+pub(crate) use self::section::{Section, Who};
 
 /// How long to wait before looking again for answers that are being sampled.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
-
-/// The pool of answers that exist in `files`. Answers that stand alone in their rows are put together by prompt.
-pub(crate) fn existing(
-    files: &[PathBuf],
-    reading: &Reading,
-    kind: Kind,
-    seed: u64,
-) -> anyhow::Result<Pool> {
-    let Loaded {
-        rows, tolerance, ..
-    } = read::<Answers, _>(&found(files)?, reading)?;
-    tell_skipped(&tolerance);
-    let read = rows.len();
-    let mut all: Vec<Candidates> = Vec::new();
-    // The place of a prompt whose answers come one by one.
-    let mut alone: std::collections::HashMap<Text, usize> = std::collections::HashMap::new();
-    for row in rows.into_iter().map(|row| row.record) {
-        let answers = row.responses.into_iter().zip(row.models);
-        let answers = answers.map(|(text, model)| Answer {
-            text,
-            model,
-            finished: true,
-        });
-        let answers: Vec<Answer> = answers.collect();
-        let one_by_one = answers.len() == 1 && !row.prompt.is_empty();
-        match alone.get(&row.prompt).filter(|_| one_by_one) {
-            Some(&known) => {
-                let known: &mut Candidates = &mut all[known];
-                let (prompt, source) = (known.prompt.clone(), known.source.clone());
-                let answers = known.answers.iter().cloned().chain(answers).collect();
-                *known = Candidates::new(prompt, answers, source);
-            }
-            None => {
-                if one_by_one {
-                    alone.insert(row.prompt.clone(), all.len());
-                }
-                all.push(Candidates::new(row.prompt, answers, row.source));
-            }
-        }
-    }
-    let all: Vec<Candidates> = all.into_iter().flat_map(|it| it.for_kind(kind)).collect();
-    if all.is_empty() {
-        return Err(usage!(
-            "nothing to judge: none of the {read} rows has two different answers to compare; judge them one by one (--kind rating or thumbs), \
-             or put several answers to a prompt into the file"
-        ));
-    }
-    Ok(Pool::of(all, seed))
-}
 
 /// What models are asked for a session.
 pub(crate) struct Asked<'a> {
@@ -90,31 +44,32 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The pool of answers that are sampled from here on, a few ahead of the annotators, and kept beside `save`.
-    pub(crate) fn pool(self, save: &Path, machine: &Machine) -> anyhow::Result<Pool> {
+    /// Errors where such answers could not be judged.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.config.check()?;
-        if self.kind.compares() && self.answers < 2 {
+        let (answers, models) = (self.answers, self.models.len());
+        if self.kind.compares() && answers < 2 {
             return Err(usage!(
-                "--answers {}: a {} compares at least two answers",
-                self.answers,
+                "answers: {answers} to a prompt; a {} compares at least two",
                 self.kind.name()
             ));
         }
-        if self.answers < self.models.len() {
+        if answers < models {
             return Err(usage!(
-                "--answers {} is too few for {} models",
-                self.answers,
-                self.models.len()
+                "answers: {answers} to a prompt; {models} models need as many"
             ));
         }
-        if self.kind.compares()
-            && self.config.temperature == 0.0
-            && self.answers > self.models.len()
-        {
+        if self.kind.compares() && self.config.temperature == 0.0 && answers > models {
             return Err(usage!(
-                "--temperature 0 gives the same answer each time: there would be nothing to compare"
+                "temperature: at 0 a model gives the same answer each time, and there would be nothing to compare"
             ));
         }
+        Ok(())
+    }
+
+    /// The pool of answers that are sampled from here on, a few ahead of the annotators, and kept beside `save`.
+    pub(crate) fn pool(self, save: &Path, machine: &Machine) -> anyhow::Result<Pool> {
+        self.check()?;
         let mut speakers = Vec::new();
         let (mut contents, mut longest) = (Vec::new(), Vec::new());
         for name in &self.models {

@@ -20,6 +20,14 @@ pub(crate) fn locate(
     notes: &mut Vec<String>,
 ) -> anyhow::Result<Vec<Input>> {
     configured.validate().map_err(|error| usage!("{error:#}"))?;
+    locate_unchecked(configured, notes)
+}
+
+/// The same of settings that were checked before something stood in for what is yet to be made.
+pub(crate) fn locate_unchecked(
+    configured: &mut dyn Configured,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for source in configured.sources()? {
         match source {

@@ -109,7 +109,7 @@ impl Machine {
     pub(crate) fn catch_interrupts(&self) -> anyhow::Result<()> {
         on_ctrl_c(
             &self.interrupt,
-            "\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once",
+            "\nstopping where it can go on later; press Ctrl-C again to stop at once",
         )
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rlhf_dataset::FieldMap;
-use rlhf_label::Kind;
+use rlhf_label::{Choose, Kind};
 use rlhf_train::{BadSetting, LoraSettings, MayChange, Saving, Setting, Settings, settings};
 use toml::{Table, Value};
 
@@ -97,9 +97,18 @@ settings! {
         pub(crate) annotator: Vec<String> = Vec::new(),
         /// Ask people in the terminal instead of on a page.
         pub(crate) terminal: bool = false,
+        /// The port of the page; 0 takes a free one. On a port of its own a page that is open goes on by itself when the command runs again.
+        pub(crate) port: u16 = 0 => 0..=65_535,
+        /// Which item comes next, as in `rlhf label --choose`: `random`, or what teaches most by `infomax`, `deltaucb` or `thompson`. These
+        /// learn from the judgements of all rounds, on the hidden states of the reward model of the round before; in the first round, or
+        /// without a reward model, of the model that answers.
+        pub(crate) choose: Choose = Choose::Random,
+        /// With `choose`: share of the items that come at random all the same, as their "strategy" says, for an unbiased measurement.
+        pub(crate) random: f64 = 0.2 => 0.0..=1.0,
         /// What the policy is asked: files, folders or data sets of the hub; empty means the prompts of PPO.
         pub(crate) prompts: Vec<PathBuf> = Vec::new(),
-        /// Answers sampled to a prompt; absent: 2 for a pair, 4 for a ranking, 1 for ratings and thumbs.
+        /// Answers sampled to a prompt; absent: 2 for a pair (4 with `choose`), 4 for a ranking, 1 for ratings and
+        /// thumbs.
         pub(crate) answers: Option<usize> = None => 1..=1_000,
         /// Sampling temperature; absent takes that of PPO.
         pub(crate) temperature: Option<f64> = None => 0.0..=100.0,

@@ -144,6 +144,11 @@ impl Wiring {
         self.layers.get(LABEL).map(Some)
     }
 
+    /// In a round of judging, the files of its judgements and of those before; its own is the last one.
+    pub(crate) fn judgements(&self) -> &[PathBuf] {
+        self.round.as_ref().map_or(&[], |round| &round.judgements)
+    }
+
     /// The seeds that it is to be run with.
     pub(crate) fn seeds(&self) -> Vec<u64> {
         (0..self.run.seeds)
@@ -225,8 +230,7 @@ impl Wiring {
                     bundled: Bundled::Preferences,
                     ..
                 } => {
-                    let asked_for = self.round.iter().flat_map(|round| &round.judgements);
-                    files.extend(asked_for.cloned());
+                    files.extend(self.judgements().iter().cloned());
                 }
                 _ => {}
             }

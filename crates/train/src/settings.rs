@@ -45,7 +45,9 @@ impl Setting {
     fn check(&self, value: &Value) -> Result<(), BadSetting> {
         let found = self.range.and_then(|range| range.refuses(value)).map(short);
         let number = matches!(value, Value::Integer(_) | Value::Float(_));
-        let whole = ["usize", "u64"].iter().any(|t| self.type_name.contains(t));
+        let whole = ["usize", "u64", "u16"]
+            .iter()
+            .any(|t| self.type_name.contains(t));
         let (found, expected) = match (&self.range, self.values.as_slice()) {
             (Some(range), _) if found.is_some() => (found, range.to_string()),
             (Some(range), []) if !number || whole && value.is_float() => {

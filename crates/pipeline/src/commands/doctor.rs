@@ -1,6 +1,7 @@
 //! `rlhf doctor`: everything that can be checked before anything is spent.
 
 mod machine;
+mod rounds;
 mod stages;
 
 use rlhf_train::{Finding, Verdict};

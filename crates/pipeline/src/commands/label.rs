@@ -5,7 +5,7 @@ mod summary;
 pub(crate) mod terminal;
 
 use anyhow::Context as _;
-use rlhf_label::{Clock, Random, Session, Settings, Simulated};
+use rlhf_label::{Choose, Clock, Session, Settings, Simulated};
 
 use self::page::Page;
 use self::terminal::Asking;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
             return Err(usage!("--{flag} {share}: a share is from 0 to 1"));
         }
     }
-    if args.choose == Random::NAME && args.choose_by.is_some() {
+    if args.choose == Choose::Random && args.choose_by.is_some() {
         return Err(usage!(
             "--choose-by names a model to choose by, and --choose is random: add --choose thompson, or leave it out"
         ));
@@ -105,7 +105,7 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
             let models: Vec<String> = [model].into_iter().chain(args.against.clone()).collect();
             let usual = args
                 .kind
-                .usual_answers(models.len(), args.choose != Random::NAME);
+                .usual_answers(models.len(), args.choose != Choose::Random);
             let asked = Asked {
                 models,
                 prompts: &args.prompts,
@@ -115,7 +115,9 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
                 config: args.sampling.config(seed),
                 kind: args.kind,
             };
-            asked.pool(&args.save, machine)?
+            asked
+                .pool(&args.save, machine)
+                .with_context(|| format!("--save {}", args.save.display()))?
         }
         files => existing(files, &args.reading.reading(), args.kind, seed)?,
     };
@@ -138,13 +140,19 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
             .then(|| args.model.clone().unwrap_or_default())
     };
     let by = args.choose_by.clone().or_else(reward).or_else(model);
-    let asked = Choosing {
-        rule: &args.choose,
-        by,
+    if by.is_none() && args.choose != Choose::Random {
+        return Err(usage!(
+            "--choose {} learns on the hidden states of a model: name a reward model or a language model with --choose-by MODEL",
+            args.choose
+        ));
+    }
+    let choosing = Choosing {
+        choose: args.choose,
+        by: by.unwrap_or_default(),
         random: args.random,
         waits: !programs.is_empty(),
     };
-    let strategy = asked.strategy(&args.save, seed, machine)?;
+    let strategy = choosing.strategy(std::slice::from_ref(&args.save), seed, machine)?;
     let session = Session::open(&args.save, pool, strategy, settings);
     let session = session.with_context(|| format!("--save {}", args.save.display()))?;
     tell_mended(&session);

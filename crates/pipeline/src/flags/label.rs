@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use rlhf_label::Kind;
+use rlhf_label::{Choose, Kind};
 
 use super::asking::{ComputeArgs, SamplingArgs};
 use super::{ListeningArgs, ReadingArgs};
@@ -41,8 +41,8 @@ pub(crate) struct LabelArgs {
     /// Which item comes next: random, or what teaches most, by an ensemble of small heads that is refitted as judgements come: thompson
     /// (two heads name different best answers), infomax (they are sure of different winners), deltaucb (the answers may lie far apart). docs/choosing.md
     /// says what each is worth.
-    #[arg(long, value_name = "RULE", default_value = "random")]
-    pub(crate) choose: String,
+    #[arg(long, value_name = "RULE", default_value_t = Choose::Random)]
+    pub(crate) choose: Choose,
     /// The model on whose hidden states the heads of --choose learn: a reward model, or a language model [default: that of --reward, else --model].
     #[arg(long, value_name = "MODEL")]
     pub(crate) choose_by: Option<String>,

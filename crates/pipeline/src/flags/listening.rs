@@ -25,11 +25,11 @@ pub(crate) struct ListeningArgs {
 }
 
 impl ListeningArgs {
-    /// A free port of this machine, which no other can reach.
-    pub(crate) fn here() -> Self {
+    /// A port of this machine, which no other can reach; 0: a free one.
+    pub(crate) fn here(port: u16) -> Self {
         Self {
             host: IpAddr::from([127, 0, 0, 1]),
-            port: 0,
+            port,
             token: None,
             no_open: false,
         }

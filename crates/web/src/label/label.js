@@ -5,7 +5,7 @@ import { edit } from './editor.js';
 import { drawFigures } from './figures.js';
 import { ask, Refused } from './server.js';
 import { add } from './text.js';
-import { $, drawAnswers, drawButtons, drawChoices, file, kind, opinions, put, ready, say, seconds, setState, view } from './view.js';
+import { $, again, drawAnswers, drawButtons, drawChoices, file, kind, next, opinions, put, ready, say, seconds, setState, view } from './view.js';
 
 let annotator = '';
 let ahead = null; // the item after the one on the screen
@@ -48,7 +48,7 @@ function connection(lost) {
   $('trouble').hidden = !lost;
   if (!lost) return say('The server is back.');
   $('trouble').textContent = `The server does not answer. ${view.saving ? 'Your last judgement is not saved yet; it is kept here' : 'What you have written is kept'}, ` +
-    `and this page goes on once rlhf label runs again with --port ${location.port}.`;
+    `and this page goes on once ${again} ${location.port}.`;
 }
 
 function trouble(error) {
@@ -178,6 +178,16 @@ const page = {
   },
 };
 
+/** The session is over; the page of the next round, if there is one, is waited for. */
+async function end() {
+  setState('ended');
+  while (next) {
+    await new Promise((go) => setTimeout(go, 2000));
+    const page = await fetch('/').then((answer) => answer.text(), () => '');
+    if (page.includes(`data-round="Round ${next} `)) return location.reload();
+  }
+}
+
 // ── Help and keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const help = [
@@ -216,7 +226,7 @@ $('show-guidelines').hidden = !$('guidelines-text').textContent;
 $('show-guidelines').addEventListener('click', help[0].run);
 $('show-keys').addEventListener('click', showKeys);
 $('show-name').addEventListener('click', askName);
-$('end').addEventListener('click', () => request('/label/end').then(() => setState('ended'), trouble));
+$('end').addEventListener('click', () => request('/label/end').then(end, trouble));
 document.querySelectorAll('.file').forEach((it) => { it.textContent = file; });
 window.addEventListener('beforeunload', (event) => view.saving && event.preventDefault());
 

@@ -132,6 +132,10 @@ pub struct LabelPage {
     pub guidelines: Option<String>,
     /// Whether there is a reward model.
     pub opinions: bool,
+    /// How the page goes on when the server is gone, as it ends with the number of a port: `rlhf label runs again with --port`.
+    pub again: &'static str,
+    /// Of a pipeline, the number of this round of judging and how many there are.
+    pub round: Option<(usize, usize)>,
 }
 
 const JS: &str = "text/javascript; charset=utf-8";
@@ -162,7 +166,39 @@ const FILES: [Asset; 9] = [
 impl LabelPage {
     fn html(&self) -> String {
         let guidelines = self.guidelines.as_deref().map(guidelines::html);
+        let (round, next, then, ended) = match self.round {
+            None => (
+                String::new(),
+                String::new(),
+                String::new(),
+                "This page can be closed.".to_owned(),
+            ),
+            Some((round, of)) if round < of => (
+                format!("Round {round} of {of}"),
+                (round + 1).to_string(),
+                format!(
+                    "When you end it, the models learn from them, and then their new answers come here: round {} of {of}.",
+                    round + 1
+                ),
+                format!(
+                    "The models learn from them now. Leave this page open: round {} of {of} begins here by itself.",
+                    round + 1
+                ),
+            ),
+            Some((round, of)) => (
+                format!("Round {round} of {of}"),
+                String::new(),
+                "When you end it, the models learn from them, and that was the last round."
+                    .to_owned(),
+                "The models learn from them now. This page can be closed.".to_owned(),
+            ),
+        };
         include_str!("label.html")
+            .replace("{{round}}", &round)
+            .replace("{{next}}", &next)
+            .replace("{{then}}", &then)
+            .replace("{{ended}}", &ended)
+            .replace("{{again}}", self.again)
             .replace("{{kind}}", self.kind)
             .replace("{{opinions}}", if self.opinions { "true" } else { "false" })
             .replace(
@@ -265,12 +301,36 @@ mod tests {
             annotator: Some("{{file}}".to_owned()),
             guidelines: Some("# Be fair {{kind}}\n<script>alert(1)</script>".to_owned()),
             opinions: false,
+            again: "rlhf label runs again with --port",
+            round: None,
         };
         let html = page.html();
         assert_eq!(html.matches("<script").count(), 1, "{html}");
         assert!(html.contains("&lt;script&gt;alert(1)"));
         assert!(html.contains("<h1>Be fair {{kind}}</h1>"));
         assert_eq!(html.matches("{{").count(), 1);
+    }
+
+    #[test]
+    fn the_page_of_a_round_says_what_follows() {
+        let of = |round| {
+            let page = LabelPage {
+                kind: "pair",
+                file: "judgements.jsonl".to_owned(),
+                annotator: None,
+                guidelines: None,
+                opinions: false,
+                again: "rlhf run runs again with label.port =",
+                round,
+            };
+            page.html()
+        };
+        assert!(of(Some((1, 2))).contains("Leave this page open: round 2 of 2"));
+        assert!(of(Some((1, 2))).contains("data-next=\"2\""));
+        assert!(of(Some((2, 2))).contains("the last round"));
+        for last in [of(Some((2, 2))), of(None)] {
+            assert!(last.contains("can be closed") && last.contains("data-next=\"\""));
+        }
     }
 
     /// The policy of the server allows nothing inline.

@@ -4,7 +4,7 @@ import { actions, letter, printed, question } from './actions.js';
 import { add, plain, shared, show } from './text.js';
 
 export const $ = (id) => document.getElementById(id);
-export const { kind, file, opinions } = document.body.dataset;
+export const { again, kind, file, next, opinions } = document.body.dataset;
 
 // So long after an item has come on the screen nothing is judged: the second half of a double click is about the item before.
 const HESITATION = 400;

@@ -97,6 +97,11 @@ impl Server {
         format!("http://{}", SocketAddr::new(ip, self.address.port()))
     }
 
+    /// The port that it has taken.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// What to open in a browser: the first page, with the token where one is needed.
     pub fn url(&self) -> String {
         let token = self.token.as_ref();

@@ -7,19 +7,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rlhf_dataset::{Prompt, read};
-use rlhf_train::{Finding, Plan, Source, Verdict, readable_bytes};
+use rlhf_train::{Bundled, Finding, Plan, Source, Verdict, readable_bytes};
 
 use super::Report;
 use super::machine::disk;
+use super::rounds;
 use crate::job::{Job, Standing};
-use crate::locate::{locate, model_folder};
+use crate::locate::{locate_unchecked, model_folder};
 use crate::machine::Machine;
 use crate::memory::memory;
+use crate::settings::LABEL;
 use crate::stages::Configured;
 use crate::variants::Part;
 use crate::wiring::Wiring;
 
 pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
+    let first_round = wiring.in_round(1);
     let mut pipeline = Pipeline {
         wiring,
         machine,
@@ -28,10 +31,23 @@ pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
         trained: BTreeMap::new(),
         written: 0,
     };
-    for part in &wiring.parts() {
-        pipeline.report.part(part.name());
-        // A failure that stops the checks of this stage is in the report.
-        let _ = pipeline.part(part);
+    pipeline.report.part(LABEL);
+    let label = pipeline.report.expect("settings", wiring.label()).flatten();
+    match &label {
+        None => pipeline.parts(&wiring.parts()),
+        Some(label) => {
+            let (before, after) = wiring.around_label();
+            pipeline.parts(&before);
+            pipeline.report.part(LABEL);
+            // A failure that stops these checks is in the report.
+            let _ = rounds::check(wiring, label, machine, pipeline.report);
+            let kept = pipeline.written;
+            pipeline.wiring = &first_round;
+            pipeline.parts(&after);
+            let a_round = pipeline.written - kept;
+            let others = a_round.saturating_mul(label.rounds as u64 - 1);
+            pipeline.written = pipeline.written.saturating_add(others);
+        }
     }
     let written = pipeline.written.saturating_mul(wiring.run.seeds);
     report.part("afterwards");
@@ -71,17 +87,32 @@ struct Start {
     made_by: Vec<&'static str>,
     /// No model can be used in their place.
     missing: bool,
+    /// Some of the judgements that it learns from are yet to be made.
+    unjudged: bool,
 }
 
 impl Pipeline<'_> {
+    fn parts(&mut self, parts: &[Part]) {
+        for part in parts {
+            self.report.part(part.name());
+            // A failure that stops the checks of this stage is in the report.
+            let _ = self.part(part);
+        }
+    }
+
     /// The checks of one stage.
     fn part(&mut self, part: &Part) -> Option<()> {
         let located = self.located(part);
         let (configured, start) = self.report.expect("settings", located)?;
-        let described = match start.described.as_slice() {
+        let mut described = match start.described.as_slice() {
             [] => "starts from nothing".to_owned(),
             some => format!("starts from {}", some.join(" and ")),
         };
+        if start.unjudged {
+            described.push_str(
+                "; learns from judgements that [label] has yet to ask for: other rankings stand in for them in what follows",
+            );
+        }
         self.report.push(Finding::new("settings", described, &[]));
         if !start.missing {
             let adapter = self.wiring.lora(part.stage).adapter();
@@ -96,7 +127,10 @@ impl Pipeline<'_> {
             let plan = prepared.plan(&session);
             let plan = self.report.expect("plan", plan)?;
             self.trained.insert(part.name().to_owned(), plan.parameters);
-            let length = format!("{} steps", plan.steps);
+            let length = match start.unjudged {
+                true => "depends on the judgements".to_owned(),
+                false => format!("{} steps", plan.steps),
+            };
             self.report
                 .push(Finding::new("length", length, &plan.notes));
             self.written = self.written.saturating_add(plan.disk.bytes());
@@ -113,7 +147,19 @@ impl Pipeline<'_> {
         configured.validate()?;
         let mut start = Start::default();
         let mut first: Option<Option<PathBuf>> = None;
+        let judgements = self.wiring.judgements();
         for source in configured.sources()? {
+            if let Source::Data {
+                files,
+                bundled: Bundled::Preferences,
+                ..
+            } = source
+            {
+                let all = files.len();
+                files.retain(|file| file.exists() || !judgements.contains(file));
+                start.unjudged = files.len() < all;
+                continue;
+            }
             let Source::Model {
                 name,
                 made_by,
@@ -146,7 +192,7 @@ impl Pipeline<'_> {
         }
         self.starts.insert(part.name().to_owned(), first.flatten());
         if !start.missing {
-            locate(configured.as_mut(), &mut Vec::new())?;
+            locate_unchecked(configured.as_mut(), &mut Vec::new())?;
         }
         Ok((configured, start))
     }
@@ -192,10 +238,11 @@ impl Pipeline<'_> {
             let lora = self.wiring.lora(part.stage);
             Job::new(part.stage, configured, &self.wiring.run, &lora, true)
         };
-        let standing = match (there, start.made_by.is_empty()) {
-            (false, _) => Ok(Standing::New),
-            (true, false) => return replaced("from another start"),
-            (true, true) => job().and_then(|job| job.standing(&out)),
+        let standing = match (there, start.made_by.is_empty(), start.unjudged) {
+            (false, ..) => Ok(Standing::New),
+            (true, false, _) => return replaced("from another start"),
+            (true, true, true) => return replaced("that learnt from other judgements"),
+            (true, true, false) => job().and_then(|job| job.standing(&out)),
         };
         let found = match standing {
             Ok(Standing::Adjusted(differences) | Standing::Changed(differences)) => {

@@ -31,6 +31,8 @@ impl Page {
                 annotator,
                 guidelines,
                 opinions: opinion.is_some(),
+                again: "rlhf label runs again with --port",
+                round: None,
             },
             opinion,
             server: listen(&args.listening)?,

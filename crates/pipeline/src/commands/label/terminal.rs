@@ -108,7 +108,7 @@ impl Terminal<'_> {
                 Key::Help => tell(Key::help(kind, answers)),
                 Key::Guidelines => match &self.guidelines {
                     Some(text) => self.show(text)?,
-                    None => tell("there are no guidelines: --guidelines FILE"),
+                    None => tell("there are no guidelines"),
                 },
                 Key::Undo => match self.session.undo(&self.annotator)? {
                     Some(_) => return Ok(true),
