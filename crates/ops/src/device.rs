@@ -140,12 +140,11 @@ pub fn give_back_freed_memory() {
 
 #[cfg(target_arch = "x86_64")]
 fn instructions() -> &'static str {
-    if is_x86_feature_detected!("avx512f") {
-        "AVX-512"
-    } else if is_x86_feature_detected!("avx2") {
-        "AVX2"
-    } else {
-        "SSE2"
+    use crate::cpu::simd;
+    match (simd::avx512(), simd::avx2()) {
+        (true, _) => "AVX-512",
+        (_, true) => "AVX2",
+        _ => "SSE2",
     }
 }
 

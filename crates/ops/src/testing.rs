@@ -218,3 +218,18 @@ fn the_largest_element_of_anything_with_nan_is_nan() {
         assert!(largest(&x).is_nan(), "NaN at {at}");
     }
 }
+
+/// Runs the tests of this crate again with the instructions of older machines, so that they hold there too.
+#[test]
+fn every_test_here_holds_with_older_instructions_too() {
+    const SWITCH: &str = "RLHF_SIMD";
+    if std::env::var_os(SWITCH).is_some() {
+        return; // this is such a run
+    }
+    for level in ["avx2", "baseline"] {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = again.env(SWITCH, level).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "with {SWITCH}={level}:\n{told}");
+    }
+}

@@ -4,6 +4,7 @@ import re
 import statistics
 
 from bench import plot
+from bench.home import REPO
 from bench.works import WORKS, agreement
 
 # GPT-2 124M's weights that take part in a matrix product, the vocabulary included; blocks and hidden size.
@@ -26,11 +27,34 @@ def write(results, to):
         series = {label: [(p["x"], p["y"]) for p in points] for label, points in curve["series"].items()}
         (charts / f"{name}.svg").write_text(plot.chart(curve["title"], curve["x"], curve["y"], series))
     path = to / "BENCHMARKS.md"
-    (kept,) = re.findall(r"<!-- serving -->.*<!-- /serving -->", path.read_text() if path.exists() else "", re.S) or [""]
+    old = path.read_text() if path.exists() else ""
+    kept = [found[1] for name in OTHERS if (found := marked(name).search(old))]
     path.write_text("\n".join(page(merged, kept)))
 
 
-def page(results, serving):
+# Sections that other scripts write, in their order; a new report keeps them.
+OTHERS = ["products", "serving"]
+
+
+def marked(name):
+    return re.compile(rf"(<!-- {name} -->.*?<!-- /{name} -->)", re.S)
+
+
+def section_of_its_own(name, text):
+    """Puts what another script has measured into BENCHMARKS.md, in place of what it said before."""
+    path = REPO / "BENCHMARKS.md"
+    page = path.read_text()
+    text = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
+    if marked(name).search(page):
+        page = marked(name).sub(lambda _: text, page)
+    else:
+        following = [f"<!-- {other} -->" for other in OTHERS[OTHERS.index(name) + 1 :]] + ["## Commands"]
+        before = next(heading for heading in following if heading in page)
+        page = page.replace(before, f"{text}\n\n{before}", 1)
+    path.write_text(page)
+
+
+def page(results, kept):
     yield "# Benchmarks"
     yield ""
     yield "Written by `scripts/bench/run`; how it works and how to repeat it: [scripts/bench/README.md](scripts/bench/README.md)."
@@ -43,8 +67,8 @@ def page(results, serving):
     yield from details(results)
     yield from peak_and_startup(results)
     yield from curves(results)
-    if serving:
-        yield serving  # by scripts/bench/serve
+    for section in kept:
+        yield section
         yield ""
     yield from commands(results)
 

@@ -5,7 +5,7 @@ use gemm::Parallelism;
 use super::buffer::{SharedMut, zeros};
 use super::matrix::{Matrix, Target};
 #[cfg(target_arch = "x86_64")]
-use super::{gemm_avx512, gemm_few_rows};
+use super::{gemm_few_rows, gemm_tiled};
 
 /// The threads that compute a product.
 #[derive(Clone, Copy, PartialEq)]
@@ -32,9 +32,9 @@ pub(crate) unsafe fn multiply_into(
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     assert!(k == b.rows(), "kernel: {m}×{k} by {}×{n}", b.rows());
     #[cfg(target_arch = "x86_64")]
-    if threads == Threads::All && gemm_avx512::is_worthwhile(a, b) {
-        // SAFETY: the machine has the instructions; the rest is the caller's promise.
-        unsafe { gemm_avx512::multiply_into(target, a, b, scale, accumulate) }
+    if gemm_tiled::is_worthwhile(a, b, threads) {
+        // SAFETY: it is worthwhile; the rest is the caller's promise.
+        unsafe { gemm_tiled::multiply_into(target, a, b, scale, accumulate, threads) }
         return;
     }
     let parallelism = match threads {

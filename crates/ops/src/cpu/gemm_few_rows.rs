@@ -12,11 +12,12 @@ use rayon::prelude::*;
 use super::buffer::SharedMut;
 use super::matrix::Matrix;
 use super::simd::{self, prefetch};
+use super::vector::{Pair, Vector};
 
 /// Largest number of rows that takes this path.
 const MAX_ROWS: usize = 15;
 
-/// Elements of a [`Vector`].
+/// Elements of a vector, of two registers with AVX2.
 const LANES: usize = 16;
 
 /// Outputs of one task: a multiple of every tile's below, with weights that fit a second-level cache.
@@ -27,11 +28,7 @@ const DEPTH: usize = 16;
 
 /// Whether this path takes the product: few rows, and a machine with fused multiply-add.
 pub(super) fn is_supported(rows: usize, w: Matrix<'_>) -> bool {
-    rows <= MAX_ROWS
-        && w.rows() >= LANES
-        && w.columns() >= LANES
-        && simd::avx2()
-        && is_x86_feature_detected!("fma")
+    rows <= MAX_ROWS && w.rows() >= LANES && w.columns() >= LANES && simd::avx2()
 }
 
 /// `y += x·w` for a contiguous `x`, where [`is_supported`].
@@ -83,96 +80,6 @@ fn add_product_with(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: 
         });
 }
 
-/// [`LANES`] elements in one or two registers.
-///
-/// # Safety
-/// Of all functions: the machine has the instructions, and as many elements can be read, or written, at the pointer.
-trait Vector: Copy {
-    unsafe fn load(from: *const f32) -> Self;
-    unsafe fn splat(x: f32) -> Self;
-    /// `self + a·b`, rounded once.
-    unsafe fn add_mul(self, a: Self, b: Self) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    /// The sum of the lanes, added in halves.
-    unsafe fn sum(self) -> f32;
-}
-
-impl Vector for __m512 {
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn add_mul(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_storeu_ps(to, self) }
-    }
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_reduce_add_ps(self) }
-    }
-}
-
-/// Two vectors of eight.
-#[derive(Clone, Copy)]
-struct Pair(__m256, __m256);
-
-impl Vector for Pair {
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
-    }
-    #[inline(always)]
-    unsafe fn add_mul(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            Self(
-                _mm256_fmadd_ps(a.0, b.0, self.0),
-                _mm256_fmadd_ps(a.1, b.1, self.1),
-            )
-        }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            _mm256_storeu_ps(to, self.0);
-            _mm256_storeu_ps(to.add(8), self.1);
-        }
-    }
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let eight = _mm256_add_ps(self.0, self.1);
-            let four = _mm_add_ps(
-                _mm256_castps256_ps128(eight),
-                _mm256_extractf128_ps::<1>(eight),
-            );
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        }
-    }
-}
-
 /// The outputs `first..end` of all rows.
 struct Task<'a> {
     x: &'a [f32],
@@ -217,7 +124,7 @@ impl Task<'_> {
         in_tiles!(row in 0, self.rows, [2, 1], R => {
             in_tiles!(output in self.first, self.end, [3, 1], O => {
                 // SAFETY: rows and outputs are in bounds.
-                unsafe { self.dots::<Pair, R, O>(row, output) }
+                unsafe { self.dots::<Pair<__m256>, R, O>(row, output) }
             });
         });
     }
@@ -244,7 +151,7 @@ impl Task<'_> {
             in_tiles!(row in 0, self.rows, [4, 2, 1], R => {
                 in_tiles!(output in self.first, tail, [16], N => {
                     // SAFETY: rows and outputs are in bounds.
-                    unsafe { self.columns::<Pair, R, { N / LANES }>(row, output, &inputs) }
+                    unsafe { self.columns::<Pair<__m256>, R, { N / LANES }>(row, output, &inputs) }
                 });
             });
         }

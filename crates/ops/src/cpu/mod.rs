@@ -6,9 +6,13 @@
 pub(crate) mod buffer;
 pub(crate) mod gemm;
 #[cfg(target_arch = "x86_64")]
-mod gemm_avx512;
-#[cfg(target_arch = "x86_64")]
 mod gemm_few_rows;
+#[cfg(target_arch = "x86_64")]
+mod gemm_tiled;
 pub(crate) mod matrix;
 pub(crate) mod operand;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 pub(crate) mod simd;
+#[cfg(target_arch = "x86_64")]
+mod vector;

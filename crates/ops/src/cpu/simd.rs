@@ -39,19 +39,48 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
-/// Whether the machine has the AVX-512 that [`vectorised!`] uses.
+/// The instruction sets that kernels are compiled for, each with all that the one before it has.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512bw")
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Level {
+    Baseline,
+    /// With fused multiply-add.
+    Avx2,
+    Avx512,
 }
 
-/// Whether the machine has AVX2.
+/// What the machine has, or less where the environment has `RLHF_SIMD=avx2` or `RLHF_SIMD=baseline`: to try on a newer machine what an
+/// older one computes. Read here for the reason of `RLHF_REFERENCE`.
+#[cfg(target_arch = "x86_64")]
+static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw");
+    let most = match std::env::var_os("RLHF_SIMD") {
+        Some(name) if name == "avx2" => Level::Avx2,
+        Some(name) if name == "baseline" => Level::Baseline,
+        _ => Level::Avx512,
+    };
+    match (avx512, avx2) {
+        (true, _) if most == Level::Avx512 => Level::Avx512,
+        (_, true) if most >= Level::Avx2 => Level::Avx2,
+        _ => Level::Baseline,
+    }
+});
+
+/// Whether to use AVX-512, as [`vectorised!`] does.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx512() -> bool {
+    *LEVEL == Level::Avx512
+}
+
+/// Whether to use AVX2 and fused multiply-add, or more.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn avx2() -> bool {
-    is_x86_feature_detected!("avx2")
+    *LEVEL >= Level::Avx2
 }
 
 /// Loads the cache line at `from` ahead of its use. The address need not be valid.

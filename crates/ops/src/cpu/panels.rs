@@ -1,0 +1,248 @@
+//! Operands of a matrix product, copied into the order in which tiles read them.
+//!
+//! A panel holds a few neighbouring lines, rows of the left operand or columns of the right one, interleaved: for each k one element of
+//! every line. A tile then reads both of its panels from front to back.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::buffer::{Uninit, room, write_copy, write_zeros};
+use super::gemm::Threads;
+use super::matrix::Matrix;
+use super::simd::prefetch;
+
+/// Block of k: how many products are summed in registers before they are added to the result.
+pub(super) const DEPTH: usize = 256;
+
+/// Prefetch distance, in rows.
+const AHEAD: usize = 6;
+
+/// Elements of a cache line.
+const CACHE_LINE: usize = 16;
+
+/// The blocks of k: each with its number and range.
+pub(super) fn blocks(depth: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    (0..depth.div_ceil(DEPTH)).map(move |i| (i, i * DEPTH..depth.min((i + 1) * DEPTH)))
+}
+
+/// The rows of the left operand or the columns of the right one: lines of `depth` elements, the k of the product.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    data: &'a [f32],
+    lines: usize,
+    depth: usize,
+    /// Between lines.
+    stride: usize,
+    /// Along a line.
+    step: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub(super) fn rows(of: Matrix<'a>) -> Self {
+        Self {
+            data: of.data(),
+            lines: of.rows(),
+            depth: of.columns(),
+            stride: of.row_stride(),
+            step: of.column_stride(),
+        }
+    }
+
+    pub(super) fn columns(of: Matrix<'a>) -> Self {
+        Self::rows(of.t())
+    }
+}
+
+/// All lines of an operand in panels of `W` lines: for each block of k, one panel after another.
+pub(super) struct Panels<const W: usize> {
+    data: Vec<f32>,
+    /// Their number, rounded up to whole panels.
+    lines: usize,
+}
+
+impl<const W: usize> Panels<W> {
+    pub(super) fn all(of: Lines<'_>, threads: Threads) -> Self {
+        let lines = of.lines.next_multiple_of(W);
+        let len = lines * of.depth;
+        let mut data = Vec::new();
+        let mut rest = room(&mut data, len);
+        let mut tasks = Vec::with_capacity(lines / W * of.depth.div_ceil(DEPTH));
+        for (_, depth) in blocks(of.depth) {
+            for panel in 0..lines / W {
+                let (own, after) = rest.split_at_mut(W * depth.len());
+                tasks.push((depth.clone(), panel, own));
+                rest = after;
+            }
+        }
+        let pack = |(depth, panel, out): (Range<usize>, usize, &mut Uninit)| {
+            pack_panel::<W>(of, panel * W, of.lines, depth, out);
+        };
+        match threads {
+            Threads::One => tasks.into_iter().for_each(pack),
+            Threads::All => tasks.into_par_iter().for_each(pack),
+        }
+        // SAFETY: the panels of all blocks cover the memory, and each has been written.
+        unsafe { data.set_len(len) }
+        Self { data, lines }
+    }
+
+    /// The panels of one block, which is `depth` deep, each with its first line.
+    pub(super) fn block(
+        &self,
+        block: usize,
+        depth: usize,
+    ) -> impl Iterator<Item = (usize, &[f32])> {
+        panels_of::<W>(
+            &self.data[block * DEPTH * self.lines..][..self.lines * depth],
+            depth,
+        )
+    }
+}
+
+/// Consecutive panels, each with its first line.
+pub(super) fn panels_of<const W: usize>(
+    data: &[f32],
+    depth: usize,
+) -> impl Iterator<Item = (usize, &[f32])> {
+    data.chunks_exact(W * depth)
+        .enumerate()
+        .map(|(i, panel)| (i * W, panel))
+}
+
+/// Copies some lines, in a range of k, into panels.
+pub(super) fn pack<const W: usize>(
+    of: Lines<'_>,
+    lines: Range<usize>,
+    depth: Range<usize>,
+    out: &mut Vec<f32>,
+) {
+    let panel = W * depth.len();
+    let len = lines.len().div_ceil(W) * panel;
+    out.clear();
+    let memory = room(out, len);
+    let whole = if of.stride == 1 { lines.len() / W } else { 0 };
+    // Where lines are adjacent in memory, all panels are filled from one sequential read.
+    for (i, k) in depth.clone().enumerate() {
+        let start = lines.start + k * of.step;
+        let from = &of.data[start..][..whole * W];
+        // Each k lies in another page, and hardware prefetchers stop at the end of a page.
+        let later = of.data.as_ptr().wrapping_add(start + AHEAD * of.step);
+        (0..from.len())
+            .step_by(CACHE_LINE)
+            .for_each(|line| prefetch(later.wrapping_add(line)));
+        for (j, from) in from.chunks_exact(W).enumerate() {
+            write_copy(&mut memory[j * panel + i * W..][..W], from);
+        }
+    }
+    for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
+        pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+    }
+    // SAFETY: the first `whole` panels were written line by line, the others each by itself.
+    unsafe { out.set_len(len) }
+}
+
+/// Copies up to `W` lines from `first` on. Lines from `end` on are zeros. Writes every element of `out`, which has room for `W` lines of
+/// this depth.
+fn pack_panel<const W: usize>(
+    of: Lines<'_>,
+    first: usize,
+    end: usize,
+    depth: Range<usize>,
+    out: &mut Uninit,
+) {
+    assert_eq!(out.len(), W * depth.len());
+    let lines = W.min(end - first);
+    if lines < W {
+        write_zeros(out);
+    }
+    let start = first * of.stride + depth.start * of.step;
+    if of.stride == 1 {
+        for (k, out) in out.chunks_exact_mut(W).enumerate() {
+            write_copy(&mut out[..lines], &of.data[start + k * of.step..][..lines]);
+        }
+        return;
+    }
+    // Blocks of eight elements of eight lines, of the last block fewer lines; then what is left of each line, one by one.
+    let whole = if of.step == 1 && lines == W {
+        depth.len() - depth.len() % BLOCK
+    } else {
+        0
+    };
+    for i in (0..if whole > 0 { W } else { 0 }).step_by(BLOCK) {
+        let rows = BLOCK.min(W - i);
+        for k in (0..whole).step_by(BLOCK) {
+            let from = &of.data[start + i * of.stride + k..][..(rows - 1) * of.stride + BLOCK];
+            let to = &mut out[k * W + i..][..(BLOCK - 1) * W + rows];
+            let (from, to) = (from.as_ptr(), to.as_mut_ptr().cast());
+            // SAFETY: panels are made only on machines with AVX2; the slices hold a block at their strides.
+            unsafe {
+                match rows {
+                    BLOCK => transpose::<BLOCK>(from, of.stride, to, W),
+                    6 => transpose::<6>(from, of.stride, to, W),
+                    _ => unreachable!("kernel: panels of {W} lines"),
+                }
+            }
+        }
+    }
+    let rest = if whole < depth.len() { lines } else { 0 };
+    for i in 0..rest {
+        let line = &of.data[start + i * of.stride + whole * of.step..];
+        let line = line.iter().step_by(of.step).take(depth.len() - whole);
+        for (out, x) in out[whole * W + i..].iter_mut().step_by(W).zip(line) {
+            out.write(*x);
+        }
+    }
+}
+
+/// Columns of a [`transpose`], and most of its rows.
+const BLOCK: usize = 8;
+
+/// Transposes `R` rows, six or eight, of eight elements: rows `stride` apart become columns of rows `width` apart.
+///
+/// # Safety
+/// The machine has AVX2; all elements can be read, and written.
+#[target_feature(enable = "avx2")]
+unsafe fn transpose<const R: usize>(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let row: [__m256; BLOCK] = std::array::from_fn(|i| {
+            if i < R {
+                _mm256_loadu_ps(from.add(i * stride))
+            } else {
+                _mm256_setzero_ps()
+            }
+        });
+        // Interleaves pairs of rows, then pairs of pairs, then the halves of the vectors.
+        let mut pairs = row;
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_ps(row[2 * i], row[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_ps(row[2 * i], row[2 * i + 1]);
+        }
+        let mut fours = pairs;
+        for i in [0, 4] {
+            fours[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
+            fours[i + 1] = _mm256_shuffle_ps::<0xEE>(pairs[i], pairs[i + 2]);
+            fours[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
+            fours[i + 3] = _mm256_shuffle_ps::<0xEE>(pairs[i + 1], pairs[i + 3]);
+        }
+        let store = |k: usize, column: __m256| {
+            let to = to.add(k * width);
+            if R == BLOCK {
+                _mm256_storeu_ps(to, column);
+            } else {
+                _mm_storeu_ps(to, _mm256_castps256_ps128(column));
+                let rest = _mm_castps_pd(_mm256_extractf128_ps::<1>(column));
+                _mm_storel_pd(to.add(4).cast(), rest);
+            }
+        };
+        for i in 0..4 {
+            store(i, _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]));
+            store(
+                i + 4,
+                _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]),
+            );
+        }
+    }
+}
