@@ -107,8 +107,8 @@ fn each_fault_is_found_in_its_place_and_the_other_checks_go_on() {
     assert!(found(&checks, "ppo", "start", "fail").contains("response_length"));
     let checks = with(["[ppo]", "[ppo]\nreward = \"command:false\""]);
     assert!(found(&checks, "ppo", "reward", "fail").contains("false"));
-    let checks = with(["eval_prompts = [\"prompts.jsonl\"]", ""]);
-    assert!(found(&checks, "afterwards", "evaluation", "fail").contains("eval_prompts"));
+    let checks = with(["eval_prompts = [\"prompts.jsonl\"]", "eval_fraction = 0.0"]);
+    assert!(found(&checks, "afterwards", "evaluation", "fail").contains("eval.prompts"));
     let shared = "prefs = [\"prefs.jsonl\"]\neval_prefs = [\"prefs.jsonl\"]\nmax_length = 8";
     let said = found(
         &with(["prefs = [\"prefs.jsonl\"]", shared]),
@@ -187,4 +187,46 @@ fn pessimism_about_a_reward_model_of_the_same_file_is_no_fault() {
         .replace("[ppo]", "[ppo]\npessimism = 1.0");
     folder.write("all.toml", &text);
     found(&examined(&folder, "all.toml"), "ppo", "reward", "ok");
+}
+
+/// Everything that `rlhf doctor` says of the stages, and their plans; nothing is written.
+#[test]
+fn a_dry_run_shows_every_plan_and_what_would_happen_and_writes_nothing() {
+    let folder = Folder::pipeline();
+    folder.done("doctor"); // the bundled files are unpacked now
+    let before = files(&folder.path(""));
+    let said = folder.done("run all.toml --dry-run");
+    assert_eq!(files(&folder.path("")), before);
+    for part in [
+        "stage       sft",
+        "4 prompts × 1 responses = 4 episodes a step",
+        "runs/all/ppo is new: it will run",
+        "8 held-out prompts",
+    ] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    let of_doctor = folder.done("doctor all.toml");
+    let checks = of_doctor.lines().skip_while(|line| *line != "sft");
+    let steady = |line: &&str| line.starts_with("  ok ") && !line.contains(" free");
+    for check in checks.filter(steady) {
+        assert!(said.contains(check.trim()), "{check} is not in\n{said}");
+    }
+
+    folder.done("run all.toml --quiet");
+    let said = folder.done("run all.toml --dry-run --json");
+    assert_eq!(said.matches("it will be skipped").count(), 3, "{said}");
+    let said = folder.done("run all.toml --dry-run --overwrite");
+    assert_eq!(said.matches("will run again, as asked").count(), 3);
+    let said = folder.done("run all.toml --dry-run --resume --set sft.steps=4");
+    assert!(
+        said.contains("will be continued: sft.steps was 3, is 4"),
+        "{said}"
+    );
+    let output = folder
+        .command("run all.toml --dry-run --resume --set sft.lr=2e-3")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("sft.lr was"), "{said}");
 }

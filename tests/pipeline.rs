@@ -86,16 +86,89 @@ fn a_pipeline_reports_itself() {
     assert!(refused.contains("--live"), "{refused}");
 }
 
+/// The rule of data sets: of N distinct prompts, in the order of the file, ⌊N·share⌋ are held out, evenly spread, here the fourth and the
+/// eighth of eight.
 #[test]
-fn own_prompts_without_held_out_ones_are_refused_before_anything_is_spent() {
+fn what_is_held_out_need_not_be_named_and_is_not_trained_on() {
     let folder = Folder::pipeline();
-    folder.write(
-        "all.toml",
-        &PIPELINE.replace("eval_prompts = [\"prompts.jsonl\"]\n", ""),
+    let own = PIPELINE.replace(
+        "eval_prompts = [\"prompts.jsonl\"]\n",
+        "eval_fraction = 0.25\nlog_samples = 4\n",
     );
+    folder.write("all.toml", &own);
+    let result: Value = serde_json::from_str(&folder.done("run all.toml --json --quiet")).unwrap();
+    assert_eq!(result["prompts"], 2);
+    let asked = folder.read("runs/all/answers.jsonl");
+    let asked: Vec<Value> = asked
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let held_out = ["What colour is thing 3?", "What colour is thing 7?"];
+    assert_eq!(asked[0]["prompt"], held_out[0]);
+    assert_eq!(asked[1]["prompt"], held_out[1]);
+    for line in folder.read("runs/all/ppo/samples.jsonl").lines() {
+        let sample: Value = serde_json::from_str(line).unwrap();
+        if sample["kind"] == "rollout" {
+            let prompt = sample["prompt"].as_str().unwrap();
+            assert!(!held_out.contains(&prompt), "{line}");
+        }
+    }
+    let checks = folder.done("doctor all.toml");
+    assert!(
+        checks.contains("every model answers 2 held-out prompts: the share of 0.25"),
+        "{checks}"
+    );
+
+    // Without PPO the questions are those that the last stage with data holds out: of twelve the fourth, the eighth and the twelfth.
+    let dpo = "[run]\nout = 'runs/dpo'\n[sft]\nmodel = 'base'\ndata = ['demos.jsonl']\n[dpo]\nprefs = ['prefs.jsonl']\neval_fraction = 0.25\n";
+    folder.write("dpo.toml", dpo);
+    folder.done("run dpo.toml --quiet");
+    let asked = folder.read("runs/dpo/answers.jsonl");
+    let asked: Vec<Value> = asked
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for (row, number) in asked.iter().zip([3, 7, 11]) {
+        assert_eq!(row["prompt"], format!("What colour is thing {number}?"));
+    }
+    assert_eq!(asked.len(), 3);
+
+    folder.write("all.toml", &own.replace("0.25", "0"));
     let said = folder.refused("run all.toml");
-    assert!(said.contains("eval_prompts"), "{said}");
+    assert!(said.contains("eval.prompts"), "{said}");
+}
+
+#[test]
+fn data_of_ones_own_and_the_bundled_data_do_not_mix() {
+    let folder = Folder::pipeline();
+    for (line, missing) in [
+        ("data = [\"demos.jsonl\"]", "sft.data"),
+        ("prefs = [\"prefs.jsonl\"]", "reward.prefs"),
+        (
+            "prompts = [\"prompts.jsonl\"]\neval_prompts = [\"prompts.jsonl\"]",
+            "ppo.prompts",
+        ),
+    ] {
+        folder.write("part.toml", &PIPELINE.replace(line, ""));
+        for command in ["run", "doctor"] {
+            let said = folder.refused(&format!("{command} part.toml"));
+            assert!(said.contains(&format!("name {missing} too")), "{said}");
+        }
+    }
     assert!(!folder.path("runs").exists());
+    // One stage alone asks the run that it starts from.
+    folder.done("sft --model base --data demos.jsonl --quiet");
+    for (line, flag) in [
+        ("reward", "--prefs"),
+        ("ppo --reward length:4", "--prompts"),
+    ] {
+        let said = folder.refused(line);
+        assert!(
+            said.contains("(demos.jsonl)") && said.contains(flag),
+            "{said}"
+        );
+    }
+    folder.done("ppo --reward length:4 --prompts demos.jsonl --quiet");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The three commands of the README, typed exactly so, one after the other in an empty folder.
+//! The commands of the README for data of one's own, one after the other in an empty folder.
 
 use std::collections::BTreeMap;
 
@@ -21,16 +21,18 @@ fn sft_reward_and_ppo_follow_each_other_as_typed() {
     .unwrap();
 
     let folder = Folder::quick();
+    folder.demonstrations("demos.jsonl");
     folder.pairs("prefs.jsonl");
+    folder.prompts("prompts.jsonl");
     // A thousand steps as typed; the budget ends them as soon as the policy has moved at all.
     let quick = folder
         .read("rlhf.toml")
         .replace("[ppo]\n", "[ppo]\nmax_kl = 1e-9\nlr = 1e-3\n");
     folder.write("rlhf.toml", &quick);
     for line in [
-        "sft --model gpt2",
+        "sft --model gpt2 --data demos.jsonl",
         "reward --prefs prefs.jsonl",
-        "ppo --steps 1000",
+        "ppo --prompts prompts.jsonl --steps 1000",
     ] {
         let mut command = folder.command(line);
         command

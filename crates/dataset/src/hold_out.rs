@@ -25,6 +25,22 @@ pub fn hold_out<T, K: Hash + Eq>(
     }))
 }
 
+/// As [`hold_out`], but where the share of few keys is none, the rows with the last key are held out, unless `fraction` is 0: where something
+/// must be measured there is something to measure on.
+pub fn hold_out_some<T, K: Hash + Eq>(
+    rows: Vec<T>,
+    fraction: f64,
+    key: impl Fn(&T) -> K,
+) -> Result<(Vec<T>, Vec<T>)> {
+    let (trained, held_out) = hold_out(rows, fraction, &key)?;
+    Ok(match trained.last().map(&key) {
+        Some(last) if held_out.is_empty() && fraction > 0.0 => {
+            trained.into_iter().partition(|row| key(row) != last)
+        }
+        _ => (trained, held_out),
+    })
+}
+
 /// Errors on a share that [`hold_out`] does not take. Settings are checked with it where files of their own make the share unused, too.
 pub fn check_eval_fraction(fraction: f64) -> Result<()> {
     match (0.0..1.0).contains(&fraction) {
@@ -112,6 +128,19 @@ mod tests {
                 format!("{fraction} is no share to hold out: it must be at least 0 and below 1")
             );
         }
+    }
+
+    #[test]
+    fn of_few_keys_the_last_is_held_out_wherever_it_occurs() {
+        let split = |rows: &[&'static str], share| hold_out_some(rows.to_vec(), share, |&key| key);
+        let few = ["a", "b", "c", "b"];
+        let expected = (vec!["a", "c"], vec!["b", "b"]);
+        assert_eq!(split(&few, 0.1).unwrap(), expected);
+        assert_eq!(split(&few, 0.0).unwrap(), (few.to_vec(), vec![]));
+        assert_eq!(split(&[], 0.1).unwrap(), (vec![], vec![]));
+        // ⌊3·0.5⌋ = 1 of three keys is held out anyway.
+        let enough = hold_out(few.to_vec(), 0.5, |&key| key).unwrap();
+        assert_eq!(split(&few, 0.5).unwrap(), enough);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub mod tiny_world;
 pub use containers::is_data as is_data_file;
 pub use error::{BadRow, Error, Result};
 pub use field_map::FieldMap;
-pub use hold_out::{check_eval_fraction, count_shared, hold_out};
+pub use hold_out::{check_eval_fraction, count_shared, hold_out, hold_out_some};
 pub use place::{At, Place, Placed, Tolerance};
 pub use read::{Loaded, Records, read};
 pub use reading::{Noted, ReadAs, Reading, Understood};

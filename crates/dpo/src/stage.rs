@@ -74,6 +74,7 @@ impl Stage for Dpo {
                 stand_in: None,
             },
             Source::Data {
+                setting: "prefs",
                 files: &mut config.prefs,
                 held_out: Some(&mut config.eval_prefs),
                 bundled: Bundled::Preferences,

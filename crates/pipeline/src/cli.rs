@@ -143,7 +143,7 @@ pub(crate) enum Command {
     /// folder of $fpath, for fish ~/.config/fish/completions/rlhf.fish.
     #[command(after_help = example("rlhf completions bash > ~/.local/share/bash-completion/completions/rlhf"))]
     Completions(CompletionsArgs),
-    /// Print the tables of commands and settings that the README holds, or write man pages.
+    /// Print the tables of commands and settings of README.md and docs/settings.md, or write man pages.
     #[command(hide = true)]
     Manual(ManualArgs),
 }

@@ -5,11 +5,11 @@
 //! judge.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use rlhf_dataset::tiny_world::{Gold, Judge};
-use rlhf_dataset::{Loaded, Placed, Prompt, Reading};
+use rlhf_dataset::{Loaded, Placed, Prompt};
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
 use rlhf_rollout::{
     Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use crate::exit::usage;
 use crate::history;
 use crate::machine::Machine;
-use crate::settings::EvalSettings;
+use crate::questions::Questions;
 use crate::table::{Evaluation, Example, GoldRow, ModelRow};
 
 /// The models to compare, as folders, each under the name it has in the table.
@@ -37,42 +37,6 @@ pub(crate) struct Lineup {
     /// The runs of those whose checkpoints answer too, by the same names.
     pub(crate) on_the_way: Vec<(String, PathBuf)>,
     pub(crate) reward: Option<RewardSource>,
-}
-
-/// What all models are asked, and how.
-pub(crate) struct Questions {
-    pub(crate) files: Vec<PathBuf>,
-    pub(crate) limit: usize,
-    pub(crate) sampling: SamplingConfig,
-    pub(crate) best_of: usize,
-    pub(crate) examples: usize,
-    pub(crate) reading: Reading,
-    /// How long a reward command may take for one model's responses.
-    pub(crate) reward_timeout: Duration,
-}
-
-impl Questions {
-    /// As PPO asks, unless `[eval]` says otherwise. `files` may still be empty.
-    pub(crate) fn new(settings: &EvalSettings, ppo: &rlhf_ppo::Config, seed: u64) -> Self {
-        let files = if settings.prompts.is_empty() {
-            &ppo.eval_prompts
-        } else {
-            &settings.prompts
-        };
-        Self {
-            files: files.clone(),
-            limit: settings.limit,
-            sampling: SamplingConfig {
-                temperature: settings.temperature.unwrap_or(ppo.temperature),
-                max_new_tokens: settings.response_length.unwrap_or(ppo.response_length),
-                ..ppo.sampling(seed)
-            },
-            best_of: settings.best_of,
-            examples: settings.examples,
-            reading: ppo.data.reading(),
-            reward_timeout: ppo.timeout(),
-        }
-    }
 }
 
 /// One model's answers, one a prompt, and what is known of each.
@@ -259,12 +223,12 @@ impl<'a> Room<'a> {
             )?),
             None => None,
         };
+        let all = read_and_tell::<Prompt>(&questions.files, &questions.reading)?;
         let Loaded {
-            mut rows,
+            rows,
             mut tolerance,
             ..
-        } = read_and_tell::<Prompt>(&questions.files, &questions.reading)?;
-        rows.truncate(questions.limit);
+        } = questions.choose(all)?;
         let mut prompts = Vec::new();
         for Placed { record, place } in rows {
             let ids = reference.tokenizer.encode_prompt(&record.prompt);
@@ -278,10 +242,7 @@ impl<'a> Room<'a> {
         }
         tell_skipped(&tolerance);
         if prompts.is_empty() {
-            return Err(usage!(
-                "no prompts to compare models on: eval.limit is {}",
-                questions.limit
-            ));
+            return Err(usage!("no prompt is left to compare models on"));
         }
         Ok(Self {
             prompts,

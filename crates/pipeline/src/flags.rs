@@ -110,6 +110,10 @@ pub(crate) struct RunArgs {
     /// Run every stage again, finished or not.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Run nothing and write nothing: check all that `rlhf doctor` checks of a pipeline, and show the plan of every stage and whether it
+    /// would run, go on or be skipped.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
 }

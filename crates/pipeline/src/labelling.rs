@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rlhf_base::tell;
-use rlhf_dataset::{Prompt, Reading};
+use rlhf_dataset::{Prompt, Reading, hold_out_some};
 use rlhf_label::{
     Kind, Next, Pool, Sampling, Session, Simulated, SimulatedSpec, Speaker, answers_of,
 };
@@ -36,6 +36,8 @@ pub(crate) struct Asked<'a> {
     /// One model or two, as they are named.
     pub(crate) models: Vec<String>,
     pub(crate) prompts: &'a [PathBuf],
+    /// The share of the prompts that is held out: answers to these are not judged.
+    pub(crate) kept_back: Option<f64>,
     pub(crate) reading: Reading,
     pub(crate) answers: usize,
     pub(crate) raw: bool,
@@ -91,8 +93,11 @@ impl Asked<'_> {
             [] => vec![bundled::path("prompts.jsonl")?],
             given => found(given)?,
         };
-        let loaded = read_and_tell::<Prompt>(&files, &self.reading)?;
+        let mut loaded = read_and_tell::<Prompt>(&files, &self.reading)?;
         tell_skipped(&loaded.tolerance);
+        if let Some(share) = self.kept_back {
+            loaded.rows = hold_out_some(loaded.rows, share, |row| row.prompt.clone())?.0;
+        }
         let mut prompts = Vec::with_capacity(loaded.rows.len());
         let mut left_out = Counted::default();
         for row in loaded.rows {

@@ -4,10 +4,10 @@
 //!
 //! 1. `cli` and `flags`: the commands and their flags, as typed.
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
-//! 3. `manual`: the list of settings in `--help` and in the README, read from the doc comments of the settings.
+//! 3. `manual`: the list of settings in `--help` and in docs/settings.md, read from the doc comments of the settings.
 //! 4. `stages`: the list of stages, from which the former three follow;
 //! 5. `locate`, `job`, `record`, `history`: from a stage's settings to its finished run directory, and what a directory says of its run;
-//! 6. `wiring`: what the file of a pipeline says.
+//! 6. `wiring`: what the file of a pipeline says; `questions`: what its models are asked at the end; `own_data`: what does not go together.
 //! 7. `commands`: one file a command.
 //! 8. `page`: the server of a command that opens a page.
 //! 9. `exit`: what the exit code says.
@@ -36,9 +36,11 @@ mod manual;
 mod memory;
 mod models;
 mod output;
+mod own_data;
 mod page;
 #[cfg(test)]
 mod pages;
+mod questions;
 mod record;
 #[cfg(test)]
 mod remedies;

@@ -49,6 +49,7 @@ pub(crate) fn locate_unchecked(
                 files,
                 mut held_out,
                 bundled,
+                ..
             } => {
                 for names in [Some(&mut *files), held_out.as_deref_mut()]
                     .into_iter()

@@ -1,7 +1,7 @@
 //! The manual of settings and commands, made from what the program itself uses.
 //!
-//! A setting is documented once, by the doc comment of its field, beside its default. Both `--help` and the README show what is
-//! collected here, and a test compares the README with it.
+//! A setting is documented once, by the doc comment of its field, beside its default. `--help`, README.md and docs/settings.md show what
+//! is collected here, and a test compares the pages with it.
 
 use std::fmt::Write as _;
 
@@ -29,7 +29,7 @@ pub(crate) fn settings_help(name: &str) -> String {
     out
 }
 
-/// The README's table of settings: one Markdown row each.
+/// The table of docs/settings.md: one Markdown row each.
 pub(crate) fn settings_table() -> String {
     let mut out = String::from("| setting | default | may be | meaning |\n|---|---|---|---|\n");
     for section in &sections() {
@@ -68,32 +68,25 @@ pub(crate) fn commands_table(all: &clap::Command) -> String {
 mod tests {
     use super::*;
 
-    /// The lines of the README between `<!-- name -->` and `<!-- /name -->`.
-    fn marked<'a>(readme: &'a str, name: &str) -> Option<&'a str> {
-        let (_, rest) = readme.split_once(&format!("<!-- {name} -->"))?;
+    /// The lines of a page between `<!-- name -->` and `<!-- /name -->`.
+    fn marked<'a>(page: &'a str, name: &str) -> Option<&'a str> {
+        let (_, rest) = page.split_once(&format!("<!-- {name} -->"))?;
         Some(rest.split_once(&format!("<!-- /{name} -->"))?.0)
     }
 
     #[test]
-    fn the_tables_of_the_readme_are_those_of_the_program() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-        let Ok(readme) = fs_err::read_to_string(path) else {
-            return;
-        };
-        // The list of all settings is long; a README may leave it to --help.
-        let tables = [
-            ("commands", commands_table(&crate::cli::command()), true),
-            ("settings", settings_table(), false),
-        ];
-        for (name, expected, required) in tables {
-            let found = marked(&readme, name);
+    fn the_tables_of_the_pages_are_those_of_the_program() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let commands = commands_table(&crate::cli::command());
+        for (page, name, expected) in [
+            ("README.md", "commands", commands),
+            ("docs/settings.md", "settings", settings_table()),
+        ] {
+            let text = fs_err::read_to_string(format!("{root}/{page}")).unwrap();
+            let found = marked(&text, name);
             assert!(
-                found.is_some() || !required,
-                "README.md lacks <!-- {name} --> … <!-- /{name} -->"
-            );
-            assert!(
-                found.is_none_or(|found| found.trim() == expected.trim()),
-                "README.md: put this between the {name} marks (`rlhf manual` prints it):\n\n{expected}"
+                found.is_some_and(|found| found.trim() == expected.trim()),
+                "{page}: put this between <!-- {name} --> and <!-- /{name} --> (`rlhf manual` prints it):\n\n{expected}"
             );
         }
     }

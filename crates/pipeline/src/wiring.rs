@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use rlhf_train::{Bundled, LoraSettings, Makes, Source};
+use rlhf_train::{Bundled, DataSettings, LoraSettings, Makes, Settings as _, Source};
+use toml::Value;
 
 use crate::bundled;
 use crate::commands::stage::layers;
 use crate::data_files;
-use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::flags::CommonArgs;
+use crate::own_data;
+use crate::questions::Questions;
 use crate::settings::{EVAL, EvalSettings, LABEL, LORA, LabelSettings, Layers, RUN, RunSettings};
 use crate::stages::{AnyStage, Configured, STAGES};
 use crate::variants::Part;
@@ -72,6 +74,7 @@ impl Wiring {
             ));
         }
         wiring.check_pessimism()?;
+        wiring.check_own_data()?;
         Ok(wiring)
     }
 
@@ -81,8 +84,8 @@ impl Wiring {
         let reward: rlhf_reward::Config = self.layers.get("reward")?;
         for part in self.making(Makes::Policy) {
             let settings = self.configured(&part)?.to_table();
-            let pessimism = settings.get("pessimism").and_then(toml::Value::as_float);
-            let named = settings.get("reward").and_then(toml::Value::as_str);
+            let pessimism = settings.get("pessimism").and_then(Value::as_float);
+            let named = settings.get("reward").and_then(Value::as_str);
             let own = self.names("reward") && named.map(Path::new) == Some(&self.folder("reward"));
             if own && pessimism.is_some_and(|kappa| kappa > 0.0) && reward.heads == 0 {
                 return Err(usage!(
@@ -93,6 +96,24 @@ impl Wiring {
             }
         }
         Ok(())
+    }
+
+    /// Errors where one stage has data of one's own and another would take the bundled one, unless all start from the bundled model.
+    fn check_own_data(&self) -> anyhow::Result<()> {
+        let mut all = Vec::new();
+        for (i, part) in self.parts().iter().enumerate() {
+            let mut configured = self.configured(part)?;
+            let named = own_data::named(&part.section(), configured.as_mut());
+            let nothing_own = named.iter().all(|named| named.files.is_empty());
+            if i == 0 && nothing_own && own_data::starts_in_the_tiny_world(configured.as_mut()) {
+                return Ok(());
+            }
+            all.extend(named);
+        }
+        // What is judged on the way is feedback of one's own.
+        let judged = self.names(LABEL);
+        all.retain(|named| !(judged && named.kind == Bundled::Preferences));
+        own_data::refuse_a_mixture(&self.file, &all)
     }
 
     /// The same pipeline with one of its seeds, in a folder of its own.
@@ -257,18 +278,50 @@ impl Wiring {
         let ppo: rlhf_ppo::Config = self.layers.get("ppo")?;
         let settings: EvalSettings = self.layers.get(EVAL)?;
         let mut questions = Questions::new(&settings, &ppo, self.run.seed);
+        if questions.files.is_empty() {
+            self.ask_what_is_held_out(&mut questions)?;
+        }
+        if questions.kept_back == Some(0.0) {
+            return Err(Questions::none_held_out());
+        }
         questions.files = data_files::found(&questions.files)?;
         if questions.files.is_empty() {
-            if !ppo.prompts.is_empty() {
-                return Err(usage!(
-                    "{}: ppo.prompts are your own, so models can only be compared on prompts of yours: name ppo.eval_prompts or eval.prompts",
-                    self.file.display()
-                ));
-            }
             questions
                 .files
                 .push(bundled::path(bundled::HELD_OUT_PROMPTS)?);
         }
         Ok(Some(questions))
+    }
+
+    /// Without prompts of PPO: what the last stage with data of its own holds out.
+    fn ask_what_is_held_out(&self, questions: &mut Questions) -> anyhow::Result<()> {
+        for part in self.parts().iter().rev() {
+            let mut configured = self.configured(part)?;
+            let settings = configured.to_table();
+            for source in configured.sources()? {
+                let Source::Data {
+                    files,
+                    held_out: Some(held_out),
+                    ..
+                } = source
+                else {
+                    continue;
+                };
+                if files.is_empty() {
+                    continue;
+                }
+                let share = settings.get("eval_fraction").and_then(Value::as_float);
+                (questions.files, questions.kept_back) = match held_out.is_empty() {
+                    true => (files.clone(), share),
+                    false => (held_out.clone(), None),
+                };
+                let mut read = settings;
+                let known = DataSettings::default().settings();
+                read.retain(|name, _| known.iter().any(|setting| setting.name == name));
+                questions.reading = DataSettings::from_table(&read)?.reading();
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }

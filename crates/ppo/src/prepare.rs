@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rlhf_dataset::{Loaded, Placed, Prompt, Reading, hold_out};
+use rlhf_dataset::{Loaded, Prompt, Reading, hold_out_some};
 use rlhf_lm::{CausalLm, LanguageModel};
 use rlhf_rollout::{PromptRow, RewardSource, Scorer, open_pessimistic, prompt_rows};
 use rlhf_train::{Counted, Schedule, Session, micro_batch_tokens, read_and_tell, tell_skipped};
@@ -148,19 +148,6 @@ impl PolicyOptimization {
     }
 }
 
-/// A share of few prompts may be none; the last one then is held out, for PPO needs something to be measured on.
-fn at_least_one((trained, held_out): Split, share: f64) -> Split {
-    match trained.last().map(|row| row.prompt.clone()) {
-        Some(last) if held_out.is_empty() && share > 0.0 => {
-            trained.into_iter().partition(|row| row.prompt != last)
-        }
-        _ => (trained, held_out),
-    }
-}
-
-/// Prompts to train on, and those that are held out.
-type Split = (Vec<Placed<Prompt>>, Vec<Placed<Prompt>>);
-
 /// The longest prompt that leaves room for a response.
 fn longest_prompt(config: &Config, base: &LanguageModel) -> Result<usize> {
     let most = base.config.max_length();
@@ -186,8 +173,8 @@ fn prompts(
     } = read(&config.prompts)?;
     let (trained, held_out) = match config.eval_prompts.as_slice() {
         [] => {
-            let split = hold_out(all, config.eval_fraction, |row| row.prompt.clone());
-            at_least_one(split.context("ppo.eval_fraction")?, config.eval_fraction)
+            let split = hold_out_some(all, config.eval_fraction, |row| row.prompt.clone());
+            split.context("ppo.eval_fraction")?
         }
         files => {
             let held_out = read(files)?;
@@ -220,35 +207,4 @@ fn prompts(
         tracing::warn!("{warning}");
     }
     Ok((trained, held_out, warnings))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rlhf_base::Text;
-    use rlhf_dataset::{At, Place};
-    use serde_json::Map;
-
-    #[test]
-    fn of_few_prompts_the_last_is_held_out_wherever_it_occurs() {
-        let row = |name: &&str| Placed {
-            record: Prompt {
-                prompt: Text::from(*name),
-                source: None,
-                id: None,
-                fields: Map::new(),
-            },
-            place: Place {
-                path: Path::new("p.jsonl").into(),
-                at: At::Line(1),
-            },
-        };
-        let rows = |names: &[&str]| names.iter().map(row).collect::<Vec<_>>();
-        let few = (rows(&["a", "b", "c", "b"]), Vec::new());
-        let (trained, held_out) = (rows(&["a", "c"]), rows(&["b", "b"]));
-        assert_eq!(at_least_one(few.clone(), 0.1), (trained, held_out));
-        assert_eq!(at_least_one(few.clone(), 0.0), few);
-        let enough = (rows(&["a"]), rows(&["b"]));
-        assert_eq!(at_least_one(enough.clone(), 0.1), enough);
-    }
 }

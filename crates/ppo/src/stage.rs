@@ -99,12 +99,14 @@ impl Stage for Ppo {
             rule => sources.push(Source::Files(rule.files())),
         }
         sources.push(Source::Data {
+            setting: "prompts",
             files: prompts,
             held_out: Some(eval_prompts),
             bundled: Bundled::Prompts,
         });
         if *ptx_coef > 0.0 {
             sources.push(Source::Data {
+                setting: "ptx_data",
                 files: ptx_data,
                 held_out: None,
                 bundled: Bundled::Demonstrations,

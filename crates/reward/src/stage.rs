@@ -71,6 +71,7 @@ impl Stage for Reward {
                 stand_in: None,
             },
             Source::Data {
+                setting: "prefs",
                 files: &mut config.prefs,
                 held_out: Some(&mut config.eval_prefs),
                 bundled: Bundled::Preferences,

@@ -151,6 +151,7 @@ impl Stage for Pretrain {
 
     fn sources(config: &mut Config) -> Result<Vec<Source<'_>>> {
         Ok(vec![Source::Data {
+            setting: "data",
             files: &mut config.data,
             held_out: None,
             bundled: Bundled::Corpus,

@@ -69,6 +69,7 @@ impl Stage for Sft {
                 stand_in: None,
             },
             Source::Data {
+                setting: "data",
                 files: &mut config.data,
                 held_out: Some(&mut config.eval_data),
                 bundled: Bundled::Demonstrations,

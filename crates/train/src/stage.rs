@@ -106,6 +106,8 @@ pub enum Source<'a> {
     },
     /// Data files, and those held out for evaluation; where none are given, the bundled ones.
     Data {
+        /// The key of the setting that names them.
+        setting: &'static str,
         /// Files or folders to train on.
         files: &'a mut Vec<PathBuf>,
         /// Files or folders to evaluate on, if the stage takes any.

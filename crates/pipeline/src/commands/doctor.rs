@@ -8,7 +8,7 @@ use rlhf_train::{Finding, Verdict};
 use serde::Serialize;
 
 use crate::exit::usage;
-use crate::flags::DoctorArgs;
+use crate::flags::{DoctorArgs, RunArgs};
 use crate::machine::Machine;
 use crate::output::print_result;
 use crate::settings::{Layers, RUN, RunSettings};
@@ -18,14 +18,10 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let mut report = Report::default();
     match &args.pipeline {
         Some(file) => {
-            let mut wiring = Wiring::read(file, &args.common)?;
-            // Of several seeds the first: the others differ in nothing that can be looked at beforehand.
-            if let [first, _, ..] = wiring.seeds()[..] {
-                wiring = wiring.with_seed(first);
-            }
+            let wiring = of_first_seed(Wiring::read(file, &args.common)?);
             let machine = Machine::new(&wiring.run, true)?;
             machine::check(&machine, &wiring.out, &mut report);
-            stages::check(&wiring, &machine, &mut report);
+            stages::check(&wiring, &machine, Intent::default(), &mut report);
         }
         None => {
             let layers: Layers = crate::commands::stage::layers(None, &args.common)?;
@@ -35,14 +31,48 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
             machine::check(&machine, &out, &mut report);
         }
     }
-    print_result(args.common.json, &report, || {
-        report.render(crate::output::colours())
-    })?;
+    told(&report, args.common.json)
+}
+
+/// `rlhf run --dry-run`: what is checked of a pipeline, and the plan of every stage.
+pub(super) fn dry_run(wiring: Wiring, args: &RunArgs) -> anyhow::Result<()> {
+    let wiring = of_first_seed(wiring);
+    let machine = Machine::new(&wiring.run, true)?;
+    let intent = Intent {
+        plans: true,
+        resume: args.resume,
+        overwrite: args.overwrite,
+    };
+    let mut report = Report::default();
+    stages::check(&wiring, &machine, intent, &mut report);
+    told(&report, args.common.json)
+}
+
+/// Of several seeds the first: the others differ in nothing that can be looked at beforehand.
+fn of_first_seed(wiring: Wiring) -> Wiring {
+    match wiring.seeds()[..] {
+        [first, _, ..] => wiring.with_seed(first),
+        _ => wiring,
+    }
+}
+
+/// Prints the report, and errors where a check has failed.
+fn told(report: &Report, json: bool) -> anyhow::Result<()> {
+    print_result(json, report, || report.render(crate::output::colours()))?;
     match report.count(Verdict::Fail) {
         0 => Ok(()),
         1 => Err(usage!("one check failed: mend it before you start")),
         n => Err(usage!("{n} checks failed: mend them before you start")),
     }
+}
+
+/// How the pipeline is to be run, and what is to be shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Intent {
+    /// Show the plan of every stage.
+    plans: bool,
+    resume: bool,
+    overwrite: bool,
 }
 
 /// A finding and the part of the program that it is about.

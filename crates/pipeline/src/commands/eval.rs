@@ -15,12 +15,13 @@ use serde_json::json;
 
 use crate::bundled;
 use crate::data_files::found;
-use crate::evaluation::{Lineup, Questions, evaluate};
+use crate::evaluation::{Lineup, evaluate};
 use crate::exit::usage;
 use crate::flags::EvalArgs;
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::print_result;
+use crate::questions::Questions;
 use crate::settings::{EVAL, EvalSettings, Layers, RunSettings};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
@@ -242,7 +243,8 @@ fn compare(
     };
     let mut questions = Questions::new(settings, ppo, run.seed);
     if !args.prompts.is_empty() {
-        questions.files = found(&args.prompts)?;
+        questions.files.clone_from(&args.prompts);
+        questions.kept_back = None;
         questions.reading = args.reading.reading();
     }
     questions.files = found(&questions.files)?;

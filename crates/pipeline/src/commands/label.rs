@@ -109,6 +109,7 @@ fn open(args: &LabelArgs, programs: &[Simulated], machine: &Machine) -> anyhow::
             let asked = Asked {
                 models,
                 prompts: &args.prompts,
+                kept_back: None,
                 reading: args.reading.reading(),
                 answers: args.answers.unwrap_or(usual),
                 raw: args.raw,

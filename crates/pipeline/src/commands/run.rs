@@ -10,9 +10,10 @@ use rlhf_rollout::RewardSource;
 use rlhf_train::{Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 
+use super::doctor::dry_run;
 use crate::comparison::{Comparison, OfSeed};
 use crate::cost::Cost;
-use crate::evaluation::{Lineup, Questions, evaluate};
+use crate::evaluation::{Lineup, evaluate};
 use crate::exit::{usage, with_resume};
 use crate::fingerprint::{Content, Input, fingerprint};
 use crate::flags::RunArgs;
@@ -20,6 +21,7 @@ use crate::job::{Job, Standing, differences, recorded, recorded_lora};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
 use crate::output::{print, print_result};
+use crate::questions::Questions;
 use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings};
 use crate::table::{Evaluation, RoundRow};
@@ -33,6 +35,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         common.set.push(format!("run.seeds={seeds}"));
     }
     let wiring = Wiring::read(&args.pipeline, &common)?;
+    if args.dry_run {
+        return dry_run(wiring, args);
+    }
     let machine = Machine::new(&wiring.run, args.common.quiet)?;
     machine.catch_interrupts()?;
     let seeds = wiring.seeds();
@@ -339,6 +344,9 @@ impl Pipeline<'_> {
             questions.sampling,
             lineup
         );
+        if let Some(share) = questions.kept_back {
+            described.push_str(&format!("{share}"));
+        }
         if !rounds.is_empty() {
             described.push_str(&format!("{rounds:?}"));
         }

@@ -12,6 +12,7 @@ use crate::flags::{CommonArgs, StageArgs};
 use crate::job::{Job, recorded, recorded_lora};
 use crate::machine::Machine;
 use crate::output::print_result;
+use crate::own_data::refuse_bundled_data_for_own_model;
 use crate::record::{Record, compare, refusal};
 use crate::settings::{LORA, LORA_MAY_CHANGE, Layers, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::{AnyStage, Configured};
@@ -60,13 +61,9 @@ pub(crate) fn run(
             ));
         }
         let lora: LoraSettings = layers.get(LORA)?;
-        Job::new(
-            stage,
-            layers.configure(&Part::of(stage))?,
-            &run,
-            &lora,
-            quiet,
-        )?
+        let mut configured = layers.configure(&Part::of(stage))?;
+        refuse_bundled_data_for_own_model(stage, configured.as_mut())?;
+        Job::new(stage, configured, &run, &lora, quiet)?
     };
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
         tell(format!(

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use rlhf_base::Text;
-use rlhf_dataset::{Prompt, read};
+use rlhf_dataset::{Prompt, hold_out_some, read};
 use rlhf_label::{Choose, Simulated, check_name};
 use rlhf_lm::SamplingConfig;
 use rlhf_web::server::Server;
@@ -84,14 +84,23 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// What stands in their files.
+    /// What of it stands in their files and may be judged.
     pub(crate) fn read_prompts(&self) -> anyhow::Result<Vec<Text>> {
         let mut files = self.prompts()?;
         if files.is_empty() {
             files.push(bundled::path("prompts.jsonl")?);
         }
-        let rows = read::<Prompt, _>(&files, &self.ppo.data.reading())?.rows;
+        let mut rows = read::<Prompt, _>(&files, &self.ppo.data.reading())?.rows;
+        if let Some(share) = self.kept_back() {
+            rows = hold_out_some(rows, share, |row| row.prompt.clone())?.0;
+        }
         Ok(rows.into_iter().map(|row| row.record.prompt).collect())
+    }
+
+    /// The share of PPO's prompts that it holds out, where its prompts are what the policy is asked: what is judged is trained on.
+    pub(crate) fn kept_back(&self) -> Option<f64> {
+        let theirs = self.settings.prompts.is_empty() && !self.ppo.prompts.is_empty();
+        (theirs && self.ppo.eval_prompts.is_empty()).then_some(self.ppo.eval_fraction)
     }
 
     /// The text of the guidelines.
@@ -188,6 +197,7 @@ impl<'a> Section<'a> {
         Asked {
             models: vec![model],
             prompts,
+            kept_back: self.kept_back(),
             reading: self.ppo.data.reading(),
             answers: self.answers(),
             raw: self.ppo.raw,

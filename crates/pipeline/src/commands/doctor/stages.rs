@@ -9,23 +9,25 @@ use std::path::{Path, PathBuf};
 use rlhf_dataset::{Prompt, read};
 use rlhf_train::{Bundled, Finding, Plan, Source, Verdict, readable_bytes};
 
-use super::Report;
 use super::machine::disk;
 use super::rounds;
+use super::{Intent, Report};
 use crate::job::{Job, Standing};
 use crate::locate::{locate_unchecked, model_folder};
 use crate::machine::Machine;
 use crate::memory::memory;
+use crate::record::refusal;
 use crate::settings::LABEL;
 use crate::stages::Configured;
 use crate::variants::Part;
 use crate::wiring::Wiring;
 
-pub(super) fn check(wiring: &Wiring, machine: &Machine, report: &mut Report) {
+pub(super) fn check(wiring: &Wiring, machine: &Machine, intent: Intent, report: &mut Report) {
     let first_round = wiring.in_round(1);
     let mut pipeline = Pipeline {
         wiring,
         machine,
+        intent,
         report,
         starts: BTreeMap::new(),
         trained: BTreeMap::new(),
@@ -59,16 +61,26 @@ fn evaluation(wiring: &Wiring) -> anyhow::Result<String> {
     let Some(questions) = wiring.questions()? else {
         return Ok("no stage makes a model that answers".into());
     };
-    let prompts = read::<Prompt, _>(&questions.files, &questions.reading)?
-        .rows
-        .len();
-    let asked = prompts.min(questions.limit);
-    Ok(format!("every model answers {asked} held-out prompts"))
+    let all = read::<Prompt, _>(&questions.files, &questions.reading)?;
+    let asked = questions.choose(all)?.rows.len();
+    let share = questions.kept_back.map(|share| {
+        let files = questions
+            .files
+            .iter()
+            .map(|file| file.display().to_string());
+        let files = files.collect::<Vec<_>>().join(", ");
+        format!(": the share of {share} that is kept back of {files}")
+    });
+    Ok(format!(
+        "every model answers {asked} held-out prompts{}",
+        share.unwrap_or_default()
+    ))
 }
 
 struct Pipeline<'a> {
     wiring: &'a Wiring,
     machine: &'a Machine,
+    intent: Intent,
     report: &'a mut Report,
     /// The model that each stage so far starts from; none where it is yet to be made from nothing.
     starts: BTreeMap<String, Option<PathBuf>>,
@@ -135,6 +147,14 @@ impl Pipeline<'_> {
                 .push(Finding::new("length", length, &plan.notes));
             self.written = self.written.saturating_add(plan.disk.bytes());
             self.memory(&plan, &start);
+            if self.intent.plans {
+                let plan = plan.to_string();
+                let lines = plan
+                    .lines()
+                    .map(|line| line.strip_prefix("  ").unwrap_or(line));
+                let plan = lines.collect::<Vec<_>>().join("\n");
+                self.report.push(Finding::new("plan", plan, &[]));
+            }
         }
         let standing = self.standing(part, &start);
         self.report.push(standing);
@@ -225,6 +245,9 @@ impl Pipeline<'_> {
 
     /// What the run directory holds, and what `rlhf run` will do about it.
     fn standing(&self, part: &Part, start: &Start) -> Finding {
+        let Intent {
+            resume, overwrite, ..
+        } = self.intent;
         let out = self.wiring.folder(part.name());
         let there = out.join("config.toml").exists();
         let out_name = out.display();
@@ -245,13 +268,19 @@ impl Pipeline<'_> {
             (true, true, false) => job().and_then(|job| job.standing(&out)),
         };
         let found = match standing {
+            Ok(Standing::New) => Ok(format!("{out_name} is new: it will run")),
+            Ok(_) if overwrite => Ok(format!("{out_name} will run again, as asked")),
+            Ok(Standing::Adjusted(differences)) if resume => Ok(format!(
+                "{out_name} will be continued: {}",
+                differences.join(", ")
+            )),
+            Ok(Standing::Changed(differences)) if resume => Err(refusal(&out, &differences)),
             Ok(Standing::Adjusted(differences) | Standing::Changed(differences)) => {
                 return replaced(&format!(
                     "with other settings or inputs ({})",
                     differences.join(", ")
                 ));
             }
-            Ok(Standing::New) => Ok(format!("{out_name} is new")),
             Ok(Standing::Finished) => Ok(format!("{out_name} is finished: it will be skipped")),
             Ok(Standing::Interrupted) => {
                 Ok(format!("{out_name} was interrupted: it will be continued"))

@@ -17,9 +17,9 @@ use serde_json::Value;
 
 use self::judging::Answers;
 use super::Pipeline;
-use crate::evaluation::Questions;
 use crate::exit::usage;
 use crate::labelling::Section;
+use crate::questions::Questions;
 use crate::settings::{LABEL, LabelSettings};
 use crate::table::{Evaluation, RoundRow};
 

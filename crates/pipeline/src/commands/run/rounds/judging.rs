@@ -229,7 +229,11 @@ impl Answers<'_> {
         let contents: Vec<Content> = contents.collect::<Result<_, _>>()?;
         let sampling = self.section.sampling(seed);
         Ok(fingerprint(
-            &format!("{}{sampling:?}", of_all_rounds.to_table()),
+            &format!(
+                "{}{sampling:?}{}",
+                of_all_rounds.to_table(),
+                (self.section.kept_back()).map_or_else(String::new, |share| share.to_string())
+            ),
             &contents,
         ))
     }
