@@ -201,7 +201,7 @@ fn a_dry_run_shows_every_plan_and_what_would_happen_and_writes_nothing() {
         "stage       sft",
         "4 prompts × 1 responses = 4 episodes a step",
         "runs/all/ppo is new: it will run",
-        "8 held-out prompts",
+        "6 held-out prompts",
     ] {
         assert!(said.contains(part), "{part} is not in\n{said}");
     }
