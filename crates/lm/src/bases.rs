@@ -172,13 +172,7 @@ impl Bases {
         device: &Device,
     ) -> Result<LoadedModel> {
         if !is_adapter(path) {
-            let stored = Stored::read(path, head)?;
-            return Ok(LoadedModel {
-                config: stored.config,
-                params: Params::take(stored.tensors, weights, device, dtype)?,
-                tokenizer: stored.tokenizer,
-                generation: stored.generation,
-            });
+            return Stored::read(path, head)?.into_memory(weights, dtype, device);
         }
         let files = AdapterFiles::read(path)?;
         files.require(head)?;
@@ -188,18 +182,18 @@ impl Bases {
         {
             return laid_over(&base, &files, head, weights);
         }
-        let mut stored = Stored::read_any(&at).map_err(|error| files.of_base(&at, &error))?;
-        let (adapter, values) = files.fitted(&stored.config, (None, &at))?;
-        lora::merge(&mut stored.tensors, &adapter, values)?;
-        with_head(&stored.config, head, &files, &mut stored.tensors)?;
-        let (tokenizer, generation) =
-            own_texts(&files, &stored.config, stored.tokenizer, stored.generation)?;
-        Ok(LoadedModel {
-            config: stored.config,
-            params: Params::take(stored.tensors, weights, device, dtype)?,
-            tokenizer,
-            generation,
-        })
+        merged_files(&files, &at, head)?.into_memory(weights, dtype, device)
+    }
+
+    /// The whole model in `path`, an adapter merged into its base, on the CPU and in the dtype it is stored in.
+    pub(crate) fn stored(&self, path: &Path, head: Head) -> Result<Stored> {
+        if !is_adapter(path) {
+            return Stored::read(path, head);
+        }
+        let files = AdapterFiles::read(path)?;
+        files.require(head)?;
+        let at = files.find_base(self.hub.as_ref())?;
+        merged_files(&files, &at, head)
     }
 
     /// The base in `path`: the one in use, or read now.
@@ -235,6 +229,28 @@ impl Bases {
         };
         Ok(lent.iter().filter_map(Weak::upgrade).find(fits))
     }
+}
+
+impl Stored {
+    fn into_memory(self, weights: Weights, dtype: DType, device: &Device) -> Result<LoadedModel> {
+        Ok(LoadedModel {
+            config: self.config,
+            params: Params::take(self.tensors, weights, device, dtype)?,
+            tokenizer: self.tokenizer,
+            generation: self.generation,
+        })
+    }
+}
+
+/// The whole model that the adapter of `files` and its base in `at` are.
+fn merged_files(files: &AdapterFiles, at: &Path, head: Head) -> Result<Stored> {
+    let mut stored = Stored::read_any(at).map_err(|error| files.of_base(at, &error))?;
+    let (adapter, values) = files.fitted(&stored.config, (None, at))?;
+    lora::merge(&mut stored.tensors, &adapter, values)?;
+    with_head(&stored.config, head, files, &mut stored.tensors)?;
+    (stored.tokenizer, stored.generation) =
+        own_texts(files, &stored.config, stored.tokenizer, stored.generation)?;
+    Ok(stored)
 }
 
 impl Base {

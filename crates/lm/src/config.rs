@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::families::{self, Dimensions, Family, ModelType};
+use crate::families::{self, Dimensions, Family, GgufSpelling, ModelType};
 use crate::{Error, Result};
 
 /// A parsed `config.json`, in the spelling of `transformers` 4 or 5.
@@ -187,6 +187,11 @@ impl ModelConfig {
     /// The family's own side of it.
     pub(crate) fn family(&self) -> &dyn Family {
         &*self.family
+    }
+
+    /// How llama.cpp spells such a model.
+    pub(crate) fn gguf_spelling(&self) -> &'static GgufSpelling {
+        self.model_type.gguf
     }
 
     /// The tokens with a role, as the file names them; of several EOS tokens the first.

@@ -78,7 +78,7 @@ impl Fingerprint {
 }
 
 /// `step` without a sequence of one or none around it, and without what concerns offsets alone.
-fn unwrapped(step: &Value, list: &str) -> Value {
+pub(crate) fn unwrapped(step: &Value, list: &str) -> Value {
     match step.get(list).and_then(Value::as_array) {
         Some(steps) => match &steps[..] {
             [] => Value::Null,

@@ -4,6 +4,7 @@
 //! finds. Only safetensors are fetched, never pickles.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -11,8 +12,10 @@ use hf_hub::{Cache, Repo, RepoType};
 use crate::{Error, Result};
 
 mod dataset;
+mod push;
 
 pub use dataset::DatasetRepo;
+pub use push::{Content, Destination, PushEvent, Pushed, Upload, push};
 
 /// Needed beside the weights. They are small, so they come first and a wrong repository is noticed
 /// before its weights are fetched.
@@ -42,6 +45,8 @@ pub struct HubSettings {
     pub offline: bool,
     /// Draw a bar on stderr for each download.
     pub progress: bool,
+    /// The first pause before a failed request of a push is made again; later ones are longer.
+    pub retry_pause: Duration,
 }
 
 impl HubSettings {
@@ -78,6 +83,7 @@ impl HubSettings {
             token: variable("HF_TOKEN"),
             offline: variable("HF_HUB_OFFLINE").is_some_and(yes),
             progress: true,
+            retry_pause: Duration::from_millis(300),
         }
     }
 }
@@ -146,7 +152,7 @@ pub fn is_cached(spec: &str, settings: &HubSettings) -> bool {
 }
 
 /// Whether `spec` is written like a hub id.
-pub(crate) fn is_id(spec: &str) -> bool {
+pub fn is_id(spec: &str) -> bool {
     parse_id(spec).is_some()
 }
 

@@ -303,13 +303,23 @@ impl Tokenizer {
         Arc::ptr_eq(&self.inner, &other.inner) || self.fingerprint().agrees(other.fingerprint())
     }
 
+    /// `tokenizer.json` in the spelling of the crate `tokenizers`, which has every default filled in.
+    pub(crate) fn json(&self) -> Result<Value> {
+        let json = serde_json::to_value(&*self.inner.tokenizer);
+        json.map_err(|e| failed("be written as JSON", &e))
+    }
+
+    /// The chat template as it was written, where there is one that compiles.
+    pub(crate) fn template_source(&self) -> Option<&str> {
+        let template = self.inner.template.as_ref()?.as_ref().ok()?;
+        Some(template.source())
+    }
+
     fn fingerprint(&self) -> &Fingerprint {
         let inner = &*self.inner;
         inner.fingerprint.get_or_init(|| {
-            // The crate's own spelling has every default filled in. It was read from JSON, so it can be written as JSON; were it not, the
-            // file itself would be compared.
-            let json = serde_json::to_value(&*inner.tokenizer);
-            let json = json.unwrap_or_else(|_| json!({"model": inner.json}));
+            // It was read from JSON, so it can be written as JSON; were it not, the file itself would be compared.
+            let json = self.json().unwrap_or_else(|_| json!({"model": inner.json}));
             let begin = inner.begin.filter(|_| inner.adds_begin);
             Fingerprint::new(&json, begin, inner.end, inner.pad)
         })

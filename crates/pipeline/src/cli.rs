@@ -5,9 +5,9 @@ use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcomma
 use toml::Table;
 
 use crate::flags::{
-    ChatArgs, CompletionsArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, GenerateArgs,
-    LabelArgs, ManualArgs, MdpArgs, MergeArgs, ReportArgs, RunArgs, ScoreArgs, ServeArgs,
-    StageArgs, derived,
+    ChatArgs, CompletionsArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, ExportArgs,
+    GenerateArgs, LabelArgs, ManualArgs, MdpArgs, MergeArgs, PushArgs, ReportArgs, RunArgs,
+    ScoreArgs, ServeArgs, StageArgs, derived,
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
@@ -123,6 +123,22 @@ pub(crate) enum Command {
     /// f32, with the tokenizer and what else belongs to the model.
     #[command(after_help = example("rlhf merge runs/sft --out models/sft"))]
     Merge(MergeArgs),
+    /// Take a model away: as a GGUF file for llama.cpp and Ollama, or as a Hugging Face directory with a model card.
+    ///
+    /// --gguf puts weights, tokenizer and chat template into one file. Its TYPE says how many bits a weight has: f16 loses next to nothing,
+    /// q8_0 halves that, q4_k_m and q4_0 quarter it, at a price that `rlhf eval --model FILE` measures. A tensor whose rows do not fill the
+    /// blocks of its type gets a larger one, and is named. A tokenizer that llama.cpp would run differently is refused. The file is a model for
+    /// every command here too. --hf writes what transformers and vLLM load, with a card of what the run recorded: data, settings, results.
+    /// An adapter is merged into its base either way.
+    #[command(after_help = example("rlhf export runs/ppo --gguf q8_0 --ollama"))]
+    Export(ExportArgs),
+    /// Publish a model on the Hugging Face hub, with a model card.
+    ///
+    /// The repository is made unless it is there; its other files stay. What the hub has already is not sent again, so that a push
+    /// that was cut off goes on when it is repeated. Where the folder has no README.md, the card of `rlhf export --hf` is published with it. The token is
+    /// HF_TOKEN or what `hf auth login` has stored; it must be one that may write. HF_ENDPOINT names another hub.
+    #[command(after_help = example("rlhf push runs/ppo my-name/my-model --private"))]
+    Push(PushArgs),
     /// Write one self-contained HTML page about runs: what came of them, gold and learned reward over KL, answers, curves.
     ///
     /// A RUN is a run directory such as runs/ppo, or the folder of a whole pipeline, of several seeds too. Several runs of one stage are drawn
@@ -161,6 +177,8 @@ impl Command {
             Self::Doctor(args) => args.common.quiet,
             Self::Eval(args) => args.common.quiet,
             Self::Merge(args) => args.quiet,
+            Self::Export(args) => args.quiet,
+            Self::Push(args) => args.quiet,
             Self::Data(_)
             | Self::Explain(_)
             | Self::Report(_)

@@ -10,11 +10,13 @@ use rlhf_dataset::{FieldMap, Reading};
 use serde::Serialize;
 
 pub(crate) use self::asking::{ChatArgs, EvalArgs, GenerateArgs, ScoreArgs, ServeArgs};
+pub(crate) use self::export::{ExportArgs, PushArgs, QuantisationArg};
 pub(crate) use self::label::LabelArgs;
 pub(crate) use self::listening::ListeningArgs;
 
 mod asking;
 pub(crate) mod derived;
+mod export;
 mod label;
 mod listening;
 

@@ -15,6 +15,7 @@
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
 mod bundled;
+mod card;
 mod choosing;
 mod cli;
 mod commands;
@@ -35,6 +36,7 @@ mod machine;
 mod manual;
 mod memory;
 mod models;
+mod ollama;
 mod output;
 mod own_data;
 mod page;

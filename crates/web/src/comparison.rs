@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::chart::COLOURS;
+use crate::chart::{COLOURS, svg_file};
 use crate::frontier::{Path, Steps, charts, methods};
 use crate::html::{escape, figure, legend, page};
 
@@ -63,21 +63,12 @@ pub(crate) fn over_kl(paths: &[Path], steps: &[Steps], heading: &str) -> String 
 pub fn picture(paths: &[Path]) -> Option<String> {
     let charts = charts(paths, &[]);
     let size = charts.first()?.size;
-    let (width, head) = (size.width, 32.0);
-    let height = head + charts.iter().map(|chart| chart.size.height).sum::<f64>();
-    // The page's own colours, without those for dark screens: a picture does not know what it stands on.
-    let (colours, _) = include_str!("assets/base.css").split_once("@media")?;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n<style>\n{colours}{}{}</style>\n\
-         <rect class=\"paper\" width=\"{width}\" height=\"{height}\"/>\n",
-        include_str!("assets/chart.css"),
-        include_str!("assets/picture.css"),
-    );
+    let mut legend = String::new();
     let mut x = size.left;
     for (i, method) in methods(paths).into_iter().enumerate() {
         let colour = i % COLOURS;
         let _ = writeln!(
-            out,
+            legend,
             "<line class=\"line s{colour}\" x1=\"{x}\" x2=\"{}\" y1=\"18\" y2=\"18\"/><text x=\"{}\" y=\"22\">{}</text>",
             x + 18.0,
             x + 24.0,
@@ -85,18 +76,7 @@ pub fn picture(paths: &[Path]) -> Option<String> {
         );
         x += 60.0 + 8.0 * method.chars().count() as f64;
     }
-    let mut y = head;
-    for chart in &charts {
-        let height = chart.size.height;
-        let _ = writeln!(
-            out,
-            "<svg y=\"{y}\" width=\"{width}\" height=\"{height}\">\n{}</svg>",
-            chart.svg()
-        );
-        y += height;
-    }
-    out.push_str("</svg>\n");
-    Some(out)
+    svg_file(&charts, &legend, |_| None)
 }
 
 #[cfg(test)]

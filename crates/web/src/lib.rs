@@ -4,6 +4,8 @@
 //! [`report`] writes the page. Stages are an input: a [`Section`] has the title of a stage and the captions of its metrics. The page
 //! is self-contained, without script, font or image from elsewhere, so it can be mailed, archived and opened offline.
 //!
+//! [`card`] writes the model card that a model is published with, and [`curves_picture`] the picture in it.
+//!
 //! [`comparison`] writes a page about policies side by side, with what each gained over its distance from the reference.
 //!
 //! [`server`] is the local server of the pages that answer: [`label`] is the page where people judge, [`chat`] the one where they talk to
@@ -13,6 +15,7 @@
 //! pictures.
 
 mod caption;
+mod card;
 mod chart;
 pub mod chat;
 mod comparison;
@@ -30,10 +33,11 @@ mod stamp;
 #[cfg(test)]
 mod testing;
 
+pub use card::{Card, CardStage, card};
 pub use comparison::{comparison, picture};
 pub use frontier::{Path, Point};
 pub use live::{Source, live};
-pub use report::report;
+pub use report::{curves_picture, report};
 pub use run::{Error, Run};
 pub use section::Section;
 pub use stamp::{folders, stamp};

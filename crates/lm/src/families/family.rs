@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use candle_core::quantized::gguf_file::Value as MetadataValue;
 use candle_nn::VarBuilder;
 use serde_json::{Map, Value};
 
@@ -18,8 +19,8 @@ pub(crate) struct ModelType {
     pub(crate) classes: (&'static str, &'static str),
     /// Reads the object of `config.json`.
     pub(crate) parse: Parse,
-    /// llama.cpp's spelling, unless llama.cpp takes it for another family.
-    pub(crate) gguf: Option<&'static GgufSpelling>,
+    /// llama.cpp's spelling. Where families share one, a file of it is read as the first of them.
+    pub(crate) gguf: &'static GgufSpelling,
 }
 
 type Parse = fn(&Map<String, Value>) -> Result<Arc<dyn Family>>;
@@ -36,6 +37,9 @@ pub(crate) trait Family: Debug + Send + Sync {
     /// The keys of `config.json` whose absence or newer spelling different programs might read differently, as `transformers` 4
     /// spells them.
     fn spelled_out(&self) -> Map<String, Value>;
+
+    /// What llama.cpp has to know to run it as `architecture`; an error says what it cannot run.
+    fn gguf(&self, architecture: &str) -> Result<GgufMetadata>;
 
     /// The trunk over the parameters of `vb`, which is at the root of the names.
     fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>>;
@@ -106,6 +110,57 @@ pub(crate) struct GgufSpelling {
     pub(crate) layout: fn(&Dimensions, &str, usize) -> StoredLayout,
     /// Whether files hold a tied embedding a second time, as a head.
     pub(crate) repeats_embedding: bool,
+}
+
+/// What the metadata of a GGUF file say about a model: the inverse of [`GgufSpelling::config`].
+pub(crate) struct GgufMetadata {
+    /// Keys and values, without the architecture's name in front.
+    pub(crate) keys: Vec<(&'static str, MetadataValue)>,
+    /// What the rotary frequencies are divided by, where they are stretched unevenly.
+    pub(crate) divisors: Option<Vec<f32>>,
+    /// What llama.cpp does otherwise.
+    pub(crate) notes: Vec<String>,
+}
+
+impl GgufMetadata {
+    /// Those keys that every family has.
+    pub(super) fn of(dimensions: &Dimensions) -> Self {
+        let sizes = [
+            ("vocab_size", dimensions.vocab),
+            ("context_length", dimensions.max_length),
+            ("embedding_length", dimensions.hidden),
+            ("block_count", dimensions.layers),
+            ("feed_forward_length", dimensions.intermediate),
+            ("attention.head_count", dimensions.heads),
+            ("attention.head_count_kv", dimensions.kv_heads),
+        ];
+        let mut metadata = Self {
+            keys: Vec::new(),
+            divisors: None,
+            notes: Vec::new(),
+        };
+        for (key, size) in sizes {
+            metadata.set_size(key, size);
+        }
+        metadata
+    }
+
+    /// Gives `key` a whole number.
+    pub(super) fn set_size(&mut self, key: &'static str, size: usize) {
+        // No model is that large (`refuse_giants`).
+        self.set(key, MetadataValue::U32(size as u32));
+    }
+
+    /// Gives `key` a number.
+    pub(super) fn set_number(&mut self, key: &'static str, number: f64) {
+        self.set(key, MetadataValue::F32(number as f32));
+    }
+
+    /// Gives `key` a value, in the place of the one it may have.
+    pub(super) fn set(&mut self, key: &'static str, value: MetadataValue) {
+        self.keys.retain(|(known, _)| *known != key);
+        self.keys.push((key, value));
+    }
 }
 
 /// How a tensor of a GGUF file differs from what `transformers` holds under its name.

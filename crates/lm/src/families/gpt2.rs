@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::family::{
-    Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse, refuse_giants,
+    Dimensions, Family, GgufMetadata, GgufSpelling, ModelType, Names, StoredLayout, refuse,
+    refuse_giants,
 };
 use crate::attend::{Attend, Qkv};
 use crate::gguf::{self, Keys};
@@ -22,7 +23,7 @@ pub(super) const GPT2: ModelType = ModelType {
     name: "gpt2",
     classes: ("GPT2LMHeadModel", "GPT2ForSequenceClassification"),
     parse: |json| Ok(Arc::new(Gpt2Config::from_json(json)?)),
-    gguf: Some(&GGUF),
+    gguf: &GGUF,
 };
 
 const NAMES: Names = Names {
@@ -155,6 +156,17 @@ impl Family for Gpt2Config {
                 json!(self.tie_word_embeddings),
             ),
         ])
+    }
+
+    fn gguf(&self, architecture: &str) -> Result<GgufMetadata> {
+        if matches!(self.activation_function, Gelu::Erf) {
+            return Err(Error::Invalid(format!(
+                "activation_function gelu, with the error function: llama.cpp's {architecture} computes GELU by its tanh approximation alone"
+            )));
+        }
+        let mut metadata = GgufMetadata::of(&self.dimensions());
+        metadata.set_number("attention.layer_norm_epsilon", self.layer_norm_epsilon);
+        Ok(metadata)
     }
 
     fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>> {

@@ -2,6 +2,7 @@
 //! SwiGLU. SmolLM2 is a Llama; Mistral bounds what attention sees; Qwen2 has biases on queries, keys
 //! and values; Qwen3 normalises queries and keys instead.
 
+mod spelling;
 mod trunk;
 
 use std::sync::Arc;
@@ -12,9 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::family::{
-    Dimensions, Family, GgufSpelling, ModelType, Names, StoredLayout, refuse, refuse_giants,
+    Dimensions, Family, GgufMetadata, ModelType, Names, StoredLayout, refuse, refuse_giants,
 };
-use crate::gguf::{self, Keys};
 use crate::rotary::RopeScaling;
 use crate::trunk::Trunk;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub(super) const LLAMA: ModelType = ModelType {
     name: "llama",
     classes: ("LlamaForCausalLM", "LlamaForSequenceClassification"),
     parse: |json| Ok(Arc::new(LlamaConfig::from_json(&LIKE_LLAMA, json)?)),
-    gguf: Some(&gguf_spelling("llama", interleaved)),
+    gguf: &spelling::of("llama", spelling::interleaved),
 };
 const LIKE_LLAMA: Relative = Relative {
     kv_heads: None,
@@ -40,7 +40,7 @@ pub(super) const MISTRAL: ModelType = ModelType {
     classes: ("MistralForCausalLM", "MistralForSequenceClassification"),
     parse: |json| Ok(Arc::new(LlamaConfig::from_json(&LIKE_MISTRAL, json)?)),
     // To llama.cpp it is a Llama.
-    gguf: None,
+    gguf: &spelling::of("llama", spelling::interleaved),
 };
 const LIKE_MISTRAL: Relative = Relative {
     kv_heads: Some(8),
@@ -55,7 +55,7 @@ pub(super) const QWEN2: ModelType = ModelType {
     name: "qwen2",
     classes: ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
     parse: |json| Ok(Arc::new(LlamaConfig::from_json(&LIKE_QWEN2, json)?)),
-    gguf: Some(&gguf_spelling("qwen2", |_, _, _| StoredLayout::Same)),
+    gguf: &spelling::of("qwen2", |_, _, _| StoredLayout::Same),
 };
 const LIKE_QWEN2: Relative = Relative {
     qkv_bias: Switch::On,
@@ -69,7 +69,7 @@ pub(super) const QWEN3: ModelType = ModelType {
     name: "qwen3",
     classes: ("Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
     parse: |json| Ok(Arc::new(LlamaConfig::from_json(&LIKE_QWEN3, json)?)),
-    gguf: Some(&gguf_spelling("qwen3", |_, _, _| StoredLayout::Same)),
+    gguf: &spelling::of("qwen3", |_, _, _| StoredLayout::Same),
 };
 const LIKE_QWEN3: Relative = Relative {
     head_dim: Some(128),
@@ -132,47 +132,6 @@ const NAMES: Names = Names {
     constants: &[".rotary_emb.inv_freq"],
     shared_shifts: &[],
 };
-
-const fn gguf_spelling(
-    architecture: &'static str,
-    layout: fn(&Dimensions, &str, usize) -> StoredLayout,
-) -> GgufSpelling {
-    GgufSpelling {
-        architecture,
-        config: gguf_config,
-        modules: &[
-            ("model.embed_tokens", "token_embd"),
-            ("model.norm", "output_norm"),
-            ("lm_head", "output"),
-        ],
-        block: &[
-            ("input_layernorm", "attn_norm"),
-            ("post_attention_layernorm", "ffn_norm"),
-            ("self_attn.q_proj", "attn_q"),
-            ("self_attn.k_proj", "attn_k"),
-            ("self_attn.v_proj", "attn_v"),
-            ("self_attn.o_proj", "attn_output"),
-            ("self_attn.q_norm", "attn_q_norm"),
-            ("self_attn.k_norm", "attn_k_norm"),
-            ("mlp.gate_proj", "ffn_gate"),
-            ("mlp.up_proj", "ffn_up"),
-            ("mlp.down_proj", "ffn_down"),
-        ],
-        layout,
-        repeats_embedding: false,
-    }
-}
-
-/// Files of Llama hold queries and keys in another order; those of Qwen do not.
-fn interleaved(dimensions: &Dimensions, name: &str, _rank: usize) -> StoredLayout {
-    if name.contains(".q_proj.") {
-        StoredLayout::Interleaved(dimensions.heads)
-    } else if name.contains(".k_proj.") {
-        StoredLayout::Interleaved(dimensions.kv_heads)
-    } else {
-        StoredLayout::Same
-    }
-}
 
 /// What the family's code reads of `config.json`, defaults filled in.
 #[derive(Debug)]
@@ -388,69 +347,19 @@ impl Family for LlamaConfig {
         json
     }
 
+    fn gguf(&self, architecture: &str) -> Result<GgufMetadata> {
+        spelling::metadata(self, architecture)
+    }
+
     fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>> {
         Ok(Box::new(trunk::Llama::new(self, vb.pp(NAMES.trunk))?))
     }
 }
 
-fn gguf_config(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
-    keys.refuse("expert_count", 0)?;
-    let (width, heads) = (
-        keys.size("embedding_length")?,
-        keys.size("attention.head_count")?,
-    );
-    let head_dim = match keys.optional_size("attention.key_length")? {
-        Some(size) => size,
-        None => width / heads,
-    };
-    keys.refuse("attention.value_length", head_dim)?;
-    keys.refuse("rope.dimension_count", head_dim)?;
-    let theta = keys.positive("rope.freq_base")?.unwrap_or(1e4);
-    let window = keys
-        .optional_length("attention.sliding_window")?
-        .filter(|window| *window > 0);
-    let model_type = match (keys.architecture(), window) {
-        // To llama.cpp Mistral is a Llama; what tells it apart is that attention is bounded.
-        (name, Some(_)) if name == LLAMA.name => MISTRAL.name,
-        (name, _) => name,
-    };
-    // Of other models the file does not say which layers the window bounds. Sequences within it are right on all.
-    let context = keys.length("context_length")?;
-    let (window, longest) = match window {
-        Some(window) if model_type != MISTRAL.name => (None, context.min(window)),
-        window => (window, context),
-    };
-    let kv_heads = keys.optional_size("attention.head_count_kv")?;
-    let mut json = gguf::object(json!({
-        "model_type": model_type,
-        "vocab_size": keys.vocabulary()?,
-        "hidden_size": width,
-        "intermediate_size": keys.size("feed_forward_length")?,
-        "num_hidden_layers": keys.blocks()?,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads.unwrap_or(heads),
-        "head_dim": head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": longest,
-        "rms_norm_eps": keys.positive("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6),
-        "rope_theta": theta,
-        "rope_scaling": keys.rope_scaling(theta, head_dim)?,
-        "tie_word_embeddings": tied,
-        "sliding_window": window,
-    }));
-    let mut add = |key: &str, value: Value| json.insert(key.to_owned(), value);
-    if model_type == LLAMA.name || model_type == QWEN3.name {
-        add("attention_bias", keys.has("blk.0.attn_q.bias").into());
-    }
-    if model_type == LLAMA.name {
-        add("mlp_bias", keys.has("blk.0.ffn_gate.bias").into());
-    }
-    Ok(json)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf;
 
     fn parsed(relative: &Relative, extra: Value) -> Result<LlamaConfig> {
         let mut json = gguf::object(json!({

@@ -3,12 +3,15 @@
 //!
 //! Everything is turned into what a Hugging Face directory would hold, so the rest of the program
 //! knows one kind of model, and what is trained from a GGUF file is saved as such a directory.
+//! [`export`] goes the other way, for programs that read nothing else.
 
 mod config;
+mod export;
 mod file;
 mod header;
 mod keys;
 mod rope;
+mod splitting;
 mod tokenizer;
 mod weights;
 
@@ -22,6 +25,7 @@ use serde_json::{Map, Value, json};
 use crate::boundary::guarded;
 use crate::pretrained::check_weights;
 use crate::{Error, ModelConfig, Result, Tokenizer};
+pub use export::{Exported, Fallback, Quantisation, export};
 use file::GgufFile;
 pub(crate) use keys::{Keys, object};
 

@@ -11,46 +11,38 @@ use std::collections::btree_map::Entry;
 use serde_json::{Map, Value, json};
 
 use super::file::GgufFile;
-use super::header;
+use super::{header, splitting};
 use crate::{Result, Tokenizer};
 
 /// `tokenizer.ggml.token_type`.
-mod kind {
-    pub(super) const NORMAL: i64 = 1;
-    pub(super) const UNKNOWN: i64 = 2;
-    pub(super) const CONTROL: i64 = 3;
-    pub(super) const USER_DEFINED: i64 = 4;
-    pub(super) const UNUSED: i64 = 5;
-}
-
-/// The values of `tokenizer.ggml.pre` we know, by what they mean. Files without one are split like
-/// GPT-2's.
-const GPT2: [&str; 3] = ["gpt-2", "default", "phi-2"];
-const SMOLLM: [&str; 3] = ["smollm", "starcoder", "refact"];
-const LLAMA3: [&str; 5] = ["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"];
-const QWEN2: [&str; 3] = ["qwen2", "deepseek-r1-qwen", "megrez"];
-
-/// The pattern of Llama 3 and Qwen2, which differ in how many digits stay together.
-fn words(digits: &str) -> String {
-    format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
+pub(super) mod kind {
+    pub(in crate::gguf) const NORMAL: i64 = 1;
+    pub(in crate::gguf) const UNKNOWN: i64 = 2;
+    pub(in crate::gguf) const CONTROL: i64 = 3;
+    pub(in crate::gguf) const USER_DEFINED: i64 = 4;
+    pub(in crate::gguf) const UNUSED: i64 = 5;
+    pub(in crate::gguf) const BYTE: i64 = 6;
 }
 
 /// The keys of tokens with a role, and the name each has in `tokenizer_config.json`.
-const ROLES: [(&str, &str); 4] = [
+pub(super) const ROLES: [(&str, &str); 4] = [
     ("tokenizer.ggml.bos_token_id", "bos_token"),
     ("tokenizer.ggml.eos_token_id", "eos_token"),
     ("tokenizer.ggml.unknown_token_id", "unk_token"),
     ("tokenizer.ggml.padding_token_id", "pad_token"),
 ];
 /// Ends a turn, where that is another token than the end of a text.
-const END_OF_TURN: &str = "tokenizer.ggml.eot_token_id";
+pub(super) const END_OF_TURN: &str = "tokenizer.ggml.eot_token_id";
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
-const SCORES: &str = "tokenizer.ggml.scores";
-const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const MODEL: &str = "tokenizer.ggml.model";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const ADDS_BEGIN: &str = "tokenizer.ggml.add_bos_token";
+pub(super) const PREPENDS_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
 
 /// The tokenizer in `file`, whose embedding has `rows` rows.
 pub(super) fn read(file: &GgufFile, rows: usize) -> Result<Tokenizer> {
@@ -61,16 +53,15 @@ pub(super) fn read(file: &GgufFile, rows: usize) -> Result<Tokenizer> {
             "tensor token_embd.weight has {rows} rows, {TOKENS} {found} tokens: they belong to different models"
         )));
     }
-    let model = "tokenizer.ggml.model";
-    let (mut json, adds_begin) = match file.text(model)? {
+    let (mut json, adds_begin) = match file.text(MODEL)? {
         Some("gpt2") => byte_level(file, &vocabulary)?,
         Some("llama") => (sentence_piece(file, &vocabulary)?, true),
         Some(other) => {
             return Err(file.error(format!(
-                "{model} {other:?} is not known; expected gpt2 (byte-level BPE) or llama (SentencePiece)"
+                "{MODEL} {other:?} is not known; expected gpt2 (byte-level BPE) or llama (SentencePiece)"
             )));
         }
-        None => return Err(file.missing(model)),
+        None => return Err(file.missing(MODEL)),
     };
     json["added_tokens"] = vocabulary.added().into();
 
@@ -83,9 +74,7 @@ pub(super) fn read(file: &GgufFile, rows: usize) -> Result<Tokenizer> {
     let Some((end, _)) = vocabulary.with_role(file, ROLES[1].0)? else {
         return Err(file.missing(ROLES[1].0));
     };
-    let adds_begin = file
-        .flag("tokenizer.ggml.add_bos_token")?
-        .unwrap_or(adds_begin);
+    let adds_begin = file.flag(ADDS_BEGIN)?.unwrap_or(adds_begin);
     let begin = vocabulary
         .with_role(file, ROLES[0].0)?
         .filter(|_| adds_begin);
@@ -93,7 +82,7 @@ pub(super) fn read(file: &GgufFile, rows: usize) -> Result<Tokenizer> {
         json["post_processor"] = begins_with(id, token);
     }
     config.insert("add_bos_token".into(), begin.is_some().into());
-    if let Some(template) = file.text("tokenizer.chat_template")? {
+    if let Some(template) = file.text(TEMPLATE)? {
         config.insert("chat_template".into(), template.into());
     }
     let mut generation = Map::new();
@@ -226,48 +215,27 @@ fn byte_level<'a>(file: &'a GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Va
     let merges = file
         .list(MERGES, "two tokens with a space between", pair)?
         .ok_or_else(|| file.missing(MERGES))?;
-    let key = "tokenizer.ggml.pre";
-    let pre = file.text(key)?.unwrap_or(GPT2[0]);
-    let is = |names: &[&str]| names.contains(&pre);
-    let bytes = |split: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": split});
-    let after = |first: Value| json!({"type": "Sequence", "pretokenizers": [first, bytes(false)]});
-    let pattern = |digits| {
-        after(
-            json!({"type": "Split", "pattern": {"Regex": words(digits)}, "behavior": "Isolated", "invert": false}),
-        )
-    };
-    let (normalizer, pre_tokenizer) = if is(&GPT2) {
-        (Value::Null, bytes(true))
-    } else if is(&SMOLLM) {
-        let digits = json!({"type": "Digits", "individual_digits": true});
-        let sequence = json!({"type": "Sequence", "pretokenizers": [digits, bytes(true)]});
-        (Value::Null, sequence)
-    } else if is(&LLAMA3) {
-        (Value::Null, pattern(r"\p{N}{1,3}"))
-    } else if is(&QWEN2) {
-        (json!({"type": "NFC"}), pattern(r"\p{N}"))
-    } else {
-        let known: Vec<_> = [&GPT2[..], &SMOLLM, &LLAMA3, &QWEN2].concat();
-        return Err(file.error(format!(
-            "{key} {pre:?} is not known, so its texts would be split wrongly; expected one of {}",
-            known.join(", ")
-        )));
-    };
+    let pre = file.text(PRE)?.unwrap_or(splitting::UNNAMED);
+    let split = splitting::named(pre).ok_or_else(|| {
+        file.error(format!(
+            "{PRE} {pre:?} is not known, so its texts would be split wrongly; expected one of {}",
+            splitting::names().join(", ")
+        ))
+    })?;
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": bytes(true),
+        "normalizer": split.normalizer,
+        "pre_tokenizer": split.pre_tokenizer,
+        "post_processor": splitting::bytes(true),
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            // Llama 3 takes a word that is a token as that token, whatever the merges say.
-            "ignore_merges": is(&LLAMA3),
+            "ignore_merges": split.ignore_merges,
             "vocab": vocabulary.json(), "merges": merges,
         },
     });
-    Ok((json, is(&LLAMA3)))
+    Ok((json, split.adds_begin))
 }
 
 /// `tokenizer.json` of SentencePiece's BPE: the spelling of Llama 2.
@@ -280,9 +248,7 @@ fn sentence_piece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value>
         .list(SCORES, "a finite number", score)?
         .ok_or_else(|| file.missing(SCORES))?;
     same_length(file, SCORES, scores.len(), vocabulary.tokens.len())?;
-    let prefix = file
-        .flag("tokenizer.ggml.add_space_prefix")?
-        .unwrap_or(true);
+    let prefix = file.flag(PREPENDS_SPACE)?.unwrap_or(true);
     let unknown = vocabulary
         .types
         .iter()

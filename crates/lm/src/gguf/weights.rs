@@ -12,7 +12,11 @@ use crate::schema::Misfits;
 use crate::{CausalLm, ModelConfig, Result};
 
 /// llama.cpp's name of the parameter that Hugging Face calls `name`.
-fn gguf_name(spelling: &GgufSpelling, config: &ModelConfig, name: &str) -> Option<String> {
+pub(super) fn gguf_name(
+    spelling: &GgufSpelling,
+    config: &ModelConfig,
+    name: &str,
+) -> Option<String> {
     let find = |table: &[(&str, &'static str)], module: &str| {
         table
             .iter()
@@ -41,6 +45,22 @@ fn relaid(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
             let half = shape.dims()[0] / heads / 2;
             tensor
                 .reshape((heads, half, 2, columns))?
+                .transpose(1, 2)?
+                .reshape(shape)
+        }
+    }
+}
+
+/// The inverse of [`relaid`]: a tensor in the layout of Hugging Face as a file holds it.
+pub(super) fn laid_out(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
+    match stored {
+        StoredLayout::Same | StoredLayout::Transposed => relaid(tensor, stored),
+        StoredLayout::Interleaved(heads) => {
+            let shape = tensor.shape().clone();
+            let columns = tensor.elem_count() / shape.dims()[0];
+            let half = shape.dims()[0] / heads / 2;
+            tensor
+                .reshape((heads, 2, half, columns))?
                 .transpose(1, 2)?
                 .reshape(shape)
         }

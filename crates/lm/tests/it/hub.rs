@@ -51,6 +51,7 @@ fn settings(hub: &HubServer, home: &Path) -> HubSettings {
         token: None,
         offline: false,
         progress: false,
+        retry_pause: std::time::Duration::from_millis(1),
     }
 }
 

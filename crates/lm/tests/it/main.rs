@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 mod conversation;
+mod export;
 mod frozen;
 mod generate;
 mod gguf;
@@ -16,5 +17,6 @@ mod packing;
 #[path = "../../../../tests/portable.rs"]
 mod portable;
 mod pretrained;
+mod push;
 mod serving;
 mod text;

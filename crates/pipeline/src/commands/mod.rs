@@ -5,12 +5,14 @@ mod data;
 mod doctor;
 mod eval;
 mod explain;
+mod export;
 mod generate;
 pub(crate) mod label;
 mod manual;
 mod mdp;
 mod merge;
-mod report;
+mod push;
+pub(crate) mod report;
 mod run;
 mod score;
 mod serve;
@@ -36,6 +38,8 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Command::Data(args) => data::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Push(args) => push::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Mdp(args) => mdp::run(&args),
         Command::Completions(args) => manual::completions(&args),

@@ -65,7 +65,7 @@ impl Source for Folders {
 }
 
 /// The stages, in the order of the page.
-fn sections() -> Vec<Section> {
+pub(crate) fn sections() -> Vec<Section> {
     let section = |stage: &dyn AnyStage| Section {
         table: stage.name(),
         title: stage.title(),

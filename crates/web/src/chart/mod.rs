@@ -5,6 +5,7 @@
 
 mod axis;
 mod curve;
+mod file;
 mod histogram;
 mod marks;
 mod plane;
@@ -12,6 +13,7 @@ mod plane;
 use std::fmt::Write as _;
 
 pub(crate) use axis::Axis;
+pub(crate) use file::svg_file;
 pub(crate) use histogram::Histogram;
 pub(crate) use plane::Size;
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use rlhf_base::caption::{Caption, Group};
 
 use crate::caption::{Shown, shown};
-use crate::chart::{Chart, Kind, Mark, Rule, Series};
+use crate::chart::{Chart, Kind, Mark, Rule, Series, svg_file};
 use crate::html::{escape, figure, fold};
 use crate::number::short;
 use crate::run::Run;
@@ -60,37 +60,7 @@ pub(crate) fn curves(out: &mut String, runs: &[(&Run, String)], captions: &[Capt
     let constant = |metric: &str| runs.iter().all(|(run, _)| is_constant(&run.curve(metric)));
     let (still, moving): (Vec<&str>, Vec<&str>) =
         metrics.iter().partition(|metric| constant(metric));
-    let behind = |metric: &str| {
-        let pair = PAIRS
-            .iter()
-            .find(|(steps, held_out)| *held_out == metric && moving.contains(steps));
-        pair.map(|(steps, _)| *steps)
-    };
-    let is_behind = |metric: &str| {
-        moving
-            .iter()
-            .any(|held_out| behind(held_out) == Some(metric))
-    };
-    let mut all: Vec<Curve<'_>> = (moving.iter())
-        .filter(|metric| !is_behind(metric))
-        .map(|metric| Curve {
-            shown: shown(metric, captions),
-            steps: behind(metric),
-        })
-        .collect();
-    all.sort_by(|a, b| a.shown.cmp(&b.shown));
-    let tells = |curve: &Curve<'_>| {
-        curve.shown.group == Group::Main
-            && (curve.shown.metric.starts_with("eval/") || curve.shown.metric == "loss")
-    };
-    let mut open = Vec::new();
-    let mut folded = Vec::new();
-    for curve in all {
-        match tells(&curve) && open.len() < OPEN {
-            true => open.push(curve),
-            false => folded.push(curve),
-        }
-    }
+    let (open, folded) = sorted(&moving, captions);
     if !open.is_empty() {
         out.push_str("<div class=\"grid\">\n");
         open.iter()
@@ -138,6 +108,64 @@ pub(crate) fn curves(out: &mut String, runs: &[(&Run, String)], captions: &[Capt
     fold(out, &format!("curves-{id}"), &summary, &(inner + &said));
 }
 
+/// The curves of `moving`: those that tell the story, and the others.
+fn sorted<'a>(moving: &[&'a str], captions: &'a [Caption]) -> (Vec<Curve<'a>>, Vec<Curve<'a>>) {
+    let behind = |metric: &str| {
+        let pair = PAIRS
+            .iter()
+            .find(|(steps, held_out)| *held_out == metric && moving.contains(steps));
+        pair.map(|(steps, _)| *steps)
+    };
+    let is_behind = |metric: &str| {
+        moving
+            .iter()
+            .any(|held_out| behind(held_out) == Some(metric))
+    };
+    let mut all: Vec<Curve<'_>> = (moving.iter())
+        .filter(|metric| !is_behind(metric))
+        .map(|metric| Curve {
+            shown: shown(metric, captions),
+            steps: behind(metric),
+        })
+        .collect();
+    all.sort_by(|a, b| a.shown.cmp(&b.shown));
+    let tells = |curve: &Curve<'_>| {
+        curve.shown.group == Group::Main
+            && (curve.shown.metric.starts_with("eval/") || curve.shown.metric == "loss")
+    };
+    let mut open = Vec::new();
+    let mut folded = Vec::new();
+    for curve in all {
+        match tells(&curve) && open.len() < OPEN {
+            true => open.push(curve),
+            false => folded.push(curve),
+        }
+    }
+    (open, folded)
+}
+
+/// The curves that tell the story of `run`, one above the other in one SVG file; `None` where there are none yet.
+pub fn curves_picture(run: &Run, captions: &[Caption]) -> Option<String> {
+    let runs = [(run, run.label().to_owned())];
+    let metrics = metrics(&runs);
+    let moving = metrics
+        .into_iter()
+        .filter(|metric| !is_constant(&run.curve(metric)));
+    let (mut open, folded) = sorted(&moving.collect::<Vec<_>>(), captions);
+    // Without held-out values over time the steps of training have to tell it.
+    if open.is_empty() {
+        let main = folded
+            .into_iter()
+            .filter(|curve| curve.shown.group == Group::Main);
+        open.extend(main.take(OPEN));
+    }
+    let charts: Vec<Chart> = open
+        .iter()
+        .map(|curve| chart(curve, &runs, captions))
+        .collect();
+    svg_file(&charts, "", |chart| Some(chart.title.clone()))
+}
+
 /// The names of the metrics that have numbers; ends of intervals are part of what they are around.
 fn metrics<'a>(runs: &[(&'a Run, String)]) -> BTreeSet<&'a str> {
     let rows = runs.iter().flat_map(|(run, _)| &run.metrics);
@@ -161,6 +189,23 @@ fn is_constant(points: &[(f64, f64)]) -> bool {
 }
 
 fn draw(out: &mut String, curve: &Curve<'_>, runs: &[(&Run, String)], captions: &[Caption]) {
+    let chart = chart(curve, runs, captions);
+    let text = match curve.steps {
+        Some(_) => format!(
+            "Marked: on what was held out. Faint: in the steps of training. {}",
+            curve.shown.text
+        ),
+        None => curve.shown.text.to_owned(),
+    };
+    figure(
+        out,
+        Some((&chart.title, curve.shown.metric)),
+        &chart.svg(),
+        &text,
+    );
+}
+
+fn chart(curve: &Curve<'_>, runs: &[(&Run, String)], captions: &[Caption]) -> Chart {
     let metric = curve.shown.metric;
     let mut series = Vec::new();
     for (colour, (run, name)) in runs.iter().enumerate() {
@@ -225,14 +270,7 @@ fn draw(out: &mut String, curve: &Curve<'_>, runs: &[(&Run, String)], captions: 
             });
         }
     }
-    let text = match curve.steps {
-        Some(_) => format!(
-            "Marked: on what was held out. Faint: in the steps of training. {}",
-            curve.shown.text
-        ),
-        None => curve.shown.text.to_owned(),
-    };
-    figure(out, Some((title, metric)), &chart.svg(), &text);
+    chart
 }
 
 /// A table of what did not change, or was measured once.

@@ -18,6 +18,7 @@ use std::fmt::Write as _;
 use rlhf_base::caption::Caption;
 use serde_json::Value;
 
+pub use self::curves::curves_picture;
 use crate::comparison::over_kl;
 use crate::frontier::{Steps, held_out, steps};
 use crate::html::{escape, figure, fold, legend, page};
