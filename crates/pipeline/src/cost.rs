@@ -28,8 +28,10 @@ impl Meter {
     /// Starts measuring; `before` is what the run has cost so far.
     pub(crate) fn start(before: Cost) -> Self {
         rlhf_ops::device::give_back_freed_memory();
-        // From here on the kernel counts the peak anew.
-        let _ = fs_err::write("/proc/self/clear_refs", "5");
+        // From here on the kernel counts the peak anew. Where there is no such file nobody counts.
+        if cfg!(target_os = "linux") {
+            let _ = fs_err::write("/proc/self/clear_refs", "5");
+        }
         Self {
             begun: Instant::now(),
             before,

@@ -92,9 +92,10 @@ pub(crate) fn is_reward_model(folder: &Path) -> anyhow::Result<bool> {
         .any(|name| name.ends_with("ForSequenceClassification")))
 }
 
-/// Whether `spec` is a path rather than a hub id: absolute, dotted, several folders deep, below `runs/`, or a GGUF file.
+/// Whether `spec` is a path rather than a hub id: absolute, dotted, several folders deep, below `runs/`, written as on Windows, or a GGUF file.
 fn looks_like_a_path(spec: &str) -> bool {
     spec.starts_with(['/', '.', '~'])
+        || spec.contains('\\')
         || spec.starts_with("runs/")
         || spec.ends_with(".gguf")
         || spec.matches('/').count() > 1
@@ -135,6 +136,7 @@ mod tests {
     fn a_missing_run_is_not_looked_for_on_the_hub() {
         let error = folder("runs/nowhere", "reward").unwrap_err().to_string();
         assert!(error.contains("`rlhf reward`"), "{error}");
+        assert!(looks_like_a_path(r"runs\ppo") && looks_like_a_path(r"C:\models\a"));
         assert!(!looks_like_a_path("gpt2") && !looks_like_a_path("org/name@main"));
     }
 }

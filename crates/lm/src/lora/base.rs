@@ -50,16 +50,26 @@ fn hub_id(path: &Path) -> Option<(String, String)> {
 /// The same path without `..` and links, but for the file's own name: in the hub's cache files are links to others without an ending.
 pub(crate) fn canonical(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
-        return Ok(fs_err::canonicalize(path)?);
+        return Ok(without_prefix(fs_err::canonicalize(path)?));
     }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(fs_err::canonicalize(path)?);
+        return Ok(without_prefix(fs_err::canonicalize(path)?));
     };
     let parent = match parent.as_os_str().is_empty() {
         true => Path::new("."),
         false => parent,
     };
-    Ok(fs_err::canonicalize(parent)?.join(name))
+    Ok(without_prefix(fs_err::canonicalize(parent)?).join(name))
+}
+
+/// A path that Windows has made canonical, `\\?\C:\models`, as everybody writes it; PEFT and others take no other.
+fn without_prefix(path: PathBuf) -> PathBuf {
+    let text = path.to_str().and_then(|text| text.strip_prefix(r"\\?\"));
+    // `\\?\UNC\server` has no shorter spelling of that kind.
+    match text.filter(|text| !text.starts_with("UNC")) {
+        Some(plain) => PathBuf::from(plain),
+        None => path,
+    }
 }
 
 /// Where the base lies that the adapter in `dir` calls `name`.
@@ -129,6 +139,14 @@ fn model_at(place: &Path) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_canonical_path_of_windows_is_written_as_people_do() {
+        let plain = |path: &str| without_prefix(PathBuf::from(path)).display().to_string();
+        assert_eq!(plain(r"\\?\C:\models\a"), r"C:\models\a");
+        assert_eq!(plain(r"\\?\UNC\server\a"), r"\\?\UNC\server\a");
+        assert_eq!(plain("/models/a"), "/models/a");
+    }
 
     /// By hand: runs that are moved together keep the relative path, and what lies elsewhere has an absolute one.
     #[test]

@@ -185,10 +185,12 @@ fn shell(line: &str) -> Command {
     command
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 fn shell(line: &str) -> Command {
+    use std::os::windows::process::CommandExt as _;
     let mut command = Command::new("cmd");
-    command.arg("/C").arg(line);
+    // As it was typed: cmd does not undo the quoting that programs usually do.
+    command.arg("/C").raw_arg(line);
     command
 }
 
@@ -198,6 +200,12 @@ fn stop(child: &mut Child) {
     #[cfg(unix)]
     let _ = Command::new("kill")
         .args(["-KILL", "--", &format!("-{}", child.id())])
+        .stderr(Stdio::null())
+        .status();
+    #[cfg(windows)]
+    let _ = Command::new("taskkill")
+        .args(["/T", "/F", "/PID", &child.id().to_string()])
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
     let _ = child.kill();
