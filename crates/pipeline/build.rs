@@ -18,7 +18,8 @@ fn main() -> std::io::Result<()> {
         if let Ok(name) = file.strip_prefix(&root) {
             list.push_str(&format!(
                 "({:?}, include_bytes!({:?})),\n",
-                name.display().to_string(),
+                // The same names on every system.
+                name.display().to_string().replace('\\', "/"),
                 file.canonicalize()?
             ));
         }
