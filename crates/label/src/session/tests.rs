@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use rlhf_base::Text;
 
+use super::picking::{BEFORE_REPEAT, PATIENCE};
 use super::*;
+use crate::Candidates;
 use crate::item::Answer;
 use crate::strategy::Random;
 
