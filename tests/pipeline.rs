@@ -217,3 +217,46 @@ fn variants_run_beside_their_stage_and_seeds_beside_each_other() {
     let refused = folder.refused("ppo --set run.seeds=2");
     assert!(refused.contains("run.seeds is 2"), "{refused}");
 }
+
+/// By hand from the answers: the share of them that the pattern occurs in, and how often that is more or less than at the reference.
+#[test]
+fn a_second_opinion_scores_every_answer_and_decides_the_wins() {
+    let folder = Folder::pipeline();
+    let line = "run all.toml --quiet --set eval.judge";
+    assert!(
+        folder
+            .refused(&format!("{line}=runs/nowhere"))
+            .contains("eval.judge")
+    );
+    assert!(!folder.path("runs/all").exists(), "known before training");
+    let checkpoints = "--set eval.checkpoints=true --set ppo.save_every=1";
+    let result = folder.done(&format!("{line}=regex:[aeiou] {checkpoints} --json"));
+    let result: Value = serde_json::from_str(&result).unwrap();
+    let answers: Vec<Value> = (folder.read("runs/all/answers.jsonl").lines())
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
+    let occurs = |name: &str| -> Vec<f64> {
+        let texts = answers.iter().map(|row| &row["answers"][name]["text"]);
+        let vowel = |text: &Value| text.as_str().unwrap().contains(['a', 'e', 'i', 'o', 'u']);
+        texts.map(|text| f64::from(u8::from(vowel(text)))).collect()
+    };
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let near = |a: &Value, b: f64| (a.as_f64().unwrap() - b).abs() < 1e-12;
+    for model in result["models"].as_array().unwrap() {
+        let own = occurs(model["name"].as_str().unwrap());
+        assert!(near(&model["judge"], mean(&own)), "{model}");
+        let wins = own.iter().zip(occurs("sft"));
+        let wins: Vec<f64> = wins.map(|(a, b)| (1.0 + a - b) / 2.0).collect();
+        if model["name"] != "sft" {
+            assert!(near(&model["win_rate"], mean(&wins)), "{model}");
+        }
+    }
+    let points = result["paths"][0][1].as_array().unwrap();
+    assert!(
+        points.iter().all(|point| point["judge"].is_number()),
+        "{points:?}"
+    );
+    folder.done("report runs/all --out page.html");
+    let page = folder.read("page.html");
+    assert!(page.contains(">second opinion</text>") && page.contains(">Second opinion</th>"));
+}

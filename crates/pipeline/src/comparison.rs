@@ -48,6 +48,8 @@ pub(crate) struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gold: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) judge: Option<Spread>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reward: Option<Spread>,
     pub(crate) kl: Spread,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -102,6 +104,7 @@ impl Comparison {
             Some(Row {
                 name: model.name.clone(),
                 gold: each(|model| model.gold.as_ref().map(|gold| gold.gold)),
+                judge: each(|model| model.judge),
                 reward: each(|model| model.reward),
                 kl: each(|model| Some(model.kl))?,
                 kl_bound: model.kl_bound,
@@ -141,9 +144,11 @@ impl Comparison {
                 .join(", ")
         );
         out.push_str(&aligned(&self.cells()));
-        let judge = match self.models.iter().any(|model| model.gold.is_some()) {
-            true => "gold score",
-            false => "reward model",
+        let any = |known: fn(&Row) -> bool| self.models.iter().any(known);
+        let judge = match (any(|m| m.gold.is_some()), any(|m| m.judge.is_some())) {
+            (true, _) => "gold score",
+            (false, true) => "judge",
+            (false, false) => "reward model",
         };
         out.push_str(&format!(
             "\nwins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response; ≤ marks an upper bound. seconds, memory: of the \
@@ -156,17 +161,21 @@ impl Comparison {
     /// The table, heading first.
     fn cells(&self) -> Vec<Vec<String>> {
         let gold = self.models.iter().any(|model| model.gold.is_some());
-        let head: &[&str] = match gold {
-            true => &[
-                "", "gold", "", "reward", "", "KL", "", "wins", "", "seconds", "memory",
-            ],
-            false => &["", "reward", "", "KL", "", "wins", "", "seconds", "memory"],
-        };
-        let mut rows = vec![
-            head.iter()
-                .map(|cell| (*cell).to_owned())
-                .collect::<Vec<_>>(),
-        ];
+        let judge = self.models.iter().any(|model| model.judge.is_some());
+        let mut head = vec![""];
+        for (name, shown) in [
+            ("gold", gold),
+            ("judge", judge),
+            ("reward", true),
+            ("KL", true),
+            ("wins", true),
+        ] {
+            if shown {
+                head.extend([name, ""]);
+            }
+        }
+        head.extend(["seconds", "memory"]);
+        let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         let both = |spread: Option<Spread>, mark: &str| match spread {
             Some(it) => [
                 format!("{mark}{:.3}", it.mean),
@@ -178,6 +187,9 @@ impl Comparison {
             let mut row = vec![model.name.replace('_', " ")];
             if gold {
                 row.extend(both(model.gold, ""));
+            }
+            if judge {
+                row.extend(both(model.judge, ""));
             }
             row.extend(both(model.reward, ""));
             row.extend(both(Some(model.kl), if model.kl_bound { "≤ " } else { "" }));

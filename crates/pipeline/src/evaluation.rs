@@ -45,6 +45,8 @@ struct Answers {
     texts: Vec<String>,
     gold: Vec<Option<Gold>>,
     rewards: Option<Vec<f64>>,
+    /// Scores of the second opinion.
+    judged: Option<Vec<f64>>,
     kl: Kl,
 }
 
@@ -60,6 +62,8 @@ impl Answers {
             },
             gold: gold.as_deref().map(statistics::mean),
             gold_ci: gold.as_deref().map(|gold| interval(gold, seed)),
+            judge: self.judged.as_deref().map(statistics::mean),
+            judge_ci: self.judged.as_deref().map(|it| interval(it, seed)),
             reward: self.rewards.as_deref().map(statistics::mean),
             reward_ci: self
                 .rewards
@@ -82,6 +86,9 @@ impl Answers {
         }
         if let Some(gold) = &self.gold[i] {
             told["gold"] = json!(gold.score());
+        }
+        if let Some(judged) = &self.judged {
+            told["judge"] = json!(judged[i]);
         }
         told
     }
@@ -207,6 +214,8 @@ struct Room<'a> {
     sampling: &'a SamplingConfig,
     reference: LanguageModel,
     reward: Option<Box<dyn Scorer>>,
+    /// The second opinion.
+    second: Option<Box<dyn Scorer>>,
     judge: Judge,
     micro_batch_tokens: usize,
 }
@@ -214,15 +223,13 @@ struct Room<'a> {
 impl<'a> Room<'a> {
     fn open(lineup: &Lineup, questions: &'a Questions, machine: &Machine) -> anyhow::Result<Self> {
         let reference = load(&lineup.reference.1, machine)?;
-        let reward = match &lineup.reward {
-            Some(source) => Some(source.open(
-                &machine.bases,
-                machine.dtype,
-                &machine.device,
-                questions.reward_timeout,
-            )?),
-            None => None,
+        let open = |source: &RewardSource| {
+            let (bases, dtype, device) = (&machine.bases, machine.dtype, &machine.device);
+            source.open(bases, dtype, device, questions.reward_timeout)
         };
+        let reward = lineup.reward.as_ref().map(open).transpose()?;
+        let second = questions.judge.as_ref().map(open).transpose();
+        let second = second.context("eval.judge")?;
         let all = read_and_tell::<Prompt>(&questions.files, &questions.reading)?;
         let Loaded {
             rows,
@@ -250,6 +257,7 @@ impl<'a> Room<'a> {
             micro_batch_tokens: micro_batch_tokens(&reference.config, false),
             reference,
             reward,
+            second,
             judge: Judge::new(),
         })
     }
@@ -365,6 +373,14 @@ impl<'a> Room<'a> {
         rewards: Option<Vec<f64>>,
         kl: Kl,
     ) -> anyhow::Result<Answers> {
+        let judged = match &self.second {
+            Some(second) => {
+                let episodes: Vec<Episode> = episodes.iter().map(|it| (*it).clone()).collect();
+                let scores = second.scores(&model.tokenizer, prompts, &episodes);
+                Some(scores.context("eval.judge")?)
+            }
+            None => None,
+        };
         let mut texts = Vec::with_capacity(episodes.len());
         let mut gold = Vec::with_capacity(episodes.len());
         for (prompt, episode) in prompts.iter().zip(episodes) {
@@ -380,6 +396,7 @@ impl<'a> Room<'a> {
             texts,
             gold,
             rewards,
+            judged,
             kl,
         })
     }
@@ -387,7 +404,11 @@ impl<'a> Room<'a> {
 
 fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
     let gold: Option<Vec<Gold>> = answers.gold.iter().cloned().collect();
-    let scores = |answers: &Answers| (answers.gold_scores()).or_else(|| answers.rewards.clone());
+    let scores = |answers: &Answers| {
+        (answers.gold_scores())
+            .or_else(|| answers.judged.clone())
+            .or_else(|| answers.rewards.clone())
+    };
     let wins: Option<Vec<f64>> = (answers.name != reference.name)
         .then(|| {
             Some(
@@ -418,6 +439,8 @@ fn row(answers: &Answers, reference: &Answers, seed: u64) -> ModelRow {
                 well_formed: mean(|g| g.well_formed),
             }
         }),
+        judge: answers.judged.as_deref().map(statistics::mean),
+        judge_ci: answers.judged.as_deref().map(|it| interval(it, seed)),
         reward: answers.rewards.as_deref().map(statistics::mean),
         reward_ci: answers.rewards.as_deref().map(|it| interval(it, seed)),
         kl,

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use rlhf_dataset::{Loaded, Prompt, Reading, hold_out_some};
 use rlhf_lm::SamplingConfig;
+use rlhf_rollout::RewardSource;
 
 use crate::exit::usage;
+use crate::locate::reward_source;
 use crate::settings::EvalSettings;
 
 /// Prompts, and how they are asked.
@@ -21,11 +23,22 @@ pub(crate) struct Questions {
     pub(crate) reading: Reading,
     /// How long a reward command may take for one model's responses.
     pub(crate) reward_timeout: Duration,
+    /// The second opinion.
+    pub(crate) judge: Option<RewardSource>,
 }
 
 impl Questions {
     /// What PPO is measured on, asked as PPO asks, unless `[eval]` says otherwise. `files` may still be empty.
-    pub(crate) fn new(settings: &EvalSettings, ppo: &rlhf_ppo::Config, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// If the second opinion cannot be found.
+    pub(crate) fn new(
+        settings: &EvalSettings,
+        ppo: &rlhf_ppo::Config,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let judge = settings.judge.as_deref().map(reward_source).transpose();
+        let judge = judge.map_err(|error| usage!("eval.judge: {error:#}"))?;
         let (files, kept_back) = if !settings.prompts.is_empty() {
             (&settings.prompts, None)
         } else if !ppo.eval_prompts.is_empty() {
@@ -34,7 +47,8 @@ impl Questions {
             let share = (!ppo.prompts.is_empty()).then_some(ppo.eval_fraction);
             (&ppo.prompts, share)
         };
-        Self {
+        Ok(Self {
+            judge,
             files: files.clone(),
             kept_back,
             limit: settings.limit,
@@ -47,7 +61,7 @@ impl Questions {
             examples: settings.examples,
             reading: ppo.data.reading(),
             reward_timeout: ppo.timeout(),
-        }
+        })
     }
 
     /// Of the prompts that `files` hold, those that are asked.

@@ -136,6 +136,9 @@ settings! {
         pub(crate) response_length: Option<usize> = None => 1..=10_000_000,
         /// The baseline beside PPO: the best of this many responses of the fine-tuned model, by the reward model.
         pub(crate) best_of: usize = 4 => 1..=100_000,
+        /// A second opinion on every answer, which no training may have seen: another reward model, or a rule or a program, as `ppo.reward`
+        /// takes them. Table and report have it beside the learned reward, over KL; where no program knows the truth, it decides the wins.
+        pub(crate) judge: Option<String> = None,
         /// Prompts shown with every model's answer.
         pub(crate) examples: usize = 3 => 0..=1_000_000,
         /// Ask the checkpoints that policies have kept too: `rlhf run` with several seeds draws their gold score and learned reward over

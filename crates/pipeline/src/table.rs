@@ -50,6 +50,11 @@ pub(crate) struct ModelRow {
     pub(crate) name: String,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) gold: Option<GoldRow>,
+    /// Mean score of the second opinion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) judge: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) judge_ci: Option<[f64; 2]>,
     /// Mean calibrated score of the reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reward: Option<f64>,
@@ -60,7 +65,7 @@ pub(crate) struct ModelRow {
     /// Whether `kl` was not measured and is an upper bound.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) kl_bound: bool,
-    /// How often better than the reference, ties half: by gold where it exists, else by the reward model.
+    /// How often better than the reference, ties half: by gold where it exists, else by the second opinion, else by the reward model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) win_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +108,10 @@ impl Evaluation {
         if !gold {
             head.truncate(1);
         }
+        let judge = self.models.iter().any(|m| m.judge.is_some());
+        if judge {
+            head.push("judge");
+        }
         head.extend(["reward", "KL", "wins", "95 %", "of"]);
         let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         for model in &self.models {
@@ -113,6 +122,9 @@ impl Evaluation {
                     [g.truthful, g.helpful, g.harmless, g.well_formed].map(|x| number(Some(x))),
                 );
             }
+            if judge {
+                row.push(number(model.judge));
+            }
             let at_most = if model.kl_bound { "≤ " } else { "" };
             row.extend([number(model.reward), format!("{at_most}{:.2}", model.kl)]);
             row.extend([number(model.win_rate), interval(model.win_rate_ci)]);
@@ -121,9 +133,13 @@ impl Evaluation {
         }
         out.push_str(&aligned(&rows));
         if self.models.iter().any(|m| m.win_rate.is_some()) {
-            let judge = if gold { "gold score" } else { "reward model" };
+            let by = match (gold, judge) {
+                (true, _) => "gold score",
+                (false, true) => "judge",
+                (false, false) => "reward model",
+            };
             out.push_str(&format!(
-                "\nwins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response{1}.\n",
+                "\nwins: against {0}, by the {by}, ties half. KL: to {0}, in nats a response{1}.\n",
                 self.reference,
                 if self.models.iter().any(|m| m.kl_bound) {
                     "; ≤ marks an upper bound, log n − (n − 1)/n for the best of n"
@@ -237,6 +253,8 @@ mod tests {
         let row = |name: &str| ModelRow {
             name: name.into(),
             gold: gold.clone(),
+            judge: None,
+            judge_ci: None,
             reward: Some(-0.25),
             reward_ci: None,
             kl: 1.5,

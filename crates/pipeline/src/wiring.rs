@@ -277,7 +277,7 @@ impl Wiring {
         }
         let ppo: rlhf_ppo::Config = self.layers.get("ppo")?;
         let settings: EvalSettings = self.layers.get(EVAL)?;
-        let mut questions = Questions::new(&settings, &ppo, self.run.seed);
+        let mut questions = Questions::new(&settings, &ppo, self.run.seed)?;
         if questions.files.is_empty() {
             self.ask_what_is_held_out(&mut questions)?;
         }

@@ -3,31 +3,52 @@
 use std::fmt::Write as _;
 
 use crate::chart::{COLOURS, svg_file};
-use crate::frontier::{Path, Steps, charts, methods};
+use crate::frontier::{Path, Point, Steps, charts, methods};
 use crate::html::{escape, figure, legend, page};
+use crate::table::Table;
 
-/// What the two charts mean.
-const MEANING: &str = "Above, what a program that knows the truth says of the answers to held-out prompts; below, what the reward model says of the \
-                       same answers. No part of training sees the truth: where it falls while the learned reward rises, the reward model is being \
-                       fooled. A ring marks the policy that was published, whiskers are 95 % intervals.";
+/// What the charts over KL mean.
+fn meaning(paths: &[Path]) -> String {
+    let any = |known: fn(&Point) -> bool| paths.iter().any(|(.., points)| points.iter().any(known));
+    let (gold, judge) = (any(|p| p.gold.is_some()), any(|p| p.judge.is_some()));
+    let mut out = String::new();
+    if gold {
+        out.push_str("Gold score: what a program that knows the truth says of the answers to held-out prompts. ");
+    }
+    if judge {
+        out.push_str("Second opinion: what eval.judge says of the answers to held-out prompts. ");
+    }
+    if any(|p| p.reward.is_some()) {
+        out.push_str("Learned reward: what the reward model says of the answers. ");
+    }
+    let unseen = match (gold, judge) {
+        (true, _) => "No part of training sees the truth: where it falls",
+        (false, true) => "No part of training sees the second opinion: where it falls",
+        (false, false) => "Where people like the answers less",
+    };
+    out.push_str(unseen);
+    out.push_str(" while the learned reward rises, the reward model is being fooled. A ring marks the policy that was published, whiskers are 95 % intervals.");
+    out
+}
 
 /// One self-contained HTML page: `table`, heading first, and two charts over KL. Paths of one method have one colour.
 pub fn comparison(table: &[Vec<String>], paths: &[Path]) -> String {
-    let mut body = String::from(
-        "<main>\n<h1>Comparison</h1>\n<section>\n<div class=\"scroll\" tabindex=\"0\"><table>\n",
-    );
-    // Writing to a String cannot fail, so the results here and below carry nothing.
-    for (i, row) in table.iter().enumerate() {
-        let tag = if i == 0 { "th scope=\"col\"" } else { "td" };
-        let end = &tag[..2];
-        let cell = |(i, cell): (usize, &String)| match i {
-            0 => format!("<{tag}>{}</{end}>", escape(cell)),
-            _ => format!("<{tag} class=\"number\">{}</{end}>", escape(cell)),
-        };
-        let cells: String = row.iter().enumerate().map(cell).collect();
-        let _ = writeln!(body, "<tr>{cells}</tr>");
+    let (head, rows) = table
+        .split_first()
+        .map_or((&[][..], &[][..]), |(head, rows)| (head.as_slice(), rows));
+    let titles = head.iter().skip(1).map(|title| (title.as_str(), "number"));
+    let mut drawn = Table::new("Model", titles);
+    for row in rows {
+        let cells = row.iter().skip(1).map(|cell| Some(escape(cell)));
+        drawn.row(
+            &row.first().map_or_else(String::new, |name| escape(name)),
+            cells,
+        );
     }
-    body.push_str("</table></div>\n</section>\n");
+    let mut body = format!(
+        "<main>\n<h1>Comparison</h1>\n<section>\n{}</section>\n",
+        drawn.html()
+    );
     body.push_str(&over_kl(
         paths,
         &[],
@@ -54,12 +75,17 @@ pub(crate) fn over_kl(paths: &[Path], steps: &[Steps], heading: &str) -> String 
         false => " Faint dots are the steps of training, on their own prompts.",
     };
     let drawn = format!("<div>\n{drawn}</div>\n");
-    figure(&mut body, None, &drawn, &format!("{MEANING}{faint}"));
+    figure(
+        &mut body,
+        None,
+        &drawn,
+        &format!("{}{faint}", meaning(paths)),
+    );
     body.push_str("</section>\n");
     body
 }
 
-/// The two charts as one SVG file, in light colours; `None` where there is nothing to draw.
+/// The charts as one SVG file, on light and dark screens; `None` where there is nothing to draw.
 pub fn picture(paths: &[Path]) -> Option<String> {
     let charts = charts(paths, &[]);
     let size = charts.first()?.size;
@@ -82,7 +108,6 @@ pub fn picture(paths: &[Path]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontier::Point;
 
     #[test]
     fn methods_have_one_colour_each_and_what_is_unknown_has_no_chart() {
@@ -101,14 +126,14 @@ mod tests {
             vec!["<ppo>".to_owned(), "1".to_owned()],
         ];
         let page = comparison(&table, &[path("ppo", 0), path("ppo", 1), path("dpo", 0)]);
-        assert!(page.contains("<td>&lt;ppo&gt;</td>") && page.contains(">gold</th>"));
+        assert!(page.contains("<th scope=\"row\">&lt;ppo&gt;</th>") && page.contains(">gold</th>"));
         assert!(page.contains(">gold score</text>") && !page.contains(">learned reward</text>"));
         assert_eq!(page.matches("<polyline class=\"line s0\"").count(), 2);
         assert_eq!(page.matches("<polyline class=\"line s1\"").count(), 1);
         assert!(page.contains("dpo, seed 0"));
         let picture = picture(&[path("ppo", 0), path("dpo", 0)]).unwrap();
         assert_eq!(picture.matches("<svg").count(), 3, "one in one in one");
-        assert!(picture.contains("--c0: #0b68cb") && !picture.contains("#70b8ff"));
+        assert!(picture.contains("--c0: #0b68cb") && picture.contains("--c0: #70b8ff"));
         assert_eq!(picture.matches('{').count(), picture.matches('}').count());
         assert_eq!(super::picture(&[]), None);
     }

@@ -1,5 +1,5 @@
-//! The picture this project is about: what a policy gains, by the truth and by the reward that it learns from, over how far it has gone
-//! from its reference. Where the one falls while the other rises, the reward model is being over-optimised.
+//! The picture this project is about: what a policy gains, by the truth or a second opinion and by the reward that it learns from, over how
+//! far it has gone from its reference. Where the one falls while the other rises, the reward model is being over-optimised.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,6 +26,12 @@ pub struct Point {
     /// Its 95 % interval over the prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gold_ci: Option<[f64; 2]>,
+    /// A second opinion, which no training has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<f64>,
+    /// Its 95 % interval over the prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge_ci: Option<[f64; 2]>,
     /// The learned reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f64>,
@@ -43,8 +49,11 @@ type Value2 = fn(&Point) -> Option<(f64, Option<[f64; 2]>)>;
 /// The steps of training of a method: KL and score of each.
 pub(crate) type Steps = (String, Vec<(f64, f64)>);
 
-/// Gold score and learned reward over KL, one above the other over one horizontal axis; what nothing is known of has no chart. Paths of one
-/// method have one colour. `steps` lie behind the learned reward.
+/// The title of the chart that the steps of training lie in.
+const LEARNED: &str = "Learned reward over KL";
+
+/// Gold score, second opinion and learned reward over KL, one above the other over one horizontal axis; what nothing is known of has no chart.
+/// Paths of one method have one colour. `steps` lie behind the learned reward.
 pub(crate) fn charts(paths: &[Path], steps: &[Steps]) -> Vec<Chart> {
     let points = paths.iter().flat_map(|(.., points)| points);
     let sampled = steps.iter().flat_map(|(_, points)| points);
@@ -52,11 +61,14 @@ pub(crate) fn charts(paths: &[Path], steps: &[Steps]) -> Vec<Chart> {
         .map(|point| point.kl)
         .chain(sampled.map(|point| point.0));
     let x = Axis::from_zero(kl.filter(|kl| kl.is_finite()));
-    let panels: [(&str, &str, Value2); 2] = [
+    let panels: [(&str, &str, Value2); 3] = [
         ("Gold score over KL", "gold score", |p| {
             Some((p.gold?, p.gold_ci))
         }),
-        ("Learned reward over KL", "learned reward", |p| {
+        ("Second opinion over KL", "second opinion", |p| {
+            Some((p.judge?, p.judge_ci))
+        }),
+        (LEARNED, "learned reward", |p| {
             Some((p.reward?, p.reward_ci))
         }),
     ];
@@ -71,16 +83,22 @@ pub(crate) fn charts(paths: &[Path], steps: &[Steps]) -> Vec<Chart> {
         ..Chart::over_steps("", Vec::new())
     });
     let mut charts: Vec<Chart> = charts.filter(|chart| !chart.series.is_empty()).collect();
-    if let [upper, lower] = &mut charts[..] {
-        upper.size = Size::UPPER;
-        let methods = methods(paths);
-        let cloud = |(method, points): &Steps| {
-            let colour = methods.iter().position(|m| m == method)?;
-            let name = format!("{method}, steps of training");
-            Some(Series::of(&name, colour, Kind::Cloud, points.clone()))
-        };
-        let behind: Vec<Series> = steps.iter().filter_map(cloud).collect();
-        lower.series.splice(0..0, behind);
+    if let [upper @ .., lower] = &mut charts[..]
+        && !upper.is_empty()
+    {
+        for chart in upper {
+            chart.size = Size::UPPER;
+        }
+        if lower.title == LEARNED {
+            let methods = methods(paths);
+            let cloud = |(method, points): &Steps| {
+                let colour = methods.iter().position(|m| m == method)?;
+                let name = format!("{method}, steps of training");
+                Some(Series::of(&name, colour, Kind::Cloud, points.clone()))
+            };
+            let behind: Vec<Series> = steps.iter().filter_map(cloud).collect();
+            lower.series.splice(0..0, behind);
+        }
     }
     charts
 }
@@ -139,17 +157,23 @@ fn series(paths: &[Path], value: Value2) -> Vec<Series> {
     all.filter(|series| !series.points.is_empty()).collect()
 }
 
-/// Where the gold score of the one path is highest, if it falls from there on by more than the intervals allow for.
+/// Where the gold score of the one path, or without one the second opinion, is highest, if it falls from there on by more than the intervals
+/// allow for.
 fn highest(paths: &[Path]) -> Option<Rule> {
     let [(.., points)] = paths else {
         return None;
     };
-    let known = || (points.iter()).filter_map(|point| Some((point, point.gold?, point.gold_ci?)));
-    let (best, gold, [low, _]) = known().max_by(|a, b| a.1.total_cmp(&b.1))?;
-    let (last, _, [_, high]) = known().next_back()?;
+    let gold = points.iter().any(|point| point.gold.is_some());
+    let (name, value): (_, fn(&Point) -> Option<(f64, [f64; 2])>) = match gold {
+        true => ("highest gold", |p| Some((p.gold?, p.gold_ci?))),
+        false => ("highest second opinion", |p| Some((p.judge?, p.judge_ci?))),
+    };
+    let known = || (points.iter()).filter_map(|point| Some((point, value(point)?)));
+    let (best, (score, [low, _])) = known().max_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
+    let (last, (_, [_, high])) = known().next_back()?;
     (last.step > best.step && high < low).then(|| Rule {
         value: best.kl,
-        name: format!("highest gold, {gold:.3}: step {}", best.step),
+        name: format!("{name}, {score:.3}: step {}", best.step),
     })
 }
 
@@ -239,6 +263,18 @@ mod tests {
         );
         // Two paths cannot both say where they were best, and one that rises to its end need not.
         assert!(charts(&[path.clone(), path], &[])[0].guides.is_empty());
+        let judged = falling.iter().map(|point| Point {
+            judge: point.gold,
+            judge_ci: point.gold_ci,
+            gold: None,
+            reward: Some(1.0),
+            ..*point
+        });
+        let judged = ("ppo".to_owned(), "ppo".to_owned(), judged.collect());
+        let two = charts(&[judged], &[]);
+        let labels: Vec<&str> = two.iter().map(|chart| chart.y_label.as_str()).collect();
+        assert_eq!(labels, ["second opinion", "learned reward"]);
+        assert!(two[0].svg().contains("highest second opinion, 0.900"));
         let rising = ("ppo".to_owned(), "ppo".to_owned(), falling[..2].to_vec());
         assert!(charts(&[rising], &[])[0].guides.is_empty());
         assert!(charts(&[], &[]).is_empty());

@@ -30,6 +30,7 @@ mod run;
 mod section;
 pub mod server;
 mod stamp;
+mod table;
 #[cfg(test)]
 mod testing;
 

@@ -241,7 +241,7 @@ fn compare(
         after: vec![(model.to_owned(), model_folder(model, "ppo")?)],
         reward: reward.map(reward_source).transpose()?,
     };
-    let mut questions = Questions::new(settings, ppo, run.seed);
+    let mut questions = Questions::new(settings, ppo, run.seed)?;
     if !args.prompts.is_empty() {
         questions.files.clone_from(&args.prompts);
         questions.kept_back = None;

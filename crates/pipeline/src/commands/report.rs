@@ -55,12 +55,30 @@ impl Source for Folders {
     fn read(&self) -> Result<Vec<Run>, Error> {
         let mut runs = Vec::new();
         for dir in &self.0 {
-            runs.extend(Run::read(dir)?);
-        }
-        for run in &mut runs {
-            run.running = rlhf_train::is_running(Path::new(&run.name));
+            for mut run in Run::read(dir)? {
+                run.running = rlhf_train::is_running(Path::new(&run.name));
+                run.name = named(dir, run.name);
+                runs.push(run);
+            }
         }
         Ok(runs)
+    }
+}
+
+/// The name of a run in `dir`. A folder that was given as `.` or `..` is called by its own name.
+fn named(dir: &Path, name: String) -> String {
+    let real = (dir.file_name().is_none()).then(|| dir.canonicalize().ok());
+    let real = real.flatten();
+    let own = real.as_ref().and_then(|real| real.file_name());
+    match (own, Path::new(&name).strip_prefix(dir)) {
+        (Some(own), Ok(inside)) => {
+            let path: PathBuf = Path::new(own)
+                .components()
+                .chain(inside.components())
+                .collect();
+            path.display().to_string()
+        }
+        _ => name,
     }
 }
 
@@ -78,6 +96,16 @@ pub(crate) fn sections() -> Vec<Section> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_without_a_name_is_called_by_its_own() {
+        let here = std::env::current_dir().unwrap();
+        let own = here.file_name().unwrap().to_str().unwrap();
+        let named = |dir: &str, name: &str| super::named(Path::new(dir), name.to_owned());
+        assert_eq!(named(".", "."), own);
+        assert_eq!(named(".", "./sft"), format!("{own}/sft"));
+        assert_eq!(named("runs/demo", "runs/demo/sft"), "runs/demo/sft");
+    }
 
     #[test]
     fn no_stage_has_two_captions_for_one_metric() {

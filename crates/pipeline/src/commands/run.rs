@@ -359,7 +359,7 @@ impl Pipeline<'_> {
         let inputs = models
             .chain(&questions.files)
             .cloned()
-            .chain(lineup.reward.iter().flat_map(RewardSource::files));
+            .chain((lineup.reward.iter().chain(&questions.judge)).flat_map(RewardSource::files));
         let content = |path: PathBuf| {
             let name = path.display().to_string();
             Content::of(&Input { name, path })

@@ -8,7 +8,7 @@ use crate::html::escape;
 /// Room above the charts for a legend, and above each chart for a heading.
 const HEAD: f64 = 32.0;
 
-/// `charts` one above the other, each under its `heading`, in light colours: a picture does not know what it stands on. `legend` is SVG for
+/// `charts` one above the other, each under its `heading`, on light and dark screens. `legend` is SVG for
 /// the room at the top. `None` where there is nothing to draw.
 pub(crate) fn svg_file(
     charts: &[Chart],
@@ -38,8 +38,8 @@ pub(crate) fn svg_file(
         );
         y += height;
     }
-    // The page's own colours, without those for dark screens.
-    let (colours, _) = include_str!("../assets/base.css").split_once("@media")?;
+    // The page's own colours and nothing else of its style. The paper is drawn too: a picture does not know what it stands on.
+    let (colours, _) = include_str!("../assets/base.css").split_once("* {")?;
     Some(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {y}\" role=\"img\">\n<style>\n{colours}{}{}</style>\n\
          <rect class=\"paper\" width=\"{width}\" height=\"{y}\"/>\n{inner}</svg>\n",

@@ -10,6 +10,7 @@ use crate::chart::{Chart, Kind, Mark, Rule, Series, svg_file};
 use crate::html::{escape, figure, fold};
 use crate::number::short;
 use crate::run::Run;
+use crate::table::Table;
 
 /// A metric of single training steps, and the one on held-out rows that is drawn over it.
 const PAIRS: [(&str, &str); 7] = [
@@ -280,29 +281,19 @@ fn unmoved(still: &[&str], runs: &[(&Run, String)], captions: &[Caption]) -> Str
     }
     let mut all: Vec<Shown<'_>> = still.iter().map(|metric| shown(metric, captions)).collect();
     all.sort();
-    let mut out = String::from(
-        "<h3 class=\"group\">The same from start to end, or measured once</h3>\n<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr>\
-         <th scope=\"col\">Metric</th>",
-    );
-    // Writing to a String cannot fail, so the results here and below carry nothing.
-    for (_, name) in runs {
-        let _ = write!(
-            out,
-            "<th scope=\"col\" class=\"number\">{}</th>",
-            escape(name)
-        );
-    }
-    out.push_str("<th scope=\"col\">Meaning</th></tr></thead>\n<tbody>\n");
+    let names = runs.iter().map(|(_, name)| (name.as_str(), "number"));
+    let mut table = Table::new("Metric", names.chain([("Meaning", "text")]));
     for shown in all {
-        let _ = write!(out, "<tr><th scope=\"row\">{}</th>", escape(shown.title));
-        for (run, _) in runs {
-            let value = run.last(shown.metric).map_or_else(|| "–".to_owned(), short);
-            let _ = write!(out, "<td class=\"number\">{value}</td>");
-        }
-        let _ = writeln!(out, "<td class=\"soft\">{}</td></tr>", escape(shown.text));
+        let values = runs
+            .iter()
+            .map(|(run, _)| run.last(shown.metric).map(short));
+        let cells = values.chain([Some(escape(shown.text))]);
+        table.row(&escape(shown.title), cells);
     }
-    out.push_str("</tbody>\n</table>\n</div>\n");
-    out
+    format!(
+        "<h3 class=\"group\">The same from start to end, or measured once</h3>\n{}",
+        table.html()
+    )
 }
 
 #[cfg(test)]
@@ -364,10 +355,7 @@ mod tests {
         ]);
         let page = page(&[&run]);
         assert_eq!(page.matches("<svg").count(), 1);
-        assert!(
-            page.contains("3 numbers that did not change")
-                && page.contains("<td class=\"number\">0.001</td>")
-        );
+        assert!(page.contains("3 numbers that did not change") && page.contains(">0.001</td>"));
         assert!(page.contains("&lt;odd&gt;") && !page.contains("<odd>"));
         assert!(page.contains("<details id=\"curves-x\">"));
     }

@@ -7,6 +7,7 @@ use super::facts::Facts;
 use super::verdict::Verdict;
 use crate::html::escape;
 use crate::run::Run;
+use crate::table::Table;
 
 /// The name, the verdict, the warnings and the numbers of a run or a pipeline; `heading` is the tag of the name.
 pub(crate) fn header(
@@ -103,27 +104,23 @@ pub(crate) fn made_by_stages(out: &mut String, stages: &[(&Run, Facts)]) {
     if stages.is_empty() {
         return;
     }
-    out.push_str("<section>\n<h2>How it was made</h2>\n<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr>");
-    for title in ["Run", "Starts from", "Data", "Steps", "Took", "Ended"] {
-        let _ = write!(out, "<th scope=\"col\">{title}</th>");
-    }
-    out.push_str("</tr></thead>\n<tbody>\n");
+    let titles = ["Starts from", "Data", "Steps", "Took", "Ended"];
+    let mut table = Table::new("Run", titles.map(|title| (title, "")));
     let runs: Vec<&Run> = stages.iter().map(|(run, _)| *run).collect();
     for ((run, facts), name) in stages.iter().zip(super::names(&runs)) {
         let from = [facts.from.as_str(), facts.reward.as_str()];
         let from: Vec<&str> = from.into_iter().filter(|name| !name.is_empty()).collect();
-        let _ = writeln!(
-            out,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            escape(&name),
+        let cells = [
             escape(&from.join(", rewarded by ")),
             escape(&facts.data),
-            facts.done,
+            facts.done.to_string(),
             escape(&facts.took),
-            Ending::of(run).word()
-        );
+            Ending::of(run).word().to_owned(),
+        ];
+        table.row(&escape(&name), cells.map(Some));
     }
-    out.push_str("</tbody>\n</table>\n</div>\n");
+    // Writing to a String cannot fail, so the results here and below carry nothing.
+    let _ = write!(out, "<section>\n<h2>How it was made</h2>\n{}", table.html());
     let Some((_, last)) = stages.last() else {
         return;
     };

@@ -9,13 +9,18 @@ use crate::chart::{Axis, Chart, Kind, Mark, Series};
 use crate::html::{escape, figure};
 use crate::number::{percent, percents};
 
-/// What `report`, as `rlhf eval` prints it with `--json`, says; nothing where it says nothing.
-pub(crate) fn judged(report: &Map<String, Value>) -> String {
+/// What `report`, as `rlhf eval` prints it with `--json`, says of the reward model `name`; nothing where it says nothing. Without a name there
+/// is one alone.
+pub(crate) fn judged(report: &Map<String, Value>, name: Option<&str>) -> String {
     let mut out = String::new();
+    let titled = |title: &str| match name {
+        Some(name) => format!("{title}, {name}"),
+        None => title.to_owned(),
+    };
     if let Some(chart) = calibration(report) {
         figure(
             &mut out,
-            Some(("Calibration", "")),
+            Some((&titled("Calibration"), "")),
             &chart.svg(),
             "How often the answer with the higher reward was preferred, against how often the model says so, σ(r − r′). On the dashed line its \
              probabilities are right; below it, it is too sure of itself.",
@@ -33,7 +38,7 @@ pub(crate) fn judged(report: &Map<String, Value>) -> String {
             "By how many tokens the preferred answer is longer. Where the accuracy falls for shorter ones, the model goes by length.",
         ),
     ] {
-        if let Some(table) = shares(report, key, title, text) {
+        if let Some(table) = shares(report, key, &titled(title), text) {
             out.push_str(&table);
         }
     }
@@ -83,8 +88,9 @@ fn shares(report: &Map<String, Value>, key: &str, title: &str, text: &str) -> Op
     // From the preferred answer being shorter to its being longer; names of sources as they come.
     rows.sort_by_key(|(name, _)| length_order(name));
     let mut out = format!(
-        "<figure>\n<h3>{title}</h3>\n<table class=\"shares\">\n<thead><tr><th scope=\"col\">{}</th><th scope=\"col\">Accuracy</th>\
+        "<figure>\n<h3>{}</h3>\n<table class=\"shares\">\n<thead><tr><th scope=\"col\">{}</th><th scope=\"col\">Accuracy</th>\
          <th scope=\"col\" class=\"number\">Of</th></tr></thead>\n<tbody>\n",
+        escape(title),
         if key == "by_source" {
             "Source"
         } else {
@@ -142,7 +148,7 @@ mod tests {
             "by_source": {"<me>": share},
             "by_length_gap": {"preferred longer by 1 to 9": share, "preferred shorter by 10 or more": share, "same length": share}
         });
-        let page = judged(report.as_object().unwrap());
+        let page = judged(report.as_object().unwrap(), None);
         assert!(page.contains("predicted 0.550, 9 comparisons") && page.contains("&lt;me&gt;"));
         assert!(page.contains("80.0 % <span class=\"soft\">[70.0, 90.0]"));
         let place = |text: &str| page.find(text).unwrap();
@@ -150,6 +156,8 @@ mod tests {
             place("shorter by 10") < place("same length")
                 && place("same length") < place("longer by 1 to")
         );
-        assert_eq!(judged(&Map::new()), "");
+        assert_eq!(judged(&Map::new(), None), "");
+        let named = judged(report.as_object().unwrap(), Some("round-1/reward"));
+        assert!(named.contains("Calibration, round-1/reward"));
     }
 }

@@ -8,6 +8,7 @@ mod facts;
 mod header;
 mod judge;
 mod models;
+mod rounds;
 mod seeds;
 mod settings;
 mod tokens;
@@ -110,6 +111,17 @@ impl<'a> Report<'a> {
         all.map(|what| (run.name.clone(), what)).collect()
     }
 
+    /// Those of all stages inside a pipeline, which are called by their folders in it.
+    fn warnings_inside(&self, whole: &Run, inside: &[(&Run, Facts)]) -> Vec<(String, String)> {
+        let of = |run: &Run| {
+            let here = std::path::Path::new(&run.name).strip_prefix(&whole.name);
+            let name = here.map_or_else(|_| run.name.clone(), |it| it.display().to_string());
+            let all = self.warnings(run).into_iter();
+            all.map(move |(_, what)| (name.clone(), what))
+        };
+        inside.iter().flat_map(|(run, _)| of(run)).collect()
+    }
+
     /// The stages inside a pipeline, in the order of `sections`; of several seeds all.
     fn inside(&self, whole: &Run) -> Vec<(&'a Run, Facts)> {
         let place =
@@ -138,9 +150,7 @@ impl<'a> Report<'a> {
     /// A pipeline with several seeds.
     fn seeds(&self, body: &mut String, run: &Run, comparison: &Value) {
         let inside = self.inside(run);
-        let warnings: Vec<_> = (inside.iter())
-            .flat_map(|(run, _)| self.warnings(run))
-            .collect();
+        let warnings = self.warnings_inside(run, &inside);
         header::header(
             body,
             run,
@@ -159,10 +169,7 @@ impl<'a> Report<'a> {
         let inside = self.inside(run);
         let models = run.evaluation.as_ref().map(Models::of).unwrap_or_default();
         let verdict = verdict::of_pipeline(&models, &inside);
-        let warnings: Vec<_> = inside
-            .iter()
-            .flat_map(|(run, _)| self.warnings(run))
-            .collect();
+        let warnings = self.warnings_inside(run, &inside);
         header::header(
             body,
             run,
@@ -188,15 +195,21 @@ impl<'a> Report<'a> {
         if !table.is_empty() {
             let _ = writeln!(body, "<section>\n<h2>The models</h2>\n{table}</section>");
         }
+        if let Some(evaluation) = &run.evaluation {
+            body.push_str(&rounds::rounds(evaluation, &models));
+        }
         let policies: Vec<&str> = models
             .policies()
             .iter()
             .map(|model| model.name.as_str())
             .collect();
         let reference = models.reference().map_or("", |model| model.name.as_str());
-        let judged: String = inside
-            .iter()
-            .map(|(run, _)| judge::judged(&run.judged))
+        let judges: Vec<&Run> = (inside.iter().map(|(run, _)| *run))
+            .filter(|run| !run.judged.is_empty())
+            .collect();
+        let named = names(&judges);
+        let judged: String = (judges.iter().zip(&named))
+            .map(|(run, name)| judge::judged(&run.judged, (named.len() > 1).then_some(name)))
             .collect();
         self.evidence(body, run, reference, &policies, &judged);
         header::made_by_stages(body, &inside);
@@ -232,7 +245,7 @@ impl<'a> Report<'a> {
             );
             body.push_str("</section>\n");
         }
-        let judged = judge::judged(&run.judged);
+        let judged = judge::judged(&run.judged, None);
         self.evidence(body, run, "reference", &["policy"], &judged);
     }
 
@@ -350,17 +363,25 @@ fn began(inside: &[(&Run, Facts)]) -> String {
     times.min().cloned().unwrap_or_default()
 }
 
-/// What each run is called beside the others: the last part of its folder, or where two share it all of it.
+/// What each run is called beside the others: as many last parts of its folder as tell it from them.
 fn names(runs: &[&Run]) -> Vec<String> {
-    let alone = |run: &&Run| {
-        runs.iter()
-            .filter(|other| other.label() == run.label())
-            .count()
-            == 1
+    let tail = |run: &Run, parts: usize| {
+        let all: Vec<_> = std::path::Path::new(&run.name).components().collect();
+        let last = &all[all.len().saturating_sub(parts)..];
+        let path: std::path::PathBuf = last.iter().collect();
+        (path.display().to_string(), parts >= all.len())
     };
-    let name = |run: &&Run| match alone(run) {
-        true => run.label().to_owned(),
-        false => run.name.clone(),
+    let name = |run: &&Run| {
+        let shares =
+            |name: &str, parts| runs.iter().filter(|it| tail(it, parts).0 == name).count() > 1;
+        let mut parts = 1;
+        loop {
+            let (name, whole) = tail(run, parts);
+            if whole || !shares(&name, parts) {
+                return name;
+            }
+            parts += 1;
+        }
     };
     runs.iter().map(name).collect()
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::frontier::{Path, Point};
 use crate::html::escape;
 use crate::number::{fixed, interval, percent, percents};
+use crate::table::Table;
 
 /// One model of `evaluation.json`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -20,6 +21,8 @@ pub(crate) struct Model {
     helpful: Option<f64>,
     harmless: Option<f64>,
     well_formed: Option<f64>,
+    pub(crate) judge: Option<f64>,
+    pub(crate) judge_ci: Option<(f64, f64)>,
     pub(crate) reward: Option<f64>,
     pub(crate) reward_ci: Option<(f64, f64)>,
     pub(crate) kl: f64,
@@ -33,7 +36,7 @@ pub(crate) struct Model {
     pub(crate) path: Vec<Point>,
 }
 
-/// The cell of a model in a column of the table; nothing where it is not known.
+/// The cell of a model in a column of the table, in HTML; nothing where it is not known.
 type Cell = fn(&Model) -> Option<String>;
 
 /// All models, in the order of the table.
@@ -42,6 +45,8 @@ pub(crate) struct Models {
     all: Vec<Model>,
     /// The place of the model that others are measured against.
     reference: Option<usize>,
+    /// Whether its policies were made in rounds of judging, each from the answers of the one before.
+    pub(crate) in_rounds: bool,
     /// How many prompts each of them answered.
     pub(crate) prompts: u64,
 }
@@ -67,6 +72,8 @@ impl Models {
                 .iter()
                 .position(|model| Some(model.name.as_str()) == named),
             all,
+            in_rounds: (evaluation.get("rounds").and_then(Value::as_array))
+                .is_some_and(|rounds| !rounds.is_empty()),
             prompts: evaluation
                 .get("prompts")
                 .and_then(Value::as_u64)
@@ -77,6 +84,11 @@ impl Models {
     /// What KL and wins are measured against.
     pub(crate) fn reference(&self) -> Option<&Model> {
         self.all.get(self.reference?)
+    }
+
+    /// The model of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Model> {
+        self.all.iter().find(|model| model.name == name)
     }
 
     /// Those that were trained on feedback.
@@ -95,6 +107,8 @@ impl Models {
             kl: model.kl,
             gold: model.gold,
             gold_ci: pair(model.gold_ci),
+            judge: model.judge,
+            judge_ci: pair(model.judge_ci),
             reward: model.reward,
             reward_ci: pair(model.reward_ci),
         };
@@ -121,57 +135,48 @@ impl Models {
             return String::new();
         }
         // What the reader came for first: a narrow screen shows no more of them at once.
-        let columns: [(&str, Cell); 8] = [
-            ("Gold", |m| Some(measured(m.gold?, m.gold_ci))),
-            ("Learned reward", |m| Some(measured(m.reward?, m.reward_ci))),
-            ("KL, nats", |m| {
-                let at_most = if m.kl_bound { "≤ " } else { "" };
-                Some(format!(
-                    "<td class=\"number\">{at_most}{}</td>",
-                    fixed(m.kl)
-                ))
+        let columns: [(&str, &'static str, Cell); 9] = [
+            ("Gold", "number", |m| Some(measured(m.gold?, m.gold_ci))),
+            ("Second opinion", "number", |m| {
+                Some(measured(m.judge?, m.judge_ci))
             }),
-            ("Wins against the reference", |m| {
+            ("Learned reward", "number", |m| {
+                Some(measured(m.reward?, m.reward_ci))
+            }),
+            ("KL, nats", "number", |m| {
+                let at_most = if m.kl_bound { "≤ " } else { "" };
+                Some(format!("{at_most}{}", fixed(m.kl)))
+            }),
+            ("Wins against the reference", "bar", |m| {
                 Some(won(m.wins?, m.wins_ci))
             }),
-            ("Truthful", |m| Some(measured(m.truthful?, None))),
-            ("Helpful", |m| Some(measured(m.helpful?, None))),
-            ("Harmless", |m| Some(measured(m.harmless?, None))),
-            ("Well formed", |m| Some(measured(m.well_formed?, None))),
+            ("Truthful", "number", |m| Some(measured(m.truthful?, None))),
+            ("Helpful", "number", |m| Some(measured(m.helpful?, None))),
+            ("Harmless", "number", |m| Some(measured(m.harmless?, None))),
+            ("Well formed", "number", |m| {
+                Some(measured(m.well_formed?, None))
+            }),
         ];
         let shown: Vec<_> = (columns.iter())
-            .filter(|(_, cell)| self.all.iter().any(|model| cell(model).is_some()))
+            .filter(|(.., cell)| self.all.iter().any(|model| cell(model).is_some()))
             .collect();
-        let mut out = String::from(
-            "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">Model</th>",
-        );
-        // Writing to a String cannot fail, so the results here and below carry nothing.
-        for (title, _) in &shown {
-            let class = if title.starts_with("Wins") {
-                ""
-            } else {
-                " class=\"number\""
-            };
-            let _ = write!(out, "<th scope=\"col\"{class}>{title}</th>");
-        }
-        out.push_str("</tr></thead>\n<tbody>\n");
+        let titles = shown.iter().map(|(title, class, _)| (*title, *class));
+        let mut table = Table::new("Model", titles);
         for (i, model) in self.all.iter().enumerate() {
             let mark = match Some(i) == self.reference {
                 true => " <span class=\"soft\">(reference)</span>",
                 false => "",
             };
             let name = escape(&readable(&model.name));
-            let _ = write!(out, "<tr><th scope=\"row\">{name}{mark}</th>");
-            for (_, cell) in &shown {
-                let unknown = || "<td class=\"soft\">–</td>".to_owned();
-                out.push_str(&cell(model).unwrap_or_else(unknown));
-            }
-            out.push_str("</tr>\n");
+            let cells = shown.iter().map(|(.., cell)| cell(model));
+            table.row(&format!("{name}{mark}"), cells);
         }
-        out.push_str("</tbody>\n</table>\n</div>\n");
-        let judge = match self.all.iter().any(|model| model.gold.is_some()) {
-            true => "the gold score, the true score that a program knows",
-            false => "the learned reward",
+        let mut out = table.html();
+        let any = |known: fn(&Model) -> bool| self.all.iter().any(known);
+        let judge = match (any(|m| m.gold.is_some()), any(|m| m.judge.is_some())) {
+            (true, _) => "the gold score, the true score that a program knows",
+            (false, true) => "the second opinion, eval.judge",
+            (false, false) => "the learned reward",
         };
         let bound = match self.all.iter().any(|model| model.kl_bound) {
             true => " ≤ marks an upper bound, log n − (n − 1)/n for the best of n.",
@@ -187,26 +192,22 @@ impl Models {
     }
 }
 
-/// The cell of a number with its interval.
-fn measured(value: f64, ends: Option<(f64, f64)>) -> String {
+/// A number with its interval.
+pub(crate) fn measured(value: f64, ends: Option<(f64, f64)>) -> String {
     let ends = ends.map(|ends| format!(" <span class=\"soft\">{}</span>", interval(ends)));
-    format!(
-        "<td class=\"number\">{}{}</td>",
-        fixed(value),
-        ends.unwrap_or_default()
-    )
+    format!("{}{}", fixed(value), ends.unwrap_or_default())
 }
 
-/// The cell of a share of wins.
+/// A share of wins.
 fn won(wins: f64, ends: Option<(f64, f64)>) -> String {
     match ends {
         Some(ends) => format!(
-            "<td class=\"bar\">{}<span class=\"nowrap\">{} <span class=\"soft\">{}</span></span></td>",
+            "{}<span class=\"nowrap\">{} <span class=\"soft\">{}</span></span>",
             bar(wins, ends),
             percent(wins),
             percents(ends)
         ),
-        None => format!("<td>{}</td>", percent(wins)),
+        None => percent(wins),
     }
 }
 

@@ -1,7 +1,5 @@
 //! A pipeline with several seeds: the mean of each model over them, with the lowest and the highest seed.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value};
 
 use super::models::readable;
@@ -9,10 +7,12 @@ use super::verdict::Verdict;
 use crate::frontier::{Path, Point};
 use crate::html::escape;
 use crate::number::fixed;
+use crate::table::Table;
 
 /// The numbers of a model, by their keys in `comparison.json`.
-const COLUMNS: [(&str, &str); 4] = [
+const COLUMNS: [(&str, &str); 5] = [
     ("gold", "Gold"),
+    ("judge", "Second opinion"),
     ("reward", "Learned reward"),
     ("kl", "KL, nats"),
     ("win_rate", "Wins"),
@@ -43,7 +43,11 @@ pub(crate) fn verdict(comparison: &Value) -> Verdict {
     };
     let mut sentences = vec![format!("The same pipeline with {} seeds.", count("seeds"))];
     let models = models(comparison);
-    for (key, name) in [("gold", "gold score"), ("reward", "learned reward")] {
+    for (key, name) in [
+        ("gold", "gold score"),
+        ("judge", "second opinion"),
+        ("reward", "learned reward"),
+    ] {
         let mut known: Vec<(&str, Spread)> = (models.iter())
             .filter_map(|(model, row)| Some((model.as_str(), spread(row, key)?)))
             .collect();
@@ -84,38 +88,26 @@ pub(crate) fn table(comparison: &Value) -> String {
     if models.is_empty() {
         return String::new();
     }
-    let mut out = String::from(
-        "<section>\n<h2>The models</h2>\n<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">Model</th>",
-    );
-    // Writing to a String cannot fail, so the results here and below carry nothing.
-    for (_, title) in &shown {
-        let _ = write!(out, "<th scope=\"col\" class=\"number\">{title}</th>");
-    }
-    out.push_str("</tr></thead>\n<tbody>\n");
+    let titles = shown.iter().map(|(_, title)| (*title, "number"));
+    let mut table = Table::new("Model", titles);
     for (name, row) in &models {
-        let _ = write!(out, "<tr><th scope=\"row\">{}</th>", escape(name));
         let bound = row.get("kl_bound").and_then(Value::as_bool) == Some(true);
-        for (key, _) in &shown {
-            let Some((mean, lowest, highest)) = spread(row, key) else {
-                out.push_str("<td class=\"number soft\">–</td>");
-                continue;
-            };
+        let cells = shown.iter().map(|(key, _)| {
+            let (mean, lowest, highest) = spread(row, key)?;
             let at_most = if bound && *key == "kl" { "≤ " } else { "" };
-            let _ = write!(
-                out,
-                "<td class=\"number\">{at_most}{} <span class=\"soft\">[{}, {}]</span></td>",
-                fixed(mean),
-                fixed(lowest),
-                fixed(highest)
-            );
-        }
-        out.push_str("</tr>\n");
+            let ends = format!("[{}, {}]", fixed(lowest), fixed(highest));
+            Some(format!(
+                "{at_most}{} <span class=\"soft\">{ends}</span>",
+                fixed(mean)
+            ))
+        });
+        table.row(&escape(name), cells);
     }
-    out.push_str(
-        "</tbody>\n</table>\n</div>\n<p class=\"soft\">Means over the seeds; in brackets the lowest and the highest seed. ≤ marks an upper \
-         bound.</p>\n</section>\n",
-    );
-    out
+    format!(
+        "<section>\n<h2>The models</h2>\n{}<p class=\"soft\">Means over the seeds; in brackets the lowest and the highest seed. ≤ marks an \
+         upper bound.</p>\n</section>\n",
+        table.html()
+    )
 }
 
 /// Every policy of every seed on its way.

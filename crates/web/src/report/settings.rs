@@ -1,8 +1,6 @@
 //! What differs between runs of one stage, and what each was made with.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
 use toml::{Table, Value};
 
 use crate::html::{escape, fold};
@@ -35,28 +33,16 @@ pub(crate) fn differences(runs: &[(&Run, String)]) -> String {
         out.push_str("<p>Nothing: they were made with the same settings.</p>\n");
         return out;
     }
-    out.push_str(
-        "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th scope=\"col\">Setting</th>",
-    );
-    // Writing to a String cannot fail, so the results here and below carry nothing.
-    for name in names {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escape(name));
-    }
-    out.push_str("</tr></thead>\n<tbody>\n");
+    let mut table =
+        crate::table::Table::new("Setting", names.into_iter().map(|name| (name.as_str(), "")));
     for key in differing {
-        let _ = write!(
-            out,
-            "<tr><th scope=\"row\"><code>{}</code></th>",
-            escape(key)
-        );
-        for config in &configs {
-            let value = config.get(key).map_or("not set", String::as_str);
-            let _ = write!(out, "<td>{}</td>", escape(value));
-        }
-        out.push_str("</tr>\n");
+        let value = |config: &BTreeMap<String, String>| {
+            escape(config.get(key).map_or("not set", String::as_str))
+        };
+        let name = format!("<code>{}</code>", escape(key));
+        table.row(&name, configs.iter().map(|config| Some(value(config))));
     }
-    out.push_str("</tbody>\n</table>\n</div>\n");
-    out
+    out + &table.html()
 }
 
 /// The configuration of each run, folded.

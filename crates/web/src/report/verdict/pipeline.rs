@@ -26,7 +26,11 @@ pub(crate) fn of_pipeline(models: &Models, inside: &[(&Run, Facts)]) -> Verdict 
         });
         return verdict;
     };
-    let policies = models.policies();
+    let mut policies = models.policies();
+    if models.in_rounds {
+        // The table of the rounds has the others.
+        policies.drain(..policies.len().saturating_sub(1));
+    }
     for policy in &policies {
         verdict.say(gained(reference, policy, models));
         if let Some(sentence) = over_optimised(reference, policy) {
@@ -39,7 +43,7 @@ pub(crate) fn of_pipeline(models: &Models, inside: &[(&Run, Facts)]) -> Verdict 
     }
     if policies.is_empty() {
         verdict.say("No policy was trained on feedback yet.");
-    } else if reference.gold.is_none() {
+    } else if reference.gold.is_none() && reference.judge.is_none() {
         verdict.say(
             "No program knows the truth about these prompts: the wins are those of the learned reward, and whether people would agree is not \
              known.",
@@ -49,6 +53,10 @@ pub(crate) fn of_pipeline(models: &Models, inside: &[(&Run, Facts)]) -> Verdict 
         if let (Some(before), Some(after)) = (reference.gold, policy.gold) {
             let note = policy.gold_ci.map_or_else(String::new, interval);
             verdict.show("gold score", arrow(before, after), note);
+        }
+        if let (Some(before), Some(after)) = (reference.judge, policy.judge) {
+            let note = policy.judge_ci.map_or_else(String::new, interval);
+            verdict.show("second opinion", arrow(before, after), note);
         }
         if let (Some(before), Some(after)) = (reference.reward, policy.reward) {
             verdict.show(
@@ -69,6 +77,12 @@ pub(crate) fn of_pipeline(models: &Models, inside: &[(&Run, Facts)]) -> Verdict 
 fn gained(reference: &Model, policy: &Model, models: &Models) -> String {
     let scores = [
         ("gold score", reference.gold, policy.gold, policy.gold_ci),
+        (
+            "second opinion",
+            reference.judge,
+            policy.judge,
+            policy.judge_ci,
+        ),
         (
             "learned reward",
             reference.reward,
@@ -116,22 +130,28 @@ fn changed(name: &str, before: f64, after: f64, around: Option<(f64, f64)>) -> S
 
 /// What shows that a policy gains learned reward and loses by the truth.
 fn over_optimised(reference: &Model, policy: &Model) -> Option<String> {
-    let (low, high) = policy.gold_ci?;
+    let (name, before, (low, high)) = match (reference.gold, policy.gold_ci) {
+        (Some(before), Some(ends)) => ("gold score", before, ends),
+        _ => ("second opinion", reference.judge?, policy.judge_ci?),
+    };
     let rises = policy.reward? > reference.reward?;
-    if rises && high < reference.gold? {
+    if rises && high < before {
         return Some(format!(
-            "{} is over-optimised: its learned reward rose while its gold score fell, so it has found answers that only the reward model likes.",
+            "{} is over-optimised: its learned reward rose while its {name} fell, so it has found answers that only the reward model likes.",
             policy.name
         ));
     }
-    // On the way there was a policy whose gold score was higher, beyond both intervals.
+    // On the way there was a policy whose score was higher, beyond both intervals.
     let best = (policy.path.iter())
-        .filter_map(|point| Some((point, point.gold?, point.gold_ci?)))
+        .filter_map(|point| match name {
+            "gold score" => Some((point, point.gold?, point.gold_ci?)),
+            _ => Some((point, point.judge?, point.judge_ci?)),
+        })
         .filter(|(_, _, ci)| ci[0] > high)
         .max_by(|a, b| a.1.total_cmp(&b.1))?;
     (low < best.1).then(|| {
         format!(
-            "{} went too far: its gold score was highest after step {}, {} at a KL of {:.2}.",
+            "{} went too far: its {name} was highest after step {}, {} at a KL of {:.2}.",
             policy.name,
             best.0.step,
             fixed(best.1),
