@@ -74,7 +74,7 @@ fn what_cannot_be_exported_says_why() {
         "possible values: f16, q8_0, q4_0, q4_k_m",
     );
     says("export base --gguf f16 --out base.bin", "ends with .gguf");
-    says("export base", "--gguf <TYPE>");
+    says("export base", "<--gguf <TYPE>|--hf>");
     says(
         "export runs/nothing --gguf f16",
         "runs/nothing does not exist",
@@ -84,7 +84,7 @@ fn what_cannot_be_exported_says_why() {
         "export base --gguf f16 --ollama",
         "base-f16.Modelfile exists",
     );
-    folder.done("export base --gguf f16 --quiet");
+    folder.done("export base --gguf F16 --quiet");
     says("export base --gguf f16", "base-f16.gguf exists");
     // A GGUF file is a model as any other.
     fs_err::copy(gguf(), folder.path("m.gguf")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use rlhf_lm::gguf::Quantisation;
 
 /// What `rlhf export --gguf` takes.
@@ -44,12 +44,13 @@ impl QuantisationArg {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("form").required(true).args(["gguf", "hf"])))]
 pub(crate) struct ExportArgs {
     /// The model: a run, a directory, an adapter, a GGUF file or a hub id.
     #[arg(value_name = "RUN")]
     pub(crate) model: String,
     /// A language model as one file for llama.cpp, Ollama and others; TYPE says how its weights are stored.
-    #[arg(long, value_name = "TYPE", required_unless_present = "hf")]
+    #[arg(long, value_name = "TYPE", ignore_case = true)]
     pub(crate) gguf: Option<QuantisationArg>,
     /// A directory for transformers, vLLM and others, an adapter merged into its base, with a model card: README.md.
     #[arg(long, conflicts_with_all = ["gguf", "ollama"])]
