@@ -32,14 +32,18 @@ import zlib
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig,
+    MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config
+)  # fmt: skip
 
 VOCAB = 40
 LENGTHS = [9, 1, 2, 17, 5]  # a single token (no target at all), and one sequence longer than the rest together
 STEPS, WARMUP = 10, 2
 LR, BETAS, EPS, WEIGHT_DECAY, CLIP = 1e-2, (0.9, 0.999), 1e-8, 0.01, 1.0
 
-SHARED = dict(vocab_size=VOCAB, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
+# The embedding of a padding token gets no gradient in PyTorch. There is none here.
+SHARED = dict(vocab_size=VOCAB, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=None, attn_implementation="eager")
 NARROW = dict(SHARED, hidden_size=16, num_attention_heads=4, intermediate_size=24)
 GPT2 = dict(vocab_size=VOCAB, n_embd=12, n_head=3, n_layer=2, n_positions=32, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
 # Head size 6 has three frequencies, with wavelengths 6, 135 and 2917: with these bounds (50 and 200) llama3 scaling keeps the
@@ -48,6 +52,8 @@ LLAMA3 = dict(
     rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=200
 )
 LLAMA = dict(SHARED, hidden_size=24, num_attention_heads=4, num_key_value_heads=2, intermediate_size=20, max_position_embeddings=1600)
+GEMMA = dict(NARROW, num_key_value_heads=2, head_dim=6, query_pre_attn_scalar=5, sliding_window=3)
+NEOX = dict(SHARED, hidden_size=16, num_attention_heads=2, intermediate_size=24, max_position_embeddings=64)
 
 
 def rope(theta, **scaling):
@@ -72,10 +78,62 @@ CASES = {
     "qwen3": Qwen3Config(
         **dict(NARROW, num_attention_heads=2), num_key_value_heads=1, head_dim=12, rope_parameters=rope(1e6), tie_word_embeddings=True
     ),
+    # Three layers: the second knows no positions, the third none and has a window.
+    "smollm3": SmolLM3Config(
+        **dict(NARROW, num_hidden_layers=3), num_key_value_heads=2, rope_parameters=rope(1e4), no_rope_layers=[1, 0, 0], use_sliding_window=True,
+        sliding_window=3, layer_types=["full_attention", "full_attention", "sliding_attention"]
+    ),
+    "granite": GraniteConfig(
+        **NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22,
+        logits_scaling=8.0, tie_word_embeddings=True
+    ),
+    # Head size 8 has four frequencies, with wavelengths 6, 63, 628 and 6283, of which YaRN keeps the first and divides the last.
+    "qwen3-yarn": Qwen3Config(
+        **dict(NARROW, num_attention_heads=2), num_key_value_heads=2, head_dim=8, max_position_embeddings=400,
+        rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=100, beta_fast=8.0), tie_word_embeddings=True
+    ),
+    # Caps that scores and logits exceed; the first layer has a window.
+    "gemma2": Gemma2Config(
+        **GEMMA, attn_logit_softcapping=1.5, final_logit_softcapping=2.0, rope_parameters=rope(1e4)
+    ),
+    # The second layer has no window, and frequencies of its own.
+    "gemma3": Gemma3TextConfig(
+        **GEMMA, layer_types=["sliding_attention", "full_attention"],
+        rope_parameters=dict(
+            full_attention=dict(rope_type="linear", rope_theta=1e4, factor=8.0), sliding_attention=dict(rope_type="default", rope_theta=100.0)
+        )
+    ),
+    "gpt_neox": GPTNeoXConfig(**NEOX, rope_parameters=rope(1e4, partial_rotary_factor=0.5)),
+    "gpt_neox-serial": GPTNeoXConfig(**NEOX, rope_parameters=rope(100.0, partial_rotary_factor=1.0), use_parallel_residual=False, hidden_act="gelu_new"),
+    "olmo2": Olmo2Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(5e5), tie_word_embeddings=False),
+    "olmo3": Olmo3Config(
+        **NARROW, num_key_value_heads=4, sliding_window=3, layer_types=["sliding_attention", "full_attention"], max_position_embeddings=400,
+        rope_parameters=dict(
+            full_attention=dict(rope_type="yarn", rope_theta=5e5, factor=8.0, original_max_position_embeddings=50),
+            sliding_attention=dict(rope_type="default", rope_theta=5e5)
+        )
+    ),
+    # Heads of 8, of which 4 numbers are turned; the sequences are shorter than the length up to which the short factors hold.
+    "phi3": Phi3Config(
+        **dict(NARROW, num_attention_heads=2), num_key_value_heads=1, max_position_embeddings=128, original_max_position_embeddings=32, sliding_window=6,
+        rope_parameters=dict(
+            rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.5, short_factor=[1.0, 1.5], long_factor=[2.0, 9.0]
+        ), tie_word_embeddings=True
+    ),
+    "llama-dynamic": LlamaConfig(
+        **dict(NARROW, num_attention_heads=2), max_position_embeddings=32, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0)
+    ),
 }
 REWARD_CASES = {
     "gpt2": GPT2Config(**GPT2, num_labels=1),
     "mistral": MistralConfig(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), sliding_window=None, num_labels=1),
+    "smollm3": SmolLM3Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), no_rope_layers=[1, 0], num_labels=1),
+    "gemma3": Gemma3TextConfig(**GEMMA, layer_types=["sliding_attention", "full_attention"], num_labels=1),
+    "gemma2": Gemma2Config(**GEMMA, rope_parameters=rope(1e4), num_labels=1),
+    "gpt_neox": GPTNeoXConfig(**NEOX, rope_parameters=rope(1e4, partial_rotary_factor=0.5), num_labels=1),
+    "olmo2": Olmo2Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(5e5), num_labels=1),
+    "olmo3": Olmo3Config(**NARROW, num_key_value_heads=2, sliding_window=3, layer_types=["sliding_attention", "full_attention"], num_labels=1),
+    "phi3": Phi3Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4, partial_rotary_factor=1.0), num_labels=1),
 }
 
 
@@ -90,6 +148,19 @@ def as_transformers_4(config):
         del config["tie_word_embeddings"], config["add_cross_attention"]
         return config
     scaling = config.pop("rope_parameters")
+    if "full_attention" in scaling:
+        sliding, scaling = scaling["sliding_attention"], scaling["full_attention"]
+        if config["model_type"] == "gemma3_text":
+            config["rope_local_base_freq"] = sliding["rope_theta"]
+    if config["model_type"] == "gpt_neox":
+        config["rotary_pct"], config["rotary_emb_base"] = scaling["partial_rotary_factor"], scaling["rope_theta"]
+        return config
+    if config["model_type"] == "phi3":
+        config["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+        config["original_max_position_embeddings"] = scaling.pop("original_max_position_embeddings")
+        scaling["type"] = scaling.pop("rope_type")
+        config["rope_scaling"], config["rope_theta"] = scaling, scaling.pop("rope_theta")
+        return config
     config["rope_theta"] = scaling.pop("rope_theta")
     config["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
     if config["model_type"] == "llama" and scaling["rope_type"] == "linear":
@@ -103,13 +174,14 @@ def as_transformers_4(config):
 @torch.no_grad()
 def randomise(model):
     """Weights large enough that attention is far from uniform, and no norm or bias at its neutral value."""
+    centre = 0 if model.config.model_type.startswith("gemma") else 1  # Gemma adds the weights of its norms to 1
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             parameter.normal_(0, 0.3)
         elif name.endswith("bias"):
             parameter.normal_(0, 0.1)
         else:
-            parameter.normal_(1, 0.1)
+            parameter.normal_(centre, 0.1)
 
 
 def forward(model, sequences):
@@ -157,6 +229,11 @@ def create(auto_class, config, name):
     return model, list(torch.randint(0, VOCAB, (sum(LENGTHS),)).split(LENGTHS))
 
 
+def in_file(key, config):
+    """The name under which files hold a parameter, where `transformers` 5 has a newer one."""
+    return key.replace("lm_head", "embed_out") if config.model_type == "gpt_neox" else key
+
+
 def save(folder, model, sequences, expected, metadata):
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)  # not part of the model
@@ -177,7 +254,7 @@ def write(folder, config):
     model, sequences = create(AutoModelForCausalLM, config, name)
     logits, loss = forward(model, sequences)
     loss.backward()
-    expected = {f"grad.{key}": value.grad.clone() for key, value in model.named_parameters()}
+    expected = {f"grad.{in_file(key, config)}": value.grad.clone() for key, value in model.named_parameters()}
     expected |= {"logits": logits.detach(), "loss": loss.detach()[None]}
     hyper_parameters = dict(steps=STEPS, schedule="linear", warmup=WARMUP, lr=LR, beta1=BETAS[0], beta2=BETAS[1], eps=EPS)
     hyper_parameters |= dict(weight_decay=WEIGHT_DECAY, max_grad_norm=CLIP)
@@ -204,10 +281,12 @@ def main():
     root = pathlib.Path(__file__).resolve().parents[2]
     arguments = argparse.ArgumentParser(description="Writes the parity fixtures of every model family.")
     arguments.add_argument("--out", type=pathlib.Path, default=root / "tests/fixtures")
-    out = arguments.parse_args().out
+    arguments.add_argument("--only", help="makes the cases of this name alone", metavar="NAME")
+    arguments = arguments.parse_args()
+    out, wanted = arguments.out, lambda name: arguments.only in (None, name)
     torch.set_num_threads(1)  # sums in one order
-    total = sum(write(out / "hf" / name, config) for name, config in CASES.items())
-    total += sum(write_reward(out / "hf-reward" / name, config) for name, config in REWARD_CASES.items())
+    total = sum(write(out / "hf" / name, config) for name, config in CASES.items() if wanted(name))
+    total += sum(write_reward(out / "hf-reward" / name, config) for name, config in REWARD_CASES.items() if wanted(name))
     print(f"{'all':24} {total / 1024:6.1f} KiB")
 
 

@@ -7,6 +7,7 @@ use candle_nn::VarBuilder;
 use rlhf_ops::{DecodeRows, TokenLogprobs, WeightLayout};
 
 use crate::attend::Attend;
+use crate::families::LogitsRule;
 use crate::linear::normal;
 use crate::lora::Adapter;
 use crate::schema::Schema;
@@ -39,6 +40,7 @@ pub struct CausalLm {
     trunk: Box<dyn Trunk>,
     /// `None` when it is the embedding.
     vocab: Option<Tensor>,
+    logits: LogitsRule,
 }
 
 impl CausalLm {
@@ -89,6 +91,7 @@ impl CausalLm {
             config: config.clone(),
             trunk: config.family().trunk(vb)?,
             vocab,
+            logits: config.family().logits(),
         })
     }
 
@@ -151,11 +154,13 @@ impl CausalLm {
         targets: &Tensor,
         temperature: f64,
     ) -> Result<TokenLogprobs> {
+        // With f the factor and c the cap, c·tanh(f·z/c)/T = (c/f)·tanh(z/(c/f))/(T/f).
         Ok(rlhf_ops::token_logprobs(
             hidden,
             self.vocab_weight(),
             targets,
-            temperature,
+            temperature / self.logits.factor,
+            self.logits.cap.map(|cap| cap / self.logits.factor),
         )?)
     }
 
@@ -167,16 +172,29 @@ impl CausalLm {
         scale: f64,
     ) -> Result<Tensor> {
         Ok(rlhf_ops::negative_log_likelihood(
-            hidden,
+            &self.scaled(hidden)?,
             self.vocab_weight(),
             targets,
             scale,
+            self.logits.cap,
         )?)
     }
 
     /// Logits `[N, V]` of hidden states `[N, H]`; for the few rows that are about to be sampled from.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let weight = self.vocab_weight();
-        Ok(rlhf_ops::linear(hidden, weight, WeightLayout::OutIn, None)?)
+        let (hidden, weight) = (self.scaled(hidden)?, self.vocab_weight());
+        let logits = rlhf_ops::linear(&hidden, weight, WeightLayout::OutIn, None)?;
+        match self.logits.cap {
+            Some(cap) => Ok(rlhf_ops::softcap(&logits, cap)?),
+            None => Ok(logits),
+        }
+    }
+
+    /// Hidden states times the factor of the logits, which is cheaper than logits times it.
+    fn scaled(&self, hidden: &Tensor) -> Result<Tensor> {
+        match self.logits.factor == 1.0 {
+            true => Ok(hidden.clone()),
+            false => Ok((hidden * self.logits.factor)?),
+        }
     }
 }

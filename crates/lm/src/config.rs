@@ -85,6 +85,7 @@ impl ModelConfig {
     /// It is written in the spelling of `transformers` 4, which version 5 and other programs read too.
     pub fn to_json(&self, head: Head, dtype: &str, special: SpecialIds) -> Value {
         let mut json = self.json.clone();
+        let spelled_out = self.family.spelled_out();
         for stale in [
             "_name_or_path",
             "dtype",
@@ -93,9 +94,11 @@ impl ModelConfig {
             "id2label",
             "label2id",
         ] {
-            json.remove(stale);
+            if !spelled_out.contains_key(stale) {
+                json.shift_remove(stale);
+            }
         }
-        json.extend(self.family.spelled_out());
+        json.extend(spelled_out);
         let (causal, scalar) = self.model_type.classes;
         let class = match head {
             Head::CausalLm => causal,
@@ -152,10 +155,10 @@ impl ModelConfig {
         self.dimensions().layers
     }
 
-    /// Numbers that decoding keeps for a token: keys and values of every layer. Heads of Qwen3 may be wider than the hidden size says.
+    /// Numbers that decoding keeps for a token: keys and values of every layer.
     pub fn cache_width(&self) -> usize {
         let size = self.dimensions();
-        2 * size.layers * size.kv_heads * size.hidden.div_ceil(size.heads)
+        2 * size.layers * size.kv_heads * size.head_dim
     }
 
     /// Inner size of the MLP.
@@ -336,10 +339,12 @@ mod tests {
         let partial = |factor| llama(json!({"partial_rotary_factor": factor}));
         assert!(error(partial(json!(0.5))).contains("partial_rotary_factor"));
         ModelConfig::from_json(partial(json!(1))).unwrap();
-        let yarn = error(llama(
-            json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
-        ));
-        assert!(yarn.contains("yarn") && yarn.contains("llama3"), "{yarn}");
+        let other = error(llama(json!({"rope_scaling": {"rope_type": "fast"}})));
+        assert!(other.contains("fast") && other.contains("yarn"), "{other}");
+        let without = json!({"rope_scaling": {"rope_type": "yarn", "factor": 0}});
+        assert!(error(llama(without)).contains("rope_scaling.factor = 0"));
+        let three = json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0, 1.0, 1.0], "long_factor": [1.0, 1.0]}});
+        assert!(error(llama(three)).contains("short_factor has 3 numbers, expected 2"));
         let half = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 0.5});
         assert!(error(llama(json!({"rope_scaling": half}))).contains("a number of tokens"));

@@ -76,6 +76,22 @@ impl Linear {
         self.adapted(y, x)
     }
 
+    /// `residual + factor · (x·W (+ b))`.
+    pub(crate) fn forward_add_scaled(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        factor: f64,
+    ) -> Result<Tensor> {
+        if factor == 1.0 {
+            return self.forward_add(residual, x);
+        }
+        match self.bias {
+            Some(_) => Ok((residual + (self.forward(x)? * factor)?)?),
+            None => self.forward_add(residual, &(x * factor)?),
+        }
+    }
+
     fn adapted(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
         match &self.adapter {
             Some(adapter) => adapter.add_to(&y, x),

@@ -33,6 +33,7 @@ impl LayerNorm {
 pub(crate) struct RmsNorm {
     weight: Tensor,
     epsilon: f64,
+    around_one: bool,
 }
 
 impl RmsNorm {
@@ -40,10 +41,23 @@ impl RmsNorm {
         Ok(Self {
             weight: vb.get_with_hints(width, "weight", Init::Const(1.0))?,
             epsilon,
+            around_one: false,
+        })
+    }
+
+    /// Gemma's: the factor is `1 + weight`, so that weight decay pulls it to 1.
+    pub(crate) fn around_one(width: usize, epsilon: f64, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(width, "weight", Init::Const(0.0))?,
+            epsilon,
+            around_one: true,
         })
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(rlhf_ops::rms_norm(x, &self.weight, self.epsilon)?)
+        Ok(match self.around_one {
+            true => rlhf_ops::rms_norm_around_one(x, &self.weight, self.epsilon)?,
+            false => rlhf_ops::rms_norm(x, &self.weight, self.epsilon)?,
+        })
     }
 }

@@ -145,8 +145,10 @@ mod tests {
             let x = embedding(ids, &table)?;
             let x = linear(&x, &square, WeightLayout::InOut, None)?;
             let x = linear(&x, &unwanted, WeightLayout::OutIn, None)?;
-            let some = token_logprobs(&x, &table, ids, 0.9)?.logprobs.sum_all()?;
-            negative_log_likelihood(&x, &table, ids, 0.5)? + some
+            let some = token_logprobs(&x, &table, ids, 0.9, None)?
+                .logprobs
+                .sum_all()?;
+            negative_log_likelihood(&x, &table, ids, 0.5, None)? + some
         };
         let mut sums = GradientSums::from([(table.id(), None), (square.id(), None)]);
         for ids in &batches {

@@ -10,10 +10,11 @@ use crate::cpu::buffer::{GRAIN, zeros};
 use crate::cpu::operand::output;
 use crate::cpu::simd::vectorised;
 use crate::gradient_sums::sum_values;
+use crate::softcap::{cap_row, uncap_gradient};
 use crate::token_logprobs::reference::token_logprobs as reference_logprobs;
 use crate::vocabulary::{Projection, check, checked_targets, dlogits, logsumexp_entropy};
 
-/// `scale · Σ_i −log p(target_i)`, a scalar in `f32`, with `p = softmax(hidden·vocabᵀ)`.
+/// `scale · Σ_i −log p(target_i)`, a scalar in `f32`, with `p` the softmax of `hidden·vocabᵀ`, capped as in `token_logprobs`.
 ///
 /// Operands as for [`token_logprobs`](crate::token_logprobs()). The gradient of a sum is known up to one factor, the upstream gradient, so
 /// each chunk's is computed together with its value, and the logits are computed once instead of twice (Hsu et al. 2024, "Liger
@@ -23,31 +24,41 @@ pub fn negative_log_likelihood(
     vocab: &Tensor,
     targets: &Tensor,
     scale: f64,
+    softcap: Option<f64>,
 ) -> Result<Tensor> {
-    let (_, v, _) = check(hidden, vocab, targets, 1.0)?;
+    let (_, v, _) = check(hidden, vocab, targets, 1.0, softcap)?;
     match backend(&[hidden, vocab]) {
         Backend::Fused => hidden.apply_op2(
             vocab,
             NegativeLogLikelihood {
                 targets: checked_targets(targets, v)?,
                 scale: scale as f32,
+                cap: softcap.map(|cap| cap as f32),
                 tracked: [hidden.track_op(), vocab.track_op()],
                 gradients: Mutex::new([None, None]),
             },
         ),
-        Backend::Reference => reference(hidden, vocab, targets, scale),
+        Backend::Reference => reference(hidden, vocab, targets, scale, softcap),
     }
 }
 
 /// [`negative_log_likelihood`](crate::negative_log_likelihood()) as the sum of [`token_logprobs`](crate::reference::token_logprobs).
-pub fn reference(hidden: &Tensor, vocab: &Tensor, targets: &Tensor, scale: f64) -> Result<Tensor> {
-    let all = reference_logprobs(hidden, vocab, targets, 1.0)?;
+pub fn reference(
+    hidden: &Tensor,
+    vocab: &Tensor,
+    targets: &Tensor,
+    scale: f64,
+    softcap: Option<f64>,
+) -> Result<Tensor> {
+    let all = reference_logprobs(hidden, vocab, targets, 1.0, softcap)?;
     all.logprobs.sum_all()? * -scale
 }
 
 struct NegativeLogLikelihood {
     targets: Vec<u32>,
     scale: f32,
+    /// The cap of the logits.
+    cap: Option<f32>,
     /// Whether hidden states and vocabulary need a gradient.
     tracked: [bool; 2],
     /// Their gradients, stored by the forward pass.
@@ -81,12 +92,20 @@ impl CustomOp2 for NegativeLogLikelihood {
                 .par_chunks_mut(v)
                 .zip(&self.targets[first..])
                 .zip(&mut losses[first..])
-                .for_each(|((z, &target), loss)| {
+                .for_each_init(Vec::new, |capped, ((z, &target), loss)| {
+                    if let Some(cap) = self.cap {
+                        cap_row(z, cap);
+                        capped.clear();
+                        capped.extend_from_slice(z);
+                    }
                     let (normaliser, _) = logsumexp_entropy(z);
                     *loss = normaliser - z[target as usize];
                     if self.tracked != [false, false] {
                         dlogits(z, normaliser, -1.0, 0.0, 0.0);
                         z[target as usize] -= 1.0;
+                        if let Some(cap) = self.cap {
+                            uncap_gradient(z, capped, cap);
+                        }
                     }
                 });
             let dvocab = dvocab.as_deref_mut();
@@ -148,12 +167,14 @@ mod tests {
         for (n, d, v) in [(1, 1, 1), (5, 7, 33), (40, 16, 300), (0, 4, 9)] {
             let targets = rng.ids(n, v);
             let operands = [(rng.tensor(&[n, d]) * 2.0).unwrap(), rng.tensor(&[v, d])];
-            check_op(
-                &format!("negative_log_likelihood {n}×{d} over {v}"),
-                &operands,
-                |t| negative_log_likelihood(&t[0], &t[1], &targets, 0.3),
-                &|t| reference(&t[0], &t[1], &targets, 0.3),
-            );
+            for cap in [None, Some(0.5), Some(5.0)] {
+                check_op(
+                    &format!("negative_log_likelihood {n}×{d} over {v}, cap {cap:?}"),
+                    &operands,
+                    |t| negative_log_likelihood(&t[0], &t[1], &targets, 0.3, cap),
+                    &|t| reference(&t[0], &t[1], &targets, 0.3, cap),
+                );
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Root-mean-square normalisation.
 
+use std::borrow::Cow;
+
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
@@ -12,6 +14,16 @@ use crate::cpu::simd::{sum, sum2, vectorised};
 /// `weight` is `[D]`, `x` is `[.., n·D]`. With n = 1 whole rows are normalised; with n heads to a row, each head is (the norms of queries
 /// and keys). Zhang, Sennrich 2019, equation 4.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    normalised(x, weight, eps, 0.0)
+}
+
+/// `y = x / √(mean(x²) + ε) · (1 + w)`, operands as for [`rms_norm`](crate::rms_norm()): Gemma's form (Gemma Team 2024).
+pub fn rms_norm_around_one(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    normalised(x, weight, eps, 1.0)
+}
+
+/// With `c + w` as the factor, where `c` is the `centre`.
+fn normalised(x: &Tensor, weight: &Tensor, eps: f64, centre: f64) -> Result<Tensor> {
     if !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count().max(1)) {
         bail!(
             "rms_norm: expected rows whose length is a multiple of the weight's, found {:?} and {:?}",
@@ -20,24 +32,52 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         )
     }
     match backend(&[x, weight]) {
-        Backend::Fused => x.apply_op2(weight, RmsNorm { eps: eps as f32 }),
-        Backend::Reference => reference(x, weight, eps),
+        Backend::Fused => {
+            let (eps, centre) = (eps as f32, centre as f32);
+            x.apply_op2(weight, RmsNorm { eps, centre })
+        }
+        Backend::Reference => centred(x, weight, eps, centre),
     }
 }
 
 /// [`rms_norm`](crate::rms_norm) in tensor operations, computed in `f32` at least.
 pub fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    centred(x, weight, eps, 0.0)
+}
+
+/// [`rms_norm_around_one`](crate::rms_norm_around_one) in tensor operations, computed in `f32` at least.
+pub fn reference_around_one(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    centred(x, weight, eps, 1.0)
+}
+
+fn centred(x: &Tensor, weight: &Tensor, eps: f64, centre: f64) -> Result<Tensor> {
     let (dtype, wide, shape) = (x.dtype(), reference_dtype(x), x.shape().clone());
     let x = x.to_dtype(wide)?.reshape(((), weight.elem_count()))?;
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let factor = weight.to_dtype(wide)?;
+    let factor = match centre == 0.0 {
+        true => factor,
+        false => (factor + centre)?,
+    };
     x.broadcast_div(&scale)?
-        .broadcast_mul(&weight.to_dtype(wide)?)?
+        .broadcast_mul(&factor)?
         .to_dtype(dtype)?
         .reshape(shape)
 }
 
 struct RmsNorm {
     eps: f32,
+    centre: f32,
+}
+
+impl RmsNorm {
+    /// `c + w`.
+    fn factors<'a>(&self, weight: Cow<'a, [f32]>) -> Cow<'a, [f32]> {
+        match self.centre == 0.0 {
+            true => weight,
+            false => weight.iter().map(|w| self.centre + w).collect(),
+        }
+    }
 }
 
 impl CustomOp2 for RmsNorm {
@@ -52,7 +92,7 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
+        let (x, w) = (elements(x, x_layout)?, self.factors(elements(w, w_layout)?));
         let y = fill(x.len(), w.len(), |at, y| forward(&x[at..], &w, self.eps, y));
         output(y, x_layout.shape())
     }
@@ -66,6 +106,7 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let operands = [x, w, g].map(Operand::of);
         let [xs, ws, gs] = Operand::all(&operands)?;
+        let ws = self.factors(ws);
         let sums = if w.track_op() { ws.len() } else { 0 };
         let (dx, dw) = fill_and_sum(xs.len(), ws.len(), sums, |at, dx, dw| {
             backward(&xs[at..], &ws, &gs[at..], self.eps, dx, dw)
@@ -113,7 +154,7 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TestRng, check_op};
+    use crate::testing::{TestRng, check_op, flat};
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {
@@ -134,6 +175,30 @@ mod tests {
                 |t| rms_norm(&t[0], &t[1], 1e-5),
                 &|t| reference(&t[0], &t[1], 1e-5),
             );
+            check_op(
+                &format!("rms_norm_around_one {shape:?} by {d}"),
+                &operands,
+                |t| rms_norm_around_one(&t[0], &t[1], 1e-5),
+                &|t| reference_around_one(&t[0], &t[1], 1e-5),
+            );
+        }
+    }
+
+    /// Bit for bit, in both forms: the weight is what is added to 1.
+    #[test]
+    fn around_one_is_the_norm_with_one_more() {
+        let mut rng = TestRng::new(3);
+        let (x, w) = (rng.tensor(&[5, 64]), rng.tensor(&[16]));
+        let more = (&w + 1.0).unwrap();
+        for (around_one, plain) in [
+            (
+                rms_norm_around_one as fn(&Tensor, &Tensor, f64) -> Result<Tensor>,
+                rms_norm as fn(&Tensor, &Tensor, f64) -> Result<Tensor>,
+            ),
+            (reference_around_one, reference),
+        ] {
+            let found = around_one(&x, &w, 1e-5).unwrap();
+            assert_eq!(flat(&found), flat(&plain(&x, &more, 1e-5).unwrap()));
         }
     }
 

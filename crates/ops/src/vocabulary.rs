@@ -22,6 +22,7 @@ pub(crate) fn check(
     vocab: &Tensor,
     targets: &Tensor,
     temperature: f64,
+    softcap: Option<f64>,
 ) -> Result<(usize, usize, usize)> {
     let (n, d) = hidden.dims2()?;
     let (v, _) = vocab.dims2()?;
@@ -36,6 +37,11 @@ pub(crate) fn check(
     }
     if !(temperature > 0.0 && temperature.is_finite()) {
         bail!("token_logprobs: expected a temperature above 0, found {temperature}")
+    }
+    if let Some(cap) = softcap
+        && !(cap > 0.0 && cap.is_finite())
+    {
+        bail!("token_logprobs: expected a soft cap above 0, found {cap}; None is no cap")
     }
     Ok((n, v, d))
 }

@@ -30,6 +30,7 @@ fn config() -> AttentionConfig {
         head_dim: 8,
         scale: 0.3,
         window: Some(2),
+        softcap: Some(2.0),
     }
 }
 
@@ -119,14 +120,26 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         (
             "token_logprobs",
             vec![vec![4, 3], vec![5, 3]],
-            |t| rlhf_ops::token_logprobs(&t[0], &t[1], &ids(), 0.7).map(|r| r.logprobs),
-            |t| reference::token_logprobs(&t[0], &t[1], &ids(), 0.7).map(|r| r.logprobs),
+            |t| rlhf_ops::token_logprobs(&t[0], &t[1], &ids(), 0.7, None).map(|r| r.logprobs),
+            |t| reference::token_logprobs(&t[0], &t[1], &ids(), 0.7, None).map(|r| r.logprobs),
         ),
         (
             "negative_log_likelihood",
             vec![vec![4, 3], vec![5, 3]],
-            |t| rlhf_ops::negative_log_likelihood(&t[0], &t[1], &ids(), 0.7),
-            |t| reference::negative_log_likelihood(&t[0], &t[1], &ids(), 0.7),
+            |t| rlhf_ops::negative_log_likelihood(&t[0], &t[1], &ids(), 0.7, None),
+            |t| reference::negative_log_likelihood(&t[0], &t[1], &ids(), 0.7, None),
+        ),
+        (
+            "token_logprobs, capped",
+            vec![vec![4, 3], vec![5, 3]],
+            |t| rlhf_ops::token_logprobs(&t[0], &t[1], &ids(), 0.7, Some(2.0)).map(|r| r.logprobs),
+            |t| reference::token_logprobs(&t[0], &t[1], &ids(), 0.7, Some(2.0)).map(|r| r.logprobs),
+        ),
+        (
+            "softcap",
+            vec![vec![7, 2]],
+            |t| rlhf_ops::softcap(&t[0], 2.0),
+            |t| reference::softcap(&t[0], 2.0),
         ),
         (
             "log_sigmoid",
@@ -259,7 +272,7 @@ fn half_precision_normalises_in_f32() {
         );
         let hidden = ones(&[1, 1]);
         let target = Tensor::zeros(1, DType::U32, &Device::Cpu).unwrap();
-        let found = rlhf_ops::token_logprobs(&hidden, &ones(&[n, 1]), &target, 1.0).unwrap();
+        let found = rlhf_ops::token_logprobs(&hidden, &ones(&[n, 1]), &target, 1.0, None).unwrap();
         all("logprob", &found.logprobs, -(n as f32).ln());
         all("entropy", &found.entropy, (n as f32).ln());
         assert_eq!(found.logprobs.dtype(), DType::F32);

@@ -53,9 +53,10 @@ fn attention_agrees(layout: &Layout, (heads, kv_heads): (usize, usize), d: usize
         rng.tensor(&[t, kv_heads * d]),
         rng.tensor(&[t, kv_heads * d]),
     ];
-    for window in [None, Some(3)] {
+    for (window, softcap) in [(None, None), (Some(3), None), (None, Some(0.7))] {
         let config = AttentionConfig {
             window,
+            softcap,
             ..AttentionConfig::new(d)
         };
         check_op(
@@ -123,9 +124,10 @@ fn decoding_agrees_for_every_head_size_and_ratio_and_for_rows_of_any_length() {
                 };
                 let q = rng.tensor(&[lengths.len(), heads * d]);
                 let [k, v] = [0, 1].map(|_| rng.tensor(&[pool, kv_heads * d]));
-                for window in [None, Some(5)] {
+                for (window, softcap) in [(None, None), (Some(5), None), (None, Some(0.7))] {
                     let config = AttentionConfig {
                         window,
+                        softcap,
                         ..AttentionConfig::new(d)
                     };
                     let fused = rlhf_ops::decode_attention(&q, &k, &v, &rows, config).unwrap();
@@ -240,8 +242,8 @@ fn operations_on_tokens_agree_for_no_token_one_and_many() {
                 check_op(
                     &what("token_logprobs"),
                     &[x.clone(), table],
-                    |x| both(rlhf_ops::token_logprobs(&x[0], &x[1], &ids, 0.8)?),
-                    &|x| both(reference::token_logprobs(&x[0], &x[1], &ids, 0.8)?),
+                    |x| both(rlhf_ops::token_logprobs(&x[0], &x[1], &ids, 0.8, None)?),
+                    &|x| both(reference::token_logprobs(&x[0], &x[1], &ids, 0.8, None)?),
                 );
             }
         }

@@ -34,6 +34,11 @@ pub(crate) trait Family: Debug + Send + Sync {
     /// The names of parameters.
     fn names(&self) -> &'static Names;
 
+    /// What becomes of the products of hidden states and vocabulary before they are logits.
+    fn logits(&self) -> LogitsRule {
+        LogitsRule::default()
+    }
+
     /// The keys of `config.json` whose absence or newer spelling different programs might read differently, as `transformers` 4
     /// spells them.
     fn spelled_out(&self) -> Map<String, Value>;
@@ -45,7 +50,26 @@ pub(crate) trait Family: Debug + Send + Sync {
     fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>>;
 }
 
+/// Logits are `cap · tanh(factor · h·w / cap)` of hidden state h and vocabulary row w, or without a cap `factor · h·w`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LogitsRule {
+    /// 1 / `logits_scaling` of Granite.
+    pub(crate) factor: f64,
+    /// `final_logit_softcapping` of Gemma.
+    pub(crate) cap: Option<f64>,
+}
+
+impl Default for LogitsRule {
+    fn default() -> Self {
+        Self {
+            factor: 1.0,
+            cap: None,
+        }
+    }
+}
+
 /// Sizes of a model.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Dimensions {
     /// V, the rows of the embedding.
     pub(crate) vocab: usize,
@@ -57,8 +81,10 @@ pub(crate) struct Dimensions {
     pub(crate) layers: usize,
     /// Query heads.
     pub(crate) heads: usize,
-    /// Key and value heads.
+    /// Key and value heads; each serves several query heads.
     pub(crate) kv_heads: usize,
+    /// D, the size of a head; need not be H / heads.
+    pub(crate) head_dim: usize,
     /// The longest sequence the model takes, in tokens.
     pub(crate) max_length: usize,
     /// Whether the embedding is also the vocabulary projection.
@@ -68,6 +94,7 @@ pub(crate) struct Dimensions {
 }
 
 /// The names that `transformers` gives to parameters.
+#[derive(Debug)]
 pub(crate) struct Names {
     /// The module of the trunk; trunk-only and older files leave it out of their names.
     pub(crate) trunk: &'static str,
@@ -172,6 +199,18 @@ pub(crate) enum StoredLayout {
     Transposed,
     /// Rows of this many heads whose rotary pairs are neighbours (i, i + 1); in `transformers` they are (i, i + D/2).
     Interleaved(usize),
+    /// Queries of this many heads, then keys, then values; in `transformers` the three of every head are together.
+    Stacked(usize),
+    /// The weights of a norm, to which 1 was added.
+    PlusOne,
+}
+
+/// For what we read from GGUF files and do not write to them.
+pub(super) fn not_written(architecture: &str) -> Error {
+    Error::Invalid(format!(
+        "files of llama.cpp's {architecture} with these settings are read but not written; convert a saved directory with llama.cpp's \
+         convert_hf_to_gguf.py"
+    ))
 }
 
 /// Refuses a switch we do not implement, unless it stands where it usually does.
@@ -183,6 +222,19 @@ pub(super) fn refuse(json: &Map<String, Value>, key: &str, unless: Value) -> Res
         Some(found) => Err(Error::config(format!(
             "{key} = {found} is not supported (only {unless} is)"
         ))),
+    }
+}
+
+/// A whole number.
+pub(super) fn count(json: &Map<String, Value>, key: &str, default: usize) -> Result<usize> {
+    match json.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(found) => match found.as_u64() {
+            Some(number) => Ok(number as usize),
+            None => Err(Error::config(format!(
+                "{key} = {found}, expected a whole number"
+            ))),
+        },
     }
 }
 

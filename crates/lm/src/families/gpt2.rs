@@ -84,7 +84,7 @@ struct Gpt2Config {
 
 /// The two forms of GELU, by the names `transformers` gives them.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
-enum Gelu {
+pub(super) enum Gelu {
     /// The tanh approximation, GPT-2's own.
     #[default]
     #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
@@ -92,6 +92,15 @@ enum Gelu {
     /// x·Φ(x), with the error function.
     #[serde(rename = "gelu")]
     Erf,
+}
+
+impl Gelu {
+    pub(super) fn forward(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Tanh => rlhf_ops::gelu_tanh(x)?,
+            Self::Erf => rlhf_ops::gelu_erf(x)?,
+        })
+    }
 }
 
 fn default_epsilon() -> f64 {
@@ -138,6 +147,7 @@ impl Family for Gpt2Config {
             layers: self.n_layer,
             heads: self.n_head,
             kv_heads: self.n_head,
+            head_dim: self.n_embd / self.n_head,
             max_length: self.n_positions,
             tied: self.tie_word_embeddings,
             initializer_range: self.initializer_range,
@@ -283,10 +293,6 @@ impl Block {
         let seen = attend.attention(layer, Qkv::Fused { qkv, kv_heads }, self.attention)?;
         let x = self.out.forward_add(x, &seen)?;
         let up = self.up.forward(&self.mlp_norm.forward(&x)?)?;
-        let active = match self.gelu {
-            Gelu::Tanh => rlhf_ops::gelu_tanh(&up)?,
-            Gelu::Erf => rlhf_ops::gelu_erf(&up)?,
-        };
-        self.down.forward_add(&x, &active)
+        self.down.forward_add(&x, &self.gelu.forward(&up)?)
     }
 }

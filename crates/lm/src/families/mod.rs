@@ -2,19 +2,35 @@
 //!
 //! A new family is a file here, its line in [`FAMILIES`], and a case of `scripts/oracle/hf_parity.py`.
 
+mod decoder;
 mod family;
+mod gemma;
 mod gpt2;
+mod gpt_neox;
+mod granite;
 mod llama;
+mod olmo;
+mod phi3;
+mod qwen;
+mod smollm3;
 
-pub(crate) use family::{Dimensions, Family, GgufSpelling, ModelType, StoredLayout};
+pub(crate) use family::{Dimensions, Family, GgufSpelling, LogitsRule, ModelType, StoredLayout};
 
 /// Every `model_type` that we can run.
 const FAMILIES: &[&ModelType] = &[
     &gpt2::GPT2,
     &llama::LLAMA,
     &llama::MISTRAL,
-    &llama::QWEN2,
-    &llama::QWEN3,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &smollm3::SMOLLM3,
+    &granite::GRANITE,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &gpt_neox::GPT_NEOX,
+    &olmo::OLMO2,
+    &olmo::OLMO3,
+    &phi3::PHI3,
 ];
 
 /// The `model_type` called `name`, or the names of those there are.

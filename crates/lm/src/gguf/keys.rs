@@ -4,7 +4,7 @@ use candle_core::DType;
 use serde_json::{Map, Value, json};
 
 use super::file::GgufFile;
-use super::rope;
+use super::{header, rope};
 use crate::Result;
 
 /// No model has more layers, heads or columns; larger numbers are mistakes.
@@ -14,6 +14,8 @@ const LONGEST: usize = 1 << 31;
 
 /// The tensor of Llama 3's stretched frequencies.
 pub(super) const DIVISORS: &str = "rope_freqs.weight";
+/// The tensors of LongRoPE's divisors, up to the original length and beyond it.
+pub(super) const LONG_ROPE: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The keys of one architecture.
 pub(crate) struct Keys<'a> {
@@ -21,22 +23,28 @@ pub(crate) struct Keys<'a> {
     architecture: &'static str,
     /// What the rotary frequencies are divided by, where a tensor says so.
     divisors: Option<Vec<f32>>,
+    /// LongRoPE's.
+    long_rope: Option<[Vec<f32>; 2]>,
 }
 
 impl<'a> Keys<'a> {
     /// The keys of `architecture` in `file`.
     pub(super) fn new(file: &'a mut GgufFile, architecture: &'static str) -> Result<Self> {
-        let divisors = match file.shape(DIVISORS) {
-            None => None,
-            Some(_) => {
-                let tensor = file.tensor(DIVISORS)?.to_dtype(DType::F32)?;
-                Some(tensor.flatten_all()?.to_vec1()?)
+        let mut numbers = |name: &str| -> Result<Option<Vec<f32>>> {
+            if file.shape(name).is_none() {
+                return Ok(None);
             }
+            let tensor = file.tensor(name)?.to_dtype(DType::F32)?;
+            Ok(Some(tensor.flatten_all()?.to_vec1()?))
         };
+        let divisors = numbers(DIVISORS)?;
+        let [short, long] = LONG_ROPE;
+        let long_rope = numbers(short)?.zip(numbers(long)?);
         Ok(Self {
             file,
             architecture,
             divisors,
+            long_rope: long_rope.map(|(short, long)| [short, long]),
         })
     }
 
@@ -68,6 +76,42 @@ impl<'a> Keys<'a> {
     /// A positive number, where the key is there.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>> {
         self.file.positive(&self.name(key))
+    }
+
+    /// A switch, where the key is there.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.file.flag(&self.name(key))
+    }
+
+    /// Which of `layers` have a sliding window, where the file says it: a flag for each, or the number n of which the last has none.
+    pub(crate) fn sliding_layers(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        let name = self.name("attention.sliding_window_pattern");
+        let found = match self.file.value(&name) {
+            None => return Ok(None),
+            Some(header::Value::Integer(n)) if *n > 0 => {
+                let last = |layer: usize| layer.is_multiple_of(*n as usize);
+                return Ok(Some((1..=layers).map(|layer| !last(layer)).collect()));
+            }
+            Some(header::Value::Array(values)) => values,
+            Some(other) => {
+                return Err(self.file.error(format!(
+                    "{name} holds {}, expected a list or a number above 0",
+                    other.kind()
+                )));
+            }
+        };
+        let flag = |value: &header::Value| match value {
+            header::Value::Bool(flag) => Some(*flag),
+            header::Value::Integer(flag) => Some(*flag != 0),
+            _ => None,
+        };
+        let flags: Option<Vec<bool>> = found.iter().map(flag).collect();
+        match flags.filter(|flags| flags.len() == layers) {
+            Some(flags) => Ok(Some(flags)),
+            None => Err(self.file.error(format!(
+                "{name}: expected true or false for each of {layers} layers"
+            ))),
+        }
     }
 
     /// Refuses `key` if it holds a number other than 0 or `usual`.
@@ -136,11 +180,31 @@ impl<'a> Keys<'a> {
                 ))),
             };
         }
+        if let Some([short, long]) = &self.long_rope {
+            return Ok(json!({
+                "rope_type": "longrope",
+                "short_factor": short,
+                "long_factor": long,
+                "original_max_position_embeddings": self.length("rope.scaling.original_context_length")?,
+                "attention_factor": self.positive("rope.scaling.attn_factor")?,
+            }));
+        }
         match kind {
+            "yarn" if self.positive("rope.scaling.attn_factor")?.unwrap_or(1.0) == 1.0 => {
+                Ok(json!({
+                    "rope_type": "yarn",
+                    "factor": factor,
+                    "original_max_position_embeddings": self.length("rope.scaling.original_context_length")?,
+                }))
+            }
+            "yarn" => Err(self.file.error(format!(
+                "{} with yarn is not supported",
+                self.name("rope.scaling.attn_factor")
+            ))),
             "linear" if factor != 1.0 => Ok(json!({"rope_type": "linear", "factor": factor})),
             "none" | "linear" => Ok(Value::Null),
             other => Err(self.file.error(format!(
-                "{} = {other:?} is not supported; expected none or linear",
+                "{} = {other:?} is not supported; expected none, linear or yarn",
                 self.name("rope.scaling.type")
             ))),
         }

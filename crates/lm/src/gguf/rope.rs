@@ -12,12 +12,12 @@ use crate::rotary::{RopeScaling, frequencies};
 /// `original / low` and `high / low` can be told from them, so `low` is taken to be 1, as in every
 /// published model.
 pub(super) fn scaling(factors: &[f32], dim: usize, theta: f64) -> Option<RopeScaling> {
-    let plain = frequencies(dim, theta, RopeScaling::None);
+    let plain = frequencies(dim, theta, &RopeScaling::None);
     if plain.len() != factors.len() {
         return None;
     }
     let reproduces = |scaling: &RopeScaling| {
-        let stretched = frequencies(dim, theta, *scaling);
+        let stretched = frequencies(dim, theta, scaling);
         let ratios = plain.iter().zip(&stretched).map(|(f, g)| f / g);
         // Both sides are rounded to f32 a few times.
         factors

@@ -57,7 +57,7 @@ pub(super) fn bytes(split: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": split})
 }
 
-fn all() -> [Splitting; 4] {
+fn all() -> [Splitting; 6] {
     let digits = json!({"type": "Digits", "individual_digits": true});
     let sequence =
         |first: Value, then: Value| json!({"type": "Sequence", "pretokenizers": [first, then]});
@@ -81,11 +81,34 @@ fn all() -> [Splitting; 4] {
             adds_begin: false,
         },
         Splitting {
-            names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"],
+            names: &[
+                "llama-bpe",
+                "llama3",
+                "llama-v3",
+                "falcon3",
+                "pixtral",
+                "smaug-bpe",
+            ],
             normalizer: Value::Null,
             pre_tokenizer: pattern(r"\p{N}{1,3}"),
             ignore_merges: true,
             adds_begin: true,
+        },
+        // GPT-4's, which OLMo 2 has: as Llama 3's, but a word is what its merges make of it.
+        Splitting {
+            names: &["dbrx"],
+            normalizer: Value::Null,
+            pre_tokenizer: pattern(r"\p{N}{1,3}"),
+            ignore_merges: false,
+            adds_begin: false,
+        },
+        // GPT-NeoX's: as GPT-2's, after composing characters.
+        Splitting {
+            names: &["olmo"],
+            normalizer: json!({"type": "NFC"}),
+            pre_tokenizer: bytes(true),
+            ignore_merges: false,
+            adds_begin: false,
         },
         Splitting {
             names: &["qwen2", "deepseek-r1-qwen", "megrez"],

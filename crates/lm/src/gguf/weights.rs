@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use rlhf_ops::QuantisedWeight;
 
 use super::file::GgufFile;
-use super::keys::DIVISORS;
+use super::keys::{DIVISORS, LONG_ROPE};
 use crate::families::{GgufSpelling, StoredLayout};
 use crate::schema::Misfits;
 use crate::{CausalLm, ModelConfig, Result};
@@ -39,6 +39,16 @@ fn relaid(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
     match stored {
         StoredLayout::Same => Ok(tensor),
         StoredLayout::Transposed => tensor.t()?.contiguous(),
+        StoredLayout::Stacked(heads) => {
+            let shape = tensor.shape().clone();
+            let columns = tensor.elem_count() / shape.dims()[0];
+            let rows = shape.dims()[0] / heads / 3;
+            tensor
+                .reshape((3, heads, rows, columns))?
+                .transpose(0, 1)?
+                .reshape(shape)
+        }
+        StoredLayout::PlusOne => tensor - 1.0,
         StoredLayout::Interleaved(heads) => {
             let shape = tensor.shape().clone();
             let columns = tensor.elem_count() / shape.dims()[0];
@@ -55,6 +65,16 @@ fn relaid(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
 pub(super) fn laid_out(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
     match stored {
         StoredLayout::Same | StoredLayout::Transposed => relaid(tensor, stored),
+        StoredLayout::Stacked(heads) => {
+            let shape = tensor.shape().clone();
+            let columns = tensor.elem_count() / shape.dims()[0];
+            let rows = shape.dims()[0] / heads / 3;
+            tensor
+                .reshape((heads, 3, rows, columns))?
+                .transpose(0, 1)?
+                .reshape(shape)
+        }
+        StoredLayout::PlusOne => tensor + 1.0,
         StoredLayout::Interleaved(heads) => {
             let shape = tensor.shape().clone();
             let columns = tensor.elem_count() / shape.dims()[0];
@@ -116,8 +136,8 @@ pub(super) fn read(
         {
             // Rows of numbers are rows of blocks. A matrix that `transformers` holds the transpose of is turned when its numbers are computed.
             let blocks = match layout {
-                StoredLayout::Same | StoredLayout::Transposed => blocks,
-                StoredLayout::Interleaved(_) => relaid(blocks, layout)?,
+                StoredLayout::Same | StoredLayout::Transposed | StoredLayout::PlusOne => blocks,
+                StoredLayout::Interleaved(_) | StoredLayout::Stacked(_) => relaid(blocks, layout)?,
             };
             quantised.insert(name, QuantisedWeight::new(blocks, kind, *order)?);
             continue;
@@ -129,5 +149,8 @@ pub(super) fn read(
 
 /// Tensors that are no parameters: rotary frequencies, and a head that repeats the embedding.
 fn is_constant(name: &str, tied: bool) -> bool {
-    name == DIVISORS || name.contains(".attn_rot_embd") || (tied && name == "output.weight")
+    name == DIVISORS
+        || LONG_ROPE.contains(&name)
+        || name.contains(".attn_rot_embd")
+        || (tied && name == "output.weight")
 }

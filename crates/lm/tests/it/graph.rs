@@ -8,8 +8,13 @@ use rlhf_lm::{CausalLm, ModelConfig, Packed, Packer, Params, ScalarModel};
 
 use crate::models::{configs_of, params, weights};
 
-/// Most nodes a block may record.
-const NODES_PER_BLOCK: usize = 16;
+/// Most nodes a block may record: four more where a norm follows attention and MLP, which keeps the addition out of the product.
+fn most_nodes(name: &str) -> usize {
+    match name.starts_with("gemma") || name.starts_with("olmo") {
+        true => 20,
+        false => 16,
+    }
+}
 
 /// A prompt with two responses.
 fn batch() -> Packed {
@@ -33,7 +38,7 @@ fn hidden(config: &ModelConfig) -> Tensor {
 }
 
 #[test]
-fn a_block_records_at_most_sixteen_nodes() {
+fn a_block_records_no_more_nodes_than_its_kernels_need() {
     if rlhf_ops::reference_only() {
         return;
     }
@@ -46,7 +51,7 @@ fn a_block_records_at_most_sixteen_nodes() {
     let (two, three) = (count(2), count(3));
     for (name, n) in &two {
         let found = three[name] - n;
-        assert!(found <= NODES_PER_BLOCK, "{name}: {found}");
+        assert!(found <= most_nodes(name), "{name}: {found}");
     }
 }
 

@@ -7,6 +7,7 @@ mod export;
 mod frozen;
 mod generate;
 mod gguf;
+mod gguf_families;
 mod graph;
 mod hostile;
 mod hub;

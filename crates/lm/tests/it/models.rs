@@ -28,6 +28,18 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
             "max_position_embeddings": 40, "rms_norm_eps": 1e-5});
         config(base, extra)
     };
+    let gemma = |model_type: &str, extra: Value| {
+        let mut json = json!({"model_type": model_type, "head_dim": 4, "query_pre_attn_scalar": 3.0, "sliding_window": 3});
+        json.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        json
+    };
+    let neox = |extra| {
+        let base = json!({"model_type": "gpt_neox", "vocab_size": VOCAB, "hidden_size": 24, "intermediate_size": 20,
+            "num_hidden_layers": layers, "num_attention_heads": 3, "max_position_embeddings": 40});
+        config(base, extra)
+    };
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16});
     vec![
@@ -65,7 +77,68 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
             "qwen3",
             llama(json!({"model_type": "qwen3", "head_dim": 4})),
         ),
+        (
+            "qwen3, yarn",
+            llama(
+                json!({"model_type": "qwen3", "head_dim": 8, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0,
+                    "original_max_position_embeddings": 10}}),
+            ),
+        ),
+        (
+            "smollm3",
+            llama(
+                json!({"model_type": "smollm3", "no_rope_layer_interval": 2, "use_sliding_window": true, "sliding_window": 3}),
+            ),
+        ),
+        (
+            "granite",
+            llama(
+                json!({"model_type": "granite", "embedding_multiplier": 3.0, "attention_multiplier": 0.4, "residual_multiplier": 0.5,
+                    "logits_scaling": 0.7}),
+            ),
+        ),
+        (
+            "gemma2",
+            llama(gemma(
+                "gemma2",
+                json!({"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+            )),
+        ),
+        (
+            "gemma3",
+            llama(gemma(
+                "gemma3_text",
+                json!({"sliding_window_pattern": 2, "rope_theta": 100.0, "rope_local_base_freq": 10.0}),
+            )),
+        ),
+        ("gpt_neox", neox(json!({}))),
+        (
+            "gpt_neox, one after the other",
+            neox(
+                json!({"use_parallel_residual": false, "rotary_pct": 1.0, "hidden_act": "gelu_new", "tie_word_embeddings": true}),
+            ),
+        ),
+        ("olmo2", llama(json!({"model_type": "olmo2"}))),
+        (
+            "olmo3",
+            llama(
+                json!({"model_type": "olmo3", "sliding_window": 3, "layer_types": kinds(layers)}),
+            ),
+        ),
+        (
+            "phi3",
+            llama(
+                json!({"model_type": "phi3", "head_dim": 8, "partial_rotary_factor": 0.5, "sliding_window": 5, "rope_scaling": {"type": "longrope",
+                    "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0]}, "original_max_position_embeddings": 40}),
+            ),
+        ),
     ]
+}
+
+/// Layers with a window and without, in turn.
+fn kinds(layers: usize) -> Vec<&'static str> {
+    let kinds = ["sliding_attention", "full_attention"].into_iter().cycle();
+    kinds.take(layers).collect()
 }
 
 fn config(mut base: Value, extra: Value) -> ModelConfig {
@@ -74,15 +147,15 @@ fn config(mut base: Value, extra: Value) -> ModelConfig {
     ModelConfig::from_json(base).unwrap()
 }
 
-/// Weights N(0, 0.4²), norms around 1, drawn by (seed, name).
+/// Weights N(0, 0.4²), the factors of norms around 1, drawn by (seed, name).
 pub(crate) fn weights(schema: &Schema, seed: u64) -> BTreeMap<String, Tensor> {
+    // Gemma, which has norms before and after, adds their weights to 1.
+    let mut names = schema.iter().map(|(name, _)| name);
+    let around_one = names.any(|name| name.contains("pre_feedforward"));
     let draw = |(name, shape): (&str, &candle_core::Shape)| {
         let mut rng = rng::stream(seed, name, 0);
-        let centre = if name.contains("norm") || name.contains("ln_") {
-            1.0
-        } else {
-            0.0
-        };
+        let is_norm = name.contains("norm") || name.contains("ln_");
+        let centre = if is_norm && !around_one { 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..shape.elem_count())
             .map(|_| centre + 0.4 * rng::normal(&mut rng) as f32)
             .collect();

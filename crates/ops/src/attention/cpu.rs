@@ -13,12 +13,14 @@ use super::tile::tiles;
 use crate::cpu::buffer::{SharedMut, zeros};
 use crate::cpu::operand::{Operand, gradient, output};
 use crate::layout::{Layout, Segment};
+use crate::softcap::{cap_row, uncap_gradient};
 
 pub(super) struct Attention {
     layout: Layout,
     shape: HeadShape,
     scale: f32,
     window: Option<usize>,
+    softcap: Option<f32>,
     /// `log Σ e^score` of each token and head, `[T, Hq]`, stored by the forward pass.
     normalisers: OnceLock<Vec<f32>>,
 }
@@ -45,6 +47,7 @@ impl Attention {
             shape,
             scale: config.scale as f32,
             window: config.window,
+            softcap: config.softcap.map(|cap| cap as f32),
             normalisers: OnceLock::new(),
         }
     }
@@ -75,6 +78,9 @@ impl Attention {
                     tile.scores(q, k, self.scale, scores);
                     for (i, row) in scores.chunks_exact_mut(tile.keys()).enumerate() {
                         let at = (tile.queries.start + i) * heads + head;
+                        if let Some(cap) = self.softcap {
+                            cap_row(&mut row[tile.visible(i)], cap);
+                        }
                         let normaliser = softmax_row(row, tile.visible(i));
                         // SAFETY: `normalisers` is initialised, and each token and head is one task's.
                         unsafe { shared_normalisers.slice(at, 1)[0] = normaliser }
@@ -91,7 +97,8 @@ impl Attention {
         output(out, (tokens, heads * d))
     }
 
-    /// With `p` the probabilities and `δ = g·o`: `dV = pᵀ·g`, `ds = p∘(g·vᵀ − δ)`, `dQ = scale·ds·k`, `dK = scale·dsᵀ·q`.
+    /// With `p` the probabilities and `δ = g·o`: `dV = pᵀ·g`, `ds = p∘(g·vᵀ − δ)`, `dQ = scale·ds·k`, `dK = scale·dsᵀ·q`. A cap multiplies `ds`
+    /// by its own derivative.
     ///
     /// One task has a whole family, because all of it adds to the gradient of the shared prefix: no two tasks write the same element, and the
     /// order of the sums does not depend on the number of threads.
@@ -115,8 +122,8 @@ impl Attention {
             .flat_map(|f| (0..kv_heads).map(move |h| (f, h)))
             .collect();
         tasks.par_iter().for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(weights, dscores), &(family, kv_head)| {
+            || (Vec::new(), Vec::new(), Vec::new()),
+            |(weights, dscores, capped), &(family, kv_head)| {
                 let heads_of_key = kv_head * group..(kv_head + 1) * group;
                 for tile in family.iter().flat_map(|s| {
                     heads_of_key
@@ -130,15 +137,23 @@ impl Attention {
                         .chunks_exact_mut(tile.keys())
                         .zip(dscores.chunks_exact_mut(tile.keys()));
                     for (i, (weights, dscores)) in rows.enumerate() {
-                        let token = tile.queries.start + i;
+                        let (token, visible) = (tile.queries.start + i, tile.visible(i));
+                        if let Some(cap) = self.softcap {
+                            cap_row(&mut weights[visible.clone()], cap);
+                            capped.clear();
+                            capped.extend_from_slice(&weights[visible.clone()]);
+                        }
                         softmax_backward(
                             weights,
                             dscores,
-                            tile.visible(i),
+                            visible.clone(),
                             normalisers[token * heads + head],
                             g.row(token, head),
                             out.row(token, head),
                         );
+                        if let Some(cap) = self.softcap {
+                            uncap_gradient(&mut dscores[visible], capped, cap);
+                        }
                     }
                     // SAFETY: the buffers are initialised; this task alone has the family's tokens of this key head and its query heads.
                     unsafe {

@@ -24,6 +24,9 @@ pub struct AttentionConfig {
     /// Sliding window: a token at position `p` of its sequence, the shared prefix included, attends to positions above `p − window`, which
     /// are `window` with its own. At least 1; `None` is no limit. As `sliding_window` of Hugging Face's models (Beltagy et al. 2020).
     pub window: Option<usize>,
+    /// Soft cap `c`, above 0: scores `s` become `c·tanh(s/c)` before the softmax. As `attn_logit_softcapping` of Gemma 2 (Gemma Team 2024,
+    /// §2.1); `None` is no cap.
+    pub softcap: Option<f64>,
 }
 
 impl AttentionConfig {
@@ -33,6 +36,7 @@ impl AttentionConfig {
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
             window: None,
+            softcap: None,
         }
     }
 
@@ -47,17 +51,22 @@ impl AttentionConfig {
         })
     }
 
-    pub(crate) fn check_window(self) -> Result<()> {
+    pub(crate) fn check(self) -> Result<()> {
         if self.window == Some(0) {
             bail!(
                 "attention: expected a window of at least 1, the token itself, found 0; None is no limit"
             )
         }
+        if let Some(cap) = self.softcap
+            && !(cap > 0.0 && cap.is_finite())
+        {
+            bail!("attention: expected a soft cap above 0, found {cap}; None is no cap")
+        }
         Ok(())
     }
 }
 
-/// `o_t = Σ_s softmax_s(scale · q_t·k_s) v_s` over the tokens `s` that [`Layout`] and the window let `t` attend to.
+/// `o_t = Σ_s softmax_s(scale · q_t·k_s) v_s`, or with a cap `softmax_s(c·tanh(scale · q_t·k_s / c))`, over the tokens `s` that [`Layout`] and the window let `t` attend to.
 ///
 /// `q` is `[T, Hq·D]`, `k` and `v` are `[T, Hkv·D]`, the heads of a token side by side; the result is `[T, Hq·D]`. `Hq` is a multiple of
 /// `Hkv`, and consecutive query heads share a key head (Ainslie et al. 2023). Vaswani et al. 2017, equation 1.
@@ -118,7 +127,7 @@ fn check(
     layout: &Layout,
     config: AttentionConfig,
 ) -> Result<HeadShape> {
-    config.check_window()?;
+    config.check()?;
     let ((tokens, queries), (_, keys)) = (q.dims2()?, k.dims2()?);
     let shape = config.heads(queries, keys);
     let Some(shape) = shape.filter(|_| k.dims() == [tokens, keys] && v.dims() == k.dims()) else {
@@ -232,6 +241,22 @@ mod tests {
         }
     }
 
+    /// Caps that most scores exceed, some do, and none does, with a window and without.
+    #[test]
+    fn agrees_with_the_reference_and_finite_differences_for_every_soft_cap() {
+        let mut rng = TestRng::new(11);
+        for segments in layouts() {
+            for (cap, window) in [(0.3, None), (1.5, Some(5)), (50.0, None)] {
+                let config = AttentionConfig {
+                    softcap: Some(cap),
+                    window,
+                    ..config(8, 0.8)
+                };
+                agrees(&mut rng, &segments, (4, 2), config);
+            }
+        }
+    }
+
     #[test]
     fn agrees_on_random_layouts() {
         let mut rng = TestRng::new(7);
@@ -260,6 +285,7 @@ mod tests {
     fn agrees_for_every_head_size_and_ratio_of_heads() {
         let mut rng = TestRng::new(2);
         for (heads, kv_heads, d) in [
+            (4, 1, 256),
             (1, 1, 1),
             (3, 3, 16),
             (6, 2, 20),
@@ -331,13 +357,19 @@ mod tests {
         );
     }
 
-    /// The definition in f64, score by score: `heads` query heads of `d` over `kv_heads` key heads, scaled by 1.
+    /// The definition in f64, score by score: `heads` query heads over `kv_heads` key heads, scaled by 1.
     fn brute_force(
         [q, k, v]: &[Tensor; 3],
         layout: &Layout,
-        (heads, kv_heads, d): (usize, usize, usize),
-        window: Option<usize>,
+        (heads, kv_heads): (usize, usize),
+        config: AttentionConfig,
     ) -> Tensor {
+        let (d, window) = (config.head_dim, config.window);
+        let capped = |score: f64| {
+            config
+                .softcap
+                .map_or(score, |cap| cap * (score / cap).tanh())
+        };
         let (qs, ks, vs) = (flat(q), flat(k), flat(v));
         let mut want = Vec::new();
         for segment in layout.segments() {
@@ -354,10 +386,9 @@ mod tests {
                 for head in 0..heads {
                     let at = |x: usize| (x * kv_heads + head / (heads / kv_heads)) * d;
                     let weight = |s: usize| {
-                        (0..d)
-                            .map(|i| qs[(token * heads + head) * d + i] * ks[at(s) + i])
-                            .sum::<f64>()
-                            .exp()
+                        let products =
+                            (0..d).map(|i| qs[(token * heads + head) * d + i] * ks[at(s) + i]);
+                        capped(products.sum()).exp()
                     };
                     let total: f64 = seen.iter().map(|&s| weight(s)).sum();
                     want.extend((0..d).map(|i| {
@@ -371,33 +402,35 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_the_definition_with_and_without_a_window() {
+    fn both_forms_are_the_definition_with_and_without_a_window_and_a_soft_cap() {
         let mut rng = TestRng::new(4);
         for segments in layouts() {
             let layout = layout(&segments);
-            let sizes @ (heads, kv_heads, d) = (4, 2, 3);
+            let (heads, kv_heads, d) = (4, 2, 3);
             let t = layout.tokens();
             let operands = [heads, kv_heads, kv_heads].map(|h| rng.tensor(&[t, h * d]));
             let [q, k, v] = &operands;
-            for window in [
-                None,
-                Some(1),
-                Some(2),
-                Some(3),
-                Some(6),
-                Some(65),
-                Some(1000),
+            for (window, softcap) in [
+                (None, None),
+                (Some(1), None),
+                (Some(2), Some(1.0)),
+                (Some(3), None),
+                (Some(6), Some(0.5)),
+                (Some(65), None),
+                (Some(1000), None),
+                (None, Some(2.0)),
             ] {
-                let want = brute_force(&operands, &layout, sizes, window);
                 let config = AttentionConfig {
                     window,
+                    softcap,
                     ..config(d, 1.0)
                 };
+                let want = brute_force(&operands, &layout, (heads, kv_heads), config);
                 for got in [
                     reference(q, k, v, &layout, config),
                     attention(q, k, v, &layout, config),
                 ] {
-                    let what = format!("{segments:?}, window {window:?}");
+                    let what = format!("{segments:?}, {config:?}");
                     assert_close(&got.unwrap(), &want, 1e-5, &what);
                 }
             }
@@ -483,10 +516,15 @@ mod tests {
     }
 
     #[test]
-    fn a_layout_of_another_length_and_an_empty_window_are_refused() {
+    fn a_layout_of_another_length_an_empty_window_and_a_cap_of_0_are_refused() {
         let x = TestRng::new(6).tensor(&[4, 2]);
         assert!(attention(&x, &x, &x, &layout(&[(0, 4)]), config(2, 1.0)).is_ok());
         assert!(attention(&x, &x, &x, &layout(&[(0, 4)]), windowed(2, 1.0, 0)).is_err());
+        let capped = AttentionConfig {
+            softcap: Some(0.0),
+            ..config(2, 1.0)
+        };
+        assert!(attention(&x, &x, &x, &layout(&[(0, 4)]), capped).is_err());
         assert!(attention(&x, &x, &x, &layout(&[(0, 3)]), config(2, 1.0)).is_err());
     }
 }

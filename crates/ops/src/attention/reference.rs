@@ -9,6 +9,7 @@ use super::heads::HeadShape;
 use super::{AttentionConfig, check, parts};
 use crate::backend::reference_dtype;
 use crate::layout::{Layout, Segment};
+use crate::softcap::reference as softcap;
 
 /// [`attention`](crate::attention) as batched matrix products over padded segments, those of similar size together, computed in `f32` at
 /// least.
@@ -42,7 +43,7 @@ pub fn attention(
     for segments in groups.values() {
         let padded = Padded::new(segments, config.window, rows, &mut place);
         rows += padded.batch * padded.own;
-        outputs.push(padded.attend(&q, &k, &v, shape, config.scale)?);
+        outputs.push(padded.attend(&q, &k, &v, shape, config)?);
     }
     let place = Tensor::from_vec(place, tokens, q.device())?;
     Tensor::cat(&outputs, 0)?
@@ -111,7 +112,7 @@ impl Padded {
         k: &Tensor,
         v: &Tensor,
         HeadShape { heads, kv_heads, d }: HeadShape,
-        scale: f64,
+        config: AttentionConfig,
     ) -> Result<Tensor> {
         let Self {
             batch, own, seen, ..
@@ -136,7 +137,11 @@ impl Padded {
                 .transpose(1, 2)?
                 .contiguous()
         };
-        let scores = (q.matmul(&gather(k)?.transpose(2, 3)?.contiguous()?)? * scale)?;
+        let scores = (q.matmul(&gather(k)?.transpose(2, 3)?.contiguous()?)? * config.scale)?;
+        let scores = match config.softcap {
+            Some(cap) => softcap(&scores, cap)?,
+            None => scores,
+        };
         let scores = scores
             .reshape((batch, kv_heads, group, own, seen))?
             .broadcast_add(&mask)?;

@@ -7,6 +7,7 @@ use super::DecodeRows;
 use crate::attention::{AttentionConfig, HeadShape, Heads, softmax_row};
 use crate::cpu::operand::Operand;
 use crate::cpu::simd::{sum2, vectorised};
+use crate::softcap::cap_row;
 
 pub(super) fn decode_attention(
     q: &Tensor,
@@ -35,7 +36,7 @@ pub(super) fn decode_attention(
                 &values,
                 kv_head,
                 rows.visible(row, config.window),
-                config.scale as f32,
+                config,
                 weights,
                 out,
             );
@@ -45,11 +46,15 @@ pub(super) fn decode_attention(
 
 vectorised! {
     /// One head of one query over the keys and values at `places`.
-    fn attend(q: &[f32], keys: &Heads<'_>, values: &Heads<'_>, kv_head: usize, places: &[u32], scale: f32, weights: &mut Vec<f32>, out: &mut [f32]) {
+    fn attend(q: &[f32], keys: &Heads<'_>, values: &Heads<'_>, kv_head: usize, places: &[u32], config: AttentionConfig, weights: &mut Vec<f32>, out: &mut [f32]) {
+        let scale = config.scale as f32;
         weights.resize(places.len(), 0.0);
         // A loop, because the closure of an iterator's `map` may not be inlined, and is then compiled for the baseline instructions.
         for (weight, &place) in weights.iter_mut().zip(places) {
             *weight = scale * sum2(q, keys.row(place as usize, kv_head), |q, k| q * k);
+        }
+        if let Some(cap) = config.softcap {
+            cap_row(weights, cap as f32);
         }
         softmax_row(weights, 0..places.len());
         for (&place, &weight) in places.iter().zip(weights.iter()) {

@@ -23,7 +23,7 @@ impl DecodeRows {
     }
 }
 
-/// `o_r = Σ_j softmax_j(scale · q_r·k_j) v_j` over the cache's indices `j` of row `r`, the last `window` of them.
+/// `o_r = Σ_j softmax_j(scale · q_r·k_j) v_j`, the scores capped as in [`attention`](crate::attention()), over the cache's indices `j` of row `r`, the last `window` of them.
 ///
 /// `q` is `[R, Hq·D]`, the pools of cached keys and values are `[N, Hkv·D]`, the heads of a token side by side; the result is
 /// `[R, Hq·D]`. `Hq` is a multiple of `Hkv`, and consecutive query heads share a key head. No gradient.
@@ -49,7 +49,7 @@ fn check(
     rows: &DecodeRows,
     config: AttentionConfig,
 ) -> Result<HeadShape> {
-    config.check_window()?;
+    config.check()?;
     let ((r, queries), (n, keys)) = (q.dims2()?, pool_k.dims2()?);
     let shape = config.heads(queries, keys);
     let Some(shape) = shape.filter(|_| pool_v.dims() == pool_k.dims()) else {
@@ -91,6 +91,7 @@ mod tests {
             head_dim,
             scale,
             window,
+            softcap: None,
         }
     }
 
@@ -115,8 +116,17 @@ mod tests {
                 rng.tensor(&[50, kv_heads * d]),
                 rng.tensor(&[50, kv_heads * d]),
             );
-            for window in [None, Some(1), Some(7), Some(40)] {
-                let config = config(d, 0.7, window);
+            for (window, softcap) in [
+                (None, None),
+                (Some(1), None),
+                (Some(7), Some(0.8)),
+                (Some(40), None),
+                (None, Some(3.0)),
+            ] {
+                let config = AttentionConfig {
+                    softcap,
+                    ..config(d, 0.7, window)
+                };
                 assert_close(
                     &decode_attention(&q, &k, &v, &rows, config).unwrap(),
                     &reference(&q, &k, &v, &rows, config).unwrap(),
@@ -151,15 +161,24 @@ mod tests {
             rows: vec![vec![0, 1, 2, 3, 4, 5, 6], vec![0, 1, 2, 3, 7, 8]],
         };
         // Windows that end in the segment itself, in its prefix, and before it.
-        for window in [None, Some(1), Some(2), Some(4), Some(7)] {
-            let config = config(8, 0.5, window);
+        for (window, softcap) in [
+            (None, None),
+            (Some(1), None),
+            (Some(2), None),
+            (Some(4), Some(0.6)),
+            (Some(7), None),
+        ] {
+            let config = AttentionConfig {
+                softcap,
+                ..config(8, 0.5, window)
+            };
             let packed = crate::attention(&q, &k, &v, &layout, config).unwrap();
             let queries = q.index_select(&last, 0).unwrap();
             assert_close(
                 &decode_attention(&queries, &k, &v, &rows, config).unwrap(),
                 &packed.index_select(&last, 0).unwrap(),
                 1e-5,
-                &format!("decode_attention, window {window:?}"),
+                &format!("decode_attention, {config:?}"),
             );
         }
     }

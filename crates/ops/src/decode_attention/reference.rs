@@ -5,6 +5,7 @@ use candle_nn::ops::softmax;
 
 use super::{DecodeRows, check};
 use crate::attention::{AttentionConfig, HeadShape};
+use crate::softcap::reference as softcap;
 
 /// [`decode_attention`](crate::decode_attention) over gathered keys and values, padded to the longest row.
 pub fn decode_attention(
@@ -41,6 +42,10 @@ pub fn decode_attention(
         d,
     ))?;
     let scores = (queries.matmul(&gather(pool_k)?.transpose(2, 3)?.contiguous()?)? * config.scale)?;
+    let scores = match config.softcap {
+        Some(cap) => softcap(&scores, cap)?,
+        None => scores,
+    };
     let weights = softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
     weights
         .matmul(&gather(pool_v)?)?

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::cpu::operand::{Operand, gradient, output};
 use crate::gradient_sums::sum_gradient;
+use crate::softcap::{cap_row, uncap_gradient};
 use crate::vocabulary::{Projection, dlogits, logsumexp_entropy};
 
 /// Log-probabilities in the first row of the result `[2, N]`, entropies in the second.
@@ -14,15 +15,18 @@ pub(super) struct Logprobs {
     targets: Vec<u32>,
     /// 1 / temperature.
     scale: f32,
+    /// The cap of the logits, which are divided by the temperature already.
+    cap: Option<f32>,
     /// `log Σ e^z` of each row, stored by the forward pass.
     normalisers: OnceLock<Vec<f32>>,
 }
 
 impl Logprobs {
-    pub(super) fn new(targets: Vec<u32>, temperature: f64) -> Self {
+    pub(super) fn new(targets: Vec<u32>, temperature: f64, softcap: Option<f64>) -> Self {
         Self {
             targets,
             scale: temperature.recip() as f32,
+            cap: softcap.map(|cap| (cap / temperature) as f32),
             normalisers: OnceLock::new(),
         }
     }
@@ -47,12 +51,15 @@ impl CustomOp2 for Logprobs {
         let (logprobs, entropies) = out.split_at_mut(n);
         projection.chunks(self.scale, |first, logits| {
             let rows = logits
-                .par_chunks(projection.v)
+                .par_chunks_mut(projection.v)
                 .zip(&self.targets[first..])
                 .zip(&mut normalisers[first..]);
             rows.zip(&mut logprobs[first..])
                 .zip(&mut entropies[first..])
                 .for_each(|((((z, &target), normaliser), logprob), entropy)| {
+                    if let Some(cap) = self.cap {
+                        cap_row(z, cap);
+                    }
                     (*normaliser, *entropy) = logsumexp_entropy(z);
                     *logprob = z[target as usize] - *normaliser;
                 });
@@ -62,7 +69,8 @@ impl CustomOp2 for Logprobs {
         output(out, (2, n))
     }
 
-    /// `dz_j = a·([j = target] − p_j) − b·p_j(log p_j + entropy)` for upstream `a` and `b`; the logits are recomputed.
+    /// `dz_j = a·([j = target] − p_j) − b·p_j(log p_j + entropy)` for upstream `a` and `b`, times the derivative of the cap; the logits are
+    /// recomputed.
     fn bwd(
         &self,
         hidden: &Tensor,
@@ -84,10 +92,18 @@ impl CustomOp2 for Logprobs {
                 logits
                     .par_chunks_mut(projection.v)
                     .enumerate()
-                    .for_each(|(i, z)| {
+                    .for_each_init(Vec::new, |capped, (i, z)| {
                         let row = first + i;
+                        if let Some(cap) = self.cap {
+                            cap_row(z, cap);
+                            capped.clear();
+                            capped.extend_from_slice(z);
+                        }
                         dlogits(z, normalisers[row], g[row], g[n + row], out[n + row]);
                         z[self.targets[row] as usize] += g[row];
+                        if let Some(cap) = self.cap {
+                            uncap_gradient(z, capped, cap);
+                        }
                     });
                 let dvocab = dvocab.as_deref_mut();
                 projection.chunk_backward(self.scale, first, logits, dhidden.as_mut(), dvocab);

@@ -17,7 +17,8 @@ pub struct TokenLogprobs {
     pub entropy: Tensor,
 }
 
-/// `logprobs_i = z_{i,target_i} − log Σ_j e^{z_ij}`, `entropy_i = −Σ_j p_ij log p_ij`, with `z = hidden·vocabᵀ / temperature`.
+/// `logprobs_i = z_{i,target_i} − log Σ_j e^{z_ij}`, `entropy_i = −Σ_j p_ij log p_ij`, with `z = hidden·vocabᵀ / temperature`, or with
+/// a soft cap `z = c·tanh(hidden·vocabᵀ / c) / temperature` (`final_logit_softcapping` of Gemma 2).
 ///
 /// `hidden` is `[N, D]`, `vocab` is `[V, D]`, `targets` is `u32 [N]`. Both results are differentiable in `hidden` and `vocab`.
 /// Rows are processed in chunks: the logits `[N, V]` never exist at once.
@@ -26,18 +27,21 @@ pub fn token_logprobs(
     vocab: &Tensor,
     targets: &Tensor,
     temperature: f64,
+    softcap: Option<f64>,
 ) -> Result<TokenLogprobs> {
-    let (_, v, _) = check(hidden, vocab, targets, temperature)?;
+    let (_, v, _) = check(hidden, vocab, targets, temperature, softcap)?;
     match backend(&[hidden, vocab]) {
         Backend::Fused => {
-            let op = cpu::Logprobs::new(checked_targets(targets, v)?, temperature);
+            let op = cpu::Logprobs::new(checked_targets(targets, v)?, temperature, softcap);
             let both = hidden.apply_op2(vocab, op)?;
             Ok(TokenLogprobs {
                 logprobs: both.get(0)?,
                 entropy: both.get(1)?,
             })
         }
-        Backend::Reference => reference::token_logprobs(hidden, vocab, targets, temperature),
+        Backend::Reference => {
+            reference::token_logprobs(hidden, vocab, targets, temperature, softcap)
+        }
     }
 }
 
@@ -69,9 +73,17 @@ mod tests {
             check_op(
                 &format!("token_logprobs {n}×{d} over {v} at {temperature}"),
                 &operands,
-                |t| both(|| token_logprobs(&t[0], &t[1], &targets, temperature)),
-                &|t| both(|| reference(&t[0], &t[1], &targets, temperature)),
+                |t| both(|| token_logprobs(&t[0], &t[1], &targets, temperature, None)),
+                &|t| both(|| reference(&t[0], &t[1], &targets, temperature, None)),
             );
+            for cap in [0.5, 5.0] {
+                check_op(
+                    &format!("token_logprobs {n}×{d} over {v} at {temperature}, capped at {cap}"),
+                    &operands,
+                    |t| both(|| token_logprobs(&t[0], &t[1], &targets, temperature, Some(cap))),
+                    &|t| both(|| reference(&t[0], &t[1], &targets, temperature, Some(cap))),
+                );
+            }
         }
     }
 
@@ -82,11 +94,12 @@ mod tests {
         let mut rng = TestRng::new(2);
         let targets = rng.ids(n, v);
         let operands = [rng.tensor(&[n, d]), rng.tensor(&[v, d])];
-        let whole = both(|| token_logprobs(&operands[0], &operands[1], &targets, 1.0)).unwrap();
+        let whole =
+            both(|| token_logprobs(&operands[0], &operands[1], &targets, 1.0, None)).unwrap();
         let alone = |i| {
             let row = operands[0].narrow(0, i, 1).unwrap();
-            both(|| token_logprobs(&row, &operands[1], &targets.narrow(0, i, 1).unwrap(), 1.0))
-                .unwrap()
+            let target = targets.narrow(0, i, 1).unwrap();
+            both(|| token_logprobs(&row, &operands[1], &target, 1.0, None)).unwrap()
         };
         for i in [0, n - 4, n - 3, n - 1] {
             assert_close(
@@ -103,7 +116,7 @@ mod tests {
     fn a_uniform_distribution_has_logprob_and_entropy_of_log_v() {
         let mut rng = TestRng::new(3);
         let hidden = rng.tensor(&[2, 3]).zeros_like().unwrap();
-        let got = token_logprobs(&hidden, &rng.tensor(&[8, 3]), &rng.ids(2, 8), 1.0).unwrap();
+        let got = token_logprobs(&hidden, &rng.tensor(&[8, 3]), &rng.ids(2, 8), 1.0, None).unwrap();
         for (logprob, entropy) in got
             .logprobs
             .to_vec1::<f32>()
@@ -119,9 +132,9 @@ mod tests {
     fn a_target_beyond_the_vocabulary_is_named() {
         let mut rng = TestRng::new(4);
         let targets = Tensor::new(&[2u32, 9], &candle_core::Device::Cpu).unwrap();
-        let error = token_logprobs(&rng.tensor(&[2, 3]), &rng.tensor(&[9, 3]), &targets, 1.0)
-            .unwrap_err()
-            .to_string();
+        let [hidden, vocab] = [2, 9].map(|rows| rng.tensor(&[rows, 3]));
+        let error = token_logprobs(&hidden, &vocab, &targets, 1.0, None);
+        let error = error.unwrap_err().to_string();
         assert!(error.contains("target 9 of row 1"), "{error}");
     }
 }

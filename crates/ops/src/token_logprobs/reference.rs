@@ -5,6 +5,7 @@ use candle_nn::ops::log_softmax;
 
 use super::TokenLogprobs;
 use crate::backend::reference_dtype;
+use crate::softcap::reference as capped;
 use crate::vocabulary::{check, chunk_rows};
 
 /// [`token_logprobs`](crate::token_logprobs) in tensor operations, computed in `f32` at least: a logit of 20 in `bf16` has an error of up to
@@ -14,8 +15,9 @@ pub fn token_logprobs(
     vocab: &Tensor,
     targets: &Tensor,
     temperature: f64,
+    softcap: Option<f64>,
 ) -> Result<TokenLogprobs> {
-    let (n, v, _) = check(hidden, vocab, targets, temperature)?;
+    let (n, v, _) = check(hidden, vocab, targets, temperature, softcap)?;
     let chunk = chunk_rows(v);
     let hidden = hidden.to_dtype(reference_dtype(hidden))?;
     let projection = vocab.to_dtype(hidden.dtype())?.t()?;
@@ -23,6 +25,10 @@ pub fn token_logprobs(
     for start in (0..n).step_by(chunk) {
         let rows = chunk.min(n - start);
         let logits = hidden.narrow(0, start, rows)?.matmul(&projection)?;
+        let logits = match softcap {
+            Some(cap) => capped(&logits, cap)?,
+            None => logits,
+        };
         let logp = log_softmax(&(logits / temperature)?, D::Minus1)?;
         let target = targets.narrow(0, start, rows)?.contiguous()?.unsqueeze(1)?;
         logprobs.push(logp.gather(&target, 1)?.squeeze(1)?);

@@ -1,0 +1,209 @@
+//! A block of a decoder.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use rlhf_ops::{AttentionConfig, WeightLayout};
+
+use super::{Activation, Decoder, HeadNorms};
+use crate::Result;
+use crate::attend::{Attend, Qkv};
+use crate::linear::Linear;
+use crate::norm::RmsNorm;
+
+/// Attention, then the MLP, each added to the residual stream.
+pub(super) struct Block {
+    around_attention: Residual,
+    attention: Attention,
+    around_mlp: Residual,
+    mlp: Mlp,
+}
+
+impl Block {
+    pub(super) fn new(
+        decoder: &Decoder,
+        attention: AttentionConfig,
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
+        Ok(Self {
+            around_attention: Residual::new(decoder, decoder.block_norms.attention, &vb)?,
+            attention: Attention::new(decoder, attention, vb.pp("self_attn"))?,
+            around_mlp: Residual::new(decoder, decoder.block_norms.mlp, &vb)?,
+            mlp: Mlp::new(decoder, vb.pp("mlp"))?,
+        })
+    }
+
+    /// `turn` is cosine and sine of the rotary embedding, where the layer has one.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        turn: Option<&(Tensor, Tensor)>,
+        layer: usize,
+        attend: &mut Attend<'_>,
+    ) -> Result<Tensor> {
+        let normed = self.around_attention.enter(x)?;
+        let seen = self.attention.forward(&normed, turn, layer, attend)?;
+        let x = self.around_attention.add(x, &self.attention.out, &seen)?;
+        let inner = self.mlp.forward(&self.around_mlp.enter(&x)?)?;
+        self.around_mlp.add(&x, &self.mlp.down, &inner)
+    }
+}
+
+/// `x + after(out(f(before(x))))`, where the norms may be absent, or without the one after it `x + factor · out(f(before(x)))`.
+struct Residual {
+    before: Option<RmsNorm>,
+    after: Option<RmsNorm>,
+    factor: f64,
+}
+
+impl Residual {
+    fn new(
+        decoder: &Decoder,
+        [before, after]: [Option<&str>; 2],
+        vb: &VarBuilder<'_>,
+    ) -> Result<Self> {
+        let norm = |name| decoder.norm(decoder.size.hidden, vb.pp::<&str>(name));
+        Ok(Self {
+            before: before.map(norm).transpose()?,
+            after: after.map(norm).transpose()?,
+            factor: decoder.residual_factor,
+        })
+    }
+
+    fn enter(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.before {
+            Some(norm) => norm.forward(x),
+            None => Ok(x.clone()),
+        }
+    }
+
+    fn add(&self, x: &Tensor, out: &Linear, y: &Tensor) -> Result<Tensor> {
+        let Some(norm) = &self.after else {
+            return out.forward_add_scaled(x, y, self.factor);
+        };
+        let y = norm.forward(&out.forward(y)?)?;
+        Ok((x + y)?)
+    }
+}
+
+/// The projections into attention.
+enum QkvProjection {
+    Apart(Linear, Linear, Linear),
+    Fused { qkv: Linear, kv_heads: usize },
+}
+
+struct Attention {
+    qkv: QkvProjection,
+    out: Linear,
+    /// Of the queries and of the keys.
+    norms: Option<(RmsNorm, RmsNorm)>,
+    config: AttentionConfig,
+}
+
+impl Attention {
+    fn new(decoder: &Decoder, config: AttentionConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let (size, biases) = (decoder.size, decoder.biases);
+        let (queries, keys) = (size.heads * size.head_dim, size.kv_heads * size.head_dim);
+        let linear = |inputs, outputs, bias, name: &str| {
+            let std = size.initializer_range;
+            Linear::new(inputs, outputs, WeightLayout::OutIn, bias, std, vb.pp(name))
+        };
+        let norm = |width, name| decoder.norm(width, vb.pp::<&str>(name));
+        Ok(Self {
+            qkv: match decoder.fused {
+                true => QkvProjection::Fused {
+                    qkv: linear(size.hidden, queries + 2 * keys, biases.qkv, "qkv_proj")?,
+                    kv_heads: size.kv_heads,
+                },
+                false => QkvProjection::Apart(
+                    linear(size.hidden, queries, biases.qkv, "q_proj")?,
+                    linear(size.hidden, keys, biases.qkv, "k_proj")?,
+                    linear(size.hidden, keys, biases.qkv, "v_proj")?,
+                ),
+            },
+            out: linear(queries, size.hidden, biases.out, "o_proj")?,
+            norms: match decoder.head_norms {
+                HeadNorms::None => None,
+                HeadNorms::Each => Some((
+                    norm(size.head_dim, "q_norm")?,
+                    norm(size.head_dim, "k_norm")?,
+                )),
+                HeadNorms::All => Some((norm(queries, "q_norm")?, norm(keys, "k_norm")?)),
+            },
+            config,
+        })
+    }
+
+    /// What each token saw, `[T, Hq·D]`, before the projection out.
+    fn forward(
+        &self,
+        x: &Tensor,
+        turn: Option<&(Tensor, Tensor)>,
+        layer: usize,
+        attend: &mut Attend<'_>,
+    ) -> Result<Tensor> {
+        let (mut q, mut k, v) = match &self.qkv {
+            QkvProjection::Apart(q, k, v) => (q.forward(x)?, k.forward(x)?, v.forward(x)?),
+            QkvProjection::Fused { qkv, kv_heads } => {
+                rlhf_ops::attention_parts(&qkv.forward(x)?, *kv_heads, self.config.head_dim)?
+            }
+        };
+        if let Some((q_norm, k_norm)) = &self.norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        if let Some((cos, sin)) = turn {
+            q = rlhf_ops::rope(&q, cos, sin, self.config.head_dim)?;
+            k = rlhf_ops::rope(&k, cos, sin, self.config.head_dim)?;
+        }
+        attend.attention(layer, Qkv::Apart(&q, &k, &v), self.config)
+    }
+}
+
+/// The projections into the MLP.
+enum GateUp {
+    Apart(Linear, Linear),
+    Fused(Linear),
+}
+
+/// `down(act(gate(x)) ∘ up(x))` (Shazeer 2020).
+struct Mlp {
+    gate_up: GateUp,
+    down: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    fn new(decoder: &Decoder, vb: VarBuilder<'_>) -> Result<Self> {
+        let (width, inner) = (decoder.size.hidden, decoder.size.intermediate);
+        let linear = |inputs, outputs, name: &str| {
+            let (bias, std) = (decoder.biases.mlp, decoder.size.initializer_range);
+            Linear::new(inputs, outputs, WeightLayout::OutIn, bias, std, vb.pp(name))
+        };
+        Ok(Self {
+            gate_up: match decoder.fused {
+                true => GateUp::Fused(linear(width, 2 * inner, "gate_up_proj")?),
+                false => GateUp::Apart(
+                    linear(width, inner, "gate_proj")?,
+                    linear(width, inner, "up_proj")?,
+                ),
+            },
+            down: linear(inner, width, "down_proj")?,
+            activation: decoder.activation,
+        })
+    }
+
+    /// What goes into `down`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (gate, up) = match &self.gate_up {
+            GateUp::Apart(gate, up) => (gate.forward(x)?, up.forward(x)?),
+            GateUp::Fused(both) => {
+                let both = both.forward(x)?;
+                let inner = both.dim(1)? / 2;
+                (both.narrow(1, 0, inner)?, both.narrow(1, inner, inner)?)
+            }
+        };
+        match self.activation {
+            Activation::Silu => Ok(rlhf_ops::swiglu(&gate, &up)?),
+            Activation::GeluTanh => Ok((rlhf_ops::gelu_tanh(&gate)? * up)?),
+        }
+    }
+}

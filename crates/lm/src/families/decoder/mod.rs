@@ -1,0 +1,221 @@
+//! The decoder that most families are: rotary positions, grouped-query attention, RMSNorm and a gated MLP, in the order and with the
+//! factors that the family wants.
+//!
+//! A family's file reads its `config.json` into a [`Decoder`]: [`Decoder::from_json`] with the family's [`Defaults`] gives what Llama
+//! would be, and the file changes what its family does otherwise. Nothing here knows a family.
+
+mod block;
+mod config;
+mod gguf;
+#[cfg(test)]
+pub(super) mod testing;
+mod trunk;
+
+use candle_nn::VarBuilder;
+use rlhf_ops::AttentionConfig;
+use serde_json::{Map, Value, json};
+
+use super::family::{Dimensions, Family, GgufMetadata, LogitsRule, Names};
+use crate::Result;
+use crate::norm::RmsNorm;
+use crate::rotary::Rope;
+use crate::trunk::Trunk;
+pub(super) use config::{Defaults, flag, layer_kinds, number, rope_of, sliding_window};
+pub(super) use gguf::{
+    LLAMA_BLOCK, LLAMA_MODULES, add_windows, interleaved, keys_like_llama, keys_of_decoder,
+    layer_types,
+};
+
+/// What a decoder of this kind is.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    pub(super) size: Dimensions,
+    /// ε of every norm.
+    pub(super) epsilon: f64,
+    /// How each layer attends.
+    pub(super) layers: Vec<Layer>,
+    /// The rotary embeddings that layers use.
+    pub(super) ropes: Vec<Rope>,
+    /// Factor of the scores `q·k`.
+    pub(super) scale: f64,
+    /// Soft cap of the scores.
+    pub(super) score_cap: Option<f64>,
+    pub(super) biases: Biases,
+    /// Whether queries, keys and values are one projection, `qkv_proj`, and gate and up another, `gate_up_proj`.
+    pub(super) fused: bool,
+    pub(super) head_norms: HeadNorms,
+    pub(super) block_norms: BlockNorms,
+    /// Whether the weights of norms are what is added to 1.
+    pub(super) norms_around_one: bool,
+    pub(super) activation: Activation,
+    /// Factor of the embedding of a token.
+    pub(super) embedding_factor: f64,
+    /// Factor of what attention and MLP add to the residual stream.
+    pub(super) residual_factor: f64,
+    pub(super) logits: LogitsRule,
+    /// Keys of `config.json` to write besides those that every decoder has.
+    pub(super) spelled_out: Map<String, Value>,
+}
+
+/// How one layer attends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Layer {
+    /// Its sliding window.
+    pub(super) window: Option<usize>,
+    /// Its rotary embedding, by number; `None` where positions are left to the mask.
+    pub(super) rope: Option<usize>,
+}
+
+/// Which linear layers have a bias.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Biases {
+    /// Queries, keys and values.
+    pub(super) qkv: bool,
+    /// The projection out of attention.
+    pub(super) out: bool,
+    /// The MLP.
+    pub(super) mlp: bool,
+}
+
+impl Biases {
+    /// As `attention_bias` and `mlp_bias` say.
+    pub(super) fn of_keys(json: &Map<String, Value>) -> Result<Self> {
+        let attention = flag(json, "attention_bias")?;
+        Ok(Self {
+            qkv: attention,
+            out: attention,
+            mlp: flag(json, "mlp_bias")?,
+        })
+    }
+}
+
+/// RMSNorm of queries and keys, before they are turned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum HeadNorms {
+    None,
+    /// Over each head.
+    Each,
+    /// Over all heads of a token together.
+    All,
+}
+
+/// The norms of a block by name: before and after attention, before and after the MLP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct BlockNorms {
+    pub(super) attention: [Option<&'static str>; 2],
+    pub(super) mlp: [Option<&'static str>; 2],
+}
+
+impl BlockNorms {
+    /// `x ← x + f(norm(x))`, as in Llama.
+    pub(super) const BEFORE: Self = Self {
+        attention: [Some("input_layernorm"), None],
+        mlp: [Some("post_attention_layernorm"), None],
+    };
+    /// `x ← x + norm(f(x))`, as in OLMo 2.
+    pub(super) const AFTER: Self = Self {
+        attention: [None, Some("post_attention_layernorm")],
+        mlp: [None, Some("post_feedforward_layernorm")],
+    };
+    /// `x ← x + norm(f(norm(x)))`, as in Gemma 2.
+    pub(super) const AROUND: Self = Self {
+        attention: [Some("input_layernorm"), Some("post_attention_layernorm")],
+        mlp: [
+            Some("pre_feedforward_layernorm"),
+            Some("post_feedforward_layernorm"),
+        ],
+    };
+}
+
+/// What the gate of the MLP goes through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Activation {
+    Silu,
+    /// GELU in its tanh form.
+    GeluTanh,
+}
+
+impl Activation {
+    /// The names that `transformers` has for it.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Silu => &["silu", "swish"],
+            Self::GeluTanh => &["gelu_pytorch_tanh", "gelu_new"],
+        }
+    }
+}
+
+const NAMES: Names = Names {
+    trunk: "model",
+    embedding: "embed_tokens",
+    blocks: "layers",
+    head: "lm_head",
+    constants: &[".rotary_emb.inv_freq"],
+    shared_shifts: &[],
+};
+
+impl Decoder {
+    /// A norm over `width` numbers.
+    fn norm(&self, width: usize, vb: VarBuilder<'_>) -> Result<RmsNorm> {
+        match self.norms_around_one {
+            true => RmsNorm::around_one(width, self.epsilon, vb),
+            false => RmsNorm::new(width, self.epsilon, vb),
+        }
+    }
+
+    /// The kernel's description of a layer's attention.
+    fn attention(&self, layer: &Layer) -> AttentionConfig {
+        AttentionConfig {
+            head_dim: self.size.head_dim,
+            scale: self.scale,
+            window: layer.window,
+            softcap: self.score_cap,
+        }
+    }
+}
+
+impl Family for Decoder {
+    fn dimensions(&self) -> Dimensions {
+        self.size
+    }
+
+    fn names(&self) -> &'static Names {
+        &NAMES
+    }
+
+    fn logits(&self) -> LogitsRule {
+        self.logits
+    }
+
+    fn spelled_out(&self) -> Map<String, Value> {
+        let mut json = Map::from_iter([
+            ("num_key_value_heads".into(), json!(self.size.kv_heads)),
+            ("head_dim".into(), json!(self.size.head_dim)),
+            ("rms_norm_eps".into(), json!(self.epsilon)),
+            ("tie_word_embeddings".into(), json!(self.size.tied)),
+        ]);
+        if let Some(rope) = self.ropes.first() {
+            json.insert("rope_theta".into(), json!(rope.theta));
+            json.insert("rope_scaling".into(), rope.scaling.to_json());
+        }
+        // `transformers` 4 had no way to say more than that of two.
+        if let [full, sliding] = &self.ropes[..] {
+            let both =
+                json!({"full_attention": full.to_json(), "sliding_attention": sliding.to_json()});
+            json.insert("rope_parameters".into(), both);
+        }
+        json.extend(self.spelled_out.clone());
+        json
+    }
+
+    fn gguf(&self, architecture: &str) -> Result<GgufMetadata> {
+        gguf::metadata(self, architecture)
+    }
+
+    fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>> {
+        Ok(Box::new(trunk::DecoderTrunk::new(
+            self,
+            vb.pp(NAMES.trunk),
+        )?))
+    }
+}
