@@ -11,6 +11,7 @@ mod fuzz;
 mod heads;
 mod hub_data;
 mod hub_server;
+mod init;
 mod known_faults;
 mod label;
 mod learning;

@@ -6,8 +6,8 @@ use toml::Table;
 
 use crate::flags::{
     ChatArgs, CompletionsArgs, DataArgs, DoctorArgs, EvalArgs, ExplainArgs, ExportArgs,
-    GenerateArgs, LabelArgs, ManualArgs, MdpArgs, MergeArgs, PushArgs, ReportArgs, RunArgs,
-    ScoreArgs, ServeArgs, StageArgs, derived,
+    GenerateArgs, InitArgs, LabelArgs, ManualArgs, MdpArgs, MergeArgs, PushArgs, ReportArgs,
+    RunArgs, ScoreArgs, ServeArgs, StageArgs, derived,
 };
 use crate::manual::settings_help;
 use crate::stages::{AnyStage, STAGES, stage};
@@ -31,6 +31,14 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a configuration file for a model and rows of your own, every choice explained, or from a template.
+    ///
+    /// Looks at what it is given: the model's size, template and context, the kinds of rows and their lengths in its tokens, and the memory
+    /// that is free. From that follow which stages there are, whether all weights or an adapter are trained, lengths, batches, rates and what
+    /// is held out. The file says why in a line each, is checked by `rlhf doctor`, and is there to be changed. With --template the file is one
+    /// of those in configs/, with the model and the files that are named.
+    #[command(after_help = example("rlhf init --model HuggingFaceTB/SmolLM2-135M-Instruct --data demos.jsonl --prefs prefs.jsonl"))]
+    Init(InitArgs),
     /// Run a whole pipeline from one file, stage after stage, skipping what is finished and unchanged.
     ///
     /// The stages are the sections of CONFIG, such as [sft], [reward], [ppo], each starting from the one before.
@@ -180,6 +188,7 @@ impl Command {
             Self::Export(args) => args.quiet,
             Self::Push(args) => args.quiet,
             Self::Data(_)
+            | Self::Init(_)
             | Self::Explain(_)
             | Self::Report(_)
             | Self::Mdp(_)
@@ -245,18 +254,20 @@ fn with_synonym(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The whole command line: the stages stand after `run`.
+/// The whole command line: the stages stand after `init` and `run`.
 pub(crate) fn command() -> clap::Command {
-    let mut order = STAGES.len();
+    let mut order = 1 + STAGES.len();
     let all = Cli::command().mut_subcommands(|command| {
-        if command.get_name() == "run" {
-            return command.display_order(0);
+        match command.get_name() {
+            "init" => return command.display_order(0),
+            "run" => return command.display_order(1),
+            _ => {}
         }
         order += 1;
         command.display_order(order)
     });
     let stages = STAGES.iter().copied().enumerate();
-    all.subcommands(stages.map(|(i, stage)| stage_command(stage).display_order(1 + i)))
+    all.subcommands(stages.map(|(i, stage)| stage_command(stage).display_order(2 + i)))
 }
 
 fn stage_command(stage: &dyn AnyStage) -> clap::Command {

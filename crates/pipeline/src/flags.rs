@@ -21,7 +21,7 @@ mod label;
 mod listening;
 
 // Flags of every command that computes; most are settings of `[run]`.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Run")]
 pub(crate) struct CommonArgs {
     /// Any setting, such as --set ppo.kl_coef=0.1; may be repeated.
@@ -40,7 +40,7 @@ pub(crate) struct CommonArgs {
 }
 
 // Flags for `[run]`; what is not given is left to the configuration.
-#[derive(Clone, Debug, Args, Serialize)]
+#[derive(Clone, Debug, Default, Args, Serialize)]
 pub(crate) struct RunFlags {
     /// The one seed: same settings and seed, same bytes [default: 0].
     #[arg(long)]
@@ -69,7 +69,7 @@ pub(crate) struct RunFlags {
 }
 
 // Flags for `[lora]`; the rest of its settings are set with --set or in a file.
-#[derive(Clone, Debug, Args, Serialize)]
+#[derive(Clone, Debug, Default, Args, Serialize)]
 pub(crate) struct LoraFlags {
     /// Train a low-rank adapter of this rank over frozen weights; what else there is to choose: --set lora.alpha=…, lora.targets=…,
     /// lora.rank_stabilised=… [default: 0, train the weights].
@@ -118,6 +118,34 @@ pub(crate) struct RunArgs {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// A whole file to start from: tiny-world (the bundled demo), chat, summarise (TL;DR), lora-1b, or loop (rounds of judging and learning).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// The model to train: a run, a directory, a GGUF file or a hub id.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Demonstrations, {"prompt", "completion"} or {"messages"}: files, folders or data sets of the hub.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Feedback, such as {"prompt", "chosen", "rejected"}.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) prefs: Vec<PathBuf>,
+    /// Prompts [default: those of the feedback].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) prompts: Vec<PathBuf>,
+    /// The file to write; rlhf.toml in the current folder is read by every command.
+    #[arg(long, value_name = "FILE", default_value = "rlhf.toml")]
+    pub(crate) out: PathBuf,
+    /// Replace the file that is there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print {"out", "checks", "next"} instead; where files are not here yet {"out", "missing", "next"}.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

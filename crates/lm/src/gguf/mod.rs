@@ -82,6 +82,17 @@ pub(crate) fn read(path: &Path, keep: bool) -> Result<Gguf> {
     guarded(|| read_whole(path, keep)).map_err(|what| Error::file(path, what))?
 }
 
+/// Configuration and tokenizer of the model in `path`, without its weights.
+pub(crate) fn read_outline(path: &Path) -> Result<(ModelConfig, Tokenizer)> {
+    let read = || {
+        let mut file = GgufFile::open(path)?;
+        let (_, config) = config::read(&mut file)?;
+        let tokenizer = tokenizer::read(&file, config.vocab_size())?;
+        Ok((config, tokenizer))
+    };
+    guarded(read).map_err(|what| Error::file(path, what))?
+}
+
 fn read_whole(path: &Path, keep: bool) -> Result<Gguf> {
     let mut file = GgufFile::open(path)?;
     let (spelling, config) = config::read(&mut file)?;

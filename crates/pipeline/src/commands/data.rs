@@ -2,7 +2,7 @@
 //!
 //! Rows are read, counted and written one after another: a file may be larger than memory.
 
-mod row;
+pub(super) mod row;
 
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};

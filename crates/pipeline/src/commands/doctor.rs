@@ -15,6 +15,11 @@ use crate::settings::{Layers, RUN, RunSettings};
 use crate::wiring::Wiring;
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
+    told(&examined(args)?, args.common.json)
+}
+
+/// Looks at everything.
+pub(super) fn examined(args: &DoctorArgs) -> anyhow::Result<Report> {
     let mut report = Report::default();
     match &args.pipeline {
         Some(file) => {
@@ -31,7 +36,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
             machine::check(&machine, &out, &mut report);
         }
     }
-    told(&report, args.common.json)
+    Ok(report)
 }
 
 /// `rlhf run --dry-run`: what is checked of a pipeline, and the plan of every stage.
@@ -59,11 +64,7 @@ fn of_first_seed(wiring: Wiring) -> Wiring {
 /// Prints the report, and errors where a check has failed.
 fn told(report: &Report, json: bool) -> anyhow::Result<()> {
     print_result(json, report, || report.render(crate::output::colours()))?;
-    match report.count(Verdict::Fail) {
-        0 => Ok(()),
-        1 => Err(usage!("one check failed: mend it before you start")),
-        n => Err(usage!("{n} checks failed: mend them before you start")),
-    }
+    report.passed()
 }
 
 /// How the pipeline is to be run, and what is to be shown.
@@ -77,20 +78,29 @@ struct Intent {
 
 /// A finding and the part of the program that it is about.
 #[derive(Debug, Serialize)]
-struct Checked {
+pub(super) struct Checked {
     part: String,
     #[serde(flatten)]
     finding: Finding,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Report {
-    checks: Vec<Checked>,
+pub(super) struct Report {
+    pub(super) checks: Vec<Checked>,
     #[serde(skip)]
     part: String,
 }
 
 impl Report {
+    /// Errors where a check has failed.
+    pub(super) fn passed(&self) -> anyhow::Result<()> {
+        match self.count(Verdict::Fail) {
+            0 => Ok(()),
+            1 => Err(usage!("one check failed: mend it before you start")),
+            n => Err(usage!("{n} checks failed: mend them before you start")),
+        }
+    }
+
     /// What follows is about `part`.
     fn part(&mut self, part: &str) {
         part.clone_into(&mut self.part);

@@ -7,6 +7,7 @@ mod eval;
 mod explain;
 mod export;
 mod generate;
+mod init;
 pub(crate) mod label;
 mod manual;
 mod mdp;
@@ -27,6 +28,7 @@ pub(crate) fn run(typed: Typed) -> anyhow::Result<()> {
         Typed::Command(command) => command,
     };
     match command {
+        Command::Init(args) => init::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),

@@ -34,7 +34,7 @@ pub(super) fn names(row: &Row) -> Vec<String> {
 }
 
 /// Prompt and answers of a row; a text has neither.
-pub(super) fn prompt_and_answers(row: &Row) -> Option<(&Text, Vec<&Text>)> {
+pub(crate) fn prompt_and_answers(row: &Row) -> Option<(&Text, Vec<&Text>)> {
     match row {
         Row::Text(_) => None,
         Row::Prompt(row) => Some((&row.prompt, Vec::new())),
@@ -56,7 +56,7 @@ fn texts(row: &Row) -> Vec<String> {
 }
 
 /// The tokens of each part, in the order of [`names`], as a stage would take them.
-pub(super) fn encoded(tokenizer: &Tokenizer, row: &Row) -> anyhow::Result<Vec<Vec<u32>>> {
+pub(crate) fn encoded(tokenizer: &Tokenizer, row: &Row) -> anyhow::Result<Vec<Vec<u32>>> {
     let Some((prompt, answers)) = prompt_and_answers(row) else {
         let Row::Text(row) = row else {
             return Ok(Vec::new());
