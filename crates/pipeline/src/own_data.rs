@@ -76,8 +76,8 @@ pub(crate) fn refuse_bundled_data_for_own_model(
     configured: &mut dyn Configured,
 ) -> anyhow::Result<()> {
     let name = stage.name();
-    let missing = named(name, configured).into_iter();
-    let Some(missing) = { missing }.find(|named| named.files.is_empty()) else {
+    let all = named(name, configured);
+    let Some(missing) = all.iter().find(|named| named.files.is_empty()) else {
         return Ok(());
     };
     for source in configured.sources()? {

@@ -22,6 +22,7 @@ const PRINTERS: &[(&str, &[&str])] = &[
     ("pipeline/src/commands/explain", &["explain"]),
     ("pipeline/src/commands/export", &["export"]),
     ("pipeline/src/commands/generate", &["generate"]),
+    ("pipeline/src/commands/init", &["init"]),
     ("pipeline/src/commands/label/terminal.rs", &["label", "run"]),
     ("pipeline/src/commands/label", &["label"]),
     ("pipeline/src/commands/merge", &["merge"]),

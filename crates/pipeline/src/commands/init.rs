@@ -4,6 +4,7 @@ mod choices;
 mod file;
 mod look;
 mod templates;
+mod text;
 
 use std::path::{Path, PathBuf};
 

@@ -11,6 +11,7 @@ use super::choices::{
     steps, uncertainty,
 };
 use super::look::{Rows, names, quantile};
+use super::text::Text;
 
 /// What there is to make a pipeline of.
 pub(super) struct Given {
@@ -27,44 +28,6 @@ pub(super) struct Given {
     pub(super) typed: String,
     /// The file that is written.
     pub(super) out: String,
-}
-
-/// The file's text, in the making.
-struct Text {
-    text: String,
-}
-
-/// Longest line of a comment.
-const WIDTH: usize = 100;
-
-impl Text {
-    /// Lines of comment, broken at words.
-    fn comment(&mut self, said: &str) {
-        let mut line = String::from("#");
-        for word in said.split_whitespace() {
-            if line.chars().count() + 1 + word.chars().count() > WIDTH && line.len() > 1 {
-                self.text.push_str(&line);
-                self.text.push('\n');
-                line = String::from("#");
-            }
-            line.push(' ');
-            line.push_str(word);
-        }
-        self.text.push_str(&line);
-        self.text.push('\n');
-    }
-
-    fn section(&mut self, name: &str, why: &str) {
-        self.text.push('\n');
-        self.comment(why);
-        self.text.push_str(&format!("[{name}]\n"));
-    }
-
-    /// A setting, with the reason for its value above it.
-    fn set(&mut self, key: &str, value: impl Into<Value>, why: &str) {
-        self.comment(why);
-        self.text.push_str(&format!("{key} = {}\n", value.into()));
-    }
 }
 
 fn files(files: &[PathBuf]) -> Value {
@@ -113,9 +76,7 @@ impl Given {
 
     /// The whole file.
     pub(super) fn text(&self) -> String {
-        let mut text = Text {
-            text: String::new(),
-        };
+        let mut text = Text::default();
         let lora = self.lora();
         self.head(&mut text);
         if let Some(why) = &lora {
@@ -132,7 +93,7 @@ impl Given {
         }
         match (&self.prefs, &self.prompts) {
             (None, None) => {
-                text.text.push('\n');
+                text.verbatim("\n");
                 text.comment(
                     "Next, to learn what is better: judge answers with `rlhf label --save prefs.jsonl`, then `rlhf init` again with --prefs, or \
                      `rlhf dpo --prefs prefs.jsonl`.",
@@ -146,7 +107,7 @@ impl Given {
                 self.ppo(&mut text, prompts.as_ref(), lora);
             }
         }
-        text.text
+        text.finish()
     }
 
     fn head(&self, text: &mut Text) {
@@ -172,7 +133,7 @@ impl Given {
         }
         text.comment(&format!("memory: {} free", readable_bytes(self.free)));
         text.comment("");
-        text.text.push_str(&format!(
+        text.verbatim(&format!(
             "#     rlhf run {0} --dry-run    what would happen\n#     rlhf run {0}              every stage, then a table of all models\n",
             self.out
         ));
@@ -406,10 +367,8 @@ impl Given {
     /// How long prompts and answers may be.
     fn lengths(&self, text: &mut Text, asked: &Rows) {
         let most = self.outline.config.max_length();
-        let examples = [&self.data, &self.prefs].into_iter().flatten();
-        let from = examples
-            .filter(|rows| !rows.answer_tokens.is_empty())
-            .next();
+        let mut examples = [&self.data, &self.prefs].into_iter().flatten();
+        let from = examples.find(|rows| !rows.answer_tokens.is_empty());
         let (wanted, why) = match from {
             Some(rows) => {
                 let enough = quantile(&rows.answer_tokens, 0.95);

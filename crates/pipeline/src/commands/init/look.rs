@@ -38,8 +38,8 @@ impl Rows {
             ..Self::default()
         };
         let mut prompts = HashSet::new();
-        let mut records = Records::<Row>::open(&found(files)?, &Reading::default())?;
-        while let Some(next) = records.next() {
+        let records = Records::<Row>::open(&found(files)?, &Reading::default())?;
+        for next in records {
             let Placed { record, place } = next?;
             *looked.kinds.entry(record.kind()).or_default() += 1;
             looked.rows += 1;
