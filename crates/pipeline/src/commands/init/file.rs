@@ -133,8 +133,8 @@ impl Given {
         }
         text.comment(&format!("memory: {} free", readable_bytes(self.free)));
         text.comment("");
-        text.verbatim(&format!(
-            "#     rlhf run {0} --dry-run    what would happen\n#     rlhf run {0}              every stage, then a table of all models\n",
+        text.comment(&format!(
+            "`rlhf run {0} --dry-run` says what would happen; `rlhf run {0}` runs every stage, and ends with a table of all models.",
             self.out
         ));
     }
