@@ -11,8 +11,8 @@ use super::decoder::{
     keys_like_llama, layer_kinds, layer_types, number, sliding_window,
 };
 use super::family::{GgufSpelling, LogitsRule, ModelType, StoredLayout, count, refuse};
-use crate::Result;
 use crate::gguf::Keys;
+use crate::{Error, Result};
 
 pub(super) const GEMMA2: ModelType = ModelType {
     name: "gemma2",
@@ -68,7 +68,13 @@ fn gemma(
         ..Defaults::LLAMA
     };
     let bias = flag(json, "attention_bias")?;
-    let query = number(json, "query_pre_attn_scalar", 256.0)?;
+    // A whole number, which `transformers` insists on.
+    let query = count(json, "query_pre_attn_scalar", 256)?;
+    if query == 0 {
+        return Err(Error::config(
+            "query_pre_attn_scalar = 0, expected a number above 0",
+        ));
+    }
     let decoder = Decoder::from_json(json, &defaults)?;
     let slides = layer_kinds(json, decoder.layers.len(), usually)?;
     let mut decoder = Decoder {
@@ -77,7 +83,7 @@ fn gemma(
             out: bias,
             mlp: false,
         },
-        scale: query.sqrt().recip(),
+        scale: (query as f64).sqrt().recip(),
         block_norms: BlockNorms::AROUND,
         norms_around_one: true,
         embedding_factor: (decoder.size.hidden as f64).sqrt(),
@@ -193,6 +199,7 @@ mod tests {
         let two = gemma2(&small(keys.clone())).unwrap();
         assert_eq!(windows(&two), [Some(9), None, Some(9), None]);
         assert_eq!((two.score_cap, two.logits.cap), (Some(50.0), Some(30.0)));
+        assert_eq!(two.spelled_out["query_pre_attn_scalar"], json!(256));
         let three = gemma3(&small(keys)).unwrap();
         assert_eq!(windows(&three), [Some(9), Some(9), None, Some(9)]);
         let ropes: Vec<_> = three.layers.iter().map(|layer| layer.rope).collect();
@@ -208,5 +215,6 @@ mod tests {
         let both = said(json!({"use_bidirectional_attention": true}));
         assert!(both.contains("use_bidirectional_attention"), "{both}");
         assert!(said(json!({"attn_logit_softcapping": 50.0})).contains("softcapping"));
+        assert!(said(json!({"query_pre_attn_scalar": 0})).contains("query_pre_attn_scalar"));
     }
 }

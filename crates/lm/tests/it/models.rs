@@ -29,7 +29,7 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
         config(base, extra)
     };
     let gemma = |model_type: &str, extra: Value| {
-        let mut json = json!({"model_type": model_type, "head_dim": 4, "query_pre_attn_scalar": 3.0, "sliding_window": 3});
+        let mut json = json!({"model_type": model_type, "head_dim": 4, "query_pre_attn_scalar": 3, "sliding_window": 3});
         json.as_object_mut()
             .unwrap()
             .extend(extra.as_object().unwrap().clone());
