@@ -164,9 +164,14 @@ fn highest(paths: &[Path]) -> Option<Rule> {
         return None;
     };
     let gold = points.iter().any(|point| point.gold.is_some());
-    let (name, value): (_, fn(&Point) -> Option<(f64, [f64; 2])>) = match gold {
-        true => ("highest gold", |p| Some((p.gold?, p.gold_ci?))),
-        false => ("highest second opinion", |p| Some((p.judge?, p.judge_ci?))),
+    let name = if gold {
+        "highest gold"
+    } else {
+        "highest second opinion"
+    };
+    let value = |p: &Point| match gold {
+        true => Some((p.gold?, p.gold_ci?)),
+        false => Some((p.judge?, p.judge_ci?)),
     };
     let known = || (points.iter()).filter_map(|point| Some((point, value(point)?)));
     let (best, (score, [low, _])) = known().max_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
