@@ -83,57 +83,37 @@ trait Tile<const R: usize, const C: usize> {
     );
 }
 
+/// A [`Tile`] for one instruction set, of rows by so many of its vectors.
+macro_rules! tile {
+    ($set:ident, $features:literal, $vector:ty, $rows:literal x $columns:literal) => {
+        impl Tile<$rows, $columns> for $set {
+            #[target_feature(enable = $features)]
+            unsafe fn sum_products(
+                a: &[f32],
+                b: &[f32],
+                depth: usize,
+                out: *mut f32,
+                stride: usize,
+                scale: f32,
+                accumulate: bool,
+            ) {
+                const VECTORS: usize = $columns / <$vector as Vector>::LANES;
+                // SAFETY: the caller's promise; so many vectors make a row.
+                unsafe {
+                    sum_products::<$vector, $rows, VECTORS>(
+                        a, b, depth, out, stride, scale, accumulate,
+                    )
+                }
+            }
+        }
+    };
+}
+
 struct Avx512;
-
-impl Tile<8, 48> for Avx512 {
-    #[target_feature(enable = "avx512f")]
-    unsafe fn sum_products(
-        a: &[f32],
-        b: &[f32],
-        depth: usize,
-        out: *mut f32,
-        stride: usize,
-        scale: f32,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise; three vectors of sixteen make a row.
-        unsafe { sum_products::<__m512, 8, 3>(a, b, depth, out, stride, scale, accumulate) }
-    }
-}
-
-impl Tile<8, 32> for Avx512 {
-    #[target_feature(enable = "avx512f")]
-    unsafe fn sum_products(
-        a: &[f32],
-        b: &[f32],
-        depth: usize,
-        out: *mut f32,
-        stride: usize,
-        scale: f32,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise; two vectors of sixteen make a row.
-        unsafe { sum_products::<__m512, 8, 2>(a, b, depth, out, stride, scale, accumulate) }
-    }
-}
-
 struct Avx2;
-
-impl Tile<6, 16> for Avx2 {
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn sum_products(
-        a: &[f32],
-        b: &[f32],
-        depth: usize,
-        out: *mut f32,
-        stride: usize,
-        scale: f32,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise; two vectors of eight make a row.
-        unsafe { sum_products::<__m256, 6, 2>(a, b, depth, out, stride, scale, accumulate) }
-    }
-}
+tile!(Avx512, "avx512f", __m512, 8 x 48);
+tile!(Avx512, "avx512f", __m512, 8 x 32);
+tile!(Avx2, "avx2,fma", __m256, 6 x 16);
 
 /// [`Tile::sum_products`] of `R` rows by `N` vectors.
 ///
