@@ -11,6 +11,7 @@ Where `transformers` reads files of the family itself, its logits from the file 
 single bytes: texts are the business of gguf_files.py. crates/lm/tests/it/gguf_families.rs compares.
 """
 
+import argparse
 import pathlib
 import zlib
 
@@ -22,7 +23,10 @@ from gguf import TokenType
 from hf_parity import randomise
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
-from transformers import Gemma2Config, Gemma3TextConfig, GPTNeoXConfig, GraniteConfig, Olmo2Config, Olmo3Config, Phi3Config, SmolLM3Config
+from transformers import (
+    Gemma2Config, Gemma3TextConfig, GPTNeoXConfig, GraniteConfig, GraniteMoeConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen3MoeConfig,
+    SmolLM3Config
+)  # fmt: skip
 
 OUT = pathlib.Path("tests/fixtures/gguf-families")
 END = "<|endoftext|>"
@@ -37,7 +41,7 @@ def rope(theta, **more):
 
 
 # How the converter names the splitting of published models; their tokens are other ones.
-SPLITS = {"smollm3": "smaug-bpe", "granite": "refact", "gpt_neox": "olmo", "olmo2": "dbrx", "olmo3": "dbrx"}
+SPLITS = {"smollm3": "smaug-bpe", "granite": "refact", "granitemoe": "refact", "olmoe": "olmo", "qwen3_moe": "qwen2", "gpt_neox": "olmo", "olmo2": "dbrx", "olmo3": "dbrx"}
 FOUR = dict(GROUPED, num_hidden_layers=4)
 WINDOWS = dict(num_hidden_layers=6, sliding_window=3)
 # `reads`: whether `transformers` reads such files.
@@ -63,6 +67,18 @@ CASES = {
     "gpt_neox": (gguf.MODEL_ARCH.GPTNEOX, False, GPTNeoXConfig(**SHARED, rope_parameters=rope(1e4, partial_rotary_factor=0.5))),
     "olmo2": (gguf.MODEL_ARCH.OLMO2, False, Olmo2Config(**GROUPED, rope_parameters=rope(5e5))),
     "olmo3": (gguf.MODEL_ARCH.OLMO2, False, Olmo3Config(**dict(FOUR, sliding_window=3, layer_types=["sliding_attention", "full_attention", "full_attention", "sliding_attention"]))),
+    "qwen3_moe": (
+        gguf.MODEL_ARCH.QWEN3MOE, True,
+        Qwen3MoeConfig(**GROUPED, head_dim=8, rope_parameters=rope(1e6), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, norm_topk_prob=True),
+    ),
+    "olmoe": (gguf.MODEL_ARCH.OLMOE, False, OlmoeConfig(**GROUPED, rope_parameters=rope(1e4), num_experts=4, num_experts_per_tok=2)),
+    "granitemoe": (
+        gguf.MODEL_ARCH.GRANITE_MOE, False,
+        GraniteMoeConfig(
+            **GROUPED, rope_parameters=rope(1e4), embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.22, logits_scaling=8.0,
+            num_local_experts=4, num_experts_per_tok=2,
+        ),
+    ),
     "phi3": (
         gguf.MODEL_ARCH.PHI3, False,
         Phi3Config(
@@ -87,13 +103,23 @@ def stack(rows, heads):
 
 def stored(name, values, config):
     """A tensor as convert_hf_to_gguf.py writes it."""
-    if config.model_type in ("smollm3", "granite") and (".q_proj." in name or ".k_proj." in name):
+    if config.model_type in ("smollm3", "granite", "granitemoe") and (".q_proj." in name or ".k_proj." in name):
         return permute(values, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
     if ".query_key_value." in name:
         return stack(values, config.num_attention_heads)
     if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
         return values + 1
     return values
+
+
+def parts(name, values):
+    """The tensors that a parameter is stored in, under names that the package knows: gates and ups of experts apart, routers as files name them."""
+    if name.endswith("experts.gate_up_proj"):
+        numbered = name.replace("block_sparse_moe.", "mlp.").removesuffix("gate_up_proj")
+        return list(zip([numbered + "gate_proj.weight", numbered + "up_proj.weight"], values.chunk(2, dim=1)))
+    if name.endswith("experts.down_proj"):
+        return [(name.replace("block_sparse_moe.", "mlp.") + ".weight", values)]
+    return [(name.replace("router.weight", "router.layer.weight"), values)]
 
 
 def metadata(writer, config):
@@ -113,15 +139,22 @@ def metadata(writer, config):
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(rotary["rope_theta"])
-    if kind in ("smollm3", "granite"):
+    if kind in ("smollm3", "granite", "granitemoe"):
         writer.add_vocab_size(config.vocab_size)
         writer.add_rope_dimension_count(head_dim)
-    if kind == "granite":
+    if kind in ("granite", "granitemoe"):
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_logit_scale(config.logits_scaling)
     if kind.startswith("gemma"):
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if kind in ("qwen3_moe", "olmoe", "granitemoe"):
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if kind == "qwen3_moe":
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     if kind == "gemma2":
@@ -142,6 +175,7 @@ def metadata(writer, config):
 
 def write(name, architecture, reads, config):
     torch.manual_seed(zlib.crc32(name.encode()))
+    config._experts_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     randomise(model)
     path = OUT / f"{name}.gguf"
@@ -157,8 +191,9 @@ def write(name, architecture, reads, config):
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for key, value in model.named_parameters():
         key = key.replace("lm_head", "embed_out") if config.model_type == "gpt_neox" else key
-        values = stored(key, value.detach(), config).contiguous().numpy()
-        writer.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), values, raw_dtype=Q.F32)
+        for key, value in parts(key, value.detach()):
+            values = stored(key, value, config).contiguous().numpy()
+            writer.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), values, raw_dtype=Q.F32)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -177,9 +212,13 @@ def write(name, architecture, reads, config):
 
 
 def main():
+    arguments = argparse.ArgumentParser(description="Writes the GGUF fixtures of the later model families.")
+    arguments.add_argument("--only", help="makes the case of this name alone", metavar="NAME")
+    only = arguments.parse_args().only
     OUT.mkdir(parents=True, exist_ok=True)
     for name, (architecture, reads, config) in CASES.items():
-        write(name, architecture, reads, config)
+        if only in (None, name):
+            write(name, architecture, reads, config)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ One folder a case:
                           loss f32 [1]       mean of -log p(next token) over every next token of every sequence
                           grad.NAME          d loss / d NAME for every parameter, at the initial weights
                           losses f32 [10]    the loss before each of ten AdamW steps
+                          balance f32 [1], balance.NAME   of a mixture of experts: the load-balancing loss over all tokens, and gradients of it
                           grad_norms f32 [10], lrs f32 [10]  before clipping; as scheduled
                           metadata.made_by   JSON: the hyper-parameters of those steps, the versions used, this script
 
@@ -33,9 +34,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig,
-    MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config
+    AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
+    GraniteMoeConfig, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig,
+    SmolLM3Config
 )  # fmt: skip
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 VOCAB = 40
 LENGTHS = [9, 1, 2, 17, 5]  # a single token (no target at all), and one sequence longer than the rest together
@@ -120,6 +123,16 @@ CASES = {
             rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.5, short_factor=[1.0, 1.5], long_factor=[2.0, 9.0]
         ), tie_word_embeddings=True
     ),
+    # Four layers: the second has an MLP, the fourth too.
+    "qwen3_moe": Qwen3MoeConfig(
+        **dict(NARROW, num_hidden_layers=4), num_key_value_heads=2, head_dim=6, rope_parameters=rope(1e6), num_experts=5, num_experts_per_tok=2,
+        moe_intermediate_size=10, norm_topk_prob=True, mlp_only_layers=[1, 3], tie_word_embeddings=True
+    ),
+    "olmoe": OlmoeConfig(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), num_experts=4, num_experts_per_tok=3, tie_word_embeddings=False),
+    "granitemoe": GraniteMoeConfig(
+        **NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.5,
+        logits_scaling=8.0, num_local_experts=6, num_experts_per_tok=2, output_router_logits=True, router_aux_loss_coef=0.01, tie_word_embeddings=True
+    ),
     "llama-dynamic": LlamaConfig(
         **dict(NARROW, num_attention_heads=2), max_position_embeddings=32, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0)
     ),
@@ -134,6 +147,9 @@ REWARD_CASES = {
     "olmo2": Olmo2Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(5e5), num_labels=1),
     "olmo3": Olmo3Config(**NARROW, num_key_value_heads=2, sliding_window=3, layer_types=["sliding_attention", "full_attention"], num_labels=1),
     "phi3": Phi3Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4, partial_rotary_factor=1.0), num_labels=1),
+    "qwen3_moe": Qwen3MoeConfig(
+        **NARROW, num_key_value_heads=2, head_dim=6, rope_parameters=rope(1e6), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=10, num_labels=1
+    ),
 }
 
 
@@ -161,6 +177,8 @@ def as_transformers_4(config):
         scaling["type"] = scaling.pop("rope_type")
         config["rope_scaling"], config["rope_theta"] = scaling, scaling.pop("rope_theta")
         return config
+    if config["model_type"] == "qwen3_moe":
+        config["num_experts"] = config.pop("num_local_experts")
     config["rope_theta"] = scaling.pop("rope_theta")
     config["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
     if config["model_type"] == "llama" and scaling["rope_type"] == "linear":
@@ -176,7 +194,7 @@ def randomise(model):
     """Weights large enough that attention is far from uniform, and no norm or bias at its neutral value."""
     centre = 0 if model.config.model_type.startswith("gemma") else 1  # Gemma adds the weights of its norms to 1
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 2:
+        if parameter.dim() >= 2:
             parameter.normal_(0, 0.3)
         elif name.endswith("bias"):
             parameter.normal_(0, 0.1)
@@ -224,6 +242,8 @@ def rename(model_file, config):
 def create(auto_class, config, name):
     """The random model `name`, and random sequences for it."""
     torch.manual_seed(zlib.crc32(name.encode()))
+    config = copy.deepcopy(config)
+    config._experts_implementation = "eager"  # one expert after the other, in the order of the formula
     model = auto_class.from_config(config).eval()  # dropout off
     randomise(model)
     return model, list(torch.randint(0, VOCAB, (sum(LENGTHS),)).split(LENGTHS))
@@ -231,7 +251,30 @@ def create(auto_class, config, name):
 
 def in_file(key, config):
     """The name under which files hold a parameter, where `transformers` 5 has a newer one."""
-    return key.replace("lm_head", "embed_out") if config.model_type == "gpt_neox" else key
+    renamed = {
+        "gpt_neox": [("lm_head", "embed_out")],
+        "granitemoe": [
+            ("router.weight", "router.layer.weight"), ("experts.gate_up_proj", "input_linear.weight"), ("experts.down_proj", "output_linear.weight")
+        ],
+    }
+    for ours, theirs in renamed.get(config.model_type, []):
+        key = key.replace(ours, theirs)
+    return key
+
+
+def balance(model, sequences):
+    """The load-balancing loss of the router's logits for all tokens, and its gradients."""
+    experts = getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None)
+    if experts is None:
+        return {}
+    outputs = [model(input_ids=ids[None], use_cache=False, output_router_logits=True).router_logits for ids in sequences]
+    logits = tuple(torch.cat(layer) for layer in zip(*outputs))
+    loss = load_balancing_loss_func(logits, experts, model.config.num_experts_per_tok)
+    model.zero_grad()
+    loss.backward()
+    ends = ("gate.weight", "router.weight", "o_proj.weight", "embed_tokens.weight")
+    reached = {key: value.grad.clone() for key, value in model.named_parameters() if key.endswith(ends) and value.grad is not None}
+    return {"balance": loss.detach()[None]} | {f"balance.{in_file(key, model.config)}": value for key, value in reached.items()}
 
 
 def save(folder, model, sequences, expected, metadata):
@@ -256,6 +299,7 @@ def write(folder, config):
     loss.backward()
     expected = {f"grad.{in_file(key, config)}": value.grad.clone() for key, value in model.named_parameters()}
     expected |= {"logits": logits.detach(), "loss": loss.detach()[None]}
+    expected |= balance(model, sequences)
     hyper_parameters = dict(steps=STEPS, schedule="linear", warmup=WARMUP, lr=LR, beta1=BETAS[0], beta2=BETAS[1], eps=EPS)
     hyper_parameters |= dict(weight_decay=WEIGHT_DECAY, max_grad_norm=CLIP)
     trained = copy.deepcopy(model)

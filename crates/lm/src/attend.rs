@@ -96,6 +96,24 @@ impl Attend<'_> {
         }
     }
 
+    /// [`block`](Self::block) of one that gives a second result.
+    pub(crate) fn block_two(
+        &mut self,
+        x: &Tensor,
+        checkpointing: bool,
+        block: impl Fn(&Tensor, &mut Attend<'_>) -> Result<(Tensor, Tensor)> + Send + Sync + 'static,
+    ) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Packed(layout) if checkpointing => {
+                let layout = layout.clone();
+                Ok(rlhf_ops::recompute_two(x, move |x| {
+                    Ok(block(x, &mut Attend::Packed(&layout))?)
+                })?)
+            }
+            _ => block(x, self),
+        }
+    }
+
     /// Checks that no sequence is longer than the model can take, before anything is computed.
     pub(crate) fn check_length(&self, max_length: usize) -> Result<()> {
         let longest = match self {

@@ -119,6 +119,14 @@ impl CausalLm {
         self.trunk.forward(&batch.ids, &batch.positions, attend)
     }
 
+    /// [`hidden`](Self::hidden), and of a mixture of experts the load-balancing loss over the batch, a scalar in f32: K where every expert
+    /// gets as many tokens, of which each has K experts, and more where some get more.
+    pub fn hidden_balanced(&self, batch: &Packed) -> Result<(Tensor, Option<Tensor>)> {
+        let attend = &mut Attend::Packed(&batch.layout);
+        self.trunk
+            .forward_balanced(&batch.ids, &batch.positions, attend)
+    }
+
     /// Like [`hidden`](Self::hidden), and appends the batch to `cache` in the order of its stream.
     pub fn prefill(&self, batch: &Packed, cache: &mut KvCache) -> Result<Tensor> {
         let layout = &batch.layout;

@@ -161,9 +161,30 @@ impl ModelConfig {
         2 * size.layers * size.kv_heads * size.head_dim
     }
 
-    /// Inner size of the MLP.
-    pub fn intermediate_size(&self) -> usize {
-        self.dimensions().intermediate
+    /// About how many numbers the MLP of a block keeps of a token for the gradient: gate, up and their product, of a mixture of experts once for
+    /// each of the token's experts, with what goes into it and comes out.
+    pub fn mlp_activations(&self) -> usize {
+        let size = self.dimensions();
+        match self.family.mixture() {
+            Some(mixture) => mixture.chosen * (3 * mixture.inner + 2 * size.hidden),
+            None => 3 * size.intermediate,
+        }
+    }
+
+    /// The coefficient of the load-balancing loss that `transformers` trains a mixture of experts with: `router_aux_loss_coef`, where
+    /// `output_router_logits` is on. `None` for other models.
+    pub fn router_aux_loss_coef(&self) -> Option<f64> {
+        self.family.mixture()?;
+        let on = self.json.get("output_router_logits") == Some(&json!(true));
+        let coefficient = self
+            .json
+            .get("router_aux_loss_coef")
+            .and_then(Value::as_f64);
+        Some(if on {
+            coefficient.unwrap_or(0.001)
+        } else {
+            0.0
+        })
     }
 
     /// The longest sequence the model takes, in tokens.

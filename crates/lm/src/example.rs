@@ -130,6 +130,18 @@ impl ExampleBatch {
     pub fn loss(&self, model: &CausalLm, share: usize) -> Result<Tensor> {
         model.negative_log_likelihood(&self.hidden(model)?, &self.targets, 1.0 / share as f64)
     }
+
+    /// [`loss`](Self::loss), and of a mixture of experts the load-balancing loss over the tokens of this batch.
+    pub fn loss_balanced(
+        &self,
+        model: &CausalLm,
+        share: usize,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (hidden, balance) = model.hidden_balanced(&self.packed)?;
+        let hidden = rlhf_ops::embedding(&self.rows, &hidden)?;
+        let loss = model.negative_log_likelihood(&hidden, &self.targets, 1.0 / share as f64)?;
+        Ok((loss, balance))
+    }
 }
 
 #[cfg(test)]

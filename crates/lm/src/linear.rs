@@ -43,7 +43,7 @@ impl Linear {
             true => Some(vb.get_with_hints(outputs, "bias", Init::Const(0.0))?),
             false => None,
         };
-        let weight = match quantised::of(&vb)? {
+        let weight = match quantised::of(&vb, "weight")? {
             Some(blocks) => Weight::Quantised(blocks),
             None => Weight::Plain(vb.get_with_hints(shape, "weight", normal(std))?),
         };

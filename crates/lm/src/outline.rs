@@ -35,11 +35,15 @@ impl Outline {
             None => (read_config(whole)?, read_tokenizer(path, bases)?),
         };
         let schema = CausalLm::schema(&config)?;
-        let in_blocks = |name: &str| name.split('.').any(|part| part.parse::<usize>().is_ok());
+        let layers = CausalLm::linear_modules(&config)?;
+        let is_layer = |name: &str| {
+            let module = name.strip_suffix(".weight");
+            module.is_some_and(|module| layers.contains_key(module))
+        };
         let (mut parameters, mut linear) = (0, Vec::new());
         for (name, shape) in schema.iter() {
             parameters += shape.elem_count() as u64;
-            if let (true, &[outputs, inputs]) = (in_blocks(name), shape.dims()) {
+            if let (true, &[outputs, inputs]) = (is_layer(name), shape.dims()) {
                 linear.push((outputs as u64, inputs as u64));
             }
         }

@@ -22,6 +22,13 @@ pub struct Packed {
     pub layout: Layout,
 }
 
+impl Packed {
+    /// Tokens of the batch, shared ones counted once.
+    pub fn tokens(&self) -> usize {
+        self.ids.elem_count()
+    }
+}
+
 /// A prefix that a [`Packer`] holds and continuations can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefixId {

@@ -123,6 +123,10 @@ fn read(dir: &Path, head: Head) -> Result<(ModelConfig, BTreeMap<String, Tensor>
     if config.tied() && head == Head::CausalLm {
         drop_tied_head(&config, &mut tensors).map_err(|e| Error::file(&path, e.to_string()))?;
     }
+    let family = config.family();
+    family
+        .from_files(&mut tensors)
+        .map_err(|e| Error::file(&path, e.to_string()))?;
     let shapes = tensors.iter().map(|(n, t)| (n.as_str(), t.shape()));
     if let Some(what) = schema(&config, head)?.mismatch(shapes, true) {
         let what = match (head, tensors.contains_key(SCORE)) {
@@ -253,6 +257,7 @@ fn write(
         };
         wanted.insert(name.to_owned(), tensor);
     }
+    config.family().to_files(&mut wanted)?;
     fs_err::create_dir_all(dir)?;
     weights::write(dir, &wanted, dtype)?;
     let json = config.to_json(head, name, special);

@@ -7,10 +7,10 @@ use rlhf_ops::{QuantisedWeight, WeightLayout};
 
 use crate::{Error, Result};
 
-/// Under this name a layer finds the blocks of its weight, if they are what is held.
-const BLOCKS: &str = "weight_blocks";
-/// Under this name it finds the place of their type in [`KINDS`], and whether the layer's weight is `[in, out]`.
-const KIND: &str = "weight_kind";
+/// Under the name of a weight with this end a layer finds its blocks, if they are what is held.
+const BLOCKS: &str = "_blocks";
+/// Under the name with this end it finds the place of their type in [`KINDS`], whether the weight is `[in, out]`, and of how many experts it is.
+const KIND: &str = "_kind";
 
 const KINDS: [GgmlDType; 10] = [
     GgmlDType::Q4_0,
@@ -30,25 +30,29 @@ pub(crate) fn can_stay(kind: GgmlDType) -> bool {
     KINDS.contains(&kind)
 }
 
-/// The weight of the layer at `vb`, if it is held in quantised blocks.
-pub(crate) fn of(vb: &VarBuilder<'_>) -> Result<Option<QuantisedWeight>> {
-    if !vb.contains_tensor(BLOCKS) {
+/// The weight `name` of the layer at `vb`, if it is held in quantised blocks.
+pub(crate) fn of(vb: &VarBuilder<'_>, name: &str) -> Result<Option<QuantisedWeight>> {
+    let blocks = format!("{name}{BLOCKS}");
+    if !vb.contains_tensor(&blocks) {
         return Ok(None);
     }
-    let kind = vb.get(2, KIND)?.to_vec1::<u32>()?;
+    let kind = vb.get(3, &format!("{name}{KIND}"))?.to_vec1::<u32>()?;
     let layout = match kind[1] {
         0 => WeightLayout::OutIn,
         _ => WeightLayout::InOut,
     };
-    let blocks = vb.get((), BLOCKS)?;
+    let blocks = vb.get((), &blocks)?;
     let weight = QuantisedWeight::new(blocks, KINDS[kind[0] as usize], layout)?;
-    Ok(Some(weight))
+    Ok(Some(match kind[2] {
+        0 => weight,
+        experts => weight.stacked(experts as usize)?,
+    }))
 }
 
 /// The name of the weight that a layer asks about with `name`; `None` for any other name.
 pub(crate) fn asking(name: &str) -> Option<String> {
-    let module = name.strip_suffix(BLOCKS).or(name.strip_suffix(KIND))?;
-    Some(format!("{module}weight"))
+    let weight = name.strip_suffix(BLOCKS).or(name.strip_suffix(KIND))?;
+    Some(weight.to_owned())
 }
 
 /// What a layer finds under `name` of its `weight`.
@@ -61,5 +65,9 @@ pub(crate) fn answer(name: &str, weight: Option<&QuantisedWeight>) -> candle_cor
     }
     let place = KINDS.iter().position(|kind| *kind == weight.kind());
     let in_out = u32::from(weight.layout() == WeightLayout::InOut);
-    Tensor::new(&[place.unwrap_or_default() as u32, in_out], &Device::Cpu)
+    let experts = weight.experts().unwrap_or_default() as u32;
+    Tensor::new(
+        &[place.unwrap_or_default() as u32, in_out, experts],
+        &Device::Cpu,
+    )
 }

@@ -10,6 +10,16 @@ pub(crate) trait Trunk: Send + Sync {
     /// Hidden states after the final norm, `[T, H]`, of `ids` and `positions`, both u32 `[T]`.
     fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor>;
 
+    /// [`forward`](Self::forward), and of a mixture of experts the load-balancing loss.
+    fn forward_balanced(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        attend: &mut Attend<'_>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        Ok((self.forward(ids, positions, attend)?, None))
+    }
+
     /// Turns gradient checkpointing on or off: a packed pass keeps the input of each block, and the backward pass computes the
     /// block again.
     fn set_checkpointing(&mut self, on: bool);

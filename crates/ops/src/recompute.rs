@@ -20,14 +20,33 @@ pub fn recompute(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    let y = f(&x.detach())?;
-    let variables: Vec<Tensor> = variables(&y).cloned().collect();
-    let y = match y.layout().contiguous_offsets() {
-        Some((0, _)) => y.detach(),
-        _ => y.detach().force_contiguous()?,
-    };
+    Ok(checkpointed(x, move |x| Ok((f(x)?, None)))?.0)
+}
+
+/// [`recompute`] of a function with a second result, which may have another shape and number format.
+pub fn recompute_two(
+    x: &Tensor,
+    f: impl Fn(&Tensor) -> Result<(Tensor, Tensor)> + Send + Sync + 'static,
+) -> Result<(Tensor, Tensor)> {
+    let both = checkpointed(x, move |x| {
+        let (y, z) = f(x)?;
+        Ok((y, Some(z)))
+    })?;
+    match both {
+        (y, Some(z)) => Ok((y, z)),
+        _ => bail!("recompute: the second result was lost"),
+    }
+}
+
+fn checkpointed(
+    x: &Tensor,
+    f: impl Fn(&Tensor) -> Result<(Tensor, Option<Tensor>)> + Send + Sync + 'static,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (y, z) = f(&x.detach())?;
+    let variables = variables(&y, z.as_ref());
+    let (y, z) = (alone(&y)?, z.as_ref().map(alone).transpose()?);
     if variables.is_empty() && !x.track_op() {
-        return Ok(y);
+        return Ok((y, z));
     }
     // An operation can have three operands, and `f` reads more variables than that. So each variable becomes an operand of its own link in
     // a chain of scalars, and that link returns the variable's gradient, which the backward pass of `Recompute` has stored.
@@ -36,19 +55,41 @@ pub fn recompute(
     for variable in variables {
         chain = variable.apply_op2(&chain, Link(pending.clone()))?;
     }
-    x.apply_op2(
+    let second = SecondGradient::default();
+    let y = x.apply_op2(
         &chain,
         Recompute {
             f: Box::new(f),
-            y: Mutex::new(Some(y)),
+            y: Once::new(y),
             pending,
+            second: second.clone(),
         },
-    )
+    )?;
+    let z = z.map(|z| y.apply_op2(&chain, Second(Once::new(z), second)));
+    Ok((y, z.transpose()?))
 }
 
-/// The variables that `y` depends on.
-fn variables(y: &Tensor) -> impl Iterator<Item = &Tensor> {
-    y.sorted_nodes().into_iter().filter(|t| t.is_variable())
+/// The same values, contiguous and without a graph.
+fn alone(y: &Tensor) -> Result<Tensor> {
+    match y.layout().contiguous_offsets() {
+        Some((0, _)) => Ok(y.detach()),
+        _ => y.detach().force_contiguous(),
+    }
+}
+
+/// The variables that `y` and `z` depend on, each once.
+fn variables(y: &Tensor, z: Option<&Tensor>) -> Vec<Tensor> {
+    let mut found: Vec<Tensor> = Vec::new();
+    for node in [Some(y), z]
+        .into_iter()
+        .flatten()
+        .flat_map(Tensor::sorted_nodes)
+    {
+        if node.is_variable() && found.iter().all(|known| known.id() != node.id()) {
+            found.push(node.clone());
+        }
+    }
+    found
 }
 
 /// Gradients of the recomputed graph, until the links of the chain return them; `None` for one that has been added to its sum.
@@ -61,18 +102,35 @@ impl PendingGradients {
     }
 }
 
-type Function = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+/// The gradient of the second result, until the backward pass of the first, which comes after it, takes it.
+#[derive(Clone, Default)]
+struct SecondGradient(Arc<Mutex<Option<Tensor>>>);
+
+impl SecondGradient {
+    fn lock(&self) -> MutexGuard<'_, Option<Tensor>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Function = dyn Fn(&Tensor) -> Result<(Tensor, Option<Tensor>)> + Send + Sync;
 
 struct Recompute {
     f: Box<Function>,
-    /// `f(x)`, until the forward pass has taken it.
-    y: Mutex<Option<Tensor>>,
+    y: Once,
     pending: PendingGradients,
+    second: SecondGradient,
 }
 
-impl Recompute {
+/// A result, until the forward pass has taken it.
+struct Once(Mutex<Option<Tensor>>);
+
+impl Once {
+    fn new(y: Tensor) -> Self {
+        Self(Mutex::new(Some(y)))
+    }
+
     fn take(&self) -> Result<Tensor> {
-        let mut y = self.y.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut y = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match y.take() {
             Some(y) => Ok(y),
             None => bail!("recompute: the forward pass of one operation ran twice"),
@@ -80,9 +138,9 @@ impl Recompute {
     }
 }
 
-/// The forward pass on one kind of device: a copy of `f(x)`.
+/// The forward pass on one kind of device: a copy of a result.
 macro_rules! copy_result {
-    ($name:ident, $storage:ident, $variant:ident) => {
+    ($field:tt, $name:ident, $storage:ident, $variant:ident) => {
         fn $name(
             &self,
             _: &$storage,
@@ -90,7 +148,7 @@ macro_rules! copy_result {
             _: &$storage,
             _: &Layout,
         ) -> Result<($storage, Shape)> {
-            let y = self.take()?;
+            let y = self.$field.take()?;
             let (storage, layout) = y.storage_and_layout();
             match &*storage {
                 Storage::$variant(storage) => Ok((storage.try_clone(layout)?, y.shape().clone())),
@@ -107,9 +165,9 @@ impl CustomOp2 for Recompute {
         "recompute"
     }
 
-    copy_result!(cpu_fwd, CpuStorage, Cpu);
-    copy_result!(cuda_fwd, CudaStorage, Cuda);
-    copy_result!(metal_fwd, MetalStorage, Metal);
+    copy_result!(y, cpu_fwd, CpuStorage, Cpu);
+    copy_result!(y, cuda_fwd, CudaStorage, Cuda);
+    copy_result!(y, metal_fwd, MetalStorage, Metal);
 
     fn bwd(
         &self,
@@ -120,14 +178,19 @@ impl CustomOp2 for Recompute {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let x = Var::from_tensor(&x.detach())?;
         // The gradient of Σ f(x)·g with respect to f(x) is g.
-        let sum = ((self.f)(&x)? * g)?.sum_all()?;
+        let (y, z) = (self.f)(&x)?;
+        let mut sum = (y * g)?.sum_all()?;
+        if let (Some(z), Some(g)) = (z, self.second.lock().take()) {
+            let second = (z * g)?.sum_all()?;
+            sum = (sum.to_dtype(second.dtype())? + second)?;
+        }
         let mut gradients = sum.backward()?;
         let dx = match gradients.remove(&x) {
             Some(dx) => dx.detach(),
             None => x.as_tensor().zeros_like()?,
         };
         let mut pending = self.pending.lock();
-        for variable in variables(&sum) {
+        for variable in &variables(&sum, None) {
             match gradients.remove(variable) {
                 // The gradient of a leaf still refers to the graph it was computed from.
                 Some(gradient) => {
@@ -140,6 +203,31 @@ impl CustomOp2 for Recompute {
             }
         }
         Ok((Some(dx), Some(chain.zeros_like()?)))
+    }
+}
+
+/// The second result, as an operation of the first: so its gradient is there before that of the first is asked for.
+struct Second(Once, SecondGradient);
+
+impl CustomOp2 for Second {
+    fn name(&self) -> &'static str {
+        "recompute_second"
+    }
+
+    copy_result!(0, cpu_fwd, CpuStorage, Cpu);
+    copy_result!(0, cuda_fwd, CudaStorage, Cuda);
+    copy_result!(0, metal_fwd, MetalStorage, Metal);
+
+    fn bwd(
+        &self,
+        y: &Tensor,
+        _chain: &Tensor,
+        _z: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        *self.1.lock() = Some(g.detach());
+        // Nothing else might depend on the first result, and without a gradient its backward pass would not run.
+        Ok((Some(y.zeros_like()?), None))
     }
 }
 
@@ -240,6 +328,44 @@ mod tests {
                 two_blocks(dtype, false),
                 "{dtype:?}"
             );
+        }
+    }
+
+    /// The oracle is the function without checkpointing; the loss depends on both results, on the first or on the second alone.
+    #[test]
+    fn a_second_result_has_its_gradient_too() {
+        let (x, weights) = operands(DType::F32);
+        let two = |x: &Tensor, weights: &[Tensor; 3]| {
+            let y = block(x, weights)?;
+            Ok((
+                y.clone(),
+                (y.sum_keepdim(0)? * weights[0].sqr()?.unsqueeze(0)?)?,
+            ))
+        };
+        let inner = tensors(&weights);
+        let kept = two(&x, &inner).unwrap();
+        let again = recompute_two(&x, move |x| two(x, &inner)).unwrap();
+        assert_eq!(
+            (flat(&kept.0), flat(&kept.1)),
+            (flat(&again.0), flat(&again.1))
+        );
+        let gradients = |(y, z): &(Tensor, Tensor), of: [f64; 2]| -> Vec<_> {
+            let part =
+                |t: &Tensor, factor: f64| (t.sqr().unwrap().sum_all().unwrap() * factor).unwrap();
+            let loss = match of {
+                [_, 0.0] => part(y, 1.0),
+                [0.0, _] => part(z, 1.0),
+                [a, b] => (part(y, a) + part(z, b)).unwrap(),
+            };
+            let all = loss.backward().unwrap();
+            let of = |v: &Var| all.get(v).map(flat);
+            [of(&x)]
+                .into_iter()
+                .chain(weights.each_ref().map(of))
+                .collect()
+        };
+        for of in [[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]] {
+            assert_eq!(gradients(&again, of), gradients(&kept, of), "{of:?}");
         }
     }
 

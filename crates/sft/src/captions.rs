@@ -19,6 +19,12 @@ pub const CAPTIONS: &[Caption] = &[
         "Loss of guessing",
         "ln V: the loss of a model that finds all tokens of the vocabulary equally likely. One that comes back to it has been killed by its learning rate.",
     ),
+    Caption::health(
+        "load_balancing",
+        "Load balancing",
+        "Of a mixture of experts, how unevenly its experts are used: the number of experts that a token gets where all are used alike, and more the more some are \
+            preferred. It rises where training sends ever more tokens to few experts; sft.router_aux_loss_coef works against that.",
+    ),
     GRAD_NORM,
     EPOCH,
     LR,

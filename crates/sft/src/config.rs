@@ -22,6 +22,9 @@ rlhf_train::settings! {
         pub raw: bool = false,
         /// Rows are cut to this many tokens; absent takes 1024, or what the model reads if that is less.
         pub max_length: Option<usize> = None => 1..=10_000_000,
+        /// Weight of the loss that spreads tokens evenly over the experts of a mixture of experts; absent takes what its config.json says:
+        /// router_aux_loss_coef where output_router_logits is on, else 0.
+        pub router_aux_loss_coef: Option<f64> = None => 0.0..=100.0,
         /// Let the prompt's tokens carry loss too.
         pub train_on_prompt: bool = false,
         /// Take answers with a thumb up as demonstrations and leave out those with a thumb down; without this, rows with thumbs are

@@ -216,6 +216,7 @@ impl Stage for Pretrain {
             )?,
             training: config.training.clone(),
             max_length: config.max_length,
+            balance: 0.0,
             model,
             rows,
             held_out: held_out.rows,

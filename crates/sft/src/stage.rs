@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
 use rlhf_lm::SaveDtype;
@@ -133,6 +133,15 @@ impl Stage for Sft {
         for warning in rows.warnings(Self::NAME, max_length) {
             tracing::warn!("{warning}");
         }
+        let wanted = config.router_aux_loss_coef;
+        let balance = match (model.config.router_aux_loss_coef(), wanted) {
+            (Some(of_model), wanted) => wanted.unwrap_or(of_model),
+            (None, None) => 0.0,
+            (None, Some(_)) => bail!(
+                "sft.router_aux_loss_coef is for mixtures of experts, and this model ({}) has no experts: leave it out",
+                model.config.model_type()
+            ),
+        };
         Ok(Box::new(LanguageModelling {
             stage: Self::NAME,
             extent: config.training.extent(
@@ -143,6 +152,7 @@ impl Stage for Sft {
             )?,
             training: config.training.clone(),
             max_length,
+            balance,
             model,
             rows,
             held_out: held_out.rows,

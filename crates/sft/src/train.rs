@@ -39,6 +39,8 @@ pub(crate) struct LanguageModelling {
     pub(crate) training: Training,
     pub(crate) extent: Extent,
     pub(crate) max_length: usize,
+    /// Weight of the load-balancing loss of a mixture of experts.
+    pub(crate) balance: f64,
     pub(crate) model: LanguageModel,
     pub(crate) rows: Rows,
     pub(crate) held_out: Vec<Example>,
@@ -189,14 +191,30 @@ impl Prepared for LanguageModelling {
 
             let mut gradients = Gradients::new();
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
+            let mut balance: Option<Tensor> = None;
             let lengths: Vec<usize> = batch.iter().map(|row| row.ids().len()).collect();
             for micro in micro_batches(&lengths, micro_batch_tokens) {
                 let packed = ExampleBatch::pack(&batch[micro], &session.device)?;
-                let loss = packed.loss(&model, targets)?;
-                gradients.accumulate(params, &loss)?;
+                let (loss, balanced) = packed.loss_balanced(&model, targets)?;
                 total = (total + loss.detach())?;
+                let mut minimised = loss;
+                if let Some(balanced) = balanced {
+                    // By its share of the tokens: how evenly they are spread is asked of every micro-batch.
+                    let balanced = (balanced * (packed.packed.tokens() as f64 / tokens as f64))?;
+                    if self.balance > 0.0 {
+                        minimised = (minimised + (&balanced * self.balance)?)?;
+                    }
+                    balance = Some(match balance {
+                        Some(sum) => (sum + balanced.detach())?,
+                        None => balanced.detach(),
+                    });
+                }
+                gradients.accumulate(params, &minimised)?;
             }
-            outcome.loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
+            let mut numbers = vec![total];
+            numbers.extend(balance);
+            let numbers = Gradients::read(&Tensor::stack(&numbers, 0)?, &[&gradients])?;
+            outcome.loss = f64::from(numbers[0]);
             if !checked {
                 checked = gradients.check_all(params)?;
             }
@@ -210,6 +228,9 @@ impl Prepared for LanguageModelling {
             let done = step + 1;
             let mut line = Map::new();
             line.insert("loss".into(), json!(outcome.loss));
+            if let Some(balance) = numbers.get(1) {
+                line.insert("load_balancing".into(), json!(f64::from(*balance)));
+            }
             line.insert("grad_norm".into(), json!(grad_norm));
             line.insert("lr".into(), json!(lr));
             line.insert("tokens".into(), json!(tokens));

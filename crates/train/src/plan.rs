@@ -174,10 +174,11 @@ impl Display for DiskUse {
 /// block at a time is there in full) `4 · T · (L · H + 12 H + 3 I)`.
 ///
 /// Per token and block (T, L), the kernels keep about twelve rows of hidden size H (norms, q k v, attention, residuals) and three of the
-/// MLP's inner size I; recomputing keeps the block's output.
+/// MLP's inner size I, of a mixture of experts for each expert of the token three of its inner size and two of H; recomputing keeps the block's
+/// output.
 pub fn activation_bytes(tokens: u64, model: &ModelConfig, recompute: bool) -> u64 {
-    let (hidden, intermediate) = (model.hidden_size() as u64, model.intermediate_size() as u64);
-    let (layers, block) = (model.layers() as u64, 12 * hidden + 3 * intermediate);
+    let (hidden, mlp) = (model.hidden_size() as u64, model.mlp_activations() as u64);
+    let (layers, block) = (model.layers() as u64, 12 * hidden + mlp);
     let row = if recompute {
         layers * hidden + block
     } else {

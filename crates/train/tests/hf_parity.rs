@@ -199,19 +199,54 @@ fn the_gradient_of_every_parameter_equals_that_of_transformers() {
         let mut names: Vec<_> = names.collect();
         names.sort_unstable();
         assert_eq!(params.names().collect::<Vec<_>>(), names);
-        let differs = |name: &&str| {
-            let (ours, expected) = (
-                values(gradients.get(name).unwrap()),
-                expected.values(&format!("grad.{name}")),
-            );
-            let pairs = ours.iter().zip(&expected);
-            let error = norm(pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
-            let error = error / norm(expected.iter().map(|x| f64::from(*x)));
-            (error.is_nan() || error > GRADIENTS)
-                .then(|| format!("gradient of {name} is off by {error:.1e} of its norm"))
-        };
-        names.iter().filter_map(differs).collect()
+        let wrong = |name: &&str| gradient_differs("grad", name, &gradients, expected);
+        names.iter().filter_map(wrong).collect()
     });
+}
+
+/// A complaint when the gradient of `name` is far from the one that is stored as `kind`.
+fn gradient_differs(
+    kind: &str,
+    name: &str,
+    gradients: &Gradients,
+    expected: &Expected,
+) -> Option<String> {
+    let ours = values(gradients.get(name).unwrap());
+    let expected = expected.values(&format!("{kind}.{name}"));
+    let pairs = ours.iter().zip(&expected);
+    let error = norm(pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let error = error / norm(expected.iter().map(|x| f64::from(*x)));
+    (error.is_nan() || error > GRADIENTS)
+        .then(|| format!("{kind}: gradient of {name} is off by {error:.1e} of its norm"))
+}
+
+/// With gradient checkpointing and without: there the loads of experts are results of blocks that are computed twice.
+#[test]
+fn the_load_balancing_loss_of_a_mixture_of_experts_equals_that_of_transformers() {
+    let mixtures = std::cell::Cell::new(0);
+    for_every_case("hf", |dir, expected| {
+        if !expected.tensors.contains_key("balance") {
+            return Vec::new();
+        }
+        mixtures.set(mixtures.get() + 1);
+        let complaints = [false, true].map(|recompute| {
+            let (model, params) = language_model(dir, DType::F32);
+            let model = model.gradient_checkpointing(recompute);
+            let (_, balance) = model.hidden_balanced(&expected.packed()).unwrap();
+            let balance = balance.unwrap();
+            let mut gradients = Gradients::new();
+            gradients.accumulate(&params, &balance).unwrap();
+            let wanted = expected.values("balance");
+            let value = differ("balance", &[balance.to_scalar().unwrap()], &wanted, VALUES);
+            let names = expected.tensors.keys();
+            let names = names.filter_map(|key| key.strip_prefix("balance."));
+            let wrong =
+                names.filter_map(|name| gradient_differs("balance", name, &gradients, expected));
+            value.into_iter().chain(wrong).collect::<Vec<_>>()
+        });
+        complaints.concat()
+    });
+    assert_eq!(mixtures.get(), 3);
 }
 
 /// Ten steps of AdamW, clipped and scheduled: the loss before each, the norm of its gradient, the learning rate.

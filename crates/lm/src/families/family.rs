@@ -1,12 +1,15 @@
 //! What a file of this folder defines: a [`ModelType`] for the table and a [`Family`] for its parsed configuration.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use candle_core::quantized::gguf_file::Value as MetadataValue;
 use candle_nn::VarBuilder;
 use serde_json::{Map, Value};
 
+use super::Mixture;
 use crate::gguf::Keys;
 use crate::trunk::Trunk;
 use crate::{Error, Result};
@@ -37,6 +40,21 @@ pub(crate) trait Family: Debug + Send + Sync {
     /// What becomes of the products of hidden states and vocabulary before they are logits.
     fn logits(&self) -> LogitsRule {
         LogitsRule::default()
+    }
+
+    /// The experts in the place of an MLP, where blocks have them.
+    fn mixture(&self) -> Option<Mixture> {
+        None
+    }
+
+    /// Turns the tensors that files hold into the model's parameters, where the two differ in more than names.
+    fn from_files(&self, _tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The inverse of [`from_files`](Self::from_files).
+    fn to_files(&self, _tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(())
     }
 
     /// The keys of `config.json` whose absence or newer spelling different programs might read differently, as `transformers` 4
@@ -131,7 +149,8 @@ pub(crate) struct GgufSpelling {
     pub(crate) config: fn(&Keys<'_>, bool) -> Result<Map<String, Value>>,
     /// Modules outside the blocks, and llama.cpp's name of each.
     pub(crate) modules: &'static [(&'static str, &'static str)],
-    /// Modules of a block, and llama.cpp's name of each.
+    /// Modules of a block, and llama.cpp's name of each; of a parameter that it stores in several tensors, stretches along the last dimension but
+    /// one, their names with a `+` between.
     pub(crate) block: &'static [(&'static str, &'static str)],
     /// How a parameter of this name and rank is laid out in the file.
     pub(crate) layout: fn(&Dimensions, &str, usize) -> StoredLayout,

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{
-    Biases, Decoder, Defaults, LLAMA_BLOCK, LLAMA_MODULES, interleaved, keys_like_llama, number,
+    Biases, Decoder, Defaults, LLAMA_BLOCK, LLAMA_MODULES, interleaved, keys_like_llama,
+    keys_of_mixture, number,
 };
 use super::family::{GgufSpelling, LogitsRule, ModelType};
+use super::mixture::{self, Mixture};
 use crate::Result;
 use crate::gguf::Keys;
 
@@ -26,6 +28,35 @@ pub(super) const GRANITE: ModelType = ModelType {
         repeats_embedding: false,
     },
 };
+
+pub(super) const GRANITE_MOE: ModelType = ModelType {
+    name: "granitemoe",
+    classes: (
+        "GraniteMoeForCausalLM",
+        "GraniteMoeForSequenceClassification",
+    ),
+    parse: |json| Ok(Arc::new(with_experts(json)?)),
+    gguf: &GgufSpelling {
+        architecture: "granitemoe",
+        config: |keys, tied| {
+            let json = keys_of_mixture(keys, GRANITE_MOE.name, tied)?;
+            with_factors(json, keys)
+        },
+        ..*GRANITE.gguf
+    },
+};
+
+/// Granite 3's small mixtures: experts in every layer, weighted by a softmax over those of the token.
+fn with_experts(json: &Map<String, Value>) -> Result<Decoder> {
+    let mut decoder = decoder(json)?;
+    let inner = decoder.size.intermediate;
+    let mixture = Mixture::from_json(json, (8, 2), (inner, true), &mixture::TOGETHER)?;
+    decoder.set_experts(mixture, |_| true);
+    decoder
+        .spelled_out
+        .extend(mixture.spelled_out(&["num_local_experts"]));
+    Ok(decoder)
+}
 
 fn decoder(json: &Map<String, Value>) -> Result<Decoder> {
     let [embedding, attention, residual, logits] = [
@@ -49,7 +80,11 @@ fn decoder(json: &Map<String, Value>) -> Result<Decoder> {
 }
 
 fn gguf_config(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
-    let mut json = keys_like_llama(keys, GRANITE.name, tied)?;
+    with_factors(keys_like_llama(keys, GRANITE.name, tied)?, keys)
+}
+
+/// The keys of the factors, beside the others.
+fn with_factors(mut json: Map<String, Value>, keys: &Keys<'_>) -> Result<Map<String, Value>> {
     for (key, theirs) in [
         ("embedding_multiplier", "embedding_scale"),
         ("residual_multiplier", "residual_scale"),

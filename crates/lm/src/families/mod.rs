@@ -9,12 +9,14 @@ mod gpt2;
 mod gpt_neox;
 mod granite;
 mod llama;
+mod mixture;
 mod olmo;
 mod phi3;
 mod qwen;
 mod smollm3;
 
 pub(crate) use family::{Dimensions, Family, GgufSpelling, LogitsRule, ModelType, StoredLayout};
+pub(crate) use mixture::Mixture;
 
 /// Every `model_type` that we can run.
 const FAMILIES: &[&ModelType] = &[
@@ -23,13 +25,16 @@ const FAMILIES: &[&ModelType] = &[
     &llama::MISTRAL,
     &qwen::QWEN2,
     &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
     &smollm3::SMOLLM3,
     &granite::GRANITE,
+    &granite::GRANITE_MOE,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
     &gpt_neox::GPT_NEOX,
     &olmo::OLMO2,
     &olmo::OLMO3,
+    &olmo::OLMOE,
     &phi3::PHI3,
 ];
 

@@ -1,15 +1,16 @@
 //! OLMo 2 and OLMo 3 (OLMo Team 2024, arXiv:2501.00656; 2025): norms after attention and MLP instead of before them, and over all queries
-//! and all keys of a token. In OLMo 3 three layers of four have a window.
+//! and all keys of a token. In OLMo 3 three layers of four have a window. OLMoE (Muennighoff et al. 2024, arXiv:2409.02060) has experts.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::decoder::{
-    Biases, BlockNorms, Decoder, Defaults, HeadNorms, LLAMA_MODULES, add_windows, flag,
-    keys_like_llama, layer_kinds, layer_types, number, sliding_window,
+    Biases, BlockNorms, Decoder, Defaults, HeadNorms, LLAMA_BLOCK, LLAMA_MODULES, add_windows,
+    flag, keys_like_llama, keys_of_mixture, layer_kinds, layer_types, number, sliding_window,
 };
-use super::family::{GgufSpelling, ModelType, StoredLayout};
+use super::family::{GgufSpelling, ModelType, StoredLayout, refuse};
+use super::mixture::{self, Mixture};
 use crate::Result;
 use crate::gguf::Keys;
 
@@ -47,6 +48,26 @@ pub(super) const OLMO3: ModelType = ModelType {
     gguf: OLMO2.gguf,
 };
 
+pub(super) const OLMOE: ModelType = ModelType {
+    name: "olmoe",
+    // `transformers` has no class for one label per sequence; the name is the one it would have.
+    classes: ("OlmoeForCausalLM", "OlmoeForSequenceClassification"),
+    parse: |json| Ok(Arc::new(olmoe(json)?)),
+    gguf: &GgufSpelling {
+        architecture: "olmoe",
+        config: |keys, tied| {
+            let mut json = keys_of_mixture(keys, OLMOE.name, tied)?;
+            let inner = json["moe_intermediate_size"].clone();
+            json.insert("intermediate_size".into(), inner);
+            Ok(json)
+        },
+        modules: LLAMA_MODULES,
+        block: LLAMA_BLOCK,
+        layout: |_, _, _| StoredLayout::Same,
+        repeats_embedding: false,
+    },
+};
+
 fn olmo(json: &Map<String, Value>, theta: f64) -> Result<Decoder> {
     let defaults = Defaults {
         epsilon: 1e-5,
@@ -64,6 +85,23 @@ fn olmo(json: &Map<String, Value>, theta: f64) -> Result<Decoder> {
         block_norms: BlockNorms::AFTER,
         ..Decoder::from_json(json, &defaults)?
     })
+}
+
+/// Norms before attention and mixture, and over all queries and all keys.
+fn olmoe(json: &Map<String, Value>) -> Result<Decoder> {
+    refuse(json, "clip_qkv", Value::Null)?;
+    let mut decoder = Decoder {
+        block_norms: BlockNorms::BEFORE,
+        ..olmo(json, 1e4)?
+    };
+    let normalised = flag(json, "norm_topk_prob")?;
+    let inner = decoder.size.intermediate;
+    let mixture = Mixture::from_json(json, (64, 8), (inner, normalised), &mixture::NUMBERED)?;
+    decoder.set_experts(mixture, |_| true);
+    decoder
+        .spelled_out
+        .extend(mixture.spelled_out(&["num_experts", "norm_topk_prob"]));
+    Ok(decoder)
 }
 
 fn olmo3(json: &Map<String, Value>) -> Result<Decoder> {

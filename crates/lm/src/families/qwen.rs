@@ -2,21 +2,32 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::decoder::{
     Biases, Decoder, Defaults, HeadNorms, LLAMA_BLOCK, LLAMA_MODULES, flag, keys_like_llama,
-    layer_kinds, sliding_window,
+    keys_of_mixture, layer_kinds, sliding_window,
 };
 use super::family::{GgufSpelling, ModelType, StoredLayout, count};
-use crate::Result;
-use crate::gguf::Keys;
+use super::mixture::{self, Mixture};
+use crate::gguf::{self, Keys};
+use crate::{Error, Result};
 
 pub(super) const QWEN2: ModelType = ModelType {
     name: "qwen2",
     classes: ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
     parse: |json| Ok(Arc::new(qwen2(json)?)),
     gguf: &gguf_spelling("qwen2"),
+};
+
+pub(super) const QWEN3_MOE: ModelType = ModelType {
+    name: "qwen3_moe",
+    classes: ("Qwen3MoeForCausalLM", "Qwen3MoeForSequenceClassification"),
+    parse: |json| Ok(Arc::new(qwen3_moe(json)?)),
+    gguf: &GgufSpelling {
+        config: gguf_config_of_experts,
+        ..gguf_spelling("qwen3moe")
+    },
 };
 
 pub(super) const QWEN3: ModelType = ModelType {
@@ -51,6 +62,51 @@ fn qwen3(json: &Map<String, Value>) -> Result<Decoder> {
         head_norms: HeadNorms::Each,
         ..windowed(json, &defaults)?
     })
+}
+
+/// A Qwen3 whose MLPs are mixtures of experts, but for those of `mlp_only_layers`, and for all but every `decoder_sparse_step`th.
+fn qwen3_moe(json: &Map<String, Value>) -> Result<Decoder> {
+    let defaults = Defaults {
+        kv_heads: Some(4),
+        ..Defaults::LLAMA
+    };
+    let bias = flag(json, "attention_bias")?;
+    let mut decoder = Decoder {
+        biases: Biases {
+            qkv: bias,
+            out: bias,
+            mlp: false,
+        },
+        head_norms: HeadNorms::Each,
+        ..Decoder::from_json(json, &defaults)?
+    };
+    // All layers have the window, which `transformers` gives them under `use_sliding_window` alone.
+    if flag(json, "use_sliding_window")? {
+        let all = vec![true; decoder.layers.len()];
+        decoder.set_windows(sliding_window(json, Some(4096))?, &all);
+    }
+    let inner = count(json, "moe_intermediate_size", 768)?;
+    let normalised = flag(json, "norm_topk_prob")?;
+    let mixture = Mixture::from_json(json, (128, 8), (inner, normalised), &mixture::NUMBERED)?;
+    let every = count(json, "decoder_sparse_step", 1)?.max(1);
+    let dense = numbers(json, "mlp_only_layers")?;
+    let has = |layer: usize| (layer + 1).is_multiple_of(every) && !dense.contains(&layer);
+    decoder.set_experts(mixture, has);
+    decoder
+        .spelled_out
+        .extend(mixture.spelled_out(&["num_experts", "norm_topk_prob"]));
+    let keys = json!({"moe_intermediate_size": inner, "decoder_sparse_step": every, "mlp_only_layers": dense});
+    decoder.spelled_out.extend(gguf::object(keys));
+    Ok(decoder)
+}
+
+/// A list of whole numbers; absent and `null` are the empty one.
+fn numbers(json: &Map<String, Value>, key: &str) -> Result<Vec<usize>> {
+    match json.get(key) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(found) => serde_json::from_value(found.clone())
+            .map_err(|_| Error::config(format!("{key} = {found}, expected a list of layers"))),
+    }
 }
 
 /// Under `use_sliding_window`, the layers that `layer_types` names have a window, or without it those from `max_window_layers` on.
@@ -92,10 +148,17 @@ fn gguf_config(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
     Ok(json)
 }
 
+fn gguf_config_of_experts(keys: &Keys<'_>, tied: bool) -> Result<Map<String, Value>> {
+    let mut json = keys_of_mixture(keys, QWEN3_MOE.name, tied)?;
+    // llama.cpp knows no other.
+    json.insert("norm_topk_prob".into(), true.into());
+    let bias = keys.has("blk.0.attn_q.bias");
+    json.insert("attention_bias".into(), bias.into());
+    Ok(json)
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::families::decoder::testing::{small, windows};
 

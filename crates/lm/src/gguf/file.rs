@@ -218,12 +218,13 @@ impl GgufFile {
             .map_err(|e| self.error(format!("tensor {name}: {e}")))
     }
 
-    /// Tensor `name`, a matrix in quantised blocks, as it is stored: u8 `[rows, bytes of a row]`. `None` where it is no such matrix.
+    /// Tensor `name`, a matrix or a stack of them in quantised blocks, as it is stored: u8 `[rows, bytes of a row]`. `None` where it is none.
     pub(super) fn blocks(&mut self, name: &str) -> Result<Option<(GgmlDType, Tensor)>> {
         let (kind, bytes) = self.bytes(name)?;
-        let Some(&[rows, _]) = self.shape(name) else {
+        let Some([stack @ .., rows, _]) = self.shape(name) else {
             return Ok(None);
         };
+        let rows = rows * stack.iter().product::<usize>();
         if !can_stay(kind) || rows == 0 {
             return Ok(None);
         }

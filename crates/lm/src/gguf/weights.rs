@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
-use rlhf_ops::QuantisedWeight;
+use rlhf_ops::{QuantisedWeight, WeightLayout};
 
 use super::file::GgufFile;
 use super::keys::{DIVISORS, LONG_ROPE};
@@ -11,27 +11,33 @@ use crate::families::{GgufSpelling, StoredLayout};
 use crate::schema::Misfits;
 use crate::{CausalLm, ModelConfig, Result};
 
-/// llama.cpp's name of the parameter that Hugging Face calls `name`.
-pub(super) fn gguf_name(
+/// llama.cpp's names of what it stores the parameter in that Hugging Face calls `name`: of one tensor, or of several whose stretches along
+/// the last dimension but one make it up.
+pub(super) fn gguf_names(
     spelling: &GgufSpelling,
     config: &ModelConfig,
     name: &str,
-) -> Option<String> {
+) -> Option<Vec<String>> {
     let find = |table: &[(&str, &'static str)], module: &str| {
         table
             .iter()
             .find(|(ours, _)| *ours == module)
             .map(|(_, theirs)| *theirs)
     };
-    let (module, part) = name.rsplit_once('.')?;
+    let (module, part) = match name.rsplit_once('.')? {
+        split @ (_, "weight" | "bias") => split,
+        // Parameters that belong to no layer of their own.
+        _ => (name, "weight"),
+    };
     if let Some(theirs) = find(spelling.modules, module) {
-        return Some(format!("{theirs}.{part}"));
+        return Some(vec![format!("{theirs}.{part}")]);
     }
     let names = config.family().names();
     let block = module.strip_prefix(&format!("{}.{}.", names.trunk, names.blocks))?;
     let (index, module) = block.split_once('.')?;
     let theirs = find(spelling.block, module)?;
-    Some(format!("blk.{index}.{theirs}.{part}"))
+    let stored = |theirs| format!("blk.{index}.{theirs}.{part}");
+    Some(theirs.split('+').map(stored).collect())
 }
 
 /// The tensor of the layout `stored` in the layout of Hugging Face.
@@ -103,16 +109,21 @@ pub(super) fn read(
     let mut asked = BTreeSet::new();
     let mut misfits = Misfits::default();
     for (name, shape) in CausalLm::schema(config)?.iter() {
-        let stored = gguf_name(spelling, config, name)
+        let stored = gguf_names(spelling, config, name)
             .ok_or_else(|| file.error(format!("has no name for parameter {name}")))?;
         let layout = (spelling.layout)(&dimensions, name, shape.rank());
         let mut expected = shape.dims().to_vec();
         if layout == StoredLayout::Transposed {
             expected.reverse();
         }
-        misfits.compare(&stored, &expected, file.shape(&stored));
-        asked.insert(stored.clone());
-        plan.push((name.to_owned(), stored, layout));
+        if let [.., rows, _] = &mut expected[..] {
+            *rows /= stored.len();
+        }
+        for stored in &stored {
+            misfits.compare(stored, &expected, file.shape(stored));
+            asked.insert(stored.clone());
+        }
+        plan.push((name.to_owned(), shape.clone(), stored, layout));
     }
     misfits.unexpected = file
         .names()
@@ -128,11 +139,24 @@ pub(super) fn read(
         false => BTreeMap::new(),
     };
     let (mut tensors, mut quantised) = (BTreeMap::new(), BTreeMap::new());
-    for (name, stored, layout) in plan {
+    for (name, shape, stored, layout) in plan {
+        if let (true, &[experts, _, _]) = (keep, shape.dims())
+            && let Some(weight) = stacked_blocks(file, &stored, experts)?
+        {
+            quantised.insert(name, weight);
+            continue;
+        }
+        let [stored] = &stored[..] else {
+            let parts = stored.iter().map(|part| file.tensor(part));
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            let along = shape.rank().saturating_sub(2);
+            tensors.insert(name, Tensor::cat(&parts, along)?);
+            continue;
+        };
         let module = name.strip_suffix(".weight");
         let as_layer = module.and_then(|module| linear.get(module));
         if let Some(order) = as_layer
-            && let Some((kind, blocks)) = file.blocks(&stored)?
+            && let Some((kind, blocks)) = file.blocks(stored)?
         {
             // Rows of numbers are rows of blocks. A matrix that `transformers` holds the transpose of is turned when its numbers are computed.
             let blocks = match layout {
@@ -142,9 +166,37 @@ pub(super) fn read(
             quantised.insert(name, QuantisedWeight::new(blocks, kind, *order)?);
             continue;
         }
-        tensors.insert(name, relaid(file.tensor(&stored)?, layout)?);
+        tensors.insert(name, relaid(file.tensor(stored)?, layout)?);
     }
     Ok((tensors, quantised))
+}
+
+/// The matrices of `experts` experts that lie in the tensors `stored`, of each a stretch of the rows, in their quantised blocks; `None` where they
+/// are not quantised, or not all in the same way.
+fn stacked_blocks(
+    file: &mut GgufFile,
+    stored: &[String],
+    experts: usize,
+) -> Result<Option<QuantisedWeight>> {
+    let (mut of, mut parts) = (None, Vec::new());
+    for name in stored {
+        let Some((kind, blocks)) = file.blocks(name)? else {
+            return Ok(None);
+        };
+        if *of.get_or_insert(kind) != kind {
+            return Ok(None);
+        }
+        let (rows, bytes) = blocks.dims2()?;
+        parts.push(blocks.reshape((experts, rows / experts, bytes))?);
+    }
+    let Some(kind) = of else {
+        return Ok(None);
+    };
+    let whole = Tensor::cat(&parts, 1)?;
+    let (_, rows, bytes) = whole.dims3()?;
+    let whole = whole.reshape((experts * rows, bytes))?;
+    let weight = QuantisedWeight::new(whole, kind, WeightLayout::OutIn)?;
+    Ok(Some(weight.stacked(experts)?))
 }
 
 /// Tensors that are no parameters: rotary frequencies, and a head that repeats the embedding.

@@ -188,8 +188,12 @@ pub(crate) fn targeted(
     let unknown = |target: &&String| !all.keys().any(|module| names(target, module));
     let unknown: Vec<String> = targets.iter().filter(unknown).cloned().collect();
     if !unknown.is_empty() {
+        let experts = match config.family().mixture() {
+            Some(_) => " (routers and experts, which hold all matrices in one, have none)",
+            None => "",
+        };
         return Err(Error::Invalid(format!(
-            "there is no linear layer {} in the blocks of this {} model to put an adapter on; there are: {}",
+            "there is no linear layer {} in the blocks of this {} model to put an adapter on; there are: {}{experts}",
             first_few(&unknown),
             config.model_type(),
             known.into_iter().collect::<Vec<_>>().join(", ")

@@ -8,11 +8,15 @@ use rlhf_lm::{CausalLm, ModelConfig, Packed, Packer, Params, ScalarModel};
 
 use crate::models::{configs_of, params, weights};
 
-/// Most nodes a block may record: four more where a norm follows attention and MLP, which keeps the addition out of the product.
+/// Most nodes a block may record: four more where a norm follows attention and MLP, which keeps the addition out of the product; with
+/// experts those of the router's softmax, and rows that go and come back.
 fn most_nodes(name: &str) -> usize {
-    match name.starts_with("gemma") || name.starts_with("olmo") {
-        true => 20,
-        false => 16,
+    if name.ends_with("moe") {
+        32
+    } else if name.starts_with("gemma") || name.starts_with("olmo") {
+        20
+    } else {
+        16
     }
 }
 

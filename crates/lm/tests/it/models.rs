@@ -120,6 +120,24 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
         ),
         ("olmo2", llama(json!({"model_type": "olmo2"}))),
         (
+            "qwen3_moe",
+            llama(
+                json!({"model_type": "qwen3_moe", "head_dim": 4, "num_experts": 5, "num_experts_per_tok": 2, "norm_topk_prob": true,
+                "moe_intermediate_size": 9, "mlp_only_layers": [1]}),
+            ),
+        ),
+        (
+            "olmoe",
+            llama(json!({"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2})),
+        ),
+        (
+            "granitemoe",
+            llama(
+                json!({"model_type": "granitemoe", "num_local_experts": 4, "num_experts_per_tok": 2, "embedding_multiplier": 3.0,
+                "attention_multiplier": 0.4, "residual_multiplier": 0.5, "logits_scaling": 0.7}),
+            ),
+        ),
+        (
             "olmo3",
             llama(
                 json!({"model_type": "olmo3", "sliding_window": 3, "layer_types": kinds(layers)}),

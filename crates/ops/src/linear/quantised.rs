@@ -17,13 +17,16 @@ use crate::recompute;
 
 /// A frozen weight matrix in the quantised blocks of a GGUF file, from which its numbers are computed whenever they are needed.
 ///
-/// The blocks lie along rows of `in` numbers, one row an output. They stay in the host's memory; clones share them.
+/// The blocks lie along rows of `in` numbers, one row an output. They stay in the host's memory; clones share them. It may be the matrices of
+/// several experts, one below the other.
 #[derive(Debug, Clone)]
 pub struct QuantisedWeight {
-    /// u8 `[out, bytes of a row]`.
+    /// u8 `[out, bytes of a row]`, of experts `[E·out, bytes of a row]`.
     blocks: Tensor,
     kind: GgmlDType,
     inputs: usize,
+    /// E, where it is a stack.
+    experts: Option<usize>,
     /// The order that [`QuantisedWeight::dequantize`] gives the numbers.
     layout: WeightLayout,
 }
@@ -45,11 +48,39 @@ impl QuantisedWeight {
             blocks: blocks.contiguous()?,
             kind,
             inputs: bytes / kind.type_size() * kind.block_size(),
+            experts: None,
             layout,
         })
     }
 
-    /// Its blocks, u8 `[out, bytes of a row]`.
+    /// The same rows as matrices `[out, in]` of as many experts.
+    pub fn stacked(self, experts: usize) -> Result<Self> {
+        let (rows, _) = self.blocks.dims2()?;
+        if experts == 0 || !rows.is_multiple_of(experts) || self.layout != WeightLayout::OutIn {
+            bail!("quantised weight: {rows} rows are no matrices of {experts} experts")
+        }
+        Ok(Self {
+            experts: Some(experts),
+            ..self
+        })
+    }
+
+    /// How many experts' matrices it is, where it is a stack.
+    pub fn experts(&self) -> Option<usize> {
+        self.experts
+    }
+
+    /// The matrix of one expert.
+    pub(crate) fn expert(&self, expert: usize) -> Result<Self> {
+        let rows = self.blocks.dims()[0] / self.experts.unwrap_or(1);
+        Ok(Self {
+            blocks: self.blocks.narrow(0, expert * rows, rows)?,
+            experts: None,
+            ..self.clone()
+        })
+    }
+
+    /// Its blocks, u8 `[out, bytes of a row]`, of experts `[E·out, bytes of a row]`.
     pub fn blocks(&self) -> &Tensor {
         &self.blocks
     }
@@ -64,12 +95,13 @@ impl QuantisedWeight {
         self.layout
     }
 
-    /// The shape of the matrix in its layout.
+    /// The shape of the matrix in its layout; of experts `[E, out, in]`.
     pub fn shape(&self) -> Shape {
-        let outputs = self.blocks.dims()[0];
-        match self.layout {
-            WeightLayout::OutIn => (outputs, self.inputs).into(),
-            WeightLayout::InOut => (self.inputs, outputs).into(),
+        let rows = self.blocks.dims()[0];
+        match (self.experts, self.layout) {
+            (Some(experts), _) => (experts, rows / experts, self.inputs).into(),
+            (None, WeightLayout::OutIn) => (rows, self.inputs).into(),
+            (None, WeightLayout::InOut) => (self.inputs, rows).into(),
         }
     }
 
@@ -82,7 +114,7 @@ impl QuantisedWeight {
         let shape = (self.blocks.dims()[0], self.inputs);
         let matrix = Tensor::from_vec(self.numbers(bytes)?, shape, &Device::Cpu)?;
         let matrix = match self.layout {
-            WeightLayout::OutIn => matrix,
+            WeightLayout::OutIn => matrix.reshape(self.shape())?,
             WeightLayout::InOut => matrix.t()?.contiguous()?,
         };
         matrix.to_dtype(dtype)?.to_device(device)

@@ -4,7 +4,8 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use rlhf_ops::{AttentionConfig, WeightLayout};
 
-use super::{Activation, Decoder, HeadNorms};
+use super::experts::Experts;
+use super::{Activation, Decoder, HeadNorms, Layer};
 use crate::Result;
 use crate::attend::{Attend, Qkv};
 use crate::linear::Linear;
@@ -15,36 +16,58 @@ pub(super) struct Block {
     around_attention: Residual,
     attention: Attention,
     around_mlp: Residual,
-    mlp: Mlp,
+    mlp: FeedForward,
+}
+
+/// What comes after attention.
+enum FeedForward {
+    Mlp(Mlp),
+    Experts(Experts),
 }
 
 impl Block {
-    pub(super) fn new(
-        decoder: &Decoder,
-        attention: AttentionConfig,
-        vb: VarBuilder<'_>,
-    ) -> Result<Self> {
+    pub(super) fn new(decoder: &Decoder, layer: &Layer, vb: VarBuilder<'_>) -> Result<Self> {
+        let attention = decoder.attention(layer);
         Ok(Self {
             around_attention: Residual::new(decoder, decoder.block_norms.attention, &vb)?,
             attention: Attention::new(decoder, attention, vb.pp("self_attn"))?,
             around_mlp: Residual::new(decoder, decoder.block_norms.mlp, &vb)?,
-            mlp: Mlp::new(decoder, vb.pp("mlp"))?,
+            mlp: match decoder.mixture.filter(|_| layer.experts) {
+                Some(mixture) => FeedForward::Experts(Experts::new(decoder, mixture, vb)?),
+                None => FeedForward::Mlp(Mlp::new(decoder, vb.pp("mlp"))?),
+            },
         })
     }
 
-    /// `turn` is cosine and sine of the rotary embedding, where the layer has one.
+    /// Whether it has experts.
+    pub(super) fn has_experts(&self) -> bool {
+        matches!(self.mlp, FeedForward::Experts(_))
+    }
+
+    /// `turn` is cosine and sine of the rotary embedding, where the layer has one. The second result is the load of its experts, where it has some
+    /// and `wants_loads`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
         turn: Option<&(Tensor, Tensor)>,
         layer: usize,
         attend: &mut Attend<'_>,
-    ) -> Result<Tensor> {
+        wants_loads: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let normed = self.around_attention.enter(x)?;
         let seen = self.attention.forward(&normed, turn, layer, attend)?;
         let x = self.around_attention.add(x, &self.attention.out, &seen)?;
-        let inner = self.mlp.forward(&self.around_mlp.enter(&x)?)?;
-        self.around_mlp.add(&x, &self.mlp.down, &inner)
+        let normed = self.around_mlp.enter(&x)?;
+        match &self.mlp {
+            FeedForward::Mlp(mlp) => {
+                let inner = mlp.forward(&normed)?;
+                Ok((self.around_mlp.add(&x, &mlp.down, &inner)?, None))
+            }
+            FeedForward::Experts(experts) => {
+                let (y, loads) = experts.forward(&normed, wants_loads)?;
+                Ok((self.around_mlp.add_plain(&x, &y)?, loads))
+            }
+        }
     }
 }
 
@@ -82,6 +105,15 @@ impl Residual {
         };
         let y = norm.forward(&out.forward(y)?)?;
         Ok((x + y)?)
+    }
+
+    /// [`add`](Self::add) of what has no projection out.
+    fn add_plain(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        Ok(match &self.after {
+            Some(norm) => (x + norm.forward(y)?)?,
+            None if self.factor == 1.0 => (x + y)?,
+            None => (x + (y * self.factor)?)?,
+        })
     }
 }
 
@@ -201,9 +233,14 @@ impl Mlp {
                 (both.narrow(1, 0, inner)?, both.narrow(1, inner, inner)?)
             }
         };
-        match self.activation {
-            Activation::Silu => Ok(rlhf_ops::swiglu(&gate, &up)?),
-            Activation::GeluTanh => Ok((rlhf_ops::gelu_tanh(&gate)? * up)?),
-        }
+        gated(self.activation, &gate, &up)
     }
+}
+
+/// `act(gate) ∘ up`.
+pub(super) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    Ok(match activation {
+        Activation::Silu => rlhf_ops::swiglu(gate, up)?,
+        Activation::GeluTanh => (rlhf_ops::gelu_tanh(gate)? * up)?,
+    })
 }

@@ -99,6 +99,7 @@ impl Decoder {
         let layer = Layer {
             window: None,
             rope: Some(0),
+            experts: false,
         };
         Ok(Self {
             size,
@@ -116,6 +117,7 @@ impl Decoder {
             embedding_factor: 1.0,
             residual_factor: 1.0,
             logits: LogitsRule::default(),
+            mixture: None,
             spelled_out: Map::new(),
         })
     }

@@ -26,6 +26,12 @@ pub(in crate::families) const LLAMA_BLOCK: &[(&str, &str)] = &[
     ("self_attn.o_proj", "attn_output"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.experts.gate_up_proj", "ffn_gate_exps+ffn_up_exps"),
+    ("mlp.experts.down_proj", "ffn_down_exps"),
+    ("block_sparse_moe.router.layer", "ffn_gate_inp"),
+    ("block_sparse_moe.input_linear", "ffn_gate_exps+ffn_up_exps"),
+    ("block_sparse_moe.output_linear", "ffn_down_exps"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
@@ -88,6 +94,32 @@ pub(in crate::families) fn keys_of_decoder(
     tied: bool,
 ) -> Result<Map<String, Value>> {
     keys.refuse("expert_count", 0)?;
+    all_keys(keys, model_type, tied)
+}
+
+/// That of a mixture of experts that turns whole heads.
+pub(in crate::families) fn keys_of_mixture(
+    keys: &Keys<'_>,
+    model_type: &str,
+    tied: bool,
+) -> Result<Map<String, Value>> {
+    let mut json = all_keys(keys, model_type, tied)?;
+    let head_dim = json["head_dim"].as_u64().unwrap_or_default();
+    keys.refuse("rope.dimension_count", head_dim as usize)?;
+    keys.refuse("expert_shared_count", 0)?;
+    let experts = keys.size("expert_count")?;
+    json.insert("num_experts".into(), experts.into());
+    json.insert("num_local_experts".into(), experts.into());
+    let chosen = keys.size("expert_used_count")?;
+    json.insert("num_experts_per_tok".into(), chosen.into());
+    let inner = keys.optional_size("expert_feed_forward_length")?;
+    let inner = inner.filter(|inner| *inner > 0);
+    let inner = inner.map_or_else(|| keys.size("feed_forward_length"), Ok)?;
+    json.insert("moe_intermediate_size".into(), inner.into());
+    Ok(json)
+}
+
+fn all_keys(keys: &Keys<'_>, model_type: &str, tied: bool) -> Result<Map<String, Value>> {
     let (width, heads) = (
         keys.size("embedding_length")?,
         keys.size("attention.head_count")?,

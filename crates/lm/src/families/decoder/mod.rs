@@ -6,15 +6,20 @@
 
 mod block;
 mod config;
+mod experts;
 mod gguf;
 #[cfg(test)]
 pub(super) mod testing;
 mod trunk;
 
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use rlhf_ops::AttentionConfig;
 use serde_json::{Map, Value, json};
 
+use super::Mixture;
 use super::family::{Dimensions, Family, GgufMetadata, LogitsRule, Names};
 use crate::Result;
 use crate::norm::RmsNorm;
@@ -23,7 +28,7 @@ use crate::trunk::Trunk;
 pub(super) use config::{Defaults, flag, layer_kinds, number, rope_of, sliding_window};
 pub(super) use gguf::{
     LLAMA_BLOCK, LLAMA_MODULES, add_windows, interleaved, keys_like_llama, keys_of_decoder,
-    layer_types,
+    keys_of_mixture, layer_types,
 };
 
 /// What a decoder of this kind is.
@@ -53,6 +58,8 @@ pub(super) struct Decoder {
     /// Factor of what attention and MLP add to the residual stream.
     pub(super) residual_factor: f64,
     pub(super) logits: LogitsRule,
+    /// The experts of the layers that have them.
+    pub(super) mixture: Option<Mixture>,
     /// Keys of `config.json` to write besides those that every decoder has.
     pub(super) spelled_out: Map<String, Value>,
 }
@@ -64,6 +71,8 @@ pub(super) struct Layer {
     pub(super) window: Option<usize>,
     /// Its rotary embedding, by number; `None` where positions are left to the mask.
     pub(super) rope: Option<usize>,
+    /// Whether it has the decoder's mixture of experts in the place of an MLP.
+    pub(super) experts: bool,
 }
 
 /// Which linear layers have a bias.
@@ -163,6 +172,22 @@ impl Decoder {
         }
     }
 
+    /// Puts `mixture` in the place of the MLP of every layer for which `has` says so.
+    pub(super) fn set_experts(&mut self, mixture: Mixture, has: impl Fn(usize) -> bool) {
+        self.mixture = Some(mixture);
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            layer.experts = has(i);
+        }
+    }
+
+    /// The names of the blocks with experts, each up to its dot, and the experts.
+    fn blocks_with_experts(&self) -> Option<(Mixture, Vec<String>)> {
+        let layers = self.layers.iter().enumerate();
+        let blocks = layers.filter(|(_, layer)| layer.experts);
+        let name = |(i, _)| format!("{}.{}.{i}.", NAMES.trunk, NAMES.blocks);
+        Some((self.mixture?, blocks.map(name).collect()))
+    }
+
     /// The kernel's description of a layer's attention.
     fn attention(&self, layer: &Layer) -> AttentionConfig {
         AttentionConfig {
@@ -185,6 +210,24 @@ impl Family for Decoder {
 
     fn logits(&self) -> LogitsRule {
         self.logits
+    }
+
+    fn mixture(&self) -> Option<Mixture> {
+        self.mixture
+    }
+
+    fn from_files(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        match self.blocks_with_experts() {
+            Some((mixture, blocks)) => mixture.together(&blocks, tensors),
+            None => Ok(()),
+        }
+    }
+
+    fn to_files(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        match self.blocks_with_experts() {
+            Some((mixture, blocks)) => mixture.apart(&blocks, tensors),
+            None => Ok(()),
+        }
     }
 
     fn spelled_out(&self) -> Map<String, Value> {

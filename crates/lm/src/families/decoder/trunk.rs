@@ -6,13 +6,14 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::block::Block;
+use super::experts::load_balancing_loss;
 use super::{Decoder, NAMES};
-use crate::Result;
 use crate::attend::Attend;
 use crate::linear::normal;
 use crate::norm::RmsNorm;
 use crate::rotary::Rotary;
 use crate::trunk::Trunk;
+use crate::{Error, Result};
 
 pub(super) struct DecoderTrunk {
     tokens: Tensor, // [V, H]
@@ -31,7 +32,7 @@ impl DecoderTrunk {
         let size = decoder.size;
         let block = |(i, layer)| {
             let vb = vb.pp(NAMES.blocks).pp(i);
-            Block::new(decoder, decoder.attention(layer), vb).map(Arc::new)
+            Block::new(decoder, layer, vb).map(Arc::new)
         };
         let rotary = |rope| Rotary::new(rope, vb.device());
         Ok(Self {
@@ -53,23 +54,57 @@ impl DecoderTrunk {
     }
 }
 
-impl Trunk for DecoderTrunk {
-    fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor> {
+impl DecoderTrunk {
+    /// The hidden states, and the loads of the experts of every layer that has some where `wants_loads`.
+    fn run(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        attend: &mut Attend<'_>,
+        wants_loads: bool,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
         attend.check_length(self.max_length)?;
         let turns = self.rotaries.iter().map(|rotary| rotary.at(positions));
         let turns: Vec<_> = turns.collect::<Result<_>>()?;
+        let mut loads = Vec::new();
         let mut x = rlhf_ops::embedding(ids, &self.tokens)?;
         if self.embedding_factor != 1.0 {
             x = (x * self.embedding_factor)?;
         }
         for (layer, (block, rope)) in self.blocks.iter().zip(&self.ropes).enumerate() {
             let (block, turn) = (block.clone(), rope.map(|rope| turns[rope].clone()));
-            x = attend.block(&x, self.checkpointing, move |x, attend| {
-                block.forward(x, turn.as_ref(), layer, attend)
+            if !wants_loads || !block.has_experts() {
+                x = attend.block(&x, self.checkpointing, move |x, attend| {
+                    Ok(block.forward(x, turn.as_ref(), layer, attend, false)?.0)
+                })?;
+                continue;
+            }
+            let (y, load) = attend.block_two(&x, self.checkpointing, move |x, attend| {
+                let (y, loads) = block.forward(x, turn.as_ref(), layer, attend, true)?;
+                let loads = loads.ok_or_else(|| Error::Invalid("a block lost its loads".into()))?;
+                Ok((y, loads))
             })?;
+            x = y;
+            loads.push(load);
         }
         attend.finish(ids.dim(0)?);
-        self.norm.forward(&x)
+        Ok((self.norm.forward(&x)?, loads))
+    }
+}
+
+impl Trunk for DecoderTrunk {
+    fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut Attend<'_>) -> Result<Tensor> {
+        Ok(self.run(ids, positions, attend, false)?.0)
+    }
+
+    fn forward_balanced(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        attend: &mut Attend<'_>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (hidden, loads) = self.run(ids, positions, attend, true)?;
+        Ok((hidden, load_balancing_loss(&loads, ids.dim(0)?)?))
     }
 
     fn set_checkpointing(&mut self, on: bool) {

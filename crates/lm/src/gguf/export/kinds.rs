@@ -46,7 +46,9 @@ impl Quantisation {
 
     /// The type that the tensor `name` is meant to have. The mixtures are those of llama.cpp's `llama-quantize` (`Q4_0`, `Q4_K_M`).
     pub(super) fn wanted(self, name: &str, rank: usize, dimensions: &Dimensions) -> GgmlDType {
-        if rank < 2 || name == "position_embd.weight" || name == DIVISORS {
+        // Routers are small, and a token goes elsewhere where they err.
+        let is_router = name.ends_with("ffn_gate_inp.weight");
+        if rank < 2 || is_router || name == "position_embd.weight" || name == DIVISORS {
             return GgmlDType::F32;
         }
         // The matrix that every logit depends on.
@@ -61,7 +63,7 @@ impl Quantisation {
             Self::Q4_0 => GgmlDType::Q4_0,
             Self::Q4KM => match block(name) {
                 Some((_, "attn_qkv.weight")) => GgmlDType::Q5K,
-                Some((layer, "attn_v.weight" | "ffn_down.weight"))
+                Some((layer, "attn_v.weight" | "ffn_down.weight" | "ffn_down_exps.weight"))
                     if gets_more_bits(layer, dimensions.layers) =>
                 {
                     GgmlDType::Q6K

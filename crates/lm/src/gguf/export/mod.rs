@@ -17,7 +17,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use super::keys::DIVISORS;
-use super::weights::{gguf_name, laid_out};
+use super::weights::{gguf_names, laid_out};
 use crate::config::Head;
 use crate::families::Dimensions;
 use crate::stored::Stored;
@@ -84,16 +84,21 @@ pub fn export(
 
     let mut writer = Quantiser::new(quantisation, config.dimensions());
     for (parameter, tensor) in tensors {
-        let stored = gguf_name(spelling, &config, &parameter);
+        let stored = gguf_names(spelling, &config, &parameter);
         let stored = stored.ok_or_else(|| {
             refused(Error::Invalid(format!(
                 "llama.cpp has no name for {parameter}"
             )))
         })?;
         let layout = (spelling.layout)(&config.dimensions(), &parameter, tensor.rank());
-        writer
-            .push(stored, laid_out(tensor, layout)?)
-            .map_err(refused)?;
+        let tensor = laid_out(tensor, layout)?;
+        let parts = match &stored[..] {
+            [_] => vec![tensor],
+            several => tensor.chunk(several.len(), tensor.rank() - 2)?,
+        };
+        for (name, part) in stored.into_iter().zip(parts) {
+            writer.push(name, part).map_err(refused)?;
+        }
     }
     if let Some(divisors) = model.divisors {
         let tensor = Tensor::new(divisors, &Device::Cpu)?;
