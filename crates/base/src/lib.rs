@@ -3,7 +3,7 @@
 //! - [`rng`]: random streams named by seed, purpose and index;
 //! - [`Text`], [`Message`]: a string, or the turns of a conversation;
 //! - [`caption`]: what a report says about a metric;
-//! - [`tell`]: a line on stderr;
+//! - [`tell`]: a line on stderr; [`hush`]: none, where another process speaks;
 //! - [`Interrupt`]: the wish to stop, as Ctrl-C sets it;
 //! - [`guard`]: parsers of others, whose panic becomes an error.
 
@@ -15,5 +15,5 @@ mod tell;
 mod text;
 
 pub use interrupt::Interrupt;
-pub use tell::tell;
+pub use tell::{hush, is_hushed, tell, tell_anyway};
 pub use text::{Chat, Message, Text, visible_edges};

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use rlhf_dataset::order::micro_batches;
 use rlhf_lm::CausalLm;
 use rlhf_rollout::{Episode, EpisodeBatch};
+use rlhf_train::Comm;
 use rlhf_train::feedback::Item;
 
 /// A micro-batch: prompts once, the responses to each behind it.
@@ -60,19 +61,30 @@ impl Batch {
 
 /// log π(y|x) of every response of every item, without a graph, `micro_batch_tokens` tokens a forward pass.
 ///
-/// `model` should record no graph (built over a frozen view of its parameters).
+/// `model` should record no graph (built over a frozen view of its parameters). The ranks of `comm` share the items.
 pub fn response_logprobs(
     model: &CausalLm,
     items: &[Item],
     normalise: bool,
     micro_batch_tokens: usize,
+    comm: &Comm,
 ) -> Result<Vec<f32>> {
     let lengths: Vec<usize> = items.iter().map(Item::tokens).collect();
+    let own = comm.deal(&lengths);
+    let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
     let mut all = Vec::new();
     for micro in micro_batches(&lengths, micro_batch_tokens) {
-        let part: Vec<&Item> = items[micro].iter().collect();
+        let part: Vec<&Item> = own[micro].iter().map(|&item| &items[item]).collect();
         let batch = Batch::pack(&part, model.device())?;
         all.extend(rlhf_ops::read_to_host(&batch.logprobs(model, normalise)?)?);
     }
-    Ok(all)
+    let own_items = own.iter().map(|&item| &items[item]);
+    Ok(comm.in_order(&own, by_item(own_items, &all))?.concat())
+}
+
+/// Numbers of responses end to end, as one list for each item.
+pub(crate) fn by_item<'a>(items: impl Iterator<Item = &'a Item>, numbers: &[f32]) -> Vec<Vec<f32>> {
+    let mut rest = numbers.iter().copied();
+    let of_item = |item: &Item| rest.by_ref().take(item.responses.len()).collect();
+    items.map(of_item).collect()
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use rlhf_lm::CausalLm;
-use rlhf_train::RunDir;
 use rlhf_train::feedback::Item;
+use rlhf_train::{Comm, RunDir};
 
 use crate::batch::response_logprobs;
 use crate::judged::Judged;
@@ -36,6 +36,7 @@ impl Reference {
         (trained, held_out): (&Judged, &Judged),
         normalise: bool,
         micro_batch_tokens: usize,
+        comm: &Comm,
     ) -> Result<Self> {
         let parts = [
             ("trained", trained.items.as_slice()),
@@ -48,12 +49,13 @@ impl Reference {
                 .iter()
                 .all(|(name, items)| kept.get(*name).map(Vec::len) == Some(responses(items)))
         };
-        let numbers = match dir.kept_reference().filter(fits) {
+        let numbers = match dir.kept_reference()?.filter(fits) {
             Some(kept) => kept,
             None => {
                 let mut numbers = BTreeMap::new();
                 for (name, items) in parts {
-                    let found = response_logprobs(model, items, normalise, micro_batch_tokens)?;
+                    let found =
+                        response_logprobs(model, items, normalise, micro_batch_tokens, comm)?;
                     numbers.insert(name.to_owned(), found);
                 }
                 dir.keep_reference(&numbers)?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use rlhf_base::Text;
 use rlhf_lm::{CausalLm, Gradients, Params, read_lm};
+use rlhf_train::Comm;
 use rlhf_train::feedback::{Item, Judgement};
 use serde_json::Value;
 
@@ -93,7 +94,8 @@ fn losses_metrics_and_gradients_are_those_of_trl() {
                 .for_each(|(r, n)| *r /= n as f32);
         }
         let judged = Judged::to_train_on(items.clone(), config.loss, 64).unwrap();
-        let others = response_logprobs(&policy, &judged.mismatched, false, 64).unwrap();
+        let others =
+            response_logprobs(&policy, &judged.mismatched, false, 64, &Comm::single()).unwrap();
         let others: Vec<f32> = others
             .iter()
             .zip(numbers(&case["ref_mismatched"]))

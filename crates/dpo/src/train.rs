@@ -8,12 +8,12 @@ use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::feedback::{Counts, Item, Report, report};
 use rlhf_train::{
-    Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
-    Progress, RunDir, Session, Summary, check_finite, check_update,
+    Checkpoint, Comm, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Pace, Plan,
+    Prepared, Progress, RunDir, Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
-use crate::batch::{Batch, response_logprobs};
+use crate::batch::{Batch, by_item, response_logprobs};
 use crate::config::Config;
 use crate::judged::Judged;
 use crate::loss::Loss;
@@ -128,6 +128,7 @@ impl Prepared for PreferenceLearning {
     fn run(&mut self, session: &Session, dir: &RunDir) -> Result<Summary> {
         let (config, training) = (&self.config, &self.config.training);
         let (params, trained) = (&self.model.params, &self.trained);
+        let comm = &session.comm;
         let Extent {
             steps_per_epoch,
             steps,
@@ -141,10 +142,11 @@ impl Prepared for PreferenceLearning {
 
         // Before the policy moves, it is its own reference.
         let data = (trained, &self.held_out);
-        let reference = Reference::of(dir, &view, data, config.normalise, micro_batch_tokens)?;
-        let evaluate = || self.evaluate(&view, &reference);
+        let reference =
+            Reference::of(dir, &view, data, config.normalise, micro_batch_tokens, comm)?;
+        let evaluate = || self.evaluate(&view, &reference, comm);
 
-        let mut optimizer = training.optimizer();
+        let mut optimizer = training.optimizer(session);
         let mut first = 0;
         if let Some(checkpoint) = dir.resume()? {
             checkpoint.restore(params, &mut optimizer)?;
@@ -153,6 +155,7 @@ impl Prepared for PreferenceLearning {
         }
         let mut metrics = dir.metrics()?;
         let mut save_clock = session.saving.clock();
+        let mut pace = Pace::new(comm);
         let mut progress = Progress::new(session.progress, "dpo", steps, "step");
         let mut monitor = LossMonitor::after(&dir.logged()?);
         let mut last_loss = f64::NAN;
@@ -184,30 +187,37 @@ impl Prepared for PreferenceLearning {
                         .iter()
                         .map(|&i| trained.mismatched[i].clone())
                         .collect();
-                    let now =
-                        response_logprobs(&view, &others, config.normalise, micro_batch_tokens)?;
+                    let now = response_logprobs(
+                        &view,
+                        &others,
+                        config.normalise,
+                        micro_batch_tokens,
+                        comm,
+                    )?;
                     let then = reference.trained.of_mismatched(&order);
                     reference_point(&log_ratios(&now, &then))
                 }
                 _ => 0.0,
             };
             // The loss of the items `micro` of the batch, and log π of their responses.
-            let forward = |micro: std::ops::Range<usize>, share: f32| -> Result<(Tensor, Tensor)> {
-                let items = &batch[micro.clone()];
-                let packed = Batch::pack(items, &session.device)?;
+            let forward = |micro: &[usize], share: f32| -> Result<(Tensor, Tensor)> {
+                let items: Vec<&Item> = micro.iter().map(|&item| batch[item]).collect();
+                let packed = Batch::pack(&items, &session.device)?;
                 let now = packed.logprobs(&policy, config.normalise)?;
-                let then = reference.trained.of_items(&order[micro]);
+                let rows: Vec<usize> = micro.iter().map(|&item| order[item]).collect();
+                let then = reference.trained.of_items(&rows);
                 let ratios = (&now - Tensor::new(then, &session.device)?)?;
-                Ok((feedback_loss(config, &ratios, items, share, z0)?, now))
+                Ok((feedback_loss(config, &ratios, &items, share, z0)?, now))
             };
 
             let mut gradients = Gradients::new();
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
             let mut logprobs = Vec::new();
+            let own = comm.deal(&lengths);
+            let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
             for micro in micro_batches(&lengths, micro_batch_tokens) {
-                let teaches = batch[micro.clone()]
-                    .iter()
-                    .any(|item| teaches(config, item));
+                let micro = &own[micro];
+                let teaches = micro.iter().any(|&item| teaches(config, batch[item]));
                 let (loss, now) = forward(micro, share)?;
                 // Ties alone leave no loss that depends on the policy where they count nothing.
                 if teaches || loss.track_op() {
@@ -216,9 +226,12 @@ impl Prepared for PreferenceLearning {
                 total = (total + loss.detach())?;
                 logprobs.push(now.detach());
             }
+            let total = comm.sum_gradients(&mut [(params, &mut gradients)], &total)?;
             logprobs.insert(0, total.reshape(1)?);
             let found = Gradients::read(&Tensor::cat(&logprobs, 0)?, &[&gradients])?;
             last_loss = f64::from(found[0]);
+            let now = by_item(own.iter().map(|&item| batch[item]), &found[1..]);
+            let now = comm.in_order(&own, now)?.concat();
             // Ties alone have no gradient at the start.
             if !checked && batch.iter().any(|item| teaches(config, item)) {
                 checked = gradients.check_all(params)?;
@@ -232,13 +245,13 @@ impl Prepared for PreferenceLearning {
 
             let done = step + 1;
             let seconds = begun.elapsed().as_secs_f64();
-            let (now, then) = (&found[1..], reference.trained.of_items(&order));
+            let then = reference.trained.of_items(&order);
             let mut line = Map::from_iter([("loss".to_owned(), json!(last_loss))]);
             line.append(&mut metrics::of_step(
                 config,
                 &batch,
-                &log_ratios(now, &then),
-                now,
+                &log_ratios(&now, &then),
+                &now,
             ));
             if config.loss == Loss::Kto {
                 line.insert("kl".to_owned(), json!(z0));
@@ -257,6 +270,7 @@ impl Prepared for PreferenceLearning {
                     json!(tokens as f64 / seconds),
                 ),
             ]);
+            pace.step(comm, &mut line)?;
             if let Some(before) = before.take() {
                 metrics.log(0, &before)?;
                 monitor.observe(0, &before);
@@ -272,11 +286,11 @@ impl Prepared for PreferenceLearning {
             }
             progress.tick(done, &[("loss", last_loss)], tokens as u64);
 
-            let stop = session.interrupt.requested() && done < steps;
-            let save =
-                stop || training.saves_after(done, steps) || done < steps && save_clock.due();
+            let [stop, due] = comm.any([session.interrupt.requested(), save_clock.due()])?;
+            let stop = stop && done < steps;
+            let save = stop || training.saves_after(done, steps) || done < steps && due;
             if save || done == steps {
-                check_update(done, params, &forward(0..1, share)?.0)?;
+                check_update(done, params, &forward(&[0], share)?.0)?;
             }
             if save {
                 let checkpoint = Checkpoint::of(done, params, &optimizer)?;
@@ -307,7 +321,12 @@ impl Prepared for PreferenceLearning {
 
 impl PreferenceLearning {
     /// What the implicit rewards say of held-out feedback, and its loss.
-    fn evaluate(&self, view: &CausalLm, reference: &Reference) -> Result<(Report, Option<f64>)> {
+    fn evaluate(
+        &self,
+        view: &CausalLm,
+        reference: &Reference,
+        comm: &Comm,
+    ) -> Result<(Report, Option<f64>)> {
         let (config, items) = (&self.config, &self.held_out.items);
         if items.is_empty() {
             return Ok((report(items, &[], self.counts), None));
@@ -319,6 +338,7 @@ impl PreferenceLearning {
                 items,
                 config.normalise,
                 self.extent.micro_batch_tokens,
+                comm,
             )
         };
         let ratios = log_ratios(&now(items)?, &reference.held_out.of_items(&all));

@@ -13,6 +13,7 @@ use rlhf_base::{Text, rng};
 use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer};
 use rlhf_ops::device::in_background;
 use rlhf_rollout::{PromptRow, respond};
+use rlhf_train::Comm;
 use serde_json::{Value, json};
 
 use crate::Kind;
@@ -145,7 +146,14 @@ impl Sampling {
                 seed,
                 ..self.config.clone()
             };
-            for episode in respond(&speaker.model, &speaker.tokenizer, &rows, own, &config)? {
+            for episode in respond(
+                &speaker.model,
+                &speaker.tokenizer,
+                &rows,
+                own,
+                &config,
+                &Comm::single(),
+            )? {
                 answers[episode.prompt].push(Answer {
                     text: Text::Plain(episode.text(&speaker.tokenizer, &rows)?),
                     model: Some(speaker.name.clone()),

@@ -40,8 +40,22 @@ pub fn generate(
     config: &SamplingConfig,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Sampled>> {
+    let of_prompt = |prompt| (0..samples_per_prompt).map(move |sample| (prompt, sample));
+    let rows: Vec<(usize, usize)> = (0..prompts.len()).flat_map(of_prompt).collect();
+    generate_rows(model, tokenizer, prompts, &rows, config, progress)
+}
+
+/// Those of the responses of [`generate`] that `rows` names, each a prompt and a sample, in the order of both: the very same ones.
+pub fn generate_rows(
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    rows: &[(usize, usize)],
+    config: &SamplingConfig,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Sampled>> {
     config.check()?;
-    let mut batch = Batch::new(model, tokenizer, prompts, samples_per_prompt, config)?;
+    let mut batch = Batch::new(model, tokenizer, prompts, rows, config)?;
     let total = batch.waiting.len();
     let mut finished: Vec<Sampled> = Vec::with_capacity(total);
     while finished.len() < total {
@@ -66,7 +80,7 @@ pub fn stream_response(
 ) -> Result<Sampled> {
     config.check()?;
     let prompts = [prompt.to_vec()];
-    let mut batch = Batch::new(model, tokenizer, &prompts, 1, config)?;
+    let mut batch = Batch::new(model, tokenizer, &prompts, &[(0, 0)], config)?;
     let mut finished = Vec::with_capacity(1);
     let mut told = 0;
     loop {
@@ -124,13 +138,13 @@ impl<'a> Batch<'a> {
         model: &'a CausalLm,
         tokenizer: &'a Tokenizer,
         prompts: &'a [Vec<u32>],
-        samples_per_prompt: usize,
+        rows: &[(usize, usize)],
         config: &SamplingConfig,
     ) -> Result<Self> {
         let longest = model.config().max_length();
         let mut distinct: Vec<Prompt<'a>> = Vec::new();
         let mut index_of: HashMap<&[u32], usize> = HashMap::new();
-        let mut waiting = VecDeque::new();
+        let mut places = Vec::with_capacity(prompts.len());
         for (i, ids) in prompts.iter().enumerate() {
             if ids.is_empty() || ids.len() >= longest {
                 return Err(Error::Invalid(format!(
@@ -147,8 +161,12 @@ impl<'a> Batch<'a> {
                 });
                 distinct.len() - 1
             });
-            distinct[at].to_start += samples_per_prompt;
-            waiting.extend((0..samples_per_prompt).map(|sample| (at, i, sample)));
+            places.push(at);
+        }
+        let mut waiting = VecDeque::with_capacity(rows.len());
+        for &(prompt, sample) in rows {
+            distinct[places[prompt]].to_start += 1;
+            waiting.push_back((places[prompt], prompt, sample));
         }
         Ok(Self {
             decoder: Decoder::new(model, tokenizer),

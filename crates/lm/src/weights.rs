@@ -177,6 +177,11 @@ pub fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(
     serialize(path, tensors, None)
 }
 
+/// `tensors` as [`save_tensors`] would write them.
+pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    Ok(safetensors::serialize(tensors, None).map_err(candle_core::Error::wrap)?)
+}
+
 /// Writes `tensors` as they are, with `metadata` in the header.
 pub(crate) fn serialize(
     path: &Path,

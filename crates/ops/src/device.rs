@@ -5,20 +5,23 @@
 use candle_core::{Device, DeviceLocation, Result, bail};
 
 /// The device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for the first of CUDA, Metal and CPU that is compiled in and present.
-pub fn pick(name: &str) -> Result<Device> {
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu", "0") => Ok(Device::Cpu),
-        ("auto", "0") => Ok(accelerator().unwrap_or(Device::Cpu)),
-        ("cuda", ordinal) => match ordinal.parse() {
-            Ok(ordinal) => cuda(ordinal),
-            Err(_) => {
-                bail!(
-                    "device {name:?}: expected a device number, found {ordinal:?}; write cuda:0, cuda:1, …"
-                )
-            }
-        },
-        ("metal", "0") => metal(),
-        _ => bail!("device {name:?} is unknown; expected auto, cpu, cuda, cuda:N or metal"),
+/// Of several processes on one host the `local`-th (from 0) gets the GPU of that number, unless the name has one.
+pub fn pick(name: &str, local: usize) -> Result<Device> {
+    match name {
+        "cpu" | "cpu:0" => return Ok(Device::Cpu),
+        "auto" | "auto:0" => return Ok(accelerator(local).unwrap_or(Device::Cpu)),
+        "cuda" => return cuda(local),
+        "metal" | "metal:0" => return metal(),
+        _ => {}
+    }
+    let Some(ordinal) = name.strip_prefix("cuda:") else {
+        bail!("device {name:?} is unknown; expected auto, cpu, cuda, cuda:N or metal");
+    };
+    match ordinal.parse() {
+        Ok(ordinal) => cuda(ordinal),
+        Err(_) => bail!(
+            "device {name:?}: expected a device number, found {ordinal:?}; write cuda:0, cuda:1, …"
+        ),
     }
 }
 
@@ -32,6 +35,18 @@ pub fn describe(device: &Device) -> String {
         }
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// What decides the last bits of results: on the CPU the instructions, and whether kernels are fused; on another device its kind.
+pub fn arithmetic(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu if crate::reference_only() => {
+            format!("cpu, {}, reference", instructions())
+        }
+        DeviceLocation::Cpu => format!("cpu, {}", instructions()),
+        DeviceLocation::Cuda { .. } => "cuda".to_owned(),
+        DeviceLocation::Metal { .. } => "metal".to_owned(),
     }
 }
 
@@ -153,8 +168,8 @@ fn instructions() -> &'static str {
     std::env::consts::ARCH
 }
 
-fn accelerator() -> Option<Device> {
-    cuda(0).or_else(|_| metal()).ok()
+fn accelerator(local: usize) -> Option<Device> {
+    cuda(local).or_else(|_| metal()).ok()
 }
 
 #[cfg(feature = "cuda")]
@@ -185,11 +200,11 @@ mod tests {
 
     #[test]
     fn names_pick_devices_and_unknown_names_are_refused() {
-        assert!(pick("cpu").unwrap().is_cpu());
-        assert!(pick("auto").is_ok());
+        assert!(pick("cpu", 0).unwrap().is_cpu());
+        assert!(pick("auto", 3).is_ok());
         assert!(describe(&Device::Cpu).starts_with("cpu ("));
         for name in ["gpu", "cuda:x", "cpu:1", ""] {
-            assert!(pick(name).is_err(), "{name}");
+            assert!(pick(name, 0).is_err(), "{name}");
         }
     }
 }

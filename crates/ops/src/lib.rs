@@ -45,6 +45,7 @@ mod linear;
 mod log_sigmoid;
 mod negative_log_likelihood;
 mod parallel;
+pub mod ranks;
 mod recompute;
 mod rms_norm;
 mod rope;

@@ -13,9 +13,9 @@ use rlhf_dataset::{Loaded, Placed, Prompt};
 use rlhf_lm::{CausalLm, LanguageModel, SamplingConfig};
 use rlhf_rollout::{
     Episode, PromptRow, RewardSource, Scorer, best_of_n, best_of_n_kl_bound, kl_per_episode,
-    respond, response_logprobs, win,
+    respond, response_logprobs, scores_together, win,
 };
-use rlhf_train::{Progress, micro_batch_tokens, read_and_tell, statistics, tell_skipped};
+use rlhf_train::{Comm, Progress, micro_batch_tokens, read_and_tell, statistics, tell_skipped};
 use rlhf_web::Point;
 use serde_json::{Map, Value, json};
 
@@ -218,6 +218,7 @@ struct Room<'a> {
     second: Option<Box<dyn Scorer>>,
     judge: Judge,
     micro_batch_tokens: usize,
+    comm: Comm,
 }
 
 impl<'a> Room<'a> {
@@ -255,6 +256,7 @@ impl<'a> Room<'a> {
             prompts,
             sampling: &questions.sampling,
             micro_batch_tokens: micro_batch_tokens(&reference.config, false),
+            comm: machine.comm.clone(),
             reference,
             reward,
             second,
@@ -270,7 +272,8 @@ impl<'a> Room<'a> {
         for prompt in &mut prompts {
             prompt.ids = model.tokenizer.encode_prompt(&prompt.text)?;
         }
-        let episodes = respond(&causal, &model.tokenizer, &prompts, 1, self.sampling)?;
+        let tokenizer = &model.tokenizer;
+        let episodes = respond(&causal, tokenizer, &prompts, 1, self.sampling, &self.comm)?;
         let rewards = self.rewards(model, &prompts, &episodes)?;
         let kl = Kl::Measured(self.kl(model, &causal, &prompts, &episodes)?);
         self.answers(
@@ -311,7 +314,8 @@ impl<'a> Room<'a> {
         let model = &self.reference;
         let n = if self.reward.is_some() { n.max(1) } else { 1 };
         let causal = CausalLm::new(&model.config, &model.params.frozen())?;
-        let episodes = respond(&causal, &model.tokenizer, &self.prompts, n, self.sampling)?;
+        let (tokenizer, prompts) = (&model.tokenizer, &self.prompts);
+        let episodes = respond(&causal, tokenizer, prompts, n, self.sampling, &self.comm)?;
         let rewards = self.rewards(model, &self.prompts, &episodes)?;
         let chosen = |name: &str, chosen: &[usize], kl| {
             let own = |rewards: &Vec<f64>| chosen.iter().map(|&i| rewards[i]).collect();
@@ -335,9 +339,19 @@ impl<'a> Room<'a> {
         episodes: &[Episode],
     ) -> anyhow::Result<Option<Vec<f64>>> {
         match &self.reward {
-            Some(reward) => Ok(Some(reward.scores(&model.tokenizer, prompts, episodes)?)),
+            Some(reward) => self.scores(&**reward, model, prompts, episodes).map(Some),
             None => Ok(None),
         }
+    }
+
+    fn scores(
+        &self,
+        reward: &dyn Scorer,
+        model: &LanguageModel,
+        prompts: &[PromptRow],
+        episodes: &[Episode],
+    ) -> anyhow::Result<Vec<f64>> {
+        Ok(scores_together(reward, &model.tokenizer, prompts, episodes, &self.comm)?.0)
     }
 
     /// Mean over responses of Σₜ (log π − log π_ref), both by the training forward at the sampling temperature.
@@ -356,8 +370,9 @@ impl<'a> Room<'a> {
         }
         let reference = CausalLm::new(&self.reference.config, &self.reference.params.frozen())?;
         let (tau, micro_batch_tokens) = (self.sampling.temperature, self.micro_batch_tokens);
-        let logprobs =
-            |of: &CausalLm| response_logprobs(of, &ids, episodes, tau, micro_batch_tokens);
+        let logprobs = |of: &CausalLm| {
+            response_logprobs(of, &ids, episodes, tau, micro_batch_tokens, &self.comm)
+        };
         Ok(statistics::mean(&kl_per_episode(
             &logprobs(causal)?,
             &logprobs(&reference)?,
@@ -376,7 +391,7 @@ impl<'a> Room<'a> {
         let judged = match &self.second {
             Some(second) => {
                 let episodes: Vec<Episode> = episodes.iter().map(|it| (*it).clone()).collect();
-                let scores = second.scores(&model.tokenizer, prompts, &episodes);
+                let scores = self.scores(&**second, model, prompts, &episodes);
                 Some(scores.context("eval.judge")?)
             }
             None => None,

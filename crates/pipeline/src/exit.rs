@@ -73,6 +73,12 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The exit code that an error stands for.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    let reader_gone = error.chain().any(|cause| cause.is::<ReaderGone>());
+    if reader_gone { DONE } else { classify(error) }
+}
+
 fn classify(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<rlhf_train::Interrupted>() || cause.is::<Stopped>() || cause.is::<Resumable>()

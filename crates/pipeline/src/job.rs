@@ -18,6 +18,7 @@ use crate::fingerprint::{Content, fingerprint};
 use crate::history::Event;
 use crate::locate::locate;
 use crate::machine::Machine;
+use crate::ranks::{Doing, agree};
 use crate::record::{Inputs, Record, compare};
 use crate::settings::{LORA, LORA_MAY_CHANGE, RUN, RUN_MAY_CHANGE, RunSettings};
 use crate::stages::{AnyStage, Configured};
@@ -113,8 +114,10 @@ impl Job {
         out: &Path,
         existing: OnExisting,
     ) -> anyhow::Result<Summary> {
+        let comm = &machine.comm;
+        agree(comm, &self.doing(machine))?;
         if existing == OnExisting::Refuse {
-            RunDir::refuse_existing(out)?;
+            comm.by_leader(|| RunDir::refuse_existing(out))?;
         }
         let before = match existing {
             OnExisting::Resume => Cost::read(out).unwrap_or_default(),
@@ -123,24 +126,36 @@ impl Job {
         let meter = Meter::start(before);
         let session = machine.session(self.seed, self.recompute, self.adapter.clone());
         let mut prepared = self.located.prepare(&session).map_err(blame_input)?;
-        let plan = prepared.plan(&session)?;
-        disk::require(out, &plan.disk, existing)?;
-        if existing == OnExisting::Resume {
-            self.leaves_something_to_do(out, plan.steps)?;
+        let mut plan = prepared.plan(&session)?;
+        if session.shard_optimizer && comm.size() > 1 {
+            plan.share_optimizer(comm.size());
         }
-        let dir = RunDir::open(out, existing)?;
+        comm.by_leader(|| {
+            disk::require(out, &plan.disk, existing)?;
+            match existing {
+                OnExisting::Resume => self.leaves_something_to_do(out, plan.steps),
+                OnExisting::Refuse | OnExisting::Overwrite => Ok(()),
+            }
+        })?;
+        let dir = RunDir::open_for(out, existing, comm)?;
         session.progress.say(&plan.to_string());
         let done = self.carry_out(prepared.as_mut(), &plan, &session, &dir);
         let error = match done {
             Ok(summary) => {
-                meter.cost().write(out)?;
+                if comm.leads() {
+                    meter.cost().write(out)?;
+                }
+                // The next stage starts from what the leader has written.
+                comm.meet()?;
                 return Ok(summary);
             }
             Err(error) => error,
         };
         let end = match error.downcast_ref() {
             Some(Interrupted { step }) => {
-                meter.cost().write(out)?;
+                if comm.leads() {
+                    meter.cost().write(out)?;
+                }
                 Event::Interrupted { step: *step }
             }
             None => Event::Failed {
@@ -159,6 +174,28 @@ impl Job {
         } else {
             error
         })
+    }
+
+    /// What has to be the same on every rank.
+    fn doing(&self, machine: &Machine) -> Doing {
+        let sections = [
+            (RUN, &self.run),
+            (LORA, &self.lora),
+            (self.stage.name(), &self.settings),
+        ];
+        let settings = sections.into_iter().flat_map(|(section, table)| {
+            let keys = table.iter();
+            keys.map(move |(key, value)| (format!("{section}.{key}"), value.to_string()))
+        });
+        let machine = [
+            ("the command", format!("rlhf {}", self.stage.name())),
+            (
+                "the arithmetic",
+                rlhf_ops::device::arithmetic(&machine.device),
+            ),
+        ];
+        let machine = machine.map(|(name, value)| (name.to_owned(), value));
+        settings.chain(machine).chain(self.inputs.sums()).collect()
     }
 
     /// Errors if the run in `out` has made all of `steps` and more.

@@ -10,7 +10,8 @@
 //! 6. `wiring`: what the file of a pipeline says; `questions`: what its models are asked at the end; `own_data`: what does not go together.
 //! 7. `commands`: one file a command.
 //! 8. `page`: the server of a command that opens a page.
-//! 9. `exit`: what the exit code says.
+//! 9. `ranks`: several processes as one run.
+//! 10. `exit`: what the exit code says.
 //!
 //! Everything that computes lives in the stage crates; here is only glue, the environment and the terminal.
 
@@ -43,6 +44,7 @@ mod page;
 #[cfg(test)]
 mod pages;
 mod questions;
+mod ranks;
 mod record;
 #[cfg(test)]
 mod remedies;
@@ -55,6 +57,8 @@ mod wiring;
 
 use std::path::Path;
 use std::process::ExitCode;
+
+use tracing_subscriber::filter::LevelFilter;
 
 /// Reads a configuration file and has every stage check its settings, as `--config FILE` does: for `fuzz/`.
 ///
@@ -76,6 +80,10 @@ pub fn check_settings(file: &Path) -> anyhow::Result<()> {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let launched = ranks::launched();
+    if launched.is_some_and(|it| it.rank > 0) {
+        rlhf_base::hush(); // the first one speaks for all
+    }
     let typed = match cli::Typed::parse() {
         Ok(typed) => typed,
         Err(error) => {
@@ -88,14 +96,18 @@ pub fn main() -> ExitCode {
                 };
                 return exit::code(output::print(&text));
             }
-            let _ = error.print();
+            if !rlhf_base::is_hushed() {
+                let _ = error.print();
+            }
             return ExitCode::from(exit::USAGE);
         }
     };
-    let level = if typed.quiet() {
-        tracing::Level::WARN
+    let level = if rlhf_base::is_hushed() {
+        LevelFilter::OFF
+    } else if typed.quiet() {
+        LevelFilter::WARN
     } else {
-        tracing::Level::INFO
+        LevelFilter::INFO
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
@@ -106,5 +118,10 @@ pub fn main() -> ExitCode {
         // What cannot be written to stderr is not worth a panic there.
         .log_internal_errors(false)
         .init();
-    exit::code(commands::run(typed))
+    let comm = match ranks::join(&typed, launched) {
+        Ok(comm) => comm,
+        Err(error) => return exit::code(Err(error)),
+    };
+    ranks::end_all_on_panic(&comm);
+    ranks::end(commands::run(typed, &comm), &comm)
 }

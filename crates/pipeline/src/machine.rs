@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use candle_core::{DType, Device};
 use rlhf_base::tell;
 use rlhf_lm::{Bases, LanguageModel, LoraConfig, RewardModel, Weights};
-use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
+use rlhf_train::{Comm, Interrupt, ProgressStyle, Saving, Session};
 
 use crate::exit::{Stopped, usage};
 use crate::models;
@@ -17,6 +17,10 @@ use crate::settings::RunSettings;
 pub(crate) struct Machine {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
+    /// The processes that share the work.
+    pub(crate) comm: Comm,
+    /// Whether they share the optimizer out.
+    pub(crate) shard_optimizer: bool,
     pub(crate) progress: ProgressStyle,
     pub(crate) saving: Saving,
     pub(crate) interrupt: Interrupt,
@@ -26,17 +30,26 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
-        rlhf_ops::device::set_threads(run.threads)?;
-        Self::with_threads(run, quiet)
+        Self::of_rank(run, quiet, &Comm::single())
+    }
+
+    /// The same for one of several processes.
+    pub(crate) fn of_rank(run: &RunSettings, quiet: bool, comm: &Comm) -> anyhow::Result<Self> {
+        let threads = match run.threads {
+            0 => crate::ranks::threads(comm).unwrap_or(0),
+            n => n,
+        };
+        rlhf_ops::device::set_threads(threads)?;
+        Self::with_threads(run, quiet, comm)
     }
 
     /// The same for a command whose own thread waits for people while others compute.
     pub(crate) fn apart(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
         rlhf_ops::device::set_threads_apart(run.threads)?;
-        Self::with_threads(run, quiet)
+        Self::with_threads(run, quiet, &Comm::single())
     }
 
-    fn with_threads(run: &RunSettings, quiet: bool) -> anyhow::Result<Self> {
+    fn with_threads(run: &RunSettings, quiet: bool, comm: &Comm) -> anyhow::Result<Self> {
         let dtype = match run.dtype.as_str() {
             "f32" => DType::F32,
             "bf16" => DType::BF16,
@@ -47,12 +60,20 @@ impl Machine {
                 ));
             }
         };
-        let device =
-            rlhf_ops::device::pick(&run.device).map_err(|error| usage!("run.device: {error}"))?;
+        let comm = match run.sum_dtype.as_str() {
+            "f32" => comm.clone(),
+            "bf16" => comm.in_bf16(),
+            other => {
+                return Err(usage!("run.sum_dtype is \"{other}\"; expected f32 or bf16"));
+            }
+        };
+        let (local, _) = comm.on_this_host();
+        let device = rlhf_ops::device::pick(&run.device, local)
+            .map_err(|error| usage!("run.device: {error}"))?;
         if device.is_cpu() {
             rlhf_ops::device::keep_freed_memory();
         }
-        let progress = if quiet {
+        let progress = if quiet || !comm.leads() {
             ProgressStyle::Quiet
         } else {
             ProgressStyle::Auto
@@ -60,6 +81,8 @@ impl Machine {
         Ok(Self {
             device,
             dtype,
+            comm,
+            shard_optimizer: run.shard_optimizer,
             progress,
             saving: run.saving(),
             interrupt: Interrupt::new(),
@@ -71,6 +94,8 @@ impl Machine {
     pub(crate) fn session(&self, seed: u64, recompute: bool, lora: Option<LoraConfig>) -> Session {
         Session {
             device: self.device.clone(),
+            comm: self.comm.clone(),
+            shard_optimizer: self.shard_optimizer,
             dtype: self.dtype,
             recompute,
             lora,

@@ -13,6 +13,9 @@ pub(crate) struct ReaderGone;
 
 /// Writes `text` to stdout. An error says that it could not be written, such as on a full disk; [`ReaderGone`] is one.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    if rlhf_base::is_hushed() {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ReaderGone.into()),

@@ -31,6 +31,14 @@ impl Inputs {
         }
     }
 
+    /// The beginning of the checksum of every file, by its name.
+    pub(crate) fn sums(&self) -> impl Iterator<Item = (String, String)> {
+        let short = |sum: &String| format!("a file of checksum {}", &sum[..sum.len().min(12)]);
+        self.sha256
+            .iter()
+            .map(move |(name, sum)| (name.clone(), short(sum)))
+    }
+
     /// What is no longer as it `was`, in words.
     pub(crate) fn changes_since(&self, was: &Self) -> Vec<String> {
         let mut changes = Vec::new();

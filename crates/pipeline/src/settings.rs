@@ -44,9 +44,11 @@ settings! {
         pub(crate) seeds: u64 = 1 => 1..=1_000,
         /// The run directory; without one, `runs/` and the name of the stage (of the configuration file for `rlhf run`).
         pub(crate) out: Option<PathBuf> = None,
-        /// Threads on the CPU; 0 takes as many as there are cores. The result is the same for any number.
+        /// Threads on the CPU; 0 takes as many as there are cores, or of several processes on a host each its share. The result is the same for
+        /// any number.
         pub(crate) threads: usize = 0 => 0..=4_096,
-        /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`; auto takes the best that is compiled in and present.
+        /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`; auto takes the best that is compiled in and present. Of several processes on a host each
+        /// takes a GPU of its own, unless N is given.
         pub(crate) device: String = "auto".to_owned(),
         /// What the model computes in: `f32`, `bf16` or `f16`. Master weights, sums and losses stay f32.
         pub(crate) dtype: String = "f32".to_owned(),
@@ -54,6 +56,11 @@ settings! {
         /// more work for a fraction of the memory. The gradients are the same; unless `micro_batch_tokens` is set, more tokens go into a
         /// pass.
         pub(crate) recompute: bool = false,
+        /// Of several processes each keeps a share of the optimizer's moments instead of all, updates that share of the weights and gives it to the
+        /// others (ZeRO, stage 1): less memory for more communication. The result is the same.
+        pub(crate) shard_optimizer: bool = false,
+        /// How several processes send each other gradients: `f32`, or `bf16` for half the bytes, rounded to 8 bits and added in f32.
+        pub(crate) sum_dtype: String = "f32".to_owned(),
         /// Longest time in minutes without a checkpoint, to within a step, whatever `save_every` says; 0 leaves time out of it. The result
         /// does not depend on it.
         pub(crate) save_minutes: f64 = 10.0 => 0.0..=1e6,
@@ -64,8 +71,14 @@ settings! {
 
 /// What a resumed run may change of [`RunSettings`].
 pub(crate) const RUN_MAY_CHANGE: MayChange = MayChange {
-    unseen: &["out", "threads", "save_minutes", "keep_checkpoints"],
-    seen: &["device", "recompute"],
+    unseen: &[
+        "out",
+        "threads",
+        "shard_optimizer",
+        "save_minutes",
+        "keep_checkpoints",
+    ],
+    seen: &["device", "recompute", "sum_dtype"],
 };
 
 impl RunSettings {

@@ -1,7 +1,7 @@
 //! What a report says about the metrics of PPO.
 
 use rlhf_base::caption::Caption;
-use rlhf_train::captions::{LR, TOKENS, TOKENS_PER_SECOND};
+use rlhf_train::captions::{LR, RANKS_SECONDS, TOKENS, TOKENS_PER_SECOND};
 
 /// The captions of this stage's metrics, in the order of its page.
 pub const CAPTIONS: &[Caption] = &[
@@ -239,4 +239,5 @@ pub const CAPTIONS: &[Caption] = &[
         "Seconds updating",
         "The epochs over the step's minibatches.",
     ),
+    RANKS_SECONDS,
 ];

@@ -10,8 +10,8 @@ use rlhf_lm::{
     Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardModel, ScalarModel,
     Weights as Loaded,
 };
-use rlhf_rollout::{Episode, EpisodeBatch, micro_batches};
-use rlhf_train::{Checkpoint, Session};
+use rlhf_rollout::{Episode, EpisodeBatch, each_episode, micro_batches};
+use rlhf_train::{Checkpoint, Comm, Session};
 
 use crate::config::{Config, CriticKind};
 use crate::learner::{Learner, optimizer};
@@ -98,7 +98,7 @@ impl Critic {
                 model: ScalarModel::new(model, &params)?.gradient_checkpointing(session.recompute),
                 view: ScalarModel::new(model, &params.frozen())?,
                 params,
-                adam: optimizer(config.adam_eps),
+                adam: optimizer(config.adam_eps, session),
             }))
         };
         let weights = match (config.critic, reward_model) {
@@ -159,20 +159,23 @@ impl Critic {
         prompts: &[Vec<u32>],
         episodes: &[Episode],
         micro_batch_tokens: usize,
+        comm: &Comm,
     ) -> Result<Vec<Vec<f32>>> {
         let view = match &self.weights {
             Weights::Separate(own) => &own.view,
             Weights::Shared { view, .. } => view,
         };
         let episodes = self.sequences(episodes);
-        let all: Vec<usize> = (0..episodes.len()).collect();
-        let mut values = Vec::with_capacity(episodes.len());
-        for part in micro_batches(prompts, &episodes, &all, micro_batch_tokens) {
-            let part = part.iter().map(|&i| &episodes[i]);
-            let batch = EpisodeBatch::pack(prompts, part, view.device())?;
-            values.extend(batch.by_episode(&batch.values(view)?)?);
-        }
-        Ok(values)
+        each_episode(comm, prompts, &episodes, |episodes| {
+            let all: Vec<usize> = (0..episodes.len()).collect();
+            let mut values = Vec::with_capacity(episodes.len());
+            for part in micro_batches(prompts, episodes, &all, micro_batch_tokens) {
+                let part = part.iter().map(|&i| &episodes[i]);
+                let batch = EpisodeBatch::pack(prompts, part, view.device())?;
+                values.extend(batch.by_episode(&batch.values(view)?)?);
+            }
+            Ok(values)
+        })
     }
 
     /// The value loss of a head on the policy's trunk, from the trunk's `hidden` states: it joins the policy loss before the one

@@ -9,7 +9,7 @@ use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
 use rlhf_dataset::{Demonstration, Reading};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, TextNotes, Tokenizer};
-use rlhf_train::{read_and_tell, tell_skipped};
+use rlhf_train::{Comm, read_and_tell, tell_skipped};
 
 /// Demonstrations as tokens.
 pub(crate) struct Demonstrations {
@@ -72,7 +72,7 @@ impl Demonstrations {
     /// Adds `c · ∂L_SFT/∂θ` to `gradients` and gives L_SFT, a scalar without a graph.
     ///
     /// `L_SFT = −Σ_{i ∈ targets} log π(x_i | x_<i) / |targets|` over the `count` demonstrations of optimizer step `step`,
-    /// at temperature 1. Source: Ouyang et al. (2022), eq. 2.
+    /// at temperature 1. Both are this rank's part of them. Source: Ouyang et al. (2022), eq. 2.
     pub(crate) fn accumulate(
         &self,
         (model, params): (&CausalLm, &Params),
@@ -80,13 +80,17 @@ impl Demonstrations {
         coef: f64,
         (step, count): (u64, usize),
         micro_batch_tokens: usize,
+        comm: &Comm,
     ) -> Result<Tensor> {
         let rows = self.rows_of(step, count);
         let targets: usize = rows.iter().map(|row| row.num_targets()).sum();
         let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
+        let own = comm.deal(&lengths);
+        let lengths: Vec<usize> = own.iter().map(|&row| lengths[row]).collect();
         let mut total = Tensor::zeros((), DType::F32, params.device())?;
         for range in micro_batches(&lengths, micro_batch_tokens) {
-            let batch = ExampleBatch::pack(&rows[range], params.device())?;
+            let part: Vec<&Example> = own[range].iter().map(|&row| rows[row]).collect();
+            let batch = ExampleBatch::pack(&part, params.device())?;
             let loss = batch.loss(model, targets)?;
             gradients.accumulate(params, &(&loss * coef)?)?;
             total = (total + loss.detach())?;
@@ -168,6 +172,7 @@ mod tests {
                     0.5,
                     (4, 3),
                     micro_batch_tokens,
+                    &Comm::single(),
                 )
                 .unwrap();
             let loss = loss.to_scalar::<f32>().unwrap();

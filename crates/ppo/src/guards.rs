@@ -1,6 +1,7 @@
 //! Guards: where the numbers of an update are not finite or mean nothing, it is skipped or training stops and names the cause.
 
 use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::DType;
@@ -40,21 +41,10 @@ impl PolicyOptimization {
     ) -> Result<()> {
         let folder = self.skipped.clone();
         let folder = folder.context("an update is not finite, and there is no run directory")?;
-        fs_err::create_dir_all(&folder)?;
         let path = folder.join(format!("step-{:06}.jsonl", step + 1));
-        let mut lines = String::new();
-        for &i in episodes {
-            lines.push_str(&self.sample(step + 1, t, i)?.to_string());
-            lines.push('\n');
+        if self.comm.leads() {
+            self.keep_skipped(&path, (step, before), t, episodes)?;
         }
-        // A file of this step may be left from a run that was resumed from before it.
-        fs_err::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .append(before > 0)
-            .truncate(before == 0)
-            .open(&path)?
-            .write_all(lines.as_bytes())?;
         self.skipped_in_a_row += 1;
         tracing::warn!(
             "PPO step {}: an update was skipped, for a loss, a gradient or a log-probability is not finite; its episodes are in {}",
@@ -69,6 +59,31 @@ impl PolicyOptimization {
             step + 1,
             folder.display()
         );
+        Ok(())
+    }
+
+    /// Writes the episodes of a skipped update to `path`, after those of the `before` that were skipped in this step already.
+    fn keep_skipped(
+        &self,
+        path: &Path,
+        (step, before): (u64, usize),
+        t: &Trajectory,
+        episodes: &[usize],
+    ) -> Result<()> {
+        path.parent().map_or(Ok(()), fs_err::create_dir_all)?;
+        let mut lines = String::new();
+        for &i in episodes {
+            lines.push_str(&self.sample(step + 1, t, i)?.to_string());
+            lines.push('\n');
+        }
+        // A file of this step may be left from a run that was resumed from before it.
+        fs_err::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .append(before > 0)
+            .truncate(before == 0)
+            .open(path)?
+            .write_all(lines.as_bytes())?;
         Ok(())
     }
 

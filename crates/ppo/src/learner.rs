@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use rlhf_lm::{Gradients, Params};
-use rlhf_train::{AdamW, AdamWConfig, Checkpoint};
+use rlhf_train::{AdamW, AdamWConfig, Checkpoint, Session};
 
 /// A model under training: its weights, the model over them, a view of the same weights that records no graph, its optimizer.
 pub(crate) struct Learner<M> {
@@ -13,8 +13,8 @@ pub(crate) struct Learner<M> {
 }
 
 /// AdamW as PPO uses it: no weight decay, and a larger ε than usual.
-pub(crate) fn optimizer(eps: f64) -> AdamW {
-    AdamW::new(AdamWConfig {
+pub(crate) fn optimizer(eps: f64, session: &Session) -> AdamW {
+    session.optimizer(AdamWConfig {
         eps,
         ..AdamWConfig::default()
     })

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use candle_core::{Device, Tensor};
 use rlhf_lm::{CausalLm, LanguageModel, Params};
 use rlhf_rollout::{PromptRow, ScoredAnswers, Scorer};
-use rlhf_train::Schedule;
+use rlhf_train::{Comm, Schedule};
 
 use crate::config::Config;
 use crate::critic::Critic;
@@ -46,6 +46,8 @@ pub(crate) struct PolicyOptimization {
     pub(crate) micro_batch_tokens: usize,
     pub(crate) seed: u64,
     pub(crate) device: Device,
+    /// The processes that share prompts, responses and minibatches.
+    pub(crate) comm: Comm,
 }
 
 /// The policy with the highest held-out score within the KL budget so far.

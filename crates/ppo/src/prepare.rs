@@ -117,7 +117,7 @@ impl PolicyOptimization {
                     .gradient_checkpointing(session.recompute),
                 view: CausalLm::new(&base.config, &policy.frozen())?,
                 params: policy,
-                adam: optimizer(config.adam_eps),
+                adam: optimizer(config.adam_eps, session),
             },
             critic,
             checked: GradientsChecked::default(),
@@ -144,6 +144,7 @@ impl PolicyOptimization {
             micro_batch_tokens,
             seed: session.seed,
             device: session.device.clone(),
+            comm: session.comm.clone(),
         })
     }
 }

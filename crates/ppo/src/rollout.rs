@@ -6,7 +6,8 @@ use rlhf_base::rng::stream;
 use rlhf_dataset::order::across_epochs;
 use rlhf_lm::CausalLm;
 use rlhf_rollout::{
-    Episode, EpisodeBatch, PromptRow, micro_batches, respond, response_logprobs, ruled,
+    Episode, EpisodeBatch, PromptRow, each_episode, micro_batches, respond, response_logprobs,
+    ruled, scores_together,
 };
 
 use crate::guards::blame_training;
@@ -45,6 +46,7 @@ impl PolicyOptimization {
             prompts,
             self.config.samples_per_prompt,
             &self.config.sampling(seed),
+            &self.comm,
         )
         .map_err(|error| blame_training(step, error))
     }
@@ -52,7 +54,7 @@ impl PolicyOptimization {
     /// S(x, y) of every episode, clipped and with the rule for a missing EOS token applied.
     pub(crate) fn scores(&self, prompts: &[PromptRow], episodes: &[Episode]) -> Result<Scores> {
         let tokenizer = &self.language_model.tokenizer;
-        let (raw, sd) = self.reward.scores_and_sd(tokenizer, prompts, episodes)?;
+        let (raw, sd) = scores_together(&*self.reward, tokenizer, prompts, episodes, &self.comm)?;
         let rule = |score, finished| self.config.score_rule(score, finished);
         let (scores, missing_eos) = ruled(&raw, episodes, &rule);
         Ok(Scores {
@@ -76,7 +78,14 @@ impl PolicyOptimization {
         episodes: &[Episode],
     ) -> Result<Vec<Vec<f32>>> {
         let (tau, micro_batch_tokens) = (self.config.temperature, self.micro_batch_tokens);
-        response_logprobs(model, prompts, episodes, tau, micro_batch_tokens)
+        response_logprobs(
+            model,
+            prompts,
+            episodes,
+            tau,
+            micro_batch_tokens,
+            &self.comm,
+        )
     }
 
     /// log π_old and V; in one forward pass where policy and critic share the trunk.
@@ -90,19 +99,27 @@ impl PolicyOptimization {
             return Ok((self.logprobs(policy, prompts, episodes)?, None));
         };
         let Some(head) = critic.shared_head() else {
-            let values = critic.values(prompts, episodes, self.micro_batch_tokens)?;
+            let values = critic.values(prompts, episodes, self.micro_batch_tokens, &self.comm)?;
             return Ok((self.logprobs(policy, prompts, episodes)?, Some(values)));
         };
-        let all: Vec<usize> = (0..episodes.len()).collect();
-        let (mut logprobs, mut values) = (Vec::new(), Vec::new());
-        for part in micro_batches(prompts, episodes, &all, self.micro_batch_tokens) {
-            let part = part.iter().map(|&i| &episodes[i]);
-            let batch = EpisodeBatch::pack(prompts, part, &self.device)?;
-            let hidden = batch.hidden(policy)?;
-            let now = policy.logprobs(&hidden, &batch.targets, self.config.temperature)?;
-            logprobs.extend(batch.by_episode(&now.logprobs)?);
-            values.extend(batch.by_episode(&head.scores(&hidden)?)?);
-        }
+        let both = each_episode(&self.comm, prompts, episodes, |episodes| {
+            let all: Vec<usize> = (0..episodes.len()).collect();
+            let mut both = Vec::with_capacity(episodes.len());
+            for part in micro_batches(prompts, episodes, &all, self.micro_batch_tokens) {
+                let part = part.iter().map(|&i| &episodes[i]);
+                let batch = EpisodeBatch::pack(prompts, part, &self.device)?;
+                let hidden = batch.hidden(policy)?;
+                let now = policy.logprobs(&hidden, &batch.targets, self.config.temperature)?;
+                let logprobs = batch.by_episode(&now.logprobs)?;
+                both.extend(
+                    logprobs
+                        .into_iter()
+                        .zip(batch.by_episode(&head.scores(&hidden)?)?),
+                );
+            }
+            Ok(both)
+        })?;
+        let (logprobs, values) = both.into_iter().unzip();
         Ok((logprobs, Some(values)))
     }
 }

@@ -7,7 +7,7 @@ use rand::RngCore;
 use rlhf_base::rng::stream;
 use rlhf_lm::{CausalLm, SaveDtype};
 use rlhf_rollout::{Evaluation, Evaluator, ScoredAnswers, SideBySide};
-use rlhf_train::{Interrupted, Metrics, Progress, RunDir, Session};
+use rlhf_train::{Interrupted, Metrics, Pace, Progress, RunDir, Session};
 use serde_json::{Map, Value, json};
 
 use crate::guards::blame_training;
@@ -37,6 +37,7 @@ impl PolicyOptimization {
         let mut save_clock = session.saving.clock();
         let mut progress = Progress::new(session.progress, "ppo", config.steps, "step");
         let mut stopped_by_kl = false;
+        let mut pace = Pace::new(&self.comm);
         let mut signs = Signs::after(&dir.logged()?);
         // A budget needs points to choose from.
         let eval_every = match (config.eval_every, config.max_kl) {
@@ -53,7 +54,8 @@ impl PolicyOptimization {
         }
 
         while done < config.steps && !stopped_by_kl {
-            let (trajectory, record) = self.step(done)?;
+            let (trajectory, mut record) = self.step(done)?;
+            pace.step(&self.comm, &mut record)?;
             done += 1;
             if let Some(start) = start.take() {
                 metrics.log(0, &start.metrics())?;
@@ -92,10 +94,11 @@ impl PolicyOptimization {
                 metrics.log(done, &evaluation.metrics())?;
                 progress.say(&format!("{} after step {done}", evaluation.headline()));
             }
-            let stop = session.interrupt.requested();
+            let asked = [session.interrupt.requested(), save_clock.due()];
+            let [stop, by_time] = self.comm.any(asked)?;
             let nothing_to_learn = signs.nothing_to_learn().filter(|_| !config.keep_going);
             let due = config.save_every > 0 && done.is_multiple_of(config.save_every);
-            if stop || nothing_to_learn.is_some() || due || save_clock.due() {
+            if stop || nothing_to_learn.is_some() || due || by_time {
                 self.check_before_checkpoint(done, &trajectory)?;
                 dir.checkpoint_save(&self.checkpoint(done)?, session.saving.keep)?;
                 save_clock.saved();
@@ -179,6 +182,7 @@ impl PolicyOptimization {
             tokenizer: &self.language_model.tokenizer,
             sampling: self.config.sampling(seed),
             micro_batch_tokens: self.micro_batch_tokens,
+            comm: &self.comm,
         };
         let answers = match self.reference_answers.take() {
             Some(answers) => answers,

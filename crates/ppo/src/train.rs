@@ -12,7 +12,7 @@ use candle_core::{DType, Tensor};
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::file_order;
 use rlhf_lm::Gradients;
-use rlhf_rollout::{Episode, EpisodeBatch, kl_per_episode, micro_batches};
+use rlhf_rollout::{Episode, EpisodeBatch, deal_episodes, kl_per_episode, micro_batches};
 use rlhf_train::statistics;
 use serde_json::{Map, Value};
 
@@ -188,7 +188,9 @@ impl PolicyOptimization {
             critic: Gradients::new(),
         };
         let mut sums = zeros(MinibatchSums::PER_MICRO_BATCH)?;
-        for part in micro_batches(prompts, episodes, minibatch, self.micro_batch_tokens) {
+        let own = deal_episodes(&self.comm, prompts, episodes, minibatch).into_iter();
+        let own: Vec<usize> = own.map(|place| minibatch[place]).collect();
+        for part in micro_batches(prompts, episodes, &own, self.micro_batch_tokens) {
             let own: Vec<Episode> = part.iter().map(|&i| episodes[i].clone()).collect();
             let batch = EpisodeBatch::pack(prompts, &own, device)?;
             let old_logprobs = flat(&trajectory.logprobs, part)?;
@@ -250,10 +252,12 @@ impl PolicyOptimization {
                 config.ptx_coef,
                 (update, minibatch.len()),
                 self.micro_batch_tokens,
+                &self.comm,
             )?,
             None => Tensor::zeros((), DType::F32, device)?,
         };
         let sums = Tensor::cat(&[sums, ptx.unsqueeze(0)?], 0)?;
+        let sums = self.over_ranks(&mut gradients, &sums)?;
         let read = Gradients::read(&sums, &[&gradients.policy, &gradients.critic])?;
         let sums = MinibatchSums {
             read,
@@ -261,6 +265,16 @@ impl PolicyOptimization {
             slots,
         };
         Ok((gradients, sums))
+    }
+
+    /// Sums gradients and `sums` over the ranks, each of which has computed a part of the minibatch.
+    fn over_ranks(&self, gradients: &mut UpdateGradients, sums: &Tensor) -> Result<Tensor> {
+        let UpdateGradients { policy, critic } = gradients;
+        let own = self.critic.as_ref().and_then(|critic| critic.describe().1);
+        let critic = own.map(|params| (params, critic));
+        let policy = Some((&self.policy.params, policy));
+        let mut all: Vec<_> = policy.into_iter().chain(critic).collect();
+        Ok(self.comm.sum_gradients(&mut all, sums)?)
     }
 
     /// One optimizer step of policy and critic; the gradients' norms, or nothing where one is not finite.

@@ -9,8 +9,8 @@ use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarMod
 use rlhf_rollout::save_heads;
 use rlhf_train::feedback::{Counts, Item, LossTerms, Report, report};
 use rlhf_train::{
-    Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Plan, Prepared,
-    Progress, RunDir, Session, Summary, check_finite, check_update,
+    Checkpoint, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Pace, Plan,
+    Prepared, Progress, RunDir, Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
@@ -120,6 +120,7 @@ impl Prepared for RewardModelling {
     fn run(&mut self, session: &Session, dir: &RunDir) -> Result<Summary> {
         let (config, training) = (&self.config, &self.config.training);
         let (params, items, held_out) = (&self.params, &self.items, &self.held_out);
+        let comm = &session.comm;
         let Extent {
             steps_per_epoch,
             steps,
@@ -131,11 +132,11 @@ impl Prepared for RewardModelling {
             ScalarModel::new(&self.model, params)?.gradient_checkpointing(session.recompute);
         let evaluated = ScalarModel::new(&self.model, &params.frozen())?;
         let evaluate = || -> Result<(Vec<Vec<f64>>, Report)> {
-            let scores = raw_scores(&evaluated, held_out, micro_batch_tokens)?;
+            let scores = raw_scores(&evaluated, held_out, micro_batch_tokens, comm)?;
             let report = report(held_out, &scores, self.counts);
             Ok((scores, report))
         };
-        let mut optimizer = training.optimizer();
+        let mut optimizer = training.optimizer(session);
         let mut first = 0;
         if let Some(checkpoint) = dir.resume()? {
             checkpoint.restore(params, &mut optimizer)?;
@@ -144,6 +145,7 @@ impl Prepared for RewardModelling {
         }
         let mut metrics = dir.metrics()?;
         let mut save_clock = session.saving.clock();
+        let mut pace = Pace::new(comm);
         let mut progress = Progress::new(session.progress, "reward", steps, "step");
         let mut monitor = LossMonitor::after(&dir.logged()?);
         let mut last_loss = f64::NAN;
@@ -177,11 +179,15 @@ impl Prepared for RewardModelling {
             let mut gradients = Gradients::new();
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
             let lengths: Vec<usize> = batch.iter().map(|item| item.tokens()).collect();
+            let own = comm.deal(&lengths);
+            let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
             for micro in micro_batches(&lengths, micro_batch_tokens) {
-                let loss = loss_of(&batch[micro], share)?;
+                let micro: Vec<&Item> = own[micro].iter().map(|&item| batch[item]).collect();
+                let loss = loss_of(&micro, share)?;
                 gradients.accumulate(params, &loss)?;
                 total = (total + loss.detach())?;
             }
+            let total = comm.sum_gradients(&mut [(params, &mut gradients)], &total)?;
             last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
             if !checked {
                 // A comparison stays the same when all scores move by one amount.
@@ -196,7 +202,7 @@ impl Prepared for RewardModelling {
 
             let done = step + 1;
             let seconds = begun.elapsed().as_secs_f64();
-            let line = Map::from_iter([
+            let mut line = Map::from_iter([
                 ("loss".to_owned(), json!(last_loss)),
                 ("grad_norm".to_owned(), json!(grad_norm)),
                 ("lr".to_owned(), json!(lr)),
@@ -211,6 +217,7 @@ impl Prepared for RewardModelling {
                     json!(tokens as f64 / seconds),
                 ),
             ]);
+            pace.step(comm, &mut line)?;
             if let Some(before) = before.take() {
                 metrics.log(0, &before)?;
             }
@@ -225,9 +232,9 @@ impl Prepared for RewardModelling {
             }
             progress.tick(done, &[("loss", last_loss)], tokens as u64);
 
-            let stop = session.interrupt.requested() && done < steps;
-            let save =
-                stop || training.saves_after(done, steps) || done < steps && save_clock.due();
+            let [stop, due] = comm.any([session.interrupt.requested(), save_clock.due()])?;
+            let stop = stop && done < steps;
+            let save = stop || training.saves_after(done, steps) || done < steps && due;
             if save || done == steps {
                 check_update(done, params, &loss_of(&batch[..1], 1.0)?)?;
             }

@@ -1,7 +1,7 @@
-//! A sampled response, and sampling one.
+//! A sampled response.
 
 use anyhow::Result;
-use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer, generate};
+use rlhf_lm::Tokenizer;
 
 use crate::PromptRow;
 
@@ -21,24 +21,4 @@ impl Episode {
     pub fn text(&self, tokenizer: &Tokenizer, prompts: &[PromptRow]) -> Result<String> {
         Ok(tokenizer.decode_response(&prompts[self.prompt].ids, &self.response)?)
     }
-}
-
-/// Samples `samples` responses to each prompt, in order of prompt, so that the responses to one prompt are adjacent.
-pub fn respond(
-    model: &CausalLm,
-    tokenizer: &Tokenizer,
-    prompts: &[PromptRow],
-    samples: usize,
-    sampling: &SamplingConfig,
-) -> Result<Vec<Episode>> {
-    let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
-    let sampled = generate(model, tokenizer, &ids, samples, sampling, &mut |_| {})?;
-    Ok(sampled
-        .into_iter()
-        .map(|s| Episode {
-            prompt: s.prompt,
-            response: s.tokens,
-            finished: s.finished,
-        })
-        .collect())
 }

@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use rlhf_lm::{CausalLm, SamplingConfig, Tokenizer};
-use rlhf_train::statistics;
+use rlhf_train::{Comm, statistics};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{Episode, PromptRow, Scorer, kl_per_episode, respond, response_logprobs};
+use crate::{
+    Episode, PromptRow, Scorer, kl_per_episode, respond, response_logprobs, scores_together,
+};
 
 /// Compares policies with one reference: everyone answers the same prompts with the same seed.
 pub struct Evaluator<'a> {
@@ -24,6 +26,8 @@ pub struct Evaluator<'a> {
     pub sampling: SamplingConfig,
     /// Tokens per forward pass.
     pub micro_batch_tokens: usize,
+    /// The processes that share the prompts.
+    pub comm: &'a Comm,
 }
 
 /// One response per prompt, with its score.
@@ -96,10 +100,9 @@ impl SideBySide {
 impl Evaluator<'_> {
     /// The answers of `model` with their scores. Those of the reference never change, so they are worth keeping.
     pub fn answers(&self, model: &CausalLm) -> Result<ScoredAnswers> {
-        let episodes = respond(model, self.tokenizer, self.prompts, 1, &self.sampling)?;
-        let raw = self
-            .reward
-            .scores(self.tokenizer, self.prompts, &episodes)?;
+        let (tokenizer, prompts, comm) = (self.tokenizer, self.prompts, self.comm);
+        let episodes = respond(model, tokenizer, prompts, 1, &self.sampling, comm)?;
+        let (raw, _) = scores_together(self.reward, tokenizer, prompts, &episodes, comm)?;
         let (scores, missing_eos) = ruled(&raw, &episodes, self.score_rule);
         Ok(ScoredAnswers {
             episodes,
@@ -121,7 +124,14 @@ impl Evaluator<'_> {
         let ids: Vec<Vec<u32>> = self.prompts.iter().map(|p| p.ids.clone()).collect();
         let logprobs = |model| {
             let tau = self.sampling.temperature;
-            response_logprobs(model, &ids, episodes, tau, self.micro_batch_tokens)
+            response_logprobs(
+                model,
+                &ids,
+                episodes,
+                tau,
+                self.micro_batch_tokens,
+                self.comm,
+            )
         };
         let kl = kl_per_episode(&logprobs(policy)?, &logprobs(self.reference)?);
         self.compare(&answers, &kl, reference)
@@ -284,6 +294,7 @@ mod tests {
                 ..SamplingConfig::default()
             },
             micro_batch_tokens: 20,
+            comm: &Comm::single(),
         };
         let answers = evaluator.answers(&reference).unwrap();
         let same = evaluator.measure(&reference, &answers).unwrap();

@@ -21,15 +21,17 @@ mod packing;
 mod portable;
 mod prompt;
 mod scorers;
+mod shared;
 
 pub use best_of_n::{best_of_n, best_of_n_kl_bound};
 pub use ensemble::{
     Ensemble, Features, Judged, Opinions, Rule, delta_ucb, differences, infomax, load_heads,
     mean_and_sd, save_heads, thompson,
 };
-pub use episode::{Episode, respond};
+pub use episode::Episode;
 pub use evaluator::{Evaluation, Evaluator, ScoredAnswers, SideBySide, ruled, win};
 pub use logprobs::{kl_per_episode, response_logprobs};
 pub use packing::{EpisodeBatch, micro_batches};
 pub use prompt::{PromptRow, prompt_rows};
 pub use scorers::{RewardSource, Scorer, open_pessimistic, score_texts};
+pub use shared::{deal_episodes, each_episode, respond, scores_together};

@@ -3,9 +3,12 @@
 use anyhow::Result;
 use rlhf_lm::CausalLm;
 
-use crate::{Episode, EpisodeBatch, micro_batches};
+use rlhf_train::Comm;
 
-/// log π(y_t) of every response token at temperature τ, `[B][n_i]` in nats, `micro_batch_tokens` tokens a forward pass.
+use crate::{Episode, EpisodeBatch, each_episode, micro_batches};
+
+/// log π(y_t) of every response token at temperature τ, `[B][n_i]` in nats, `micro_batch_tokens` tokens a forward pass; the ranks of
+/// `comm` share the episodes.
 ///
 /// By the training forward, never from the sampler: PPO's ratio compares these numbers with those of the same forward later.
 pub fn response_logprobs(
@@ -14,17 +17,20 @@ pub fn response_logprobs(
     episodes: &[Episode],
     temperature: f64,
     micro_batch_tokens: usize,
+    comm: &Comm,
 ) -> Result<Vec<Vec<f32>>> {
-    let all: Vec<usize> = (0..episodes.len()).collect();
-    let mut logprobs = Vec::with_capacity(episodes.len());
-    for part in micro_batches(prompts, episodes, &all, micro_batch_tokens) {
-        let part = part.iter().map(|&i| &episodes[i]);
-        let batch = EpisodeBatch::pack(prompts, part, model.device())?;
-        let hidden = batch.hidden(model)?;
-        let now = model.logprobs(&hidden, &batch.targets, temperature)?;
-        logprobs.extend(batch.by_episode(&now.logprobs)?);
-    }
-    Ok(logprobs)
+    each_episode(comm, prompts, episodes, |episodes| {
+        let all: Vec<usize> = (0..episodes.len()).collect();
+        let mut logprobs = Vec::with_capacity(episodes.len());
+        for part in micro_batches(prompts, episodes, &all, micro_batch_tokens) {
+            let part = part.iter().map(|&i| &episodes[i]);
+            let batch = EpisodeBatch::pack(prompts, part, model.device())?;
+            let hidden = batch.hidden(model)?;
+            let now = model.logprobs(&hidden, &batch.targets, temperature)?;
+            logprobs.extend(batch.by_episode(&now.logprobs)?);
+        }
+        Ok(logprobs)
+    })
 }
 
 /// `Σ_t log π(y_t) − log π_ref(y_t)` per response: a one-sample estimate of the KL of an episode, in nats.
@@ -80,8 +86,15 @@ mod tests {
         ];
         for tau in [0.7, 1.0, 1.5] {
             for micro_batch_tokens in [1, 5, 100] {
-                let found = response_logprobs(&model, &prompts, &episodes, tau, micro_batch_tokens)
-                    .unwrap();
+                let found = response_logprobs(
+                    &model,
+                    &prompts,
+                    &episodes,
+                    tau,
+                    micro_batch_tokens,
+                    &Comm::single(),
+                )
+                .unwrap();
                 for (episode, found) in episodes.iter().zip(&found) {
                     let batch = EpisodeBatch::pack(&prompts, [episode], &Device::Cpu).unwrap();
                     let logits = model.logits(&batch.hidden(&model).unwrap()).unwrap();

@@ -2,7 +2,7 @@
 
 use rlhf_base::caption::Caption;
 use rlhf_train::captions::{
-    EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND,
+    EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, RANKS_SECONDS, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND,
 };
 
 /// The captions of this stage's metrics, in the order of its page.
@@ -31,4 +31,5 @@ pub const CAPTIONS: &[Caption] = &[
     TOKENS_PER_SECOND,
     TOKENS,
     STEP_SECONDS,
+    RANKS_SECONDS,
 ];

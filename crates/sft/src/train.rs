@@ -7,8 +7,9 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::{
-    Checkpoint, DiskUse, Extent, Finding, GUESSING_LOSS, Interrupted, LossMonitor, MemoryItem,
-    Plan, Prepared, Progress, RunDir, Session, Summary, Training, check_finite, check_update,
+    Checkpoint, Comm, DiskUse, Extent, Finding, GUESSING_LOSS, Interrupted, LossMonitor,
+    MemoryItem, Pace, Plan, Prepared, Progress, RunDir, Session, Summary, Training, check_finite,
+    check_update,
 };
 use serde_json::{Map, Value, json};
 
@@ -121,7 +122,7 @@ impl Prepared for LanguageModelling {
     /// Minimises the loss per target token over the rows with AdamW.
     fn run(&mut self, session: &Session, dir: &RunDir) -> Result<Summary> {
         let (training, params) = (&self.training, &self.model.params);
-        let (rows, held_out) = (&self.rows.rows, &self.held_out);
+        let (rows, held_out, comm) = (&self.rows.rows, &self.held_out, &session.comm);
         let Extent {
             steps_per_epoch,
             steps,
@@ -132,7 +133,7 @@ impl Prepared for LanguageModelling {
         let model =
             CausalLm::new(&self.model.config, params)?.gradient_checkpointing(session.recompute);
         let evaluated = CausalLm::new(&self.model.config, &params.frozen())?;
-        let mut optimizer = training.optimizer();
+        let mut optimizer = training.optimizer(session);
         let mut first = 0;
         if let Some(checkpoint) = dir.resume()? {
             checkpoint.restore(params, &mut optimizer)?;
@@ -141,6 +142,7 @@ impl Prepared for LanguageModelling {
         }
         let mut metrics = dir.metrics()?;
         let mut save_clock = session.saving.clock();
+        let mut pace = Pace::new(comm);
         let mut progress = Progress::new(session.progress, self.stage, steps, "step");
         let mut outcome = Outcome {
             steps,
@@ -163,7 +165,7 @@ impl Prepared for LanguageModelling {
         if first == 0 {
             let mut line = Map::new();
             if !held_out.is_empty() {
-                let loss = mean_loss(&evaluated, held_out, micro_batch_tokens)?;
+                let loss = mean_loss(&evaluated, held_out, micro_batch_tokens, comm)?;
                 progress.say(&format!("held-out loss {loss:.4} before training"));
                 line = held_out_line(loss);
             }
@@ -193,8 +195,11 @@ impl Prepared for LanguageModelling {
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
             let mut balance: Option<Tensor> = None;
             let lengths: Vec<usize> = batch.iter().map(|row| row.ids().len()).collect();
+            let own = comm.deal(&lengths);
+            let lengths: Vec<usize> = own.iter().map(|&row| lengths[row]).collect();
             for micro in micro_batches(&lengths, micro_batch_tokens) {
-                let packed = ExampleBatch::pack(&batch[micro], &session.device)?;
+                let micro: Vec<&Example> = own[micro].iter().map(|&row| batch[row]).collect();
+                let packed = ExampleBatch::pack(&micro, &session.device)?;
                 let (loss, balanced) = packed.loss_balanced(&model, targets)?;
                 total = (total + loss.detach())?;
                 let mut minimised = loss;
@@ -211,9 +216,15 @@ impl Prepared for LanguageModelling {
                 }
                 gradients.accumulate(params, &minimised)?;
             }
+            // A rank without rows has none, and sums it with those of the others all the same.
+            if let ([true], None) = (comm.any([balance.is_some()])?, &balance) {
+                balance = Some(total.zeros_like()?);
+            }
             let mut numbers = vec![total];
             numbers.extend(balance);
-            let numbers = Gradients::read(&Tensor::stack(&numbers, 0)?, &[&gradients])?;
+            let numbers = Tensor::stack(&numbers, 0)?;
+            let numbers = comm.sum_gradients(&mut [(params, &mut gradients)], &numbers)?;
+            let numbers = Gradients::read(&numbers, &[&gradients])?;
             outcome.loss = f64::from(numbers[0]);
             if !checked {
                 checked = gradients.check_all(params)?;
@@ -238,21 +249,22 @@ impl Prepared for LanguageModelling {
             let seconds = begun.elapsed().as_secs_f64();
             line.insert("time/step".into(), json!(seconds));
             line.insert("tokens_per_second".into(), json!(tokens as f64 / seconds));
+            pace.step(comm, &mut line)?;
             if let Some(before) = before.take() {
                 log(0, &before)?;
             }
             log(done, &line)?;
             if !held_out.is_empty() && training.evaluates_after(done, steps) {
-                let loss = mean_loss(&evaluated, held_out, micro_batch_tokens)?;
+                let loss = mean_loss(&evaluated, held_out, micro_batch_tokens, comm)?;
                 log(done, &held_out_line(loss))?;
                 progress.say(&format!("held-out loss {loss:.4} after step {done}"));
                 outcome.eval_loss = Some(loss);
             }
             progress.tick(done, &[("loss", outcome.loss)], tokens as u64);
 
-            let stop = session.interrupt.requested() && done < steps;
-            let save =
-                stop || training.saves_after(done, steps) || done < steps && save_clock.due();
+            let [stop, due] = comm.any([session.interrupt.requested(), save_clock.due()])?;
+            let stop = stop && done < steps;
+            let save = stop || training.saves_after(done, steps) || done < steps && due;
             if save || done == steps {
                 let packed = ExampleBatch::pack(&batch[..1], &session.device)?;
                 let loss = packed.loss(&model, batch[0].num_targets())?;
@@ -285,7 +297,8 @@ impl LanguageModelling {
     fn loss_on_trial(&self) -> Result<String> {
         let causal = CausalLm::new(&self.model.config, &self.model.params.frozen())?;
         let tried = &self.rows.rows[..self.rows.rows.len().min(Self::TRIED)];
-        let loss = mean_loss(&causal, tried, self.extent.micro_batch_tokens)?;
+        let tokens = self.extent.micro_batch_tokens;
+        let loss = mean_loss(&causal, tried, tokens, &Comm::single())?;
         ensure!(
             loss.is_finite(),
             "the model's loss on the first {} rows is {loss}: its weights are damaged, or too large for this --dtype",

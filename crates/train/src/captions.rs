@@ -32,6 +32,12 @@ pub const TOKENS_PER_SECOND: Caption = Caption::speed(
 );
 /// Tokens processed.
 pub const TOKENS: Caption = Caption::speed("tokens", "Tokens", "Processed so far, or in the step.");
+/// Seconds of a step in which the leader waited for other ranks.
+pub const RANKS_SECONDS: Caption = Caption::speed(
+    "time/ranks",
+    "Seconds for other ranks",
+    "Of a step: what the first of several processes has waited for the others or exchanged with them.",
+);
 /// Seconds of an optimizer step.
 pub const STEP_SECONDS: Caption = Caption::speed(
     "time/step",

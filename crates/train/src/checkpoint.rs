@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checksum::{sha256_of, sha256_of_file};
+use crate::comm::Bytes;
 use crate::growing::{self, Lengths};
 use crate::run_dir::{CHECKPOINTS, OnExisting};
 use crate::{AdamW, Error, Result, RunDir, durable};
@@ -60,6 +61,21 @@ impl Checkpoint {
             .collect()
     }
 
+    /// All of it, for the other ranks: whatever their number, they go on from where the leader's file was.
+    fn to_bytes(&self) -> Result<(Bytes, (u64, String))> {
+        let tensors = Bytes(rlhf_lm::tensors_to_bytes(&self.tensors)?);
+        Ok((tensors, (self.step, self.state.to_string())))
+    }
+
+    fn from_bytes((tensors, (step, state)): &(Bytes, (u64, String))) -> Result<Self> {
+        let tensors = candle_core::safetensors::load_buffer(&tensors.0, &Device::Cpu)?;
+        Ok(Self {
+            step: *step,
+            tensors: tensors.into_iter().collect(),
+            state: serde_json::from_str(state).map_err(|_| Error::OtherProgram)?,
+        })
+    }
+
     /// Adds tensors under `group/`.
     pub fn insert_group(&mut self, group: &str, tensors: BTreeMap<String, Tensor>) {
         self.tensors.extend(
@@ -87,16 +103,33 @@ impl RunDir {
     /// The checkpoint to go on from: the latest, if the directory was opened to resume and has one. Cuts metrics and samples back to
     /// the lines it knew.
     pub fn resume(&self) -> Result<Option<Checkpoint>> {
-        match (self.opened, self.found.take()) {
-            (OnExisting::Resume, Some(found)) => self.go_back_to(Some(found)),
-            (OnExisting::Resume, None) => self.checkpoint_latest(),
-            (OnExisting::Refuse | OnExisting::Overwrite, _) => Ok(None),
+        if self.opened != OnExisting::Resume {
+            return Ok(None);
+        }
+        let mut read = None;
+        let sent = self.comm.by_leader(|| {
+            let found = match self.found.take() {
+                Some(found) => self.go_back_to(Some(found)),
+                None => self.checkpoint_latest(),
+            };
+            read = found?;
+            match (&read, self.comm.size()) {
+                (Some(checkpoint), 2..) => checkpoint.to_bytes().map(Some),
+                _ => Ok(None),
+            }
+        })?;
+        match (self.comm.leads(), sent) {
+            (false, Some(bytes)) => Checkpoint::from_bytes(&bytes).map(Some),
+            _ => Ok(read),
         }
     }
 
     /// Saves a checkpoint and removes all but the newest `keep` (at least one), and any of a later step, which this run has gone back
     /// behind. If it cannot be written, those before it stay.
     pub fn checkpoint_save(&self, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
+        if !self.comm.leads() {
+            return Ok(());
+        }
         self.try_checkpoint_save(checkpoint)
             .map_err(|cause| Error::CheckpointNotSaved {
                 step: checkpoint.step,

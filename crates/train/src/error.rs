@@ -98,6 +98,11 @@ pub enum Error {
         /// NaN or infinity.
         norm: f64,
     },
+    /// Bytes from another rank are not what this program sends.
+    #[error(
+        "another rank sent what this program does not understand: start the same binary on every host"
+    )]
+    OtherProgram,
     /// A saved optimizer state belongs to another model.
     #[error("optimizer state: {key} {reason}; was the checkpoint made with another model?")]
     OptimizerState {

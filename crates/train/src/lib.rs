@@ -5,6 +5,7 @@
 //! - [`AdamW`], [`Schedule`], [`check_finite`]: how weights move, and when to stop;
 //! - [`RunDir`], [`Checkpoint`], [`Metrics`]: what a run leaves on disk, and how it goes on after a kill;
 //! - [`Progress`], [`Plan`], [`Interrupt`]: what the user sees and how they stop it;
+//! - [`Comm`]: several processes that compute one run;
 //! - [`LossMonitor`]: what shows that a run learns nothing;
 //! - [`feedback`]: human judgements in tokens, and how well scores agree with them;
 //! - [`statistics`]: the numbers in reports.
@@ -14,6 +15,7 @@
 pub mod captions;
 mod checkpoint;
 mod checksum;
+mod comm;
 mod data;
 mod divergence;
 mod durable;
@@ -47,6 +49,7 @@ mod variants;
 
 pub use checkpoint::{Checkpoint, newest_checkpoint, policies_of_checkpoints};
 pub use checksum::sha256_of_file;
+pub use comm::{Comm, Pace, Parcel, Traffic};
 pub use data::{Counted, DataSettings, read_and_tell, row_limit, tell_skipped};
 pub use divergence::{check_finite, check_update};
 pub use durable::write_file;

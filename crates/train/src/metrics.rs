@@ -15,7 +15,9 @@ pub(crate) const TIMINGS: &str = "timings.jsonl";
 ///
 /// Metrics that depend on the clock (`time/…`, `tokens_per_second`) go line by line into `timings.jsonl` instead,
 /// so that the same seed writes the same bytes into `metrics.jsonl`. The report of `rlhf-web` joins the two again.
-pub struct Metrics {
+pub struct Metrics(Option<Files>);
+
+struct Files {
     lines: JsonLines,
     timings: JsonLines,
     events: Events,
@@ -27,15 +29,23 @@ fn depends_on_the_clock(key: &str) -> bool {
 
 impl Metrics {
     pub(crate) fn open(run: &Path) -> Result<Self> {
-        Ok(Self {
+        Ok(Self(Some(Files {
             lines: JsonLines::append_to(&run.join(METRICS))?,
             timings: JsonLines::append_to(&run.join(TIMINGS))?,
             events: Events::create(run)?,
-        })
+        })))
+    }
+
+    /// Those of a rank that does not lead, which nobody writes.
+    pub(crate) fn unheard() -> Self {
+        Self(None)
     }
 
     /// Writes one line: `step`, then `values` in their order. Floats have the fewest digits that read back exactly; NaN and infinity are `null`.
     pub fn log(&mut self, step: u64, values: &Map<String, Value>) -> Result<()> {
+        let Some(files) = &mut self.0 else {
+            return Ok(());
+        };
         let head = || Map::from_iter([("step".to_owned(), step.into())]);
         let (mut line, mut timing) = (head(), head());
         for (key, value) in values {
@@ -46,12 +56,12 @@ impl Metrics {
             };
             target.insert(key.clone(), value.clone());
         }
-        self.lines.append(&line)?;
-        self.timings.append(&timing)?;
+        files.lines.append(&line)?;
+        files.timings.append(&timing)?;
         let scalars = values
             .iter()
             .filter_map(|(key, value)| Some((key.as_str(), value.as_f64()? as f32)));
-        self.events.write(step, scalars)
+        files.events.write(step, scalars)
     }
 }
 

@@ -1,13 +1,17 @@
 //! AdamW (Loshchilov and Hutter 2019), with the gradient clipped to a norm.
 
-use std::collections::BTreeMap;
+mod shared;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use candle_core::{DType, Tensor, Var};
 use rlhf_lm::{Gradients, Params};
 use rlhf_ops::AdamWStep;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use self::shared::Shares;
+use crate::{Comm, Error, Result};
 
 /// AdamW's constants; the learning rate is given step by step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +51,9 @@ pub struct AdamW {
     /// Steps taken.
     steps: u64,
     moments: BTreeMap<String, Moments>,
+    /// The ranks that it is shared out to, and how, once the parameters are known.
+    comm: Option<Comm>,
+    shares: Option<Shares>,
 }
 
 #[derive(Debug)]
@@ -62,6 +69,17 @@ impl AdamW {
             config,
             steps: 0,
             moments: BTreeMap::new(),
+            comm: None,
+            shares: None,
+        }
+    }
+
+    /// Shared out to the ranks of `comm`: each keeps the moments of its share of the parameters and updates it. From then on
+    /// [`AdamW::step`], [`AdamW::state`] and [`AdamW::load_state`] are for all ranks to call together.
+    pub fn shared_by(self, comm: &Comm) -> Self {
+        Self {
+            comm: (comm.size() > 1).then(|| comm.clone()),
+            ..self
         }
     }
 
@@ -92,16 +110,17 @@ impl AdamW {
         if !norm.is_finite() {
             return Err(Error::NonFiniteGradient { norm });
         }
-        for (name, param) in params.trainable() {
-            if !self.moments.contains_key(name) {
-                let zeros = || Var::zeros(param.shape(), DType::F32, param.device());
-                self.moments.insert(
-                    name.to_owned(),
-                    Moments {
-                        m: zeros()?,
-                        v: zeros()?,
-                    },
-                );
+        if let Some(comm) = self.comm.as_ref().filter(|_| self.shares.is_none()) {
+            self.shares = Some(Shares::new(params, comm));
+        }
+        for (name, part) in self.parts(params) {
+            if let (false, Some(param)) = (self.moments.contains_key(&name), params.get(&name)) {
+                let shape = part
+                    .as_ref()
+                    .map_or(param.shape().clone(), |part| part.len().into());
+                let zeros = || Var::zeros(&shape, DType::F32, param.device());
+                let (m, v) = (zeros()?, zeros()?);
+                self.moments.insert(name, Moments { m, v });
             }
         }
         self.steps += 1;
@@ -118,26 +137,74 @@ impl AdamW {
             weight_decay: 0.0,
             ..step
         };
-        for (name, param) in params.trainable() {
-            if let (Some(grad), Some(Moments { m, v })) = (grads.get(name), self.moments.get(name))
-            {
-                let step = match param.rank() {
-                    0 | 1 => &without_decay,
-                    _ => &step,
-                };
-                rlhf_ops::adamw(param, grad, m, v, step)?;
+        for (name, part) in self.parts(params) {
+            let own = (params.get(&name), grads.get(&name), self.moments.get(&name));
+            let (Some(param), Some(grad), Some(Moments { m, v })) = own else {
+                continue;
+            };
+            let step = match param.rank() {
+                0 | 1 => &without_decay,
+                _ => &step,
+            };
+            match part {
+                None => rlhf_ops::adamw(param, grad, m, v, step)?,
+                Some(part) => {
+                    let weight = param.as_detached_tensor();
+                    let own = shared::variable(&weight, &part)?;
+                    rlhf_ops::adamw(&own, &shared::slice(grad, &part)?, m, v, step)?;
+                    let moved = weight.flatten_all()?;
+                    moved.slice_set(&own.as_detached_tensor(), 0, part.start)?;
+                }
             }
+        }
+        if let Some(shares) = &self.shares {
+            shares.gather_weights(params)?;
         }
         params.refresh()?;
         Ok(norm)
     }
 
+    /// The parameters that this process updates: all, whole, or those of its share with the numbers that are in it.
+    fn parts(&self, params: &Params) -> Vec<(String, Option<Range<usize>>)> {
+        match &self.shares {
+            None => params
+                .trainable()
+                .map(|(name, _)| (name.to_owned(), None))
+                .collect(),
+            Some(shares) => {
+                let own = shares.own();
+                own.map(|(name, part)| (name.to_owned(), Some(part)))
+                    .collect()
+            }
+        }
+    }
+
     /// The state by name: `step` (i64), and `m/…` and `v/…` for every parameter that has taken a step. The tensors share storage with the optimizer.
+    ///
+    /// Of an optimizer that is shared out the leader gets all of it, from every rank, and the others nothing but the step.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
-        for (name, Moments { m, v }) in &self.moments {
-            state.insert(format!("m/{name}"), m.as_detached_tensor());
-            state.insert(format!("v/{name}"), v.as_detached_tensor());
+        let moment = |name: &str, pick: fn(&Moments) -> &Var| {
+            Some(pick(self.moments.get(name)?).as_detached_tensor())
+        };
+        for (kind, pick) in [
+            ("m", (|it| &it.m) as fn(&Moments) -> &Var),
+            ("v", |it| &it.v),
+        ] {
+            let all: BTreeMap<String, Tensor> =
+                match self.shares.as_ref().filter(|_| self.steps > 0) {
+                    Some(shares) => shares.gather_moments(|name| moment(name, pick))?,
+                    None => {
+                        let names = self.moments.iter();
+                        names
+                            .map(|(name, it)| (name.clone(), pick(it).as_detached_tensor()))
+                            .collect()
+                    }
+                };
+            state.extend(
+                all.into_iter()
+                    .map(|(name, it)| (format!("{kind}/{name}"), it)),
+            );
         }
         // No run takes 2⁶³ steps; safetensors and candle have no unsigned 64-bit numbers.
         state.insert(
@@ -153,10 +220,13 @@ impl AdamW {
             .get("step")
             .ok_or_else(|| mismatch("step", "is missing"))?
             .to_scalar::<i64>()?;
+        self.shares = self.comm.as_ref().map(|comm| Shares::new(params, comm));
         let mut moments = BTreeMap::new();
+        let mut names = BTreeSet::new();
         if steps > 0 {
             for (name, param) in params.trainable() {
-                let load = |kind: &str| -> Result<Var> {
+                names.insert(name);
+                for kind in ["m", "v"] {
                     let key = format!("{kind}/{name}");
                     let tensor = state
                         .get(&key)
@@ -169,28 +239,31 @@ impl AdamW {
                         );
                         return Err(mismatch(&key, reason));
                     }
+                }
+            }
+            for (name, part) in self.parts(params) {
+                let load = |kind: &str| -> Result<Var> {
+                    let key = format!("{kind}/{name}");
+                    let tensor = state
+                        .get(&key)
+                        .ok_or_else(|| mismatch(&key, "is missing"))?;
                     // Copied, because the optimizer changes its moments in place.
-                    Ok(Var::from_tensor(
-                        &tensor
-                            .to_device(param.device())?
-                            .to_dtype(DType::F32)?
-                            .copy()?,
-                    )?)
+                    let tensor = match &part {
+                        None => tensor.copy()?,
+                        Some(part) => shared::slice(tensor, part)?,
+                    };
+                    let tensor = tensor.to_device(params.device())?.to_dtype(DType::F32)?;
+                    Ok(Var::from_tensor(&tensor)?)
                 };
-                moments.insert(
-                    name.to_owned(),
-                    Moments {
-                        m: load("m")?,
-                        v: load("v")?,
-                    },
-                );
+                let (m, v) = (load("m")?, load("v")?);
+                moments.insert(name, Moments { m, v });
             }
         }
         let known = |key: &str| {
             key == "step"
                 || ["m/", "v/"]
                     .iter()
-                    .any(|p| key.strip_prefix(p).is_some_and(|n| moments.contains_key(n)))
+                    .any(|p| key.strip_prefix(p).is_some_and(|n| names.contains(n)))
         };
         if let Some(key) = state.keys().find(|key| !known(key)) {
             return Err(mismatch(key, "belongs to no parameter of this model"));

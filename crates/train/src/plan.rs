@@ -67,6 +67,21 @@ pub struct MemoryItem {
     pub bytes: u64,
 }
 
+/// What AdamW keeps of each trained number besides.
+const MOMENTS: &str = "optimizer moments";
+
+impl Plan {
+    /// The same where each of `ranks` processes keeps a share of the optimizer's moments.
+    pub fn share_optimizer(&mut self, ranks: usize) {
+        for item in &mut self.memory {
+            if item.what.ends_with(MOMENTS) {
+                item.bytes /= ranks as u64;
+                item.what.push_str(", a share of them");
+            }
+        }
+    }
+}
+
 impl MemoryItem {
     /// `bytes` held for `what`.
     pub fn new(what: impl Into<String>, bytes: u64) -> Self {
@@ -100,7 +115,7 @@ impl MemoryItem {
         [
             Self::new(format!("{what} {kind}"), weights as u64),
             Self::new(format!("{what} gradients"), 4 * trained),
-            Self::new(format!("{what} optimizer moments"), 8 * trained),
+            Self::new(format!("{what} {MOMENTS}"), 8 * trained),
         ]
     }
 

@@ -11,7 +11,7 @@ use crate::checkpoint::Found;
 use crate::jsonl::JsonLines;
 use crate::lock::Lock;
 use crate::metrics::{METRICS, Metrics, TIMINGS};
-use crate::{Error, Result, durable, events};
+use crate::{Comm, Error, Parcel, Result, durable, events};
 
 pub(crate) const SAMPLES: &str = "samples.jsonl";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
@@ -54,7 +54,28 @@ pub enum OnExisting {
     Resume,
 }
 
-/// The directory of one run, held by one process at a time.
+impl Parcel for OnExisting {
+    fn pack(&self, bytes: &mut Vec<u8>) {
+        let number: u8 = match self {
+            Self::Refuse => 0,
+            Self::Overwrite => 1,
+            Self::Resume => 2,
+        };
+        number.pack(bytes);
+    }
+
+    fn unpack(bytes: &mut &[u8]) -> Option<Self> {
+        match u8::unpack(bytes)? {
+            0 => Some(Self::Refuse),
+            1 => Some(Self::Overwrite),
+            2 => Some(Self::Resume),
+            _ => None,
+        }
+    }
+}
+
+/// The directory of one run, held by one process at a time. Of several ranks that is the leader: it alone reads and writes files, and the
+/// others are told what it has read.
 ///
 /// ```text
 /// config.toml     the settings, resolved         checkpoints/step-000123/   see `Checkpoint`
@@ -72,6 +93,7 @@ pub enum OnExisting {
 pub struct RunDir {
     path: PathBuf,
     pub(crate) opened: OnExisting,
+    pub(crate) comm: Comm,
     /// The checkpoint to go on from, until the stage takes it.
     pub(crate) found: RefCell<Option<Found>>,
     /// Whether no run was here before this one.
@@ -97,7 +119,29 @@ impl RunDir {
     ///
     /// To resume, the checkpoint to go on from is read and verified here, before anything is changed.
     pub fn open(path: impl Into<PathBuf>, existing: OnExisting) -> Result<Self> {
+        Self::open_with(path.into(), existing, Comm::single())
+    }
+
+    /// [`RunDir::open`] by the leader of several ranks, for all of them.
+    pub fn open_for(path: impl Into<PathBuf>, existing: OnExisting, comm: &Comm) -> Result<Self> {
         let path = path.into();
+        let mut opened = None;
+        comm.by_leader(|| {
+            opened = Some(Self::open_with(path.clone(), existing, comm.clone())?);
+            Ok::<(), Error>(())
+        })?;
+        Ok(opened.unwrap_or(Self {
+            path,
+            opened: existing,
+            comm: comm.clone(),
+            found: RefCell::new(None),
+            fresh: false,
+            made: Vec::new(),
+            lock: None,
+        }))
+    }
+
+    fn open_with(path: PathBuf, existing: OnExisting, comm: Comm) -> Result<Self> {
         let not_writable = |cause| Error::RunNotWritable {
             path: path.clone(),
             cause,
@@ -109,6 +153,7 @@ impl RunDir {
             made: missing.map(Path::to_owned).collect(),
             path: path.clone(),
             opened: existing,
+            comm,
             found: RefCell::new(None),
             fresh: false,
             lock: None,
@@ -161,6 +206,9 @@ impl RunDir {
     /// Writes what the run is made of: the resolved settings, and what identifies its inputs. Files that say the same already are left
     /// alone.
     pub fn write_record(&self, config: &str, inputs: &str) -> Result<()> {
+        if !self.comm.leads() {
+            return Ok(());
+        }
         // The inputs first: without them `config.toml` is taken for a file of somebody else.
         for (name, content) in [(INPUTS, inputs), (CONFIG, config)] {
             let path = self.path.join(name);
@@ -174,7 +222,10 @@ impl RunDir {
 
     /// Opens `metrics.jsonl` and its companions for appending. Call [`RunDir::checkpoint_latest`] before, so that a resumed run starts at the right line.
     pub fn metrics(&self) -> Result<Metrics> {
-        Metrics::open(&self.path)
+        match self.comm.leads() {
+            true => Metrics::open(&self.path),
+            false => Ok(Metrics::unheard()),
+        }
     }
 
     /// The lines of `metrics.jsonl` so far: none of a new run, those up to the checkpoint of one that was resumed.
@@ -183,10 +234,11 @@ impl RunDir {
     /// If the file cannot be read or a line is no JSON object.
     pub fn logged(&self) -> Result<Vec<Map<String, Value>>> {
         let path = self.path.join(METRICS);
-        if !path.exists() {
-            return Ok(Vec::new());
-        }
-        let text = fs_err::read_to_string(&path)?;
+        let text: Result<String> = self.comm.by_leader(|| match path.exists() {
+            true => Ok(fs_err::read_to_string(&path)?),
+            false => Ok(String::new()),
+        });
+        let text = text?;
         let parse = |(i, line): (usize, &str)| {
             serde_json::from_str(line).map_err(|error| Error::File {
                 path: path.clone(),
@@ -198,17 +250,26 @@ impl RunDir {
 
     /// Appends one object to `samples.jsonl`.
     pub fn append_sample(&self, sample: &impl Serialize) -> Result<()> {
+        if !self.comm.leads() {
+            return Ok(());
+        }
         JsonLines::append_to(&self.path.join(SAMPLES))?.append(sample)
     }
 
     /// Appends one object to `history.jsonl`. It tells of processes, so a resumed run goes on in it and nothing in it is taken back.
     pub fn append_history(&self, event: &impl Serialize) -> Result<()> {
+        if !self.comm.leads() {
+            return Ok(());
+        }
         JsonLines::append_to(&self.path.join(HISTORY))?.append(event)
     }
 
     /// Writes `answers.jsonl`, one object a prompt.
     pub fn write_answers(&self, answers: &[impl Serialize]) -> Result<()> {
-        write_answers(&self.path, answers)
+        match self.comm.leads() {
+            true => write_answers(&self.path, answers),
+            false => Ok(()),
+        }
     }
 
     /// Where numbers of a frozen reference are kept.
@@ -226,11 +287,17 @@ impl RunDir {
         &self,
         save: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
+        if !self.comm.leads() {
+            return Ok(());
+        }
         durable::replace_dir(&self.final_dir(), save)
     }
 
     /// Marks the run as complete. The fingerprint identifies settings, data and predecessor, so that an unchanged stage can be skipped.
     pub fn mark_finished(&self, fingerprint: &str) -> Result<()> {
+        if !self.comm.leads() {
+            return Ok(());
+        }
         Ok(durable::write_file(
             &self.path.join(FINISHED),
             fingerprint.as_bytes(),

@@ -1,17 +1,21 @@
-//! What a stage runs with: device, number format, seed, progress, interrupts.
+//! What a stage runs with: device, number format, other processes, seed, progress, interrupts.
 
 use std::path::Path;
 
 use candle_core::{DType, Device};
 use rlhf_lm::{Bases, LanguageModel, LoraConfig, Weights};
 
-use crate::{Interrupt, ProgressStyle, Saving};
+use crate::{AdamW, AdamWConfig, Comm, Interrupt, ProgressStyle, Saving};
 
 /// What a stage needs besides its own settings: device, precision, seed, progress, interruption.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// Where tensors live.
     pub device: Device,
+    /// The processes that compute the run together.
+    pub comm: Comm,
+    /// Whether each of them keeps a share of the optimizer's moments instead of all.
+    pub shard_optimizer: bool,
     /// What the model computes in; master weights and losses stay f32.
     pub dtype: DType,
     /// Gradient checkpointing: training keeps one hidden state per block and token, and computes the rest again for the gradient.
@@ -41,10 +45,23 @@ impl Session {
         }
     }
 
-    /// The device, its threads where it is the CPU, and the number format, for people to read.
+    /// An optimizer that has taken no step, shared out to the ranks where that is asked for.
+    pub fn optimizer(&self, config: AdamWConfig) -> AdamW {
+        let optimizer = AdamW::new(config);
+        match self.shard_optimizer {
+            true => optimizer.shared_by(&self.comm),
+            false => optimizer,
+        }
+    }
+
+    /// The device, its threads where it is the CPU, the number format, and how many ranks have such a device, for people to read.
     pub fn describe_device(&self) -> String {
+        let ranks = match self.comm.size() {
+            1 => String::new(),
+            n => format!(", on each of {n} ranks"),
+        };
         format!(
-            "{}, {}",
+            "{}, {}{ranks}",
             rlhf_ops::device::describe(&self.device),
             self.dtype.as_str()
         )

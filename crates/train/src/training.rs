@@ -4,7 +4,7 @@ use rlhf_lm::ModelConfig;
 
 use crate::{
     AdamW, AdamWConfig, DataSettings, Error, MayChange, Range, Result, Schedule, ScheduleKind,
-    micro_batch_tokens, settings,
+    Session, micro_batch_tokens, settings,
 };
 
 settings! {
@@ -127,8 +127,8 @@ impl Training {
     }
 
     /// An optimizer that has taken no step.
-    pub fn optimizer(&self) -> AdamW {
-        AdamW::new(AdamWConfig {
+    pub fn optimizer(&self, session: &Session) -> AdamW {
+        session.optimizer(AdamWConfig {
             weight_decay: self.weight_decay,
             ..AdamWConfig::default()
         })

@@ -1,10 +1,11 @@
 //! `rlhf doctor`: everything that can be checked before anything is spent.
 
 mod machine;
+mod ranks;
 mod rounds;
 mod stages;
 
-use rlhf_train::{Finding, Verdict};
+use rlhf_train::{Comm, Finding, Verdict};
 use serde::Serialize;
 
 use crate::exit::usage;
@@ -14,35 +15,37 @@ use crate::output::print_result;
 use crate::settings::{Layers, RUN, RunSettings};
 use crate::wiring::Wiring;
 
-pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
-    told(&examined(args)?, args.common.json)
+pub(crate) fn run(args: &DoctorArgs, comm: &Comm) -> anyhow::Result<()> {
+    told(&examined(args, comm)?, args.common.json)
 }
 
 /// Looks at everything.
-pub(super) fn examined(args: &DoctorArgs) -> anyhow::Result<Report> {
+pub(super) fn examined(args: &DoctorArgs, comm: &Comm) -> anyhow::Result<Report> {
     let mut report = Report::default();
     match &args.pipeline {
         Some(file) => {
             let wiring = of_first_seed(Wiring::read(file, &args.common)?);
-            let machine = Machine::new(&wiring.run, true)?;
+            let machine = Machine::of_rank(&wiring.run, true, comm)?;
             machine::check(&machine, &wiring.out, &mut report);
+            ranks::check(&machine, &mut report)?;
             stages::check(&wiring, &machine, Intent::default(), &mut report);
         }
         None => {
             let layers: Layers = crate::commands::stage::layers(None, &args.common)?;
             let run: RunSettings = layers.get(RUN)?;
-            let machine = Machine::new(&run, true)?;
+            let machine = Machine::of_rank(&run, true, comm)?;
             let out = run.out.unwrap_or_else(|| "runs".into());
             machine::check(&machine, &out, &mut report);
+            ranks::check(&machine, &mut report)?;
         }
     }
     Ok(report)
 }
 
 /// `rlhf run --dry-run`: what is checked of a pipeline, and the plan of every stage.
-pub(super) fn dry_run(wiring: Wiring, args: &RunArgs) -> anyhow::Result<()> {
+pub(super) fn dry_run(wiring: Wiring, args: &RunArgs, comm: &Comm) -> anyhow::Result<()> {
     let wiring = of_first_seed(wiring);
-    let machine = Machine::new(&wiring.run, true)?;
+    let machine = Machine::of_rank(&wiring.run, true, comm)?;
     let intent = Intent {
         plans: true,
         resume: args.resume,

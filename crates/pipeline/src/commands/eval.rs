@@ -109,7 +109,8 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         tracing::warn!("{line}");
     }
     tell_skipped(&tolerance);
-    let loss = mean_loss(&causal, &rows, micro_batch_tokens(&model.config, false))?;
+    let tokens = micro_batch_tokens(&model.config, false);
+    let loss = mean_loss(&causal, &rows, tokens, &machine.comm)?;
     let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
     let (perplexity, rows) = (loss.exp(), rows.len());
     let counted = [
@@ -172,7 +173,7 @@ fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<(
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
     let micro_batch_tokens = micro_batch_tokens(model.config(), false);
     let counts = Counts::of(&items.items, items.identical.rows, None);
-    let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens)?;
+    let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens, &machine.comm)?;
     let report = feedback::report(&items.items, &scores, counts);
     let scale = match args.calibrate {
         true => Some(calibrate(folder, &model, &items, &scores)?),

@@ -9,7 +9,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use rlhf_lm::Outline;
-use rlhf_train::write_file;
+use rlhf_train::{Comm, write_file};
 use serde_json::json;
 use toml::{Table, Value};
 
@@ -57,12 +57,12 @@ pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
         common: CommonArgs::default(),
     };
     if args.json {
-        let report = super::doctor::examined(&doctor)?;
+        let report = super::doctor::examined(&doctor, &Comm::single())?;
         print_json(&json!({"out": file.to_string(), "checks": report.checks, "next": next}))?;
         return report.passed();
     }
     print(&format!("wrote {file}\n\n"))?;
-    super::doctor::run(&doctor)?;
+    super::doctor::run(&doctor, &Comm::single())?;
     print(&format!("next: {next}\n"))
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rlhf_base::tell;
 use rlhf_rollout::RewardSource;
-use rlhf_train::{Makes, OnExisting, Settings as _, Source};
+use rlhf_train::{Comm, Makes, OnExisting, Settings as _, Source};
 use serde::{Deserialize, Serialize};
 
 use super::doctor::dry_run;
@@ -23,12 +23,12 @@ use crate::machine::Machine;
 use crate::output::{print, print_result};
 use crate::questions::Questions;
 use crate::record::{Record, refusal};
-use crate::settings::{EVAL, EvalSettings};
+use crate::settings::{EVAL, EvalSettings, LABEL};
 use crate::table::{Evaluation, RoundRow};
 use crate::variants::Part;
 use crate::wiring::Wiring;
 
-pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &RunArgs, comm: &Comm) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut common = args.common.clone();
     if let Some(seeds) = args.seeds {
@@ -36,9 +36,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let wiring = Wiring::read(&args.pipeline, &common)?;
     if args.dry_run {
-        return dry_run(wiring, args);
+        return dry_run(wiring, args, comm);
     }
-    let machine = Machine::new(&wiring.run, args.common.quiet)?;
+    let machine = Machine::of_rank(&wiring.run, args.common.quiet, comm)?;
     machine.catch_interrupts()?;
     let seeds = wiring.seeds();
     if seeds.len() > 1 {
@@ -97,13 +97,15 @@ fn with_every_seed(
     comparison.seconds = started.elapsed().as_secs_f64();
     comparison.out.clone_from(out);
     let page = out.join("comparison.html");
-    fs_err::write(
-        out.join("comparison.json"),
-        serde_json::to_string_pretty(&comparison)? + "\n",
-    )?;
-    fs_err::write(&page, comparison.page())?;
-    if let Some(picture) = comparison.picture() {
-        fs_err::write(out.join("comparison.svg"), picture)?;
+    if machine.comm.leads() {
+        fs_err::write(
+            out.join("comparison.json"),
+            serde_json::to_string_pretty(&comparison)? + "\n",
+        )?;
+        fs_err::write(&page, comparison.page())?;
+        if let Some(picture) = comparison.picture() {
+            fs_err::write(out.join("comparison.svg"), picture)?;
+        }
     }
     print_result(args.common.json, &comparison, || {
         format!(
@@ -145,10 +147,17 @@ impl Pipeline<'_> {
     fn run(&self) -> anyhow::Result<Option<Evaluation>> {
         // Before anything is spent: what the models will be asked at the end.
         let questions = self.wiring.questions()?;
+        let comm = &self.machine.comm;
         if self.args.resume {
-            self.refuse_changed_settings()?;
+            comm.by_leader(|| self.refuse_changed_settings())?;
         }
         if let Some(label) = self.wiring.label()? {
+            if comm.size() > 1 {
+                return Err(usage!(
+                    "[{LABEL}] asks for judgements between the stages, which is the work of one process: start it without mpirun (srun, torchrun), \
+                     or leave the section out"
+                ));
+            }
             return self.rounds(&label, questions.as_ref());
         }
         let mut ran = false;
@@ -195,7 +204,28 @@ impl Pipeline<'_> {
         let configured = self.wiring.configured(part)?;
         let (run, lora) = (&self.wiring.run, self.wiring.lora(part.stage));
         let quiet = self.args.common.quiet;
-        let job = Job::new(part.stage, configured, run, &lora, quiet)?;
+        let comm = &self.machine.comm;
+        let job = comm.leader_first(|| Job::new(part.stage, configured, run, &lora, quiet))?;
+        // Of the run that is there the leader alone knows what it is.
+        let Some(existing) = comm.by_leader(|| self.existing(part, &job, &out, ran))? else {
+            return Ok(false);
+        };
+        let summary = job.run(&self.machine, &out, existing)?;
+        for line in summary.text.lines() {
+            self.say(&format!("{name}: {line}"));
+        }
+        Ok(true)
+    }
+
+    /// What is to become of what `out` holds of a stage; `None` where it need not run.
+    fn existing(
+        &self,
+        part: &Part,
+        job: &Job,
+        out: &Path,
+        ran: bool,
+    ) -> anyhow::Result<Option<OnExisting>> {
+        let name = part.name();
         let again = |why: &str| {
             self.say(&format!(
                 "{name}: running again in {}: {why}",
@@ -204,12 +234,12 @@ impl Pipeline<'_> {
             OnExisting::Overwrite
         };
         let resume = self.args.resume;
-        let standing = match job.standing(&out) {
+        let standing = match job.standing(out) {
             // A record that cannot be read is replaced, unless it was asked for.
             Err(error) if !resume => Ok(Err(error)),
             standing => standing.map(Ok),
         };
-        let existing = match standing? {
+        Ok(Some(match standing? {
             Err(error) => again(&format!("{error:#}")),
             Ok(Standing::New) => OnExisting::Overwrite,
             Ok(_) if self.args.overwrite => again("--overwrite"),
@@ -218,24 +248,19 @@ impl Pipeline<'_> {
                     "{name}: skipped, finished with these very settings and inputs in {}",
                     out.display()
                 ));
-                return Ok(false);
+                return Ok(None);
             }
-            Ok(Standing::Interrupted) => self.going_on(name, &out, ""),
+            Ok(Standing::Interrupted) => self.going_on(name, out, ""),
             Ok(Standing::Adjusted(seen)) if resume => {
-                self.going_on(name, &out, &format!(": {}", seen.join(", ")))
+                self.going_on(name, out, &format!(": {}", seen.join(", ")))
             }
             Ok(Standing::Adjusted(seen)) => again(&seen.join(", ")),
             // A stage before it has run now, so that its own inputs have changed as they should.
             Ok(Standing::Changed(differences)) if resume && !ran => {
-                return Err(refusal(&out, &differences));
+                return Err(refusal(out, &differences));
             }
             Ok(Standing::Changed(differences)) => again(&differences.join(", ")),
-        };
-        let summary = job.run(&self.machine, &out, existing)?;
-        for line in summary.text.lines() {
-            self.say(&format!("{name}: {line}"));
-        }
-        Ok(true)
+        }))
     }
 
     fn going_on(&self, name: &str, out: &Path, with: &str) -> OnExisting {
@@ -368,9 +393,10 @@ impl Pipeline<'_> {
         let fingerprint = fingerprint(&described, &contents);
 
         let path = self.wiring.out.join("evaluation.json");
-        let kept = fs_err::read(&path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+        let comm = &self.machine.comm;
+        let kept: anyhow::Result<Option<String>> =
+            comm.by_leader(|| Ok(fs_err::read_to_string(&path).ok()));
+        let kept = kept?.and_then(|text| serde_json::from_str::<Kept>(&text).ok());
         if let Some(kept) =
             kept.filter(|kept| kept.fingerprint == fingerprint && !self.args.overwrite)
         {
@@ -379,13 +405,15 @@ impl Pipeline<'_> {
         }
         let mut evaluation = evaluate(lineup, questions, &self.machine)?;
         evaluation.out = self.wiring.out.clone();
-        rlhf_train::write_answers(&self.wiring.out, &evaluation.answers)?;
         evaluation.rounds = rounds;
         let kept = Kept {
             fingerprint,
             evaluation,
         };
-        fs_err::write(&path, serde_json::to_string_pretty(&kept)? + "\n")?;
+        if comm.leads() {
+            rlhf_train::write_answers(&self.wiring.out, &kept.evaluation.answers)?;
+            fs_err::write(&path, serde_json::to_string_pretty(&kept)? + "\n")?;
+        }
         Ok(kept.evaluation)
     }
 }

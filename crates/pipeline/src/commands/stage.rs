@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rlhf_base::tell;
-use rlhf_train::{LoraSettings, OnExisting, RunDir, Settings as _, Source};
+use rlhf_train::{Comm, LoraSettings, OnExisting, RunDir, Settings as _, Source};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -23,6 +23,7 @@ pub(crate) fn run(
     stage: &'static dyn AnyStage,
     flags: Table,
     args: &StageArgs,
+    comm: &Comm,
 ) -> anyhow::Result<()> {
     let flags = section(stage.name(), flags);
     let mut layers = layers(args.config.as_deref(), &args.common)?;
@@ -50,7 +51,8 @@ pub(crate) fn run(
     given.add(FLAGS, of_all(&args.common)?)?;
     given.add(FLAGS, flags)?;
     let job = if let Some(record) = &begun {
-        let (job, settings) = resumed(stage, &out, record, &given, &run, quiet)?;
+        let found = comm.leader_first(|| resumed(stage, &out, record, &given, &run, quiet));
+        let (job, settings) = found?;
         run = settings;
         job
     } else {
@@ -63,7 +65,7 @@ pub(crate) fn run(
         let lora: LoraSettings = layers.get(LORA)?;
         let mut configured = layers.configure(&Part::of(stage))?;
         refuse_bundled_data_for_own_model(stage, configured.as_mut())?;
-        Job::new(stage, configured, &run, &lora, quiet)?
+        comm.leader_first(|| Job::new(stage, configured, &run, &lora, quiet))?
     };
     if args.resume && rlhf_train::finished(&out).is_some_and(|before| before == job.fingerprint) {
         tell(format!(
@@ -77,7 +79,7 @@ pub(crate) fn run(
         (_, true) => OnExisting::Overwrite,
         _ => OnExisting::Refuse,
     };
-    let machine = Machine::new(&run, quiet)?;
+    let machine = Machine::of_rank(&run, quiet, comm)?;
     machine.catch_interrupts()?;
     let summary = job
         .run(&machine, &out, existing)

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::Device;
 use rlhf_base::rng::normal;
 use rlhf_lm::{Bases, LanguageModel, ModelConfig, Params, SaveDtype, train_bpe};
-use rlhf_train::{Interrupt, ProgressStyle, Saving, Session};
+use rlhf_train::{Comm, Interrupt, ProgressStyle, Saving, Session};
 use serde_json::json;
 
 use crate::advantage::Advantage;
@@ -54,6 +54,8 @@ fn config(dir: &Path) -> Config {
 pub(super) fn session() -> Session {
     Session {
         device: Device::Cpu,
+        comm: Default::default(),
+        shard_optimizer: false,
         dtype: DType::F32,
         recompute: false,
         lora: None,
@@ -82,7 +84,12 @@ fn now(ppo: &PolicyOptimization, t: &Trajectory) -> Vec<Vec<[f64; 3]>> {
         let policy = policy.logprobs(&hidden, &batch.targets, TEMPERATURE);
         let policy = policy.unwrap();
         let values = match &ppo.critic {
-            Some(critic) => critic.values(&t.prompts, std::slice::from_ref(episode), 100),
+            Some(critic) => critic.values(
+                &t.prompts,
+                std::slice::from_ref(episode),
+                100,
+                &Comm::single(),
+            ),
             None => Ok(vec![vec![0.0; episode.response.len()]]),
         };
         let values = values.unwrap().concat();
