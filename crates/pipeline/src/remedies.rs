@@ -79,7 +79,13 @@ const PRINTERS: &[(&str, &[&str])] = &[
 const OF_A_STAGE_ALONE: &[&str] = &["{} already holds a run"];
 
 /// Flags of other programs.
-const FOREIGN: &[&str] = &["--features", "--merge"];
+const FOREIGN: &[&str] = &[
+    "--bind-to",
+    "--features",
+    "--merge",
+    "--mpi",
+    "--report-bindings",
+];
 
 /// The texts in Rust source, with their lines: string literals outside comments, tests, and the constants that are help of one command.
 fn literals(source: &str) -> Vec<(usize, String)> {
