@@ -13,7 +13,7 @@ mod pace;
 mod parcel;
 mod sum;
 #[cfg(test)]
-mod threads;
+pub(crate) mod threads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -22,7 +22,7 @@ struct Thread {
 }
 
 /// What `work` gives on each of `size` ranks.
-pub(super) fn run<T: Send>(size: usize, work: impl Fn(Comm) -> T + Sync) -> Vec<T> {
+pub(crate) fn run<T: Send>(size: usize, work: impl Fn(Comm) -> T + Sync) -> Vec<T> {
     let table = Arc::new(Table {
         laid: Mutex::new(vec![Vec::new(); size]),
         all_here: Barrier::new(size),
