@@ -100,7 +100,7 @@ fn every_stage_is_the_same_on_any_number_of_ranks_and_the_same_bytes_each_time()
         ("shared", format!("{ppo} --critic shared --whiten-rewards")),
         (
             "grpo",
-            format!("{ppo} --advantage grpo --samples-per-prompt 2 --kl-in loss"),
+            format!("{ppo} --advantage grpo --samples-per-prompt 2 --kl-in loss --kl-estimator k3"),
         ),
     ] {
         folder.done(&format!("{line} --out runs/{name}-1"));
