@@ -24,7 +24,7 @@ from hf_parity import randomise
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import (
-    Gemma2Config, Gemma3TextConfig, GPTNeoXConfig, GraniteConfig, GraniteMoeConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen3MoeConfig,
+    Gemma2Config, Gemma3TextConfig, GPTNeoXConfig, GraniteConfig, GraniteMoeConfig, Lfm2Config, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen3MoeConfig,
     SmolLM3Config
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ def rope(theta, **more):
 
 
 # How the converter names the splitting of published models; their tokens are other ones.
-SPLITS = {"smollm3": "smaug-bpe", "granite": "refact", "granitemoe": "refact", "olmoe": "olmo", "qwen3_moe": "qwen2", "gpt_neox": "olmo", "olmo2": "dbrx", "olmo3": "dbrx"}
+SPLITS = {"smollm3": "smaug-bpe", "granite": "refact", "granitemoe": "refact", "olmoe": "olmo", "qwen3_moe": "qwen2", "lfm2": "lfm2", "gpt_neox": "olmo", "olmo2": "dbrx", "olmo3": "dbrx"}
 FOUR = dict(GROUPED, num_hidden_layers=4)
 WINDOWS = dict(num_hidden_layers=6, sliding_window=3)
 # `reads`: whether `transformers` reads such files.
@@ -67,6 +67,10 @@ CASES = {
     "gpt_neox": (gguf.MODEL_ARCH.GPTNEOX, False, GPTNeoXConfig(**SHARED, rope_parameters=rope(1e4, partial_rotary_factor=0.5))),
     "olmo2": (gguf.MODEL_ARCH.OLMO2, False, Olmo2Config(**GROUPED, rope_parameters=rope(5e5))),
     "olmo3": (gguf.MODEL_ARCH.OLMO2, False, Olmo3Config(**dict(FOUR, sliding_window=3, layer_types=["sliding_attention", "full_attention", "full_attention", "sliding_attention"]))),
+    "lfm2": (
+        gguf.MODEL_ARCH.LFM2, True,
+        Lfm2Config(**dict(FOUR, num_hidden_layers=3), rope_parameters=rope(1e6), block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention", "conv"]),
+    ),
     "qwen3_moe": (
         gguf.MODEL_ARCH.QWEN3MOE, True,
         Qwen3MoeConfig(**GROUPED, head_dim=8, rope_parameters=rope(1e6), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, norm_topk_prob=True),
@@ -107,6 +111,8 @@ def stored(name, values, config):
         return permute(values, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
     if ".query_key_value." in name:
         return stack(values, config.num_attention_heads)
+    if name.endswith("conv.conv.weight"):
+        return values.squeeze(1)
     if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
         return values + 1
     return values
@@ -136,8 +142,12 @@ def metadata(writer, config):
         writer.add_parallel_residual(config.use_parallel_residual)
         writer.add_layer_norm_eps(config.layer_norm_eps)
         return
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if kind == "lfm2":
+        writer.add_head_count_kv([0 if layer == "conv" else config.num_key_value_heads for layer in config.layer_types])
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+    else:
+        writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps if kind == "lfm2" else config.rms_norm_eps)
     writer.add_rope_freq_base(rotary["rope_theta"])
     if kind in ("smollm3", "granite", "granitemoe"):
         writer.add_vocab_size(config.vocab_size)

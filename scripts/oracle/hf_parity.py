@@ -35,7 +35,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
-    GraniteMoeConfig, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig,
+    GraniteMoeConfig, Lfm2Config, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig,
     SmolLM3Config
 )  # fmt: skip
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
@@ -133,6 +133,11 @@ CASES = {
         **NARROW, num_key_value_heads=2, rope_parameters=rope(1e4), embedding_multiplier=12.0, attention_multiplier=0.3, residual_multiplier=0.5,
         logits_scaling=8.0, num_local_experts=6, num_experts_per_tok=2, output_router_logits=True, router_aux_loss_coef=0.01, tie_word_embeddings=True
     ),
+    # Convolutions that reach over three tokens and over a whole short sequence, then attention.
+    "lfm2": Lfm2Config(
+        **dict(NARROW, num_hidden_layers=3), num_key_value_heads=2, rope_parameters=rope(1e6), conv_L_cache=3, block_multiple_of=8,
+        layer_types=["conv", "full_attention", "conv"]
+    ),
     "llama-dynamic": LlamaConfig(
         **dict(NARROW, num_attention_heads=2), max_position_embeddings=32, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0)
     ),
@@ -177,6 +182,9 @@ def as_transformers_4(config):
         scaling["type"] = scaling.pop("rope_type")
         config["rope_scaling"], config["rope_theta"] = scaling, scaling.pop("rope_theta")
         return config
+    if config["model_type"] == "lfm2":
+        config["full_attn_idxs"] = [i for i, kind in enumerate(config.pop("layer_types")) if kind == "full_attention"]
+        config["block_ff_dim"] = config.pop("intermediate_size")
     if config["model_type"] == "qwen3_moe":
         config["num_experts"] = config.pop("num_local_experts")
     config["rope_theta"] = scaling.pop("rope_theta")

@@ -1,4 +1,4 @@
-//! Attention of one layer: over a packed batch, or over the cache.
+//! How a layer looks at other tokens, by attention or by convolution: over a packed batch, or over the cache.
 
 use candle_core::Tensor;
 use rlhf_ops::{AttentionConfig, DecodeRows, Layout};
@@ -65,14 +65,41 @@ impl Attend<'_> {
             Self::Packed(layout) => qkv.attention(layout, config),
             Self::Prefill { cache, layout } => {
                 let (_, k, v) = qkv.parts(config.head_dim)?;
-                cache.append(layer, &k, &v)?;
+                cache.append(layer, &[&k, &v])?;
                 qkv.attention(layout, config)
             }
             Self::Cached { cache, rows } => {
                 let (q, k, v) = qkv.parts(config.head_dim)?;
-                cache.append(layer, &k, &v)?;
-                let (keys, values) = cache.pool(layer)?;
-                Ok(rlhf_ops::decode_attention(&q, keys, values, rows, config)?)
+                cache.append(layer, &[&k, &v])?;
+                match cache.pools(layer)? {
+                    [keys, values] => {
+                        Ok(rlhf_ops::decode_attention(&q, keys, values, rows, config)?)
+                    }
+                    _ => Err(foreign(layer)),
+                }
+            }
+        }
+    }
+
+    /// The causal convolution of one layer, of `x` `[T, C]` with `weights` `[C, L]`: `[T, C]`.
+    pub(crate) fn convolution(
+        &mut self,
+        layer: usize,
+        x: &Tensor,
+        weights: &Tensor,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Packed(layout) => Ok(rlhf_ops::causal_convolution(x, weights, layout)?),
+            Self::Prefill { cache, layout } => {
+                cache.append(layer, &[x])?;
+                Ok(rlhf_ops::causal_convolution(x, weights, layout)?)
+            }
+            Self::Cached { cache, rows } => {
+                cache.append(layer, &[x])?;
+                match cache.pools(layer)? {
+                    [pool] => Ok(rlhf_ops::decode_convolution(pool, weights, rows)?),
+                    _ => Err(foreign(layer)),
+                }
             }
         }
     }
@@ -138,4 +165,8 @@ impl Attend<'_> {
             Self::Prefill { cache, .. } | Self::Cached { cache, .. } => cache.advance(tokens),
         }
     }
+}
+
+fn foreign(layer: usize) -> Error {
+    Error::Invalid(format!("cache: layer {layer} was filled by another model"))
 }

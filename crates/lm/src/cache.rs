@@ -1,24 +1,20 @@
-//! Keys and values of the tokens that decoding may still look at.
+//! What decoding may still look at of earlier tokens: keys and values, and what short convolutions reach back to.
 
 use candle_core::Tensor;
 
 use crate::{Error, Result};
 
-/// Keys and values of every token computed so far, one pool `[capacity, Hkv·D]` each per layer.
+/// Keys and values of every token computed so far, one pool `[capacity, Hkv·D]` each per layer; of a layer with a convolution one pool
+/// `[capacity, C]` of what goes into it.
 ///
 /// A token's place in the pool says nothing about its sequence: rows list the places they see
 /// ([`rlhf_ops::DecodeRows`]), so rows can share a prompt, leave and enter freely. New tokens take the
 /// places from [`len`](KvCache::len) on, in the order they are given to the model.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    pools: Vec<Option<Pool>>,
+    /// The pools of each layer, of the same capacity.
+    pools: Vec<Option<Vec<Tensor>>>,
     len: usize,
-}
-
-#[derive(Debug, Clone)]
-struct Pool {
-    keys: Tensor,
-    values: Tensor,
 }
 
 /// Room for this many tokens is made at first; it doubles from there.
@@ -52,49 +48,39 @@ impl KvCache {
                 self.len
             )));
         }
-        for pool in self.pools.iter_mut().flatten() {
-            let keep = Tensor::new(keep, pool.keys.device())?;
-            let kept = |t: &Tensor| -> Result<Tensor> {
-                let capacity = keep.elem_count().next_power_of_two().max(FIRST_CAPACITY);
-                resized(&t.index_select(&keep, 0)?, keep.elem_count(), capacity)
-            };
-            *pool = Pool {
-                keys: kept(&pool.keys)?,
-                values: kept(&pool.values)?,
-            };
+        for pool in self.pools.iter_mut().flatten().flatten() {
+            let keep = Tensor::new(keep, pool.device())?;
+            let capacity = keep.elem_count().next_power_of_two().max(FIRST_CAPACITY);
+            *pool = resized(&pool.index_select(&keep, 0)?, keep.elem_count(), capacity)?;
         }
         self.len = keep.len();
         Ok(())
     }
 
-    /// Writes the keys and values of new tokens, `[T, Hkv·D]`, into the free places of `layer`. They
+    /// Writes `parts` of new tokens, such as keys and values `[T, Hkv·D]`, into the free places of `layer`, which has had as many before. They
     /// count once [`advance`](Self::advance) is called, after every layer has written.
-    pub(crate) fn append(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+    pub(crate) fn append(&mut self, layer: usize, parts: &[&Tensor]) -> Result<()> {
         let (len, layers) = (self.len, self.pools.len());
         let Some(slot) = self.pools.get_mut(layer) else {
             return Err(Error::Invalid(format!(
                 "cache: made for {layers} layers, used with a model that has more"
             )));
         };
-        let needed = len + keys.dim(0)?;
-        let pool = match slot.take() {
-            Some(pool) if pool.keys.dim(0)? >= needed => pool,
-            full => {
-                let capacity = needed.next_power_of_two().max(FIRST_CAPACITY);
-                let grown = |old: Option<&Tensor>, new: &Tensor| match old {
-                    Some(old) => resized(old, len, capacity),
-                    None => resized(&new.detach(), 0, capacity),
-                };
-                Pool {
-                    keys: grown(full.as_ref().map(|p| &p.keys), keys)?,
-                    values: grown(full.as_ref().map(|p| &p.values), values)?,
-                }
-            }
-        };
-        let pool = slot.insert(pool);
-        pool.keys.slice_set(&keys.detach().contiguous()?, 0, len)?;
-        pool.values
-            .slice_set(&values.detach().contiguous()?, 0, len)?;
+        let old = slot.take();
+        let mut pools = Vec::with_capacity(parts.len());
+        for (i, new) in parts.iter().enumerate() {
+            let new = new.detach().contiguous()?;
+            let needed = len + new.dim(0)?;
+            let capacity = needed.next_power_of_two().max(FIRST_CAPACITY);
+            let pool = match old.as_ref().and_then(|old| old.get(i)) {
+                Some(pool) if pool.dim(0)? >= needed => pool.clone(),
+                Some(full) => resized(full, len, capacity)?,
+                None => resized(&new, 0, capacity)?,
+            };
+            pool.slice_set(&new, 0, len)?;
+            pools.push(pool);
+        }
+        *slot = Some(pools);
         Ok(())
     }
 
@@ -103,10 +89,10 @@ impl KvCache {
         self.len += tokens;
     }
 
-    /// The pools of keys and values of `layer`, `[capacity, Hkv·D]` each.
-    pub(crate) fn pool(&self, layer: usize) -> Result<(&Tensor, &Tensor)> {
+    /// The pools of `layer`, as many as it has had parts.
+    pub(crate) fn pools(&self, layer: usize) -> Result<&[Tensor]> {
         match self.pools.get(layer) {
-            Some(Some(pool)) => Ok((&pool.keys, &pool.values)),
+            Some(Some(pools)) => Ok(pools),
             _ => Err(Error::Invalid(format!("cache: layer {layer} is empty"))),
         }
     }
@@ -143,13 +129,15 @@ mod tests {
     fn append(cache: &mut KvCache, range: std::ops::Range<u32>) {
         let (keys, values) = tokens(range.clone());
         for layer in 0..2 {
-            cache.append(layer, &keys, &values).unwrap();
+            cache.append(layer, &[&keys, &values]).unwrap();
         }
         cache.advance(range.len());
     }
 
     fn held(cache: &KvCache, layer: usize) -> (Vec<f32>, Vec<f32>) {
-        let (keys, values) = cache.pool(layer).unwrap();
+        let [keys, values] = cache.pools(layer).unwrap() else {
+            panic!("two pools were written");
+        };
         let flat = |t: &Tensor| {
             let t = t.narrow(0, 0, cache.len()).unwrap();
             t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
@@ -181,7 +169,10 @@ mod tests {
             let (keys, values) = held(&cache, layer);
             assert_eq!(keys, [7.0, 899.0, 3.0, 1000.0]);
             assert_eq!(values, [-7.0, -899.0, -3.0, -1000.0]);
-            assert_eq!(cache.pool(layer).unwrap().0.dim(0).unwrap(), FIRST_CAPACITY);
+            assert_eq!(
+                cache.pools(layer).unwrap()[0].dim(0).unwrap(),
+                FIRST_CAPACITY
+            );
         }
         assert!(cache.compact(&[4]).is_err());
         cache.compact(&[]).unwrap();

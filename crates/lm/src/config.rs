@@ -155,10 +155,9 @@ impl ModelConfig {
         self.dimensions().layers
     }
 
-    /// Numbers that decoding keeps for a token: keys and values of every layer.
+    /// Numbers that decoding keeps for a token: keys and values of every layer with attention, and what other layers reach back to.
     pub fn cache_width(&self) -> usize {
-        let size = self.dimensions();
-        2 * size.layers * size.kv_heads * size.head_dim
+        self.family.cache_width()
     }
 
     /// About how many numbers the MLP of a block keeps of a token for the gradient: gate, up and their product, of a mixture of experts once for

@@ -37,6 +37,12 @@ pub(crate) trait Family: Debug + Send + Sync {
     /// The names of parameters.
     fn names(&self) -> &'static Names;
 
+    /// Numbers that decoding keeps for a token.
+    fn cache_width(&self) -> usize {
+        let size = self.dimensions();
+        2 * size.layers * size.kv_heads * size.head_dim
+    }
+
     /// What becomes of the products of hidden states and vocabulary before they are logits.
     fn logits(&self) -> LogitsRule {
         LogitsRule::default()
@@ -222,6 +228,8 @@ pub(crate) enum StoredLayout {
     Stacked(usize),
     /// The weights of a norm, to which 1 was added.
     PlusOne,
+    /// Without the dimension of size 1 in the middle, `[C, L]` for `[C, 1, L]`.
+    Squeezed,
 }
 
 /// For what we read from GGUF files and do not write to them.

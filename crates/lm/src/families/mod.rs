@@ -8,6 +8,7 @@ mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod lfm2;
 mod llama;
 mod mixture;
 mod olmo;
@@ -36,6 +37,7 @@ const FAMILIES: &[&ModelType] = &[
     &olmo::OLMO3,
     &olmo::OLMOE,
     &phi3::PHI3,
+    &lfm2::LFM2,
 ];
 
 /// The `model_type` called `name`, or the names of those there are.

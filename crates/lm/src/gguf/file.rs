@@ -96,9 +96,13 @@ impl GgufFile {
         let value = match self.value(key) {
             None => return Ok(None),
             Some(Value::Integer(value)) => *value,
-            // One number for each layer, where all are equal.
-            Some(Value::Array(values)) => match values.first() {
-                Some(Value::Integer(value)) if values.iter().all(|v| v == &values[0]) => *value,
+            // One number for each layer, where all are equal that have any.
+            Some(Value::Array(values)) => match values.iter().find(|v| **v != Value::Integer(0)) {
+                Some(one @ Value::Integer(value))
+                    if values.iter().all(|v| v == one || *v == Value::Integer(0)) =>
+                {
+                    *value
+                }
                 _ => {
                     return Err(
                         self.error(format!("{key} differs between layers, which we cannot run"))

@@ -88,6 +88,7 @@ fn all() -> [Splitting; 6] {
                 "falcon3",
                 "pixtral",
                 "smaug-bpe",
+                "lfm2",
             ],
             normalizer: Value::Null,
             pre_tokenizer: pattern(r"\p{N}{1,3}"),

@@ -55,6 +55,7 @@ fn relaid(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
                 .reshape(shape)
         }
         StoredLayout::PlusOne => tensor - 1.0,
+        StoredLayout::Squeezed => tensor.unsqueeze(1),
         StoredLayout::Interleaved(heads) => {
             let shape = tensor.shape().clone();
             let columns = tensor.elem_count() / shape.dims()[0];
@@ -81,6 +82,7 @@ pub(super) fn laid_out(tensor: Tensor, stored: StoredLayout) -> candle_core::Res
                 .reshape(shape)
         }
         StoredLayout::PlusOne => tensor + 1.0,
+        StoredLayout::Squeezed => tensor.squeeze(1),
         StoredLayout::Interleaved(heads) => {
             let shape = tensor.shape().clone();
             let columns = tensor.elem_count() / shape.dims()[0];
@@ -113,8 +115,10 @@ pub(super) fn read(
             .ok_or_else(|| file.error(format!("has no name for parameter {name}")))?;
         let layout = (spelling.layout)(&dimensions, name, shape.rank());
         let mut expected = shape.dims().to_vec();
-        if layout == StoredLayout::Transposed {
-            expected.reverse();
+        match layout {
+            StoredLayout::Transposed => expected.reverse(),
+            StoredLayout::Squeezed => expected.retain(|size| *size != 1),
+            _ => {}
         }
         if let [.., rows, _] = &mut expected[..] {
             *rows /= stored.len();
@@ -160,7 +164,10 @@ pub(super) fn read(
         {
             // Rows of numbers are rows of blocks. A matrix that `transformers` holds the transpose of is turned when its numbers are computed.
             let blocks = match layout {
-                StoredLayout::Same | StoredLayout::Transposed | StoredLayout::PlusOne => blocks,
+                StoredLayout::Same
+                | StoredLayout::Transposed
+                | StoredLayout::PlusOne
+                | StoredLayout::Squeezed => blocks,
                 StoredLayout::Interleaved(_) | StoredLayout::Stacked(_) => relaid(blocks, layout)?,
             };
             quantised.insert(name, QuantisedWeight::new(blocks, kind, *order)?);

@@ -24,7 +24,7 @@ fn cases() -> Vec<(String, PathBuf, Vec<u32>, Tensor)> {
             cases.push((name, path, ids, numbers["logits"].clone()));
         }
     }
-    assert_eq!(cases.len(), 11);
+    assert_eq!(cases.len(), 12);
     cases
 }
 

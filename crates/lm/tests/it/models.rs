@@ -120,6 +120,12 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
         ),
         ("olmo2", llama(json!({"model_type": "olmo2"}))),
         (
+            "lfm2",
+            llama(
+                json!({"model_type": "lfm2", "block_auto_adjust_ff_dim": false, "conv_L_cache": 4, "full_attn_idxs": [1]}),
+            ),
+        ),
+        (
             "qwen3_moe",
             llama(
                 json!({"model_type": "qwen3_moe", "head_dim": 4, "num_experts": 5, "num_experts_per_tok": 2, "norm_topk_prob": true,

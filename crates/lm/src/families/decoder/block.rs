@@ -4,8 +4,9 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use rlhf_ops::{AttentionConfig, WeightLayout};
 
+use super::convolution::ShortConvolution;
 use super::experts::Experts;
-use super::{Activation, Decoder, HeadNorms, Layer};
+use super::{Activation, Decoder, HeadNorms, Layer, Mixer};
 use crate::Result;
 use crate::attend::{Attend, Qkv};
 use crate::linear::Linear;
@@ -14,12 +15,18 @@ use crate::norm::RmsNorm;
 /// Attention, then the MLP, each added to the residual stream.
 pub(super) struct Block {
     around_attention: Residual,
-    attention: Attention,
+    mixing: Mixing,
     around_mlp: Residual,
     mlp: FeedForward,
 }
 
-/// What comes after attention.
+/// How tokens look at each other.
+enum Mixing {
+    Attention(Attention),
+    Convolution(ShortConvolution),
+}
+
+/// What comes after that.
 enum FeedForward {
     Mlp(Mlp),
     Experts(Experts),
@@ -30,11 +37,18 @@ impl Block {
         let attention = decoder.attention(layer);
         Ok(Self {
             around_attention: Residual::new(decoder, decoder.block_norms.attention, &vb)?,
-            attention: Attention::new(decoder, attention, vb.pp("self_attn"))?,
+            mixing: match layer.mixer {
+                Mixer::Attention => {
+                    Mixing::Attention(Attention::new(decoder, attention, vb.pp("self_attn"))?)
+                }
+                Mixer::Convolution { taps } => {
+                    Mixing::Convolution(ShortConvolution::new(decoder, taps, vb.pp("conv"))?)
+                }
+            },
             around_mlp: Residual::new(decoder, decoder.block_norms.mlp, &vb)?,
             mlp: match decoder.mixture.filter(|_| layer.experts) {
                 Some(mixture) => FeedForward::Experts(Experts::new(decoder, mixture, vb)?),
-                None => FeedForward::Mlp(Mlp::new(decoder, vb.pp("mlp"))?),
+                None => FeedForward::Mlp(Mlp::new(decoder, vb.pp(decoder.naming.mlp))?),
             },
         })
     }
@@ -55,8 +69,17 @@ impl Block {
         wants_loads: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let normed = self.around_attention.enter(x)?;
-        let seen = self.attention.forward(&normed, turn, layer, attend)?;
-        let x = self.around_attention.add(x, &self.attention.out, &seen)?;
+        let (seen, out) = match &self.mixing {
+            Mixing::Attention(attention) => {
+                let seen = attention.forward(&normed, turn, layer, attend)?;
+                (seen, &attention.out)
+            }
+            Mixing::Convolution(convolution) => {
+                let seen = convolution.forward(&normed, layer, attend)?;
+                (seen, &convolution.out)
+            }
+        };
+        let x = self.around_attention.add(x, out, &seen)?;
         let normed = self.around_mlp.enter(&x)?;
         match &self.mlp {
             FeedForward::Mlp(mlp) => {
@@ -140,6 +163,7 @@ impl Attention {
             Linear::new(inputs, outputs, WeightLayout::OutIn, bias, std, vb.pp(name))
         };
         let norm = |width, name| decoder.norm(width, vb.pp::<&str>(name));
+        let [of_q, of_k] = decoder.naming.head_norms;
         Ok(Self {
             qkv: match decoder.fused {
                 true => QkvProjection::Fused {
@@ -152,14 +176,11 @@ impl Attention {
                     linear(size.hidden, keys, biases.qkv, "v_proj")?,
                 ),
             },
-            out: linear(queries, size.hidden, biases.out, "o_proj")?,
+            out: linear(queries, size.hidden, biases.out, decoder.naming.out)?,
             norms: match decoder.head_norms {
                 HeadNorms::None => None,
-                HeadNorms::Each => Some((
-                    norm(size.head_dim, "q_norm")?,
-                    norm(size.head_dim, "k_norm")?,
-                )),
-                HeadNorms::All => Some((norm(queries, "q_norm")?, norm(keys, "k_norm")?)),
+                HeadNorms::Each => Some((norm(size.head_dim, of_q)?, norm(size.head_dim, of_k)?)),
+                HeadNorms::All => Some((norm(queries, of_q)?, norm(keys, of_k)?)),
             },
             config,
         })
@@ -210,15 +231,13 @@ impl Mlp {
             let (bias, std) = (decoder.biases.mlp, decoder.size.initializer_range);
             Linear::new(inputs, outputs, WeightLayout::OutIn, bias, std, vb.pp(name))
         };
+        let [gate, up, down] = decoder.naming.gate_up_down;
         Ok(Self {
             gate_up: match decoder.fused {
                 true => GateUp::Fused(linear(width, 2 * inner, "gate_up_proj")?),
-                false => GateUp::Apart(
-                    linear(width, inner, "gate_proj")?,
-                    linear(width, inner, "up_proj")?,
-                ),
+                false => GateUp::Apart(linear(width, inner, gate)?, linear(width, inner, up)?),
             },
-            down: linear(inner, width, "down_proj")?,
+            down: linear(inner, width, down)?,
             activation: decoder.activation,
         })
     }

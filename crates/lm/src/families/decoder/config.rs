@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Activation, Biases, BlockNorms, Decoder, HeadNorms, Layer};
+use super::{Activation, Biases, BlockNorms, Decoder, HeadNorms, Layer, Mixer, Naming};
 use crate::families::family::{Dimensions, LogitsRule, refuse, refuse_giants};
 use crate::rotary::{Rope, RopeScaling};
 use crate::{Error, Result};
@@ -97,6 +97,7 @@ impl Decoder {
         let rope = rope(json, defaults, &size)?;
         size.max_length = rope.scaling.longest(size.max_length);
         let layer = Layer {
+            mixer: Mixer::Attention,
             window: None,
             rope: Some(0),
             experts: false,
@@ -112,6 +113,7 @@ impl Decoder {
             fused: false,
             head_norms: HeadNorms::None,
             block_norms: BlockNorms::BEFORE,
+            naming: Naming::LLAMA,
             norms_around_one: false,
             activation: defaults.activation,
             embedding_factor: 1.0,
@@ -270,6 +272,17 @@ pub(in crate::families) fn layer_kinds(
     layers: usize,
     usually: impl Fn(usize) -> bool,
 ) -> Result<Vec<bool>> {
+    let kinds = ["full_attention", "sliding_attention"];
+    layer_kinds_of(json, kinds, layers, usually)
+}
+
+/// Which of the `layers` are of the second of two `kinds`, likewise.
+pub(in crate::families) fn layer_kinds_of(
+    json: &Map<String, Value>,
+    [first, second]: [&str; 2],
+    layers: usize,
+    usually: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>> {
     let kinds = match json.get("layer_types") {
         None | Some(Value::Null) => return Ok((0..layers).map(usually).collect()),
         Some(Value::Array(kinds)) => kinds,
@@ -285,12 +298,12 @@ pub(in crate::families) fn layer_kinds(
             kinds.len()
         )));
     }
-    let slides = |kind: &Value| match kind.as_str() {
-        Some("sliding_attention") => Ok(true),
-        Some("full_attention") => Ok(false),
+    let is_second = |kind: &Value| match kind.as_str() {
+        Some(kind) if kind == second => Ok(true),
+        Some(kind) if kind == first => Ok(false),
         _ => Err(Error::config(format!(
-            "layer_types: {kind} is not supported; expected \"full_attention\" or \"sliding_attention\""
+            "layer_types: {kind} is not supported; expected {first:?} or {second:?}"
         ))),
     };
-    kinds.iter().map(slides).collect()
+    kinds.iter().map(is_second).collect()
 }

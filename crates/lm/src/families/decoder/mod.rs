@@ -6,6 +6,7 @@
 
 mod block;
 mod config;
+mod convolution;
 mod experts;
 mod gguf;
 #[cfg(test)]
@@ -25,7 +26,9 @@ use crate::Result;
 use crate::norm::RmsNorm;
 use crate::rotary::Rope;
 use crate::trunk::Trunk;
-pub(super) use config::{Defaults, flag, layer_kinds, number, rope_of, sliding_window};
+pub(super) use config::{
+    Defaults, flag, layer_kinds, layer_kinds_of, number, rope_of, sliding_window,
+};
 pub(super) use gguf::{
     LLAMA_BLOCK, LLAMA_MODULES, add_windows, interleaved, keys_like_llama, keys_of_decoder,
     keys_of_mixture, layer_types,
@@ -50,6 +53,7 @@ pub(super) struct Decoder {
     pub(super) fused: bool,
     pub(super) head_norms: HeadNorms,
     pub(super) block_norms: BlockNorms,
+    pub(super) naming: Naming,
     /// Whether the weights of norms are what is added to 1.
     pub(super) norms_around_one: bool,
     pub(super) activation: Activation,
@@ -67,12 +71,48 @@ pub(super) struct Decoder {
 /// How one layer attends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Layer {
+    /// How its tokens look at each other.
+    pub(super) mixer: Mixer,
     /// Its sliding window.
     pub(super) window: Option<usize>,
     /// Its rotary embedding, by number; `None` where positions are left to the mask.
     pub(super) rope: Option<usize>,
     /// Whether it has the decoder's mixture of experts in the place of an MLP.
     pub(super) experts: bool,
+}
+
+/// How the tokens of a layer look at each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Mixer {
+    Attention,
+    /// By a gated convolution over the last `taps` tokens.
+    Convolution {
+        taps: usize,
+    },
+}
+
+/// The names of modules that families call otherwise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Naming {
+    /// The projection out of attention.
+    pub(super) out: &'static str,
+    /// The norms of queries and of keys.
+    pub(super) head_norms: [&'static str; 2],
+    pub(super) mlp: &'static str,
+    pub(super) gate_up_down: [&'static str; 3],
+    /// The norm after the last block.
+    pub(super) last_norm: &'static str,
+}
+
+impl Naming {
+    /// Those of Llama.
+    pub(super) const LLAMA: Self = Self {
+        out: "o_proj",
+        head_norms: ["q_norm", "k_norm"],
+        mlp: "mlp",
+        gate_up_down: ["gate_proj", "up_proj", "down_proj"],
+        last_norm: "norm",
+    };
 }
 
 /// Which linear layers have a bias.
@@ -206,6 +246,15 @@ impl Family for Decoder {
 
     fn names(&self) -> &'static Names {
         &NAMES
+    }
+
+    fn cache_width(&self) -> usize {
+        let size = self.size;
+        let of = |layer: &Layer| match layer.mixer {
+            Mixer::Attention => 2 * size.kv_heads * size.head_dim,
+            Mixer::Convolution { .. } => size.hidden,
+        };
+        self.layers.iter().map(of).sum()
     }
 
     fn logits(&self) -> LogitsRule {

@@ -48,7 +48,7 @@ impl DecoderTrunk {
                 .collect::<Result<_>>()?,
             ropes: decoder.layers.iter().map(|layer| layer.rope).collect(),
             checkpointing: false,
-            norm: decoder.norm(size.hidden, vb.pp("norm"))?,
+            norm: decoder.norm(size.hidden, vb.pp(decoder.naming.last_norm))?,
             max_length: size.max_length,
         })
     }
