@@ -24,6 +24,8 @@ pub struct ModelConfig {
     model_type: &'static ModelType,
     family: Arc<dyn Family>,
     json: Map<String, Value>,
+    /// Whether the file describes more than the language model.
+    is_part: bool,
 }
 
 /// What sits on the trunk: decides `architectures` in `config.json`.
@@ -61,6 +63,9 @@ impl ModelConfig {
                 "quantization_config: quantised weights cannot be trained; use the unquantised model",
             ));
         }
+        let part = families::text_part(&json)?;
+        let is_part = part.is_some();
+        let json = part.unwrap_or(json);
         let Some(name) = json.get("model_type").and_then(Value::as_str) else {
             return Err(Error::config(format!(
                 "model_type is missing; expected one of {}",
@@ -76,6 +81,7 @@ impl ModelConfig {
             model_type,
             family: (model_type.parse)(&json)?,
             json,
+            is_part,
         })
     }
 
@@ -210,6 +216,11 @@ impl ModelConfig {
     /// The family's own side of it.
     pub(crate) fn family(&self) -> &dyn Family {
         &*self.family
+    }
+
+    /// Whether it is the language model within one that also sees, of which nothing else is loaded and saved.
+    pub fn is_part(&self) -> bool {
+        self.is_part
     }
 
     /// How llama.cpp spells such a model.

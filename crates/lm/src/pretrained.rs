@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
+use rlhf_base::tell;
 
 use crate::config::{Head, SpecialIds};
+use crate::families::text_tensor;
 use crate::lora::peft;
 use crate::scalar::SCORE;
 use crate::{CausalLm, Error, ModelConfig, Params, Result, ScalarModel, bases, weights};
@@ -103,6 +105,19 @@ fn read(dir: &Path, head: Head) -> Result<(ModelConfig, BTreeMap<String, Tensor>
     let config = read_config(dir)?;
     let (path, stored) = weights::read(dir)?;
     let mut tensors = BTreeMap::new();
+    let all = stored.len();
+    let is_seen = |name: &String| !config.is_part() || text_tensor(name).is_some();
+    let stored: BTreeMap<_, _> = stored
+        .into_iter()
+        .filter(|(name, _)| is_seen(name))
+        .collect();
+    if stored.len() < all {
+        tell(format!(
+            "{}: the text part of a model that also sees is loaded, and saved; {} tensors of the part that sees are left out",
+            dir.display(),
+            all - stored.len()
+        ));
+    }
     for (name, tensor) in stored {
         let Some(canonical) = canonical(&config, &name) else {
             continue;
@@ -182,6 +197,10 @@ fn described(config: &ModelConfig, head: Head) -> String {
 /// trunk-only files lack. `None` for constants that older files carry.
 fn canonical(config: &ModelConfig, name: &str) -> Option<String> {
     let names = config.family().names();
+    let name = match config.is_part() {
+        true => &text_tensor(name)?,
+        false => name,
+    };
     if names.constants.iter().any(|end| name.ends_with(end)) {
         return None;
     }

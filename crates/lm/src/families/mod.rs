@@ -11,6 +11,7 @@ mod granite;
 mod lfm2;
 mod llama;
 mod mixture;
+mod nested;
 mod olmo;
 mod phi3;
 mod qwen;
@@ -18,6 +19,7 @@ mod smollm3;
 
 pub(crate) use family::{Dimensions, Family, GgufSpelling, LogitsRule, ModelType, StoredLayout};
 pub(crate) use mixture::Mixture;
+pub(crate) use nested::{text_part, text_tensor};
 
 /// Every `model_type` that we can run.
 const FAMILIES: &[&ModelType] = &[
@@ -48,7 +50,8 @@ pub(crate) fn model_type(name: &str) -> Result<&'static ModelType, String> {
 
 /// The names of all model types, for messages.
 pub(crate) fn known() -> String {
-    let names: Vec<_> = FAMILIES.iter().map(|known| known.name).collect();
+    let mut names: Vec<_> = FAMILIES.iter().map(|known| known.name).collect();
+    names.push("gemma3 (its text part)");
     names.join(", ")
 }
 

@@ -1,0 +1,111 @@
+//! Models of which a language model is one part, described by `text_config`: of a Gemma 3 that also sees, what reads and writes.
+
+use serde_json::{Map, Value, json};
+
+use crate::gguf::object;
+use crate::{Error, Result};
+
+/// The `model_type` of a whole.
+const GEMMA3: &str = "gemma3";
+/// Modules of what is left out.
+const LEFT_OUT: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+
+/// The configuration of the language model within the whole that `json` describes; `None` where `json` is that of a language model.
+pub(crate) fn text_part(json: &Map<String, Value>) -> Result<Option<Map<String, Value>>> {
+    if json.get("model_type") != Some(&json!(GEMMA3)) {
+        return Ok(None);
+    }
+    let Some(Value::Object(text)) = json.get("text_config") else {
+        return Err(Error::config(format!(
+            "model_type {GEMMA3:?} without text_config: a Gemma 3 that reads texts alone is \"gemma3_text\""
+        )));
+    };
+    let mut text = text.clone();
+    match text.get("model_type").and_then(Value::as_str) {
+        None | Some("gemma3_text") => {}
+        Some(other) => {
+            return Err(Error::config(format!(
+                "text_config.model_type {other:?} is not supported; expected \"gemma3_text\""
+            )));
+        }
+    }
+    text.insert("model_type".into(), "gemma3_text".into());
+    // What the whole says of both, and what the absence of a key means to `transformers`.
+    for key in [
+        "architectures",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    ] {
+        if let Some(value) = json.get(key).filter(|value| !value.is_null()) {
+            text.insert(key.into(), value.clone());
+        }
+    }
+    let usual = json!({"vocab_size": 262_208, "num_attention_heads": 8, "max_position_embeddings": 131_072});
+    for (key, value) in object(usual) {
+        text.entry(key).or_insert(value);
+    }
+    Ok(Some(text))
+}
+
+/// The name that a tensor of the whole has in the language model alone, in the spellings of `transformers` 4 and 5; `None` for what is left out.
+pub(crate) fn text_tensor(name: &str) -> Option<String> {
+    let within = name.strip_prefix("model.").unwrap_or(name);
+    if LEFT_OUT.iter().any(|module| within.starts_with(module)) {
+        return None;
+    }
+    let text = name.strip_prefix("language_model.").map(str::to_owned);
+    let newer = || {
+        Some(format!(
+            "model.{}",
+            name.strip_prefix("model.language_model.")?
+        ))
+    };
+    Some(text.or_else(newer).unwrap_or_else(|| name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand, from names of published files.
+    #[test]
+    fn tensors_of_the_language_model_are_found_in_both_spellings_and_the_others_left_out() {
+        for (whole, text) in [
+            (
+                "language_model.model.norm.weight",
+                Some("model.norm.weight"),
+            ),
+            (
+                "model.language_model.norm.weight",
+                Some("model.norm.weight"),
+            ),
+            ("language_model.lm_head.weight", Some("lm_head.weight")),
+            ("lm_head.weight", Some("lm_head.weight")),
+            ("score.weight", Some("score.weight")),
+            ("vision_tower.vision_model.post_layernorm.bias", None),
+            ("model.vision_tower.post_layernorm.bias", None),
+            ("multi_modal_projector.mm_soft_emb_norm.weight", None),
+        ] {
+            assert_eq!(text_tensor(whole).as_deref(), text, "{whole}");
+        }
+    }
+
+    #[test]
+    fn the_language_model_within_is_the_one_that_its_own_file_describes() {
+        let inner = json!({"hidden_size": 2560, "num_hidden_layers": 34});
+        let whole =
+            object(json!({"model_type": "gemma3", "eos_token_id": [1, 106], "text_config": inner}));
+        let text = text_part(&whole).unwrap().unwrap();
+        assert_eq!(text["model_type"], "gemma3_text");
+        assert_eq!(text["eos_token_id"], json!([1, 106]));
+        // configuration_gemma3.py
+        let usual = (&text["vocab_size"], &text["num_attention_heads"]);
+        assert_eq!(usual, (&json!(262_208), &json!(8)));
+        assert_eq!(text_part(&text).unwrap(), None);
+        let refused = |json| text_part(&object(json)).unwrap_err().to_string();
+        assert!(refused(json!({"model_type": "gemma3"})).contains("text_config"));
+        let other = json!({"model_type": "gemma3", "text_config": {"model_type": "gemma3n_text"}});
+        assert!(refused(other).contains("gemma3n_text"));
+    }
+}
