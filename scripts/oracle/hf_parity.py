@@ -35,7 +35,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
-    GraniteMoeConfig, Lfm2Config, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig,
+    GraniteMoeConfig, Lfm2Config, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig, Qwen3Config, Qwen3MoeConfig,
     SiglipVisionConfig, SmolLM3Config
 )  # fmt: skip
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
@@ -144,6 +144,13 @@ CASES = {
         **dict(NARROW, num_hidden_layers=3), num_key_value_heads=2, rope_parameters=rope(1e6), conv_L_cache=3, block_multiple_of=8,
         layer_types=["conv", "full_attention", "conv"]
     ),
+    # Two heads of values share one of keys; sequences are longer than the convolution reaches. Of sizes at which ten steps in PyTorch change little when
+    # the first weights are changed in their sixth digit: the norm after the recurrence divides by what may be next to nothing.
+    "qwen3_5": Qwen3_5TextConfig(
+        **dict(NARROW, num_attention_heads=2, intermediate_size=18), num_key_value_heads=1, head_dim=8, linear_num_key_heads=1, linear_num_value_heads=2,
+        linear_key_head_dim=12, linear_value_head_dim=12, layer_types=["linear_attention", "full_attention"],
+        rope_parameters=rope(1e4, partial_rotary_factor=0.5)
+    ),
     "llama-dynamic": LlamaConfig(
         **dict(NARROW, num_attention_heads=2), max_position_embeddings=32, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0)
     ),
@@ -192,6 +199,9 @@ def as_transformers_4(config):
         scaling["type"] = scaling.pop("rope_type")
         config["rope_scaling"], config["rope_theta"] = scaling, scaling.pop("rope_theta")
         return config
+    if config["model_type"] == "qwen3_5_text":  # 4 had none
+        config["rope_parameters"] = scaling
+        return config
     if config["model_type"] == "lfm2":
         config["full_attn_idxs"] = [i for i, kind in enumerate(config.pop("layer_types")) if kind == "full_attention"]
         config["block_ff_dim"] = config.pop("intermediate_size")
@@ -210,14 +220,15 @@ def as_transformers_4(config):
 @torch.no_grad()
 def randomise(model):
     """Weights large enough that attention is far from uniform, and no norm or bias at its neutral value."""
-    centre = 0 if model.config.model_type.startswith("gemma") else 1  # Gemma adds the weights of its norms to 1
+    kind = model.config.model_type
+    around_one = kind.startswith(("gemma", "qwen3_5"))  # they add the weights of their norms to 1
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2:
             parameter.normal_(0, 0.3)
         elif name.endswith("bias"):
             parameter.normal_(0, 0.1)
         else:
-            parameter.normal_(centre, 0.1)
+            parameter.normal_(0 if around_one and not name.endswith("linear_attn.norm.weight") else 1, 0.1)
 
 
 def forward(model, sequences):

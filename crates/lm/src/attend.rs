@@ -1,8 +1,9 @@
-//! How a layer looks at other tokens, by attention or by convolution: over a packed batch, or over the cache.
+//! How a layer looks at other tokens, by attention, convolution or recurrence: over a packed batch, or over the cache.
 
 use candle_core::Tensor;
 use rlhf_ops::{AttentionConfig, DecodeRows, Layout};
 
+use crate::recurrence::Recurrence;
 use crate::{Error, KvCache, Result};
 
 /// What a forward pass attends to.
@@ -100,6 +101,44 @@ impl Attend<'_> {
                     [pool] => Ok(rlhf_ops::decode_convolution(pool, weights, rows)?),
                     _ => Err(foreign(layer)),
                 }
+            }
+        }
+    }
+
+    /// The recurrence of one layer, of `projected` `[T, C]` and `gates`: `[T, Hv·Dv]` in f32.
+    pub(crate) fn recurrence(
+        &mut self,
+        layer: usize,
+        projected: &Tensor,
+        gates: &Tensor,
+        recurrence: &Recurrence,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Packed(layout) => recurrence.packed(projected, gates, layout),
+            Self::Prefill { cache, layout } => {
+                let ends = recurrence.ends(projected, gates, layout)?;
+                let first = cache.len();
+                for (segment, end) in layout.segments().iter().zip(ends) {
+                    if let Some(last) = segment.tokens.clone().last() {
+                        cache.keep_state(layer, ((first + last) as u32, None), end)?;
+                    }
+                }
+                recurrence.packed(projected, gates, layout)
+            }
+            Self::Cached { cache, rows } => {
+                let before = |row: &Vec<u32>| Some(row[row.len().checked_sub(2)?]);
+                let places: Vec<Option<u32>> = rows.rows.iter().map(before).collect();
+                let states = places.iter().map(|place| match place {
+                    Some(place) => cache.state(layer, *place).map(Some),
+                    None => Ok(None),
+                });
+                let states = states.collect::<Result<Vec<_>>>()?;
+                let (read, after) = recurrence.step(projected, gates, &states)?;
+                let first = cache.len();
+                for (row, (place, state)) in places.into_iter().zip(after).enumerate() {
+                    cache.keep_state(layer, ((first + row) as u32, place), state)?;
+                }
+                Ok(read)
             }
         }
     }

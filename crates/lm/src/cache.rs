@@ -1,7 +1,11 @@
-//! What decoding may still look at of earlier tokens: keys and values, and what short convolutions reach back to.
+//! What decoding may still look at of earlier tokens: keys and values, what short convolutions reach back to, and what recurrent layers have
+//! come to.
+
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use crate::recurrence::RowState;
 use crate::{Error, Result};
 
 /// Keys and values of every token computed so far, one pool `[capacity, Hkv·D]` each per layer; of a layer with a convolution one pool
@@ -14,7 +18,16 @@ use crate::{Error, Result};
 pub struct KvCache {
     /// The pools of each layer, of the same capacity.
     pools: Vec<Option<Vec<Tensor>>>,
+    /// Of each recurrent layer, by the place of a row's newest token, what the row has come to.
+    states: Vec<BTreeMap<u32, State>>,
     len: usize,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    of_row: RowState,
+    /// Whether other rows may go on from here: at the end of a prompt.
+    is_shared: bool,
 }
 
 /// Room for this many tokens is made at first; it doubles from there.
@@ -25,6 +38,7 @@ impl KvCache {
     pub fn new(layers: usize) -> Self {
         Self {
             pools: vec![None; layers],
+            states: vec![BTreeMap::new(); layers],
             len: 0,
         }
     }
@@ -53,7 +67,47 @@ impl KvCache {
             let capacity = keep.elem_count().next_power_of_two().max(FIRST_CAPACITY);
             *pool = resized(&pool.index_select(&keep, 0)?, keep.elem_count(), capacity)?;
         }
+        for states in &mut self.states {
+            let moved = keep.iter().enumerate();
+            let moved = moved.filter_map(|(new, old)| Some((new as u32, states.remove(old)?)));
+            *states = moved.collect();
+        }
         self.len = keep.len();
+        Ok(())
+    }
+
+    /// What the row has come to in `layer` whose newest token has this place.
+    pub(crate) fn state(&self, layer: usize, place: u32) -> Result<&RowState> {
+        let found = self.states.get(layer).and_then(|states| states.get(&place));
+        match found {
+            Some(state) => Ok(&state.of_row),
+            None => Err(Error::Invalid(format!(
+                "cache: layer {layer} does not know what a row had come to at place {place}; rows go on from the end of a prompt or from their newest token"
+            ))),
+        }
+    }
+
+    /// Keeps what a row has come to in `layer` with the token at `place`. What it had come to at the place `before` is forgotten, unless other
+    /// rows may go on from there.
+    pub(crate) fn keep_state(
+        &mut self,
+        layer: usize,
+        (place, before): (u32, Option<u32>),
+        of_row: RowState,
+    ) -> Result<()> {
+        let layers = self.states.len();
+        let Some(states) = self.states.get_mut(layer) else {
+            return Err(Error::Invalid(format!(
+                "cache: made for {layers} layers, used with a model that has more"
+            )));
+        };
+        if let Some(before) = before
+            && states.get(&before).is_some_and(|state| !state.is_shared)
+        {
+            states.remove(&before);
+        }
+        let is_shared = before.is_none();
+        states.insert(place, State { of_row, is_shared });
         Ok(())
     }
 

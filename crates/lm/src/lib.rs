@@ -7,6 +7,7 @@
 //!   and copies, and the guard against gradients that silently are not there.
 //! - `families`: one file a model family; `trunk`, `attend`, `linear`, `norm`, `rotary`: what families are made of. Token ids in,
 //!   hidden states out.
+//! - `recurrence`: what layers keep of a row instead of keys and values.
 //! - `lora`, `bases`: low-rank adapters beside frozen weights, their files in PEFT's layout, and the base that several models share.
 //! - `causal`, `scalar`: the two heads, next-token probabilities and one number per token.
 //! - `cache`, `sampling`, `decoding`: rows that grow side by side over cached keys and values. `generate` answers a list of prompts so,
@@ -51,6 +52,7 @@ mod portable;
 mod pretrained;
 mod python_json;
 mod quantised;
+mod recurrence;
 mod reward_model;
 mod rotary;
 mod sampling;

@@ -1,6 +1,6 @@
 //! The norms of transformer blocks over the kernels in `ops`.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::Result;
@@ -52,6 +52,15 @@ impl RmsNorm {
             epsilon,
             around_one: true,
         })
+    }
+
+    /// [`forward`](Self::forward) of an `x` in f32, whatever the weights are in.
+    pub(crate) fn forward_in_f32(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = Self {
+            weight: self.weight.to_dtype(DType::F32)?,
+            ..*self
+        };
+        wide.forward(x)
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,7 +1,8 @@
 //! Every model family computes what `transformers` computes: logits, loss, every gradient, ten AdamW steps.
 //!
 //! Oracle: tests/fixtures/hf and hf-reward, made by scripts/oracle/hf_parity.py, which runs each sequence alone through PyTorch. Here
-//! they go through packed together, so packing is under test as well.
+//! they go through packed together, so packing is under test as well. With `--nocapture` every comparison prints how far apart the two were, which
+//! `scripts/parity` makes a table of.
 #![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
 
 #[path = "../../../tests/portable.rs"]
@@ -135,6 +136,23 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// Prints for `scripts/parity` how far `what` of a case is from what `transformers` computed.
+#[allow(clippy::print_stdout)] // only shown with --nocapture
+fn measured(dir: &Path, what: &str, error: f64) {
+    let case = dir.file_name().unwrap().to_string_lossy();
+    println!("parity\t{case}\t{what}\t{error:e}");
+}
+
+/// max |ours − expected| / max |expected|.
+fn distance(ours: &[f32], expected: &[f32]) -> f64 {
+    let largest = expected
+        .iter()
+        .fold(0f64, |max, x| max.max(f64::from(x.abs())));
+    let each = ours.iter().zip(expected);
+    let each = each.map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+    each.fold(0.0, f64::max) / largest
+}
+
 /// A complaint when max |ours − expected| exceeds `tolerance` · max |expected|.
 fn differ(what: &str, ours: &[f32], expected: &[f32], tolerance: f64) -> Option<String> {
     assert_eq!(ours.len(), expected.len(), "{what}");
@@ -168,6 +186,8 @@ fn logits_and_loss_equal_those_of_transformers() {
             .logits(&model.hidden(&expected.packed()).unwrap())
             .unwrap();
         let loss = expected.loss(&model);
+        let apart = distance(&values(&logits), &expected.values("logits"));
+        measured(dir, "logits", apart);
         [
             differ(
                 "logits",
@@ -199,6 +219,10 @@ fn the_gradient_of_every_parameter_equals_that_of_transformers() {
         let mut names: Vec<_> = names.collect();
         names.sort_unstable();
         assert_eq!(params.names().collect::<Vec<_>>(), names);
+        let errors = names
+            .iter()
+            .map(|name| gradient_error("grad", name, &gradients, expected));
+        measured(dir, "gradients", errors.fold(0.0, f64::max));
         let wrong = |name: &&str| gradient_differs("grad", name, &gradients, expected);
         names.iter().filter_map(wrong).collect()
     });
@@ -211,13 +235,18 @@ fn gradient_differs(
     gradients: &Gradients,
     expected: &Expected,
 ) -> Option<String> {
+    let error = gradient_error(kind, name, gradients, expected);
+    (error.is_nan() || error > GRADIENTS)
+        .then(|| format!("{kind}: gradient of {name} is off by {error:.1e} of its norm"))
+}
+
+/// How far the gradient of `name` is from the one that is stored as `kind`, of that one's norm.
+fn gradient_error(kind: &str, name: &str, gradients: &Gradients, expected: &Expected) -> f64 {
     let ours = values(gradients.get(name).unwrap());
     let expected = expected.values(&format!("{kind}.{name}"));
     let pairs = ours.iter().zip(&expected);
     let error = norm(pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
-    let error = error / norm(expected.iter().map(|x| f64::from(*x)));
-    (error.is_nan() || error > GRADIENTS)
-        .then(|| format!("{kind}: gradient of {name} is off by {error:.1e} of its norm"))
+    error / norm(expected.iter().map(|x| f64::from(*x)))
 }
 
 /// With gradient checkpointing and without: there the loads of experts are results of blocks that are computed twice.
@@ -237,6 +266,8 @@ fn the_load_balancing_loss_of_a_mixture_of_experts_equals_that_of_transformers()
             let mut gradients = Gradients::new();
             gradients.accumulate(&params, &balance).unwrap();
             let wanted = expected.values("balance");
+            let apart = distance(&[balance.to_scalar().unwrap()], &wanted);
+            measured(dir, "load balancing", apart);
             let value = differ("balance", &[balance.to_scalar().unwrap()], &wanted, VALUES);
             let names = expected.tensors.keys();
             let names = names.filter_map(|key| key.strip_prefix("balance."));
@@ -290,6 +321,9 @@ fn first_difference(what: &str, ours: &[f32], expected: &[f32], tolerance: f64) 
 fn ten_adamw_steps_take_the_path_of_pytorch() {
     for_every_case("hf", |dir, expected| {
         let [losses, norms, rates] = ten_steps(dir, expected, DType::F32);
+        let each = losses.iter().zip(expected.values("losses"));
+        let apart = each.map(|(a, b)| distance(&[*a], &[b]));
+        measured(dir, "ten steps", apart.fold(0.0, f64::max));
         let relative = |what, ours: &[f32], key, tolerance| {
             first_difference(what, ours, &expected.values(key), tolerance)
         };
@@ -349,6 +383,8 @@ fn scores_equal_those_of_transformers_for_sequence_classification() {
             .index_select(&last, 0)
             .unwrap();
         let scores = values(&model.scores(&hidden).unwrap());
+        let apart = distance(&scores, &expected.values("scores"));
+        measured(dir, "scores", apart);
         differ("scores", &scores, &expected.values("scores"), VALUES)
             .into_iter()
             .collect()

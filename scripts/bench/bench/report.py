@@ -33,7 +33,7 @@ def write(results, to):
 
 
 # Sections that other scripts write, in their order; a new report keeps them.
-OTHERS = ["products", "serving", "ranks"]
+OTHERS = ["families", "products", "serving", "ranks"]
 
 
 def marked(name):

@@ -15,6 +15,7 @@ mod nested;
 mod olmo;
 mod phi3;
 mod qwen;
+mod qwen3_5;
 mod smollm3;
 
 pub(crate) use family::{Dimensions, Family, GgufSpelling, LogitsRule, ModelType, StoredLayout};
@@ -40,6 +41,7 @@ const FAMILIES: &[&ModelType] = &[
     &olmo::OLMOE,
     &phi3::PHI3,
     &lfm2::LFM2,
+    &qwen3_5::QWEN3_5,
 ];
 
 /// The `model_type` called `name`, or the names of those there are.
@@ -51,7 +53,7 @@ pub(crate) fn model_type(name: &str) -> Result<&'static ModelType, String> {
 /// The names of all model types, for messages.
 pub(crate) fn known() -> String {
     let mut names: Vec<_> = FAMILIES.iter().map(|known| known.name).collect();
-    names.push("gemma3 (its text part)");
+    names.push("gemma3 and qwen3_5 (their text parts)");
     names.join(", ")
 }
 

@@ -1,47 +1,58 @@
-//! Models of which a language model is one part, described by `text_config`: of a Gemma 3 that also sees, what reads and writes.
+//! Models of which a language model is one part, described by `text_config`: of a Gemma 3 or a Qwen3.5 that also sees, what reads and writes.
 
 use serde_json::{Map, Value, json};
 
 use crate::gguf::object;
 use crate::{Error, Result};
 
-/// The `model_type` of a whole.
-const GEMMA3: &str = "gemma3";
-/// Modules of what is left out.
-const LEFT_OUT: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+/// The `model_type` of a whole, and that of the language model in it.
+const WHOLES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("qwen3_5", "qwen3_5_text")];
+/// Modules of what is left out: what sees, and what guesses several tokens ahead.
+const LEFT_OUT: [&str; 4] = ["vision_tower.", "multi_modal_projector.", "visual.", "mtp."];
 
 /// The configuration of the language model within the whole that `json` describes; `None` where `json` is that of a language model.
 pub(crate) fn text_part(json: &Map<String, Value>) -> Result<Option<Map<String, Value>>> {
-    if json.get("model_type") != Some(&json!(GEMMA3)) {
+    let name = json.get("model_type").and_then(Value::as_str);
+    let Some((whole, part)) = WHOLES.into_iter().find(|(whole, _)| name == Some(whole)) else {
         return Ok(None);
-    }
+    };
     let Some(Value::Object(text)) = json.get("text_config") else {
         return Err(Error::config(format!(
-            "model_type {GEMMA3:?} without text_config: a Gemma 3 that reads texts alone is \"gemma3_text\""
+            "model_type {whole:?} without text_config: one that reads texts alone is {part:?}"
         )));
     };
     let mut text = text.clone();
     match text.get("model_type").and_then(Value::as_str) {
-        None | Some("gemma3_text") => {}
+        None => {}
+        Some(known) if known == part => {}
         Some(other) => {
             return Err(Error::config(format!(
-                "text_config.model_type {other:?} is not supported; expected \"gemma3_text\""
+                "text_config.model_type {other:?} is not supported; expected {part:?}"
             )));
         }
     }
-    text.insert("model_type".into(), "gemma3_text".into());
+    text.insert("model_type".into(), part.into());
     // What the whole says of both, and what the absence of a key means to `transformers`.
-    for key in [
+    let both = [
         "architectures",
         "bos_token_id",
         "eos_token_id",
         "pad_token_id",
-    ] {
+        "tie_word_embeddings",
+    ];
+    for key in both {
         if let Some(value) = json.get(key).filter(|value| !value.is_null()) {
             text.insert(key.into(), value.clone());
         }
     }
-    let usual = json!({"vocab_size": 262_208, "num_attention_heads": 8, "max_position_embeddings": 131_072});
+    let usual = match part {
+        "gemma3_text" => {
+            json!({"vocab_size": 262_208, "num_attention_heads": 8, "max_position_embeddings": 131_072})
+        }
+        _ => {
+            json!({"vocab_size": 248_320, "num_attention_heads": 16, "max_position_embeddings": 32_768})
+        }
+    };
     for (key, value) in object(usual) {
         text.entry(key).or_insert(value);
     }
@@ -86,6 +97,8 @@ mod tests {
             ("vision_tower.vision_model.post_layernorm.bias", None),
             ("model.vision_tower.post_layernorm.bias", None),
             ("multi_modal_projector.mm_soft_emb_norm.weight", None),
+            ("model.visual.merger.norm.weight", None),
+            ("mtp.norm.weight", None),
         ] {
             assert_eq!(text_tensor(whole).as_deref(), text, "{whole}");
         }

@@ -68,6 +68,13 @@ impl Adapter {
                 "an adapter of rank 0 changes nothing: give it a rank of 1 or more".into(),
             ));
         }
+        if config.is_part() {
+            return Err(Error::Invalid(
+                "the text part of a model that also sees has other names than that model, so that no other program could put the adapter on it: write the text \
+                 part as a model of its own with `rlhf export MODEL --hf`, and put the adapter on that"
+                    .into(),
+            ));
+        }
         let (targets, modules) = targeted(&lora.targets, config)?;
         Ok(Self {
             rank: lora.rank,

@@ -9,9 +9,9 @@ use rlhf_lm::{CausalLm, ModelConfig, Packed, Packer, Params, ScalarModel};
 use crate::models::{configs_of, params, weights};
 
 /// Most nodes a block may record: four more where a norm follows attention and MLP, which keeps the addition out of the product; with
-/// experts those of the router's softmax, and rows that go and come back.
+/// experts those of the router's softmax, and rows that go and come back; with a recurrence those of its gates.
 fn most_nodes(name: &str) -> usize {
-    if name.ends_with("moe") {
+    if name.ends_with("moe") || name.starts_with("qwen3_5") {
         32
     } else if name.starts_with("gemma") || name.starts_with("olmo") {
         20

@@ -40,6 +40,10 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
             "num_hidden_layers": layers, "num_attention_heads": 3, "max_position_embeddings": 40});
         config(base, extra)
     };
+    let delta = |kind: &str| {
+        json!({"model_type": "qwen3_5_text", "head_dim": 8, "layer_types": vec![kind; layers], "linear_num_key_heads": 1,
+            "linear_num_value_heads": 2, "linear_key_head_dim": 12, "linear_value_head_dim": 10})
+    };
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16});
     vec![
@@ -119,10 +123,12 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
             ),
         ),
         ("olmo2", llama(json!({"model_type": "olmo2"}))),
+        ("qwen3_5, recurrent", llama(delta("linear_attention"))),
+        ("qwen3_5, gated attention", llama(delta("full_attention"))),
         (
             "lfm2",
             llama(
-                json!({"model_type": "lfm2", "block_auto_adjust_ff_dim": false, "conv_L_cache": 4, "full_attn_idxs": [1]}),
+                json!({"model_type": "lfm2", "block_auto_adjust_ff_dim": false, "conv_L_cache": 4, "full_attn_idxs": [0]}),
             ),
         ),
         (
@@ -173,9 +179,10 @@ fn config(mut base: Value, extra: Value) -> ModelConfig {
 
 /// Weights N(0, 0.4²), the factors of norms around 1, drawn by (seed, name).
 pub(crate) fn weights(schema: &Schema, seed: u64) -> BTreeMap<String, Tensor> {
-    // Gemma, which has norms before and after, adds their weights to 1.
+    // Gemma, which has norms before and after, adds their weights to 1, and so does Qwen3.5.
     let mut names = schema.iter().map(|(name, _)| name);
-    let around_one = names.any(|name| name.contains("pre_feedforward"));
+    let adds = ["pre_feedforward", "linear_attn"];
+    let around_one = names.any(|name| adds.iter().any(|module| name.contains(module)));
     let draw = |(name, shape): (&str, &candle_core::Shape)| {
         let mut rng = rng::stream(seed, name, 0);
         let is_norm = name.contains("norm") || name.contains("ln_");

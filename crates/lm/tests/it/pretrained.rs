@@ -322,3 +322,41 @@ fn saving_takes_only_what_the_model_asks_for() {
     assert_eq!(json["architectures"], json!(["GPT2LMHeadModel"]));
     assert_eq!(json, config.to_json(Head::CausalLm, "float32", SPECIAL));
 }
+
+/// The oracle is `transformers`' own file: the same tensors under the same names, experts one by one where it has them so.
+#[test]
+fn what_is_saved_holds_the_tensors_that_transformers_saves() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf");
+    for entry in fs_err::read_dir(&fixtures).unwrap() {
+        let from = entry.unwrap().path();
+        let name = from.file_name().unwrap().to_string_lossy().into_owned();
+        let (config, tensors) = rlhf_lm::read_lm(&from).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let special = SpecialIds::default();
+        write_lm(dir.path(), &config, &load(&tensors), special, DType::F32).unwrap();
+        let stored = |dir: &Path| -> BTreeMap<String, Tensor> {
+            let file = dir.join("model.safetensors");
+            candle_core::safetensors::load(file, &Device::Cpu)
+                .unwrap()
+                .into_iter()
+                .collect()
+        };
+        let (ours, theirs) = (stored(dir.path()), stored(&from));
+        if name == "gemma3-nested" {
+            // The text part is a model of its own.
+            assert!(config.is_part() && ours.len() < theirs.len());
+            let (again, _) = rlhf_lm::read_lm(dir.path()).unwrap();
+            assert!(again.same_model(&config) && !again.is_part());
+            assert_eq!(again.model_type(), "gemma3_text");
+            continue;
+        }
+        if name == "gpt2-bare-names" {
+            continue; // names of old, and constants
+        }
+        assert!(ours.keys().eq(theirs.keys()), "{name}");
+        for (tensor, ours) in &ours {
+            let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(bits(ours), bits(&theirs[tensor]), "{name}: {tensor}");
+        }
+    }
+}

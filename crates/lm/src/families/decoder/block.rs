@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use rlhf_ops::{AttentionConfig, WeightLayout};
 
 use super::convolution::ShortConvolution;
+use super::delta_net::DeltaNet;
 use super::experts::Experts;
 use super::{Activation, Decoder, HeadNorms, Layer, Mixer};
 use crate::Result;
@@ -24,6 +25,7 @@ pub(super) struct Block {
 enum Mixing {
     Attention(Attention),
     Convolution(ShortConvolution),
+    DeltaNet(DeltaNet),
 }
 
 /// What comes after that.
@@ -43,6 +45,10 @@ impl Block {
                 }
                 Mixer::Convolution { taps } => {
                     Mixing::Convolution(ShortConvolution::new(decoder, taps, vb.pp("conv"))?)
+                }
+                Mixer::DeltaNet { heads, taps } => {
+                    let vb = vb.pp("linear_attn");
+                    Mixing::DeltaNet(DeltaNet::new(decoder, (heads, taps), vb)?)
                 }
             },
             around_mlp: Residual::new(decoder, decoder.block_norms.mlp, &vb)?,
@@ -78,6 +84,7 @@ impl Block {
                 let seen = convolution.forward(&normed, layer, attend)?;
                 (seen, &convolution.out)
             }
+            Mixing::DeltaNet(net) => (net.forward(&normed, layer, attend)?, &net.out),
         };
         let x = self.around_attention.add(x, out, &seen)?;
         let normed = self.around_mlp.enter(&x)?;
@@ -152,6 +159,8 @@ struct Attention {
     /// Of the queries and of the keys.
     norms: Option<(RmsNorm, RmsNorm)>,
     config: AttentionConfig,
+    /// Whether the projection of the queries has a gate beside each.
+    gated: bool,
 }
 
 impl Attention {
@@ -164,6 +173,8 @@ impl Attention {
         };
         let norm = |width, name| decoder.norm(width, vb.pp::<&str>(name));
         let [of_q, of_k] = decoder.naming.head_norms;
+        let gated = decoder.gated_attention;
+        let asked = if gated { 2 * queries } else { queries };
         Ok(Self {
             qkv: match decoder.fused {
                 true => QkvProjection::Fused {
@@ -171,7 +182,7 @@ impl Attention {
                     kv_heads: size.kv_heads,
                 },
                 false => QkvProjection::Apart(
-                    linear(size.hidden, queries, biases.qkv, "q_proj")?,
+                    linear(size.hidden, asked, biases.qkv, "q_proj")?,
                     linear(size.hidden, keys, biases.qkv, "k_proj")?,
                     linear(size.hidden, keys, biases.qkv, "v_proj")?,
                 ),
@@ -183,6 +194,7 @@ impl Attention {
                 HeadNorms::All => Some((norm(queries, of_q)?, norm(keys, of_k)?)),
             },
             config,
+            gated,
         })
     }
 
@@ -200,6 +212,11 @@ impl Attention {
                 rlhf_ops::attention_parts(&qkv.forward(x)?, *kv_heads, self.config.head_dim)?
             }
         };
+        let mut gate = None;
+        if self.gated {
+            let (own, beside) = self.halves(&q)?;
+            (q, gate) = (own, Some(beside));
+        }
         if let Some((q_norm, k_norm)) = &self.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
@@ -207,7 +224,25 @@ impl Attention {
             q = rlhf_ops::rope(&q, cos, sin, self.config.head_dim)?;
             k = rlhf_ops::rope(&k, cos, sin, self.config.head_dim)?;
         }
-        attend.attention(layer, Qkv::Apart(&q, &k, &v), self.config)
+        let seen = attend.attention(layer, Qkv::Apart(&q, &k, &v), self.config)?;
+        match gate {
+            Some(gate) => Ok((seen * candle_nn::ops::sigmoid(&gate)?)?),
+            None => Ok(seen),
+        }
+    }
+
+    /// The first and the second half of every head of `x` `[T, H·2D]`, `[T, H·D]` each.
+    fn halves(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (tokens, width) = x.dims2()?;
+        let dim = self.config.head_dim;
+        let heads = x.reshape((tokens, width / dim / 2, 2 * dim))?;
+        let half = |from| {
+            heads
+                .narrow(2, from, dim)?
+                .contiguous()?
+                .reshape((tokens, width / 2))
+        };
+        Ok((half(0)?, half(dim)?))
     }
 }
 

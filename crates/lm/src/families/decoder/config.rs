@@ -114,6 +114,7 @@ impl Decoder {
             head_norms: HeadNorms::None,
             block_norms: BlockNorms::BEFORE,
             naming: Naming::LLAMA,
+            gated_attention: false,
             norms_around_one: false,
             activation: defaults.activation,
             embedding_factor: 1.0,

@@ -7,6 +7,7 @@
 mod block;
 mod config;
 mod convolution;
+mod delta_net;
 mod experts;
 mod gguf;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use rlhf_ops::AttentionConfig;
+use rlhf_ops::{AttentionConfig, DeltaHeads};
 use serde_json::{Map, Value, json};
 
 use super::Mixture;
@@ -54,6 +55,8 @@ pub(super) struct Decoder {
     pub(super) head_norms: HeadNorms,
     pub(super) block_norms: BlockNorms,
     pub(super) naming: Naming,
+    /// Whether what attention gives is multiplied by the sigmoid of a gate, which the projection of the queries has beside each of them.
+    pub(super) gated_attention: bool,
     /// Whether the weights of norms are what is added to 1.
     pub(super) norms_around_one: bool,
     pub(super) activation: Activation,
@@ -87,6 +90,11 @@ pub(super) enum Mixer {
     Attention,
     /// By a gated convolution over the last `taps` tokens.
     Convolution {
+        taps: usize,
+    },
+    /// By a gated delta rule behind a convolution over the last `taps` tokens.
+    DeltaNet {
+        heads: DeltaHeads,
         taps: usize,
     },
 }
@@ -253,6 +261,8 @@ impl Family for Decoder {
         let of = |layer: &Layer| match layer.mixer {
             Mixer::Attention => 2 * size.kv_heads * size.head_dim,
             Mixer::Convolution { .. } => size.hidden,
+            // Something for each row, nothing for its tokens.
+            Mixer::DeltaNet { .. } => 0,
         };
         self.layers.iter().map(of).sum()
     }

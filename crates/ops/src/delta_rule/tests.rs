@@ -1,0 +1,153 @@
+use super::*;
+use crate::layout::Segment;
+use crate::testing::{TestRng, assert_close, check_op, flat};
+
+const HEADS: [DeltaHeads; 2] = [
+    DeltaHeads {
+        keys: 1,
+        values: 1,
+        key_dim: 3,
+        value_dim: 2,
+    },
+    DeltaHeads {
+        keys: 2,
+        values: 4,
+        key_dim: 4,
+        value_dim: 5,
+    },
+];
+
+fn layout(segments: &[(usize, Option<usize>)]) -> Layout {
+    let mut all: Vec<Segment> = Vec::new();
+    for &(length, prefix) in segments {
+        let start = all.last().map_or(0, |s| s.tokens.end);
+        let prefix = prefix.map_or(0..0, |i| all[i].tokens.clone());
+        let tokens = start..start + length;
+        all.push(Segment { tokens, prefix });
+    }
+    Layout::new(all).unwrap()
+}
+
+/// One token; sequences of several lengths; a prefix that two continue; more than a chunk, with a prefix of more than one.
+fn layouts() -> Vec<Layout> {
+    vec![
+        layout(&[(1, None)]),
+        layout(&[(5, None), (1, None), (9, None)]),
+        layout(&[(4, None), (3, Some(0)), (2, Some(0)), (6, None)]),
+        layout(&[(130, None), (70, Some(0)), (3, Some(0)), (2, None)]),
+    ]
+}
+
+/// Keys of length about 1, g ≤ 0 and β between 0 and 1, as models have them.
+fn operands(rng: &mut TestRng, heads: DeltaHeads, tokens: usize) -> [Tensor; 3] {
+    let qk = rng.tensor(&[tokens, 2 * heads.keys * heads.key_dim]);
+    let v = rng.tensor(&[tokens, heads.values * heads.value_dim]);
+    let half = |t: Tensor, shift: f64| ((t * 0.5).unwrap() + shift).unwrap();
+    let g = half(rng.tensor(&[tokens, heads.values]), -0.5);
+    let beta = half(rng.tensor(&[tokens, heads.values]), 0.5);
+    [qk, v, Tensor::cat(&[g, beta], 1).unwrap()]
+}
+
+/// The recurrence, token by token in f64: o, and S after every segment.
+fn recurrence(
+    operands: &[Tensor; 3],
+    heads: DeltaHeads,
+    layout: &Layout,
+) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let [qk, v, gates] = operands.each_ref().map(flat);
+    let (d, dv) = (heads.key_dim, heads.value_dim);
+    let row = heads.values * dv;
+    let mut o = vec![0.0; layout.tokens() * row];
+    let mut ends = vec![Vec::new(); layout.segments().len()];
+    for head in 0..heads.values {
+        let key = head / (heads.values / heads.keys);
+        for (i, segment) in layout.segments().iter().enumerate() {
+            let mut s = vec![0.0; d * dv];
+            for t in segment.prefix.clone().chain(segment.tokens.clone()) {
+                let of = |at: usize| &qk[t * 2 * heads.keys * d + at * d..][..d];
+                let (q, k) = (of(key), of(heads.keys + key));
+                let gate = |at: usize| gates[t * 2 * heads.values + at];
+                s.iter_mut().for_each(|s| *s *= gate(head).exp());
+                for j in 0..dv {
+                    let seen: f64 = (0..d).map(|i| s[i * dv + j] * k[i]).sum();
+                    let delta = gate(heads.values + head) * (v[t * row + head * dv + j] - seen);
+                    (0..d).for_each(|i| s[i * dv + j] += k[i] * delta);
+                    let read: f64 = (0..d).map(|i| s[i * dv + j] * q[i]).sum();
+                    o[t * row + head * dv + j] = read / (d as f64).sqrt();
+                }
+            }
+            ends[i].extend(s);
+        }
+    }
+    (o, ends)
+}
+
+fn tensor(values: Vec<f64>, shape: &[usize]) -> Tensor {
+    Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
+}
+
+#[test]
+fn agrees_with_the_reference_and_finite_differences() {
+    let mut rng = TestRng::new(1);
+    for heads in HEADS {
+        for layout in layouts() {
+            let operands = operands(&mut rng, heads, layout.tokens());
+            check_op(
+                &format!("{heads:?} over {:?}", layout.segments()),
+                &operands,
+                |t| gated_delta_rule(&t[0], &t[1], &t[2], heads, &layout),
+                &|t| reference::gated_delta_rule(&t[0], &t[1], &t[2], heads, &layout),
+            );
+        }
+    }
+}
+
+/// Both forms, states, and steps that go on from them.
+#[test]
+fn chunks_and_steps_are_the_recurrence() {
+    let mut rng = TestRng::new(2);
+    for heads in HEADS {
+        for layout in layouts() {
+            let operands = operands(&mut rng, heads, layout.tokens());
+            let [qk, v, gates] = &operands;
+            let (want, ends) = recurrence(&operands, heads, &layout);
+            let want = tensor(want, v.dims());
+            let fused = gated_delta_rule(qk, v, gates, heads, &layout).unwrap();
+            assert_close(&fused, &want, 2e-6, "fused");
+            let (plain, other_ends) = reference::with_states(qk, v, gates, heads, &layout).unwrap();
+            assert_close(&plain, &want, 2e-6, "reference");
+            let states = delta_states(qk, v, gates, heads, &layout).unwrap();
+            for ((state, other), want) in states.iter().zip(&other_ends).zip(ends) {
+                let want = tensor(want, state.dims());
+                assert_close(state, &want, 2e-6, "state");
+                assert_close(other, &want, 2e-6, "state of the reference");
+            }
+            // The last token of each sequence, decoded after those before it.
+            for segment in layout.segments() {
+                let mut state = None;
+                let mut found = None;
+                for t in segment.prefix.clone().chain(segment.tokens.clone()) {
+                    let [qk, v, gates] = operands.each_ref().map(|x| x.narrow(0, t, 1).unwrap());
+                    let (o, after) = delta_step(&qk, &v, &gates, heads, &[state]).unwrap();
+                    (found, state) = (Some(o), after.into_iter().next());
+                }
+                let last = want.narrow(0, segment.tokens.end - 1, 1).unwrap();
+                assert_close(&found.unwrap(), &last, 2e-6, "step");
+            }
+        }
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let mut rng = TestRng::new(3);
+    let one = layout(&[(3, None)]);
+    let [qk, v, gates] = operands(&mut rng, HEADS[1], 3);
+    let tried = |qk: &Tensor, v: &Tensor, heads| gated_delta_rule(qk, v, &gates, heads, &one);
+    assert!(tried(&qk, &v, HEADS[1]).is_ok());
+    assert!(tried(&v, &v, HEADS[1]).is_err() && tried(&qk, &qk, HEADS[1]).is_err());
+    assert!(tried(&qk, &v, HEADS[0]).is_err());
+    let short = layout(&[(2, None)]);
+    assert!(gated_delta_rule(&qk, &v, &gates, HEADS[1], &short).is_err());
+    assert!(delta_step(&qk, &v, &gates, HEADS[1], &[None]).is_err());
+}

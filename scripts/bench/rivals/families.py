@@ -1,0 +1,93 @@
+"""One training step of a model of any family: `--make` writes random models of about 30 million parameters, else PyTorch eager trains one."""
+
+import argparse
+import os
+import pathlib
+import shutil
+import time
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from common import read, write
+
+# A vocabulary of 1024 keeps the size in the blocks.
+SHARED = dict(hidden_size=512, num_hidden_layers=9, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1376, max_position_embeddings=4096)
+EXPERTS = dict(num_hidden_layers=8, num_experts=8, num_experts_per_tok=2)
+FAMILIES = {
+    "gpt2": dict(n_embd=512, n_layer=9, n_head=8, n_positions=4096, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0),
+    "llama": SHARED,
+    "mistral": dict(SHARED, sliding_window=None),
+    "qwen2": SHARED,
+    "qwen3": dict(SHARED, head_dim=64),
+    "qwen3_moe": dict(SHARED, **EXPERTS, head_dim=64, moe_intermediate_size=208, norm_topk_prob=True),
+    "qwen3_5_text": dict(
+        SHARED, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2, head_dim=128, linear_num_key_heads=4, linear_num_value_heads=4,
+        linear_key_head_dim=128, linear_value_head_dim=128
+    ),
+    "smollm3": SHARED,
+    "granite": dict(SHARED, attention_multiplier=0.125),
+    "granitemoe": dict(SHARED, num_hidden_layers=8, num_local_experts=8, num_experts_per_tok=2, intermediate_size=208, attention_multiplier=0.125),
+    "gemma2": dict(SHARED, head_dim=64, query_pre_attn_scalar=64, sliding_window=128),
+    "gemma3_text": dict(SHARED, head_dim=64, query_pre_attn_scalar=64, sliding_window=128),
+    "gpt_neox": dict(SHARED, intermediate_size=2048),
+    "olmo2": SHARED,
+    "olmo3": dict(SHARED, sliding_window=128),
+    "olmoe": dict(SHARED, **EXPERTS, intermediate_size=208),
+    "phi3": dict(SHARED, sliding_window=None),
+    "lfm2": dict(SHARED, block_auto_adjust_ff_dim=False, full_attn_idxs=[2, 5, 8]),
+}
+
+
+def make(to, tokenizer):
+    fast = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    for name, sizes in FAMILIES.items():
+        if (to / name / "config.json").exists():
+            continue
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(
+            name, **sizes, vocab_size=len(fast), bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id, pad_token_id=None
+        )
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(to / name)
+        for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]:
+            if (tokenizer / file).exists():
+                shutil.copyfile(tokenizer / file, to / name / file)
+        print(f"{name:14} {sum(p.numel() for p in model.parameters()) / 1e6:5.1f} M parameters")
+
+
+def train(a):
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).train()
+    model.config.use_cache = False
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+    rows = torch.tensor([row["input_ids"][: a.length] for row in read(a.rows)])
+    seconds, losses = [], []
+    for ids in rows[: a.steps * a.batch].split(a.batch):
+        begun = time.perf_counter()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - begun)
+    tokens = [a.batch * a.length] * len(seconds)
+    write(a.result, seconds=seconds, losses=losses, tokens=tokens, parameters=sum(p.numel() for p in model.parameters()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--make", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("--tokenizer", type=pathlib.Path)
+    parser.add_argument("--model")
+    parser.add_argument("--rows", type=pathlib.Path)
+    parser.add_argument("--result", type=pathlib.Path)
+    for name, default in [("batch", 4), ("steps", 4), ("length", 256)]:
+        parser.add_argument(f"--{name}", type=int, default=default)
+    a = parser.parse_args()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    make(a.make, a.tokenizer) if a.make else train(a)
+
+
+main()
