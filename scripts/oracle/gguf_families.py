@@ -75,7 +75,7 @@ CASES = {
         gguf.MODEL_ARCH.QWEN3MOE, True,
         Qwen3MoeConfig(**GROUPED, head_dim=8, rope_parameters=rope(1e6), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, norm_topk_prob=True),
     ),
-    "olmoe": (gguf.MODEL_ARCH.OLMOE, False, OlmoeConfig(**GROUPED, rope_parameters=rope(1e4), num_experts=4, num_experts_per_tok=2)),
+    "olmoe": (gguf.MODEL_ARCH.OLMOE, False, OlmoeConfig(**SHARED, num_key_value_heads=2, rope_parameters=rope(1e4), num_experts=4, num_experts_per_tok=2)),
     "granitemoe": (
         gguf.MODEL_ARCH.GRANITE_MOE, False,
         GraniteMoeConfig(

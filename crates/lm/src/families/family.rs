@@ -63,6 +63,11 @@ pub(crate) trait Family: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whatever decides which numbers come out, for a comparison with a model that is to give the same.
+    fn computed(&self) -> String {
+        format!("{self:?}")
+    }
+
     /// The keys of `config.json` whose absence or newer spelling different programs might read differently, as `transformers` 4
     /// spells them.
     fn spelled_out(&self) -> Map<String, Value>;
@@ -155,9 +160,9 @@ pub(crate) struct GgufSpelling {
     pub(crate) config: fn(&Keys<'_>, bool) -> Result<Map<String, Value>>,
     /// Modules outside the blocks, and llama.cpp's name of each.
     pub(crate) modules: &'static [(&'static str, &'static str)],
-    /// Modules of a block, and llama.cpp's name of each; of a parameter that it stores in several tensors, stretches along the last dimension but
+    /// Modules of a block, and llama.cpp's name of each, in several tables, since families share most of them; of a parameter that it stores in several tensors, stretches along the last dimension but
     /// one, their names with a `+` between.
-    pub(crate) block: &'static [(&'static str, &'static str)],
+    pub(crate) block: &'static [&'static [(&'static str, &'static str)]],
     /// How a parameter of this name and rank is laid out in the file.
     pub(crate) layout: fn(&Dimensions, &str, usize) -> StoredLayout,
     /// Whether files hold a tied embedding a second time, as a head.
@@ -168,10 +173,12 @@ pub(crate) struct GgufSpelling {
 pub(crate) struct GgufMetadata {
     /// Keys and values, without the architecture's name in front.
     pub(crate) keys: Vec<(&'static str, MetadataValue)>,
-    /// What the rotary frequencies are divided by, where they are stretched unevenly.
-    pub(crate) divisors: Option<Vec<f32>>,
+    /// Numbers that files hold as tensors, by name: what the rotary frequencies are divided by, where they are stretched unevenly.
+    pub(crate) tensors: Vec<(&'static str, Vec<f32>)>,
     /// What llama.cpp does otherwise.
     pub(crate) notes: Vec<String>,
+    /// Whether reading the metadata again has to give the very same model. It need not where a model is written as another that computes the same.
+    pub(crate) is_read_again: bool,
 }
 
 impl GgufMetadata {
@@ -188,7 +195,8 @@ impl GgufMetadata {
         ];
         let mut metadata = Self {
             keys: Vec::new(),
-            divisors: None,
+            tensors: Vec::new(),
+            is_read_again: false,
             notes: Vec::new(),
         };
         for (key, size) in sizes {
@@ -232,11 +240,10 @@ pub(crate) enum StoredLayout {
     Squeezed,
 }
 
-/// For what we read from GGUF files and do not write to them.
-pub(super) fn not_written(architecture: &str) -> Error {
+/// For settings that llama.cpp's `architecture` does not have.
+pub(super) fn not_run(architecture: &str, what: &str) -> Error {
     Error::Invalid(format!(
-        "files of llama.cpp's {architecture} with these settings are read but not written; convert a saved directory with llama.cpp's \
-         convert_hf_to_gguf.py"
+        "{what}, which llama.cpp's {architecture} does not have"
     ))
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{
-    Activation, Biases, BlockNorms, Decoder, Defaults, HeadNorms, add_windows, flag,
-    keys_like_llama, layer_kinds, layer_types, number, sliding_window,
+    Activation, Biases, BlockNorms, Decoder, Defaults, HeadNorms, LAYERS, NORMS_AFTER, add_windows,
+    flag, keys_like_llama, layer_kinds, layer_types, number, sliding_window,
 };
 use super::family::{GgufSpelling, LogitsRule, ModelType, StoredLayout, count, refuse};
 use crate::gguf::Keys;
@@ -116,21 +116,7 @@ const fn gguf_spelling(
         architecture,
         config,
         modules: super::decoder::LLAMA_MODULES,
-        block: &[
-            ("input_layernorm", "attn_norm"),
-            ("post_attention_layernorm", "post_attention_norm"),
-            ("pre_feedforward_layernorm", "ffn_norm"),
-            ("post_feedforward_layernorm", "post_ffw_norm"),
-            ("self_attn.q_proj", "attn_q"),
-            ("self_attn.k_proj", "attn_k"),
-            ("self_attn.v_proj", "attn_v"),
-            ("self_attn.o_proj", "attn_output"),
-            ("self_attn.q_norm", "attn_q_norm"),
-            ("self_attn.k_norm", "attn_k_norm"),
-            ("mlp.gate_proj", "ffn_gate"),
-            ("mlp.up_proj", "ffn_up"),
-            ("mlp.down_proj", "ffn_down"),
-        ],
+        block: &[NORMS_AFTER, LAYERS],
         // llama.cpp has one norm, whose weights are the factors.
         layout: |_, name, _| match name.ends_with("norm.weight") {
             true => StoredLayout::PlusOne,

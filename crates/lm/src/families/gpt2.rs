@@ -44,14 +44,14 @@ const GGUF: GgufSpelling = GgufSpelling {
         ("transformer.ln_f", "output_norm"),
         ("lm_head", "output"),
     ],
-    block: &[
+    block: &[&[
         ("ln_1", "attn_norm"),
         ("ln_2", "ffn_norm"),
         ("attn.c_attn", "attn_qkv"),
         ("attn.c_proj", "attn_output"),
         ("mlp.c_fc", "ffn_up"),
         ("mlp.c_proj", "ffn_down"),
-    ],
+    ]],
     // `transformers` keeps the linear layers of the blocks `[in, out]`.
     layout: |_, name, rank| match rank == 2 && name.starts_with("transformer.h.") {
         true => StoredLayout::Transposed,

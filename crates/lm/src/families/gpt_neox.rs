@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use candle_core::quantized::gguf_file::Value as MetadataValue;
 use candle_nn::VarBuilder;
 use rlhf_ops::{AttentionConfig, WeightLayout};
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::decoder::{number, rope_of};
 use super::family::{
-    Dimensions, Family, GgufMetadata, GgufSpelling, ModelType, Names, StoredLayout, not_written,
+    Dimensions, Family, GgufMetadata, GgufSpelling, ModelType, Names, StoredLayout, not_run,
     refuse_giants,
 };
 use super::gpt2::Gelu;
@@ -19,7 +20,7 @@ use crate::attend::{Attend, Qkv};
 use crate::gguf::{self, Keys};
 use crate::linear::{Linear, normal};
 use crate::norm::LayerNorm;
-use crate::rotary::{Rope, Rotary};
+use crate::rotary::{Rope, RopeScaling, Rotary};
 use crate::trunk::Trunk;
 use crate::{Error, Result};
 
@@ -51,14 +52,14 @@ const GGUF: GgufSpelling = GgufSpelling {
         ("gpt_neox.final_layer_norm", "output_norm"),
         ("embed_out", "output"),
     ],
-    block: &[
+    block: &[&[
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
         ("attention.query_key_value", "attn_qkv"),
         ("attention.dense", "attn_output"),
         ("mlp.dense_h_to_4h", "ffn_up"),
         ("mlp.dense_4h_to_h", "ffn_down"),
-    ],
+    ]],
     layout: |dimensions, name, _| match name.contains(".query_key_value.") {
         true => StoredLayout::Stacked(dimensions.heads),
         false => StoredLayout::Same,
@@ -67,7 +68,7 @@ const GGUF: GgufSpelling = GgufSpelling {
 };
 
 /// What the family's code reads of `config.json`, defaults filled in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct NeoxConfig {
     size: Dimensions,
     epsilon: f64,
@@ -174,7 +175,27 @@ impl Family for NeoxConfig {
     }
 
     fn gguf(&self, architecture: &str) -> Result<GgufMetadata> {
-        Err(not_written(architecture))
+        let (size, rope) = (self.dimensions(), &self.rope);
+        if size.tied {
+            return Err(not_run(architecture, "tie_word_embeddings = true"));
+        }
+        if rope.scaling != RopeScaling::None {
+            return Err(not_run(architecture, "rope_scaling"));
+        }
+        let mut metadata = GgufMetadata::of(&size);
+        metadata.is_read_again = true;
+        metadata.set_number("attention.layer_norm_epsilon", self.epsilon);
+        metadata.set_size("rope.dimension_count", rope.dim);
+        metadata.set_number("rope.freq_base", rope.theta);
+        metadata.set("use_parallel_residual", MetadataValue::Bool(self.parallel));
+        Ok(metadata)
+    }
+
+    fn computed(&self) -> String {
+        let mut same = self.clone();
+        // How it began, and how far it reaches.
+        (same.size.initializer_range, same.size.max_length) = (0.0, 0);
+        format!("{same:?}")
     }
 
     fn trunk(&self, vb: VarBuilder<'_>) -> Result<Box<dyn Trunk>> {

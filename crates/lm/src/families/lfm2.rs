@@ -25,7 +25,7 @@ pub(super) const LFM2: ModelType = ModelType {
             ("model.embedding_norm", "token_embd_norm"),
             ("lm_head", "output"),
         ],
-        block: &[
+        block: &[&[
             ("operator_norm", "attn_norm"),
             ("ffn_norm", "ffn_norm"),
             ("conv.in_proj", "shortconv.in_proj"),
@@ -40,7 +40,7 @@ pub(super) const LFM2: ModelType = ModelType {
             ("feed_forward.w1", "ffn_gate"),
             ("feed_forward.w3", "ffn_up"),
             ("feed_forward.w2", "ffn_down"),
-        ],
+        ]],
         layout: |_: &Dimensions, name, _| match name.ends_with(".conv.conv.weight") {
             true => StoredLayout::Squeezed,
             false => StoredLayout::Same,

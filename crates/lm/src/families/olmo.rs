@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{
-    Biases, BlockNorms, Decoder, Defaults, HeadNorms, LLAMA_BLOCK, LLAMA_MODULES, add_windows,
-    flag, keys_like_llama, keys_of_mixture, layer_kinds, layer_types, number, sliding_window,
+    Biases, BlockNorms, Decoder, Defaults, HeadNorms, LAYERS, LLAMA_BLOCK, LLAMA_MODULES,
+    NORMS_AFTER, add_windows, flag, keys_like_llama, keys_of_mixture, layer_kinds, layer_types,
+    number, sliding_window,
 };
 use super::family::{GgufSpelling, ModelType, StoredLayout, refuse};
 use super::mixture::{self, Mixture};
@@ -22,19 +23,7 @@ pub(super) const OLMO2: ModelType = ModelType {
         architecture: "olmo2",
         config: gguf_config,
         modules: LLAMA_MODULES,
-        block: &[
-            ("post_attention_layernorm", "post_attention_norm"),
-            ("post_feedforward_layernorm", "post_ffw_norm"),
-            ("self_attn.q_proj", "attn_q"),
-            ("self_attn.k_proj", "attn_k"),
-            ("self_attn.v_proj", "attn_v"),
-            ("self_attn.o_proj", "attn_output"),
-            ("self_attn.q_norm", "attn_q_norm"),
-            ("self_attn.k_norm", "attn_k_norm"),
-            ("mlp.gate_proj", "ffn_gate"),
-            ("mlp.up_proj", "ffn_up"),
-            ("mlp.down_proj", "ffn_down"),
-        ],
+        block: &[NORMS_AFTER, LAYERS],
         layout: |_, _, _| StoredLayout::Same,
         repeats_embedding: false,
     },

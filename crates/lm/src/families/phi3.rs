@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::decoder::{Decoder, Defaults, LLAMA_MODULES, keys_of_decoder, sliding_window};
+use super::decoder::{
+    Decoder, Defaults, LLAMA_BLOCK, LLAMA_MODULES, keys_of_decoder, sliding_window,
+};
 use super::family::{GgufSpelling, ModelType, StoredLayout};
 use crate::Result;
 use crate::gguf::Keys;
@@ -18,14 +20,7 @@ pub(super) const PHI3: ModelType = ModelType {
         architecture: "phi3",
         config: gguf_config,
         modules: LLAMA_MODULES,
-        block: &[
-            ("input_layernorm", "attn_norm"),
-            ("post_attention_layernorm", "ffn_norm"),
-            ("self_attn.qkv_proj", "attn_qkv"),
-            ("self_attn.o_proj", "attn_output"),
-            ("mlp.gate_up_proj", "ffn_up"),
-            ("mlp.down_proj", "ffn_down"),
-        ],
+        block: LLAMA_BLOCK,
         layout: |_, _, _| StoredLayout::Same,
         repeats_embedding: false,
     },

@@ -13,9 +13,9 @@ pub(super) const MOST: usize = 1 << 20;
 const LONGEST: usize = 1 << 31;
 
 /// The tensor of Llama 3's stretched frequencies.
-pub(super) const DIVISORS: &str = "rope_freqs.weight";
+pub(crate) const DIVISORS: &str = "rope_freqs.weight";
 /// The tensors of LongRoPE's divisors, up to the original length and beyond it.
-pub(super) const LONG_ROPE: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+pub(crate) const LONG_ROPE: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The keys of one architecture.
 pub(crate) struct Keys<'a> {

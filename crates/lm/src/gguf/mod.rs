@@ -27,7 +27,7 @@ use crate::pretrained::check_weights;
 use crate::{Error, ModelConfig, Result, Tokenizer};
 pub use export::{Exported, Fallback, Quantisation, export};
 use file::GgufFile;
-pub(crate) use keys::{Keys, object};
+pub(crate) use keys::{DIVISORS, Keys, LONG_ROPE, object};
 
 /// What a GGUF file holds.
 pub(crate) struct Gguf {

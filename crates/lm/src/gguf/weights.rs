@@ -18,10 +18,9 @@ pub(super) fn gguf_names(
     config: &ModelConfig,
     name: &str,
 ) -> Option<Vec<String>> {
-    let find = |table: &[(&str, &'static str)], module: &str| {
-        table
-            .iter()
-            .find(|(ours, _)| *ours == module)
+    let find = |tables: &[&[(&str, &'static str)]], module: &str| {
+        let mut all = tables.iter().copied().flatten();
+        all.find(|(ours, _)| *ours == module)
             .map(|(_, theirs)| *theirs)
     };
     let (module, part) = match name.rsplit_once('.')? {
@@ -29,7 +28,7 @@ pub(super) fn gguf_names(
         // Parameters that belong to no layer of their own.
         _ => (name, "weight"),
     };
-    if let Some(theirs) = find(spelling.modules, module) {
+    if let Some(theirs) = find(&[spelling.modules], module) {
         return Some(vec![format!("{theirs}.{part}")]);
     }
     let names = config.family().names();

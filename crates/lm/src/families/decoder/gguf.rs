@@ -3,10 +3,10 @@
 use candle_core::quantized::gguf_file::Value as MetadataValue;
 use serde_json::{Map, Value, json};
 
-use super::{BlockNorms, Decoder, HeadNorms};
-use crate::families::family::{Dimensions, GgufMetadata, LogitsRule, StoredLayout, not_written};
-use crate::gguf::{self, Keys};
-use crate::rotary::{RopeScaling, frequencies};
+use super::{Decoder, HeadNorms, Layer, Mixer};
+use crate::families::family::{Dimensions, GgufMetadata, StoredLayout, not_run};
+use crate::gguf::{self, DIVISORS, Keys, LONG_ROPE};
+use crate::rotary::{Rope, RopeScaling, frequencies};
 use crate::{Error, Result};
 
 /// Modules outside the blocks, and llama.cpp's name of each.
@@ -16,26 +16,47 @@ pub(in crate::families) const LLAMA_MODULES: &[(&str, &str)] = &[
     ("lm_head", "output"),
 ];
 
-/// Modules of a block with Llama's norms, and llama.cpp's name of each.
-pub(in crate::families) const LLAMA_BLOCK: &[(&str, &str)] = &[
+/// The norms of a block like Llama's.
+pub(in crate::families) const NORMS_BEFORE: &[(&str, &str)] = &[
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
+];
+
+/// The norms of a block like OLMo 2's, and among those of one like Gemma's, which has others before.
+pub(in crate::families) const NORMS_AFTER: &[(&str, &str)] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+    ("input_layernorm", "attn_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+];
+
+/// The other modules of a block.
+pub(in crate::families) const LAYERS: &[(&str, &str)] = &[
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
+    ("self_attn.qkv_proj", "attn_qkv"),
     ("self_attn.o_proj", "attn_output"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// A mixture of experts, in the names of Qwen3 and OLMoE, and in those of Granite.
+pub(in crate::families) const EXPERTS: &[(&str, &str)] = &[
     ("mlp.gate", "ffn_gate_inp"),
     ("mlp.experts.gate_up_proj", "ffn_gate_exps+ffn_up_exps"),
     ("mlp.experts.down_proj", "ffn_down_exps"),
     ("block_sparse_moe.router.layer", "ffn_gate_inp"),
     ("block_sparse_moe.input_linear", "ffn_gate_exps+ffn_up_exps"),
     ("block_sparse_moe.output_linear", "ffn_down_exps"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
 ];
+
+/// All modules of a block like Llama's, with an MLP or with experts.
+pub(in crate::families) const LLAMA_BLOCK: &[&[(&str, &str)]] = &[NORMS_BEFORE, LAYERS, EXPERTS];
 
 /// Files of Llama hold queries and keys in another order, and so do those of its closest relatives.
 pub(in crate::families) fn interleaved(
@@ -153,76 +174,163 @@ fn all_keys(keys: &Keys<'_>, model_type: &str, tied: bool) -> Result<Map<String,
 }
 
 /// What runs a Llama but for biases and head norms, and nothing else.
-const WRITTEN: [&str; 3] = ["llama", "qwen2", "qwen3"];
+const LIKE_LLAMA: [&str; 3] = ["llama", "qwen2", "qwen3"];
+/// What has a head of its own and none that is the embedding.
+const UNTIED: [&str; 2] = ["olmo2", "olmoe"];
+/// What has no head but the embedding.
+const TIED: [&str; 1] = ["gemma2"];
 
-/// What llama.cpp has to know to run `model` as `architecture`.
+/// What llama.cpp has to know to run `model` as `architecture`. What it cannot be told shows when the metadata are read again.
 pub(super) fn metadata(model: &Decoder, architecture: &str) -> Result<GgufMetadata> {
-    let refused = |what: &str| {
-        Err(Error::Invalid(format!(
-            "{what}, which llama.cpp's {architecture} does not have"
-        )))
-    };
-    if !WRITTEN.contains(&architecture) || !is_plain(model) {
-        return Err(not_written(architecture));
-    }
-    let head_norms = model.head_norms != HeadNorms::None;
-    // Qwen2's biases are part of what it is, those of a Llama are optional.
-    if head_norms && (model.biases.qkv || model.biases.out) {
-        return refused("attention_bias = true");
+    let refused = |what: &str| Err(not_run(architecture, what));
+    let recurs = |layer: &Layer| matches!(layer.mixer, Mixer::DeltaNet { .. });
+    if model.layers.iter().any(recurs) {
+        return Err(Error::Invalid(
+            "GGUF files of Qwen3.5 are not written here: llama.cpp's convert_hf_to_gguf.py takes the Hugging Face folder"
+                .into(),
+        ));
     }
     let (size, rope) = (&model.size, &model.ropes[0]);
     let mut metadata = GgufMetadata::of(size);
     metadata.set_number("attention.layer_norm_rms_epsilon", model.epsilon);
-    for key in [
-        "attention.key_length",
-        "attention.value_length",
-        "rope.dimension_count",
+    for (key, dim) in [
+        ("attention.key_length", size.head_dim),
+        ("attention.value_length", size.head_dim),
+        ("rope.dimension_count", rope.dim),
     ] {
-        metadata.set_size(key, size.head_dim);
+        metadata.set_size(key, dim);
     }
     metadata.set_number("rope.freq_base", rope.theta);
+    stretch(&mut metadata, rope, architecture)?;
+    let window = model.layers.iter().filter_map(|layer| layer.window).min();
+    if LIKE_LLAMA.contains(&architecture) {
+        let head_norms = model.head_norms != HeadNorms::None;
+        // Qwen2's biases are part of what it is, those of a Llama are optional.
+        if head_norms && (model.biases.qkv || model.biases.out) {
+            return refused("attention_bias = true");
+        }
+        bound(&mut metadata, window, architecture);
+        return Ok(metadata);
+    }
+    metadata.is_read_again = true;
+    if model.biases.qkv || model.biases.out || model.biases.mlp {
+        return refused("attention_bias or mlp_bias = true");
+    }
+    if size.tied && UNTIED.contains(&architecture) {
+        return refused("tie_word_embeddings = true");
+    }
+    if !size.tied && TIED.contains(&architecture) {
+        return refused("tie_word_embeddings = false");
+    }
+    if architecture == "olmoe" && size.kv_heads != size.heads {
+        return refused("num_key_value_heads other than num_attention_heads");
+    }
+    for (key, cap) in [
+        ("attn_logit_softcapping", model.score_cap),
+        ("final_logit_softcapping", model.logits.cap),
+    ] {
+        if let Some(cap) = cap {
+            metadata.set_number(key, cap);
+        }
+    }
+    if architecture.starts_with("granite") {
+        metadata.set_number("attention.scale", model.scale);
+        metadata.set_number("embedding_scale", model.embedding_factor);
+        metadata.set_number("residual_scale", model.residual_factor);
+        metadata.set_number("logit_scale", 1.0 / model.logits.factor);
+    }
+    if let Some(window) = window {
+        metadata.set_size("attention.sliding_window", window);
+        let slides = model.layers.iter().map(|layer| layer.window.is_some());
+        let flags = slides.map(MetadataValue::Bool).collect();
+        // The other families' pattern is theirs alone, and has no key.
+        if architecture == "olmo2" {
+            metadata.set(
+                "attention.sliding_window_pattern",
+                MetadataValue::Array(flags),
+            );
+        }
+        // llama.cpp has switched Phi's windows off.
+        if architecture == "phi3" {
+            bound(&mut metadata, Some(window), architecture);
+        }
+    }
+    if let [_, sliding] = &model.ropes[..] {
+        metadata.set_number("rope.freq_base_swa", sliding.theta);
+    }
+    if let Some(mixture) = model.mixture {
+        metadata.set_size("expert_count", mixture.experts);
+        metadata.set_size("expert_used_count", mixture.chosen);
+        metadata.set_size("expert_feed_forward_length", mixture.inner);
+    }
+    let taps = model.layers.iter().find_map(|layer| match layer.mixer {
+        Mixer::Convolution { taps } => Some(taps),
+        _ => None,
+    });
+    if let Some(taps) = taps {
+        metadata.set_size("shortconv.l_cache", taps);
+        let heads = |layer: &Layer| match layer.mixer {
+            Mixer::Attention => MetadataValue::U32(size.kv_heads as u32),
+            _ => MetadataValue::U32(0),
+        };
+        let heads = model.layers.iter().map(heads).collect();
+        metadata.set("attention.head_count_kv", MetadataValue::Array(heads));
+    }
+    Ok(metadata)
+}
+
+/// The rotary frequencies.
+fn stretch(metadata: &mut GgufMetadata, rope: &Rope, architecture: &str) -> Result<()> {
+    let kind = |metadata: &mut GgufMetadata, kind: &str, factor: f64| {
+        metadata.set("rope.scaling.type", MetadataValue::String(kind.into()));
+        metadata.set_number("rope.scaling.factor", factor);
+    };
     match &rope.scaling {
         // Up to the model's length, to which llama.cpp is told to keep, dynamic scaling does nothing.
         RopeScaling::None | RopeScaling::Dynamic { .. } => {}
-        RopeScaling::Linear { factor } => {
-            metadata.set("rope.scaling.type", MetadataValue::String("linear".into()));
-            metadata.set_number("rope.scaling.factor", *factor);
-        }
+        RopeScaling::Linear { factor } => kind(metadata, "linear", *factor),
         RopeScaling::Llama3 { .. } if architecture != "llama" => {
-            return refused("rope_type llama3");
+            return Err(not_run(architecture, "rope_type llama3"));
         }
         RopeScaling::Llama3 { .. } => {
             let plain = frequencies(rope.dim, rope.theta, &RopeScaling::None);
             let slower = frequencies(rope.dim, rope.theta, &rope.scaling);
             let divisors = plain.iter().zip(&slower).map(|(f, g)| f / g);
-            metadata.divisors = Some(divisors.collect());
+            metadata.tensors.push((DIVISORS, divisors.collect()));
         }
-        RopeScaling::Yarn(_) | RopeScaling::LongRope(_) => return Err(not_written(architecture)),
+        RopeScaling::Yarn(yarn) => {
+            let usual = 0.1 * yarn.factor.ln() + 1.0;
+            let bends = (yarn.fast, yarn.slow) != (32.0, 1.0) || !yarn.truncate;
+            if bends || (yarn.magnitude - usual).abs() > 1e-6 {
+                return Err(not_run(architecture, "YaRN with these settings"));
+            }
+            kind(metadata, "yarn", yarn.factor);
+            let original = yarn.original as usize;
+            metadata.set_size("rope.scaling.original_context_length", original);
+        }
+        RopeScaling::LongRope(long) => {
+            let original = long.original as usize;
+            metadata.set_size("rope.scaling.original_context_length", original);
+            metadata.set_number("rope.scaling.attn_factor", long.magnitude);
+            let [short_name, long_name] = LONG_ROPE;
+            let narrow = |all: &[f64]| all.iter().map(|x| *x as f32).collect();
+            metadata.tensors.push((short_name, narrow(&long.short)));
+            metadata.tensors.push((long_name, narrow(&long.long)));
+        }
     }
-    // llama.cpp bounds attention in none of these families. Sequences within the window are right.
-    let window = model.layers.iter().filter_map(|layer| layer.window).min();
-    if let Some(window) = window.filter(|window| *window < size.max_length) {
+    Ok(())
+}
+
+/// Where llama.cpp has no windows, sequences within them are right.
+fn bound(metadata: &mut GgufMetadata, window: Option<usize>, architecture: &str) {
+    let length = metadata.keys.iter().find_map(|(key, value)| match value {
+        MetadataValue::U32(length) if *key == "context_length" => Some(*length as usize),
+        _ => None,
+    });
+    if let Some(window) = window.filter(|window| Some(*window) < length) {
         metadata.set_size("context_length", window);
         metadata.notes.push(format!(
             "llama.cpp's {architecture} has no sliding window: context_length is {window}, within which it makes no difference"
         ));
     }
-    Ok(metadata)
-}
-
-/// Whether a model is a Llama but for biases, head norms and windows.
-fn is_plain(model: &Decoder) -> bool {
-    let usual_scale = 1.0 / (model.size.head_dim as f64).sqrt();
-    let turned = |layer: &super::Layer| layer.rope == Some(0);
-    model.layers.iter().all(turned)
-        && model.ropes.len() == 1
-        && model.ropes[0].dim == model.size.head_dim
-        && model.scale == usual_scale
-        && model.score_cap.is_none()
-        && model.logits == LogitsRule::default()
-        && (model.embedding_factor, model.residual_factor) == (1.0, 1.0)
-        && !model.fused
-        && !model.norms_around_one
-        && model.head_norms != HeadNorms::All
-        && model.block_norms == BlockNorms::BEFORE
 }

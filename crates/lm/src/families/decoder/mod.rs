@@ -31,12 +31,12 @@ pub(super) use config::{
     Defaults, flag, layer_kinds, layer_kinds_of, number, rope_of, sliding_window,
 };
 pub(super) use gguf::{
-    LLAMA_BLOCK, LLAMA_MODULES, add_windows, interleaved, keys_like_llama, keys_of_decoder,
-    keys_of_mixture, layer_types,
+    LAYERS, LLAMA_BLOCK, LLAMA_MODULES, NORMS_AFTER, add_windows, interleaved, keys_like_llama,
+    keys_of_decoder, keys_of_mixture, layer_types,
 };
 
 /// What a decoder of this kind is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Decoder {
     pub(super) size: Dimensions,
     /// ε of every norm.
@@ -287,6 +287,14 @@ impl Family for Decoder {
             Some((mixture, blocks)) => mixture.apart(&blocks, tensors),
             None => Ok(()),
         }
+    }
+
+    fn computed(&self) -> String {
+        let mut same = self.clone();
+        same.spelled_out = Map::new();
+        // How it began, and how far it reaches.
+        (same.size.initializer_range, same.size.max_length) = (0.0, 0);
+        format!("{same:?}")
     }
 
     fn spelled_out(&self) -> Map<String, Value> {

@@ -3,7 +3,6 @@
 use candle_core::quantized::GgmlDType;
 
 use crate::families::Dimensions;
-use crate::gguf::keys::DIVISORS;
 
 /// How the weights of a GGUF file are stored.
 ///
@@ -48,7 +47,9 @@ impl Quantisation {
     pub(super) fn wanted(self, name: &str, rank: usize, dimensions: &Dimensions) -> GgmlDType {
         // Routers are small, and a token goes elsewhere where they err.
         let is_router = name.ends_with("ffn_gate_inp.weight");
-        if rank < 2 || is_router || name == "position_embd.weight" || name == DIVISORS {
+        // A few numbers a channel, which llama.cpp convolves with in f32 alone.
+        let is_convolution = name.ends_with("shortconv.conv.weight");
+        if rank < 2 || is_router || is_convolution || name == "position_embd.weight" {
             return GgmlDType::F32;
         }
         // The matrix that every logit depends on.

@@ -16,12 +16,12 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
-use super::keys::DIVISORS;
+use super::file::GgufFile;
 use super::weights::{gguf_names, laid_out};
 use crate::config::Head;
 use crate::families::Dimensions;
 use crate::stored::Stored;
-use crate::{Bases, Error, Result, Tokenizer};
+use crate::{Bases, Error, ModelConfig, Result, Tokenizer};
 pub use kinds::{Fallback, Quantisation};
 
 /// What was written.
@@ -100,11 +100,16 @@ pub fn export(
             writer.push(name, part).map_err(refused)?;
         }
     }
-    if let Some(divisors) = model.divisors {
-        let tensor = Tensor::new(divisors, &Device::Cpu)?;
-        writer.push(DIVISORS.to_owned(), tensor)?;
+    for (name, numbers) in model.tensors {
+        let tensor = Tensor::new(numbers, &Device::Cpu)?;
+        writer.push(name.to_owned(), tensor)?;
     }
-    write(to, &metadata, &writer.tensors)?;
+    write(to, &metadata, &writer.tensors, |file| {
+        match model.is_read_again {
+            true => read_again(file, &config).map_err(refused),
+            false => Ok(()),
+        }
+    })?;
     let mut counts = BTreeMap::new();
     for (_, tensor) in &writer.tensors {
         *counts.entry(kinds::spelled(tensor.dtype())).or_insert(0) += 1;
@@ -176,8 +181,46 @@ fn check_range(name: &str, tensor: &Tensor) -> Result<()> {
     }
 }
 
-/// Writes the file aside and renames it, so that one of that name is always whole.
-fn write(to: &Path, metadata: &[(String, Value)], tensors: &[(String, QTensor)]) -> Result<()> {
+/// Checks that the metadata in `file` describe the model of `config`: whatever llama.cpp cannot be told, or has no key for, would come back otherwise.
+fn read_again(file: &Path, config: &ModelConfig) -> Result<()> {
+    let mut file = GgufFile::open(file)?;
+    let (spelling, read) = super::config::read(&mut file)?;
+    let (found, wanted) = (read.family().computed(), config.family().computed());
+    match first_difference(&found, &wanted) {
+        Some((found, wanted)) => Err(Error::Invalid(format!(
+            "llama.cpp's {} would run it with {found}, and it has {wanted}",
+            spelling.architecture
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The first part in which two descriptions differ, numbers by more than their rounding to f32.
+fn first_difference<'a>(found: &'a str, wanted: &'a str) -> Option<(&'a str, &'a str)> {
+    let same = |a: &str, b: &str| {
+        let number = |part: &str| {
+            let digits = part.trim_matches(|c: char| !(c.is_ascii_digit() || c == '-'));
+            digits.parse::<f64>().ok()
+        };
+        a == b
+            || match (number(a), number(b)) {
+                (Some(a), Some(b)) => (a - b).abs() <= 1e-6 * a.abs().max(b.abs()),
+                _ => false,
+            }
+    };
+    let parts = |text: &'a str| text.split(", ");
+    let mut pairs = parts(found).zip(parts(wanted));
+    let last = |part: &'a str| part.rsplit_once(": ").map_or(part, |(_, value)| value);
+    pairs.find(|(a, b)| !same(last(a), last(b)))
+}
+
+/// Writes the file aside and, where `check` has nothing against it, renames it, so that one of that name is always whole.
+fn write(
+    to: &Path,
+    metadata: &[(String, Value)],
+    tensors: &[(String, QTensor)],
+    check: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
     let mut aside = to.to_owned().into_os_string();
     aside.push(format!(".{}", std::process::id()));
     let aside = Path::new(&aside);
@@ -194,6 +237,7 @@ fn write(to: &Path, metadata: &[(String, Value)], tensors: &[(String, QTensor)])
         gguf_file::write(&mut file, &metadata, &tensors)?;
         file.flush()?;
         file.get_ref().sync_all()?;
+        check(aside)?;
         Ok(fs_err::rename(aside, to)?)
     };
     written().inspect_err(|_| {
