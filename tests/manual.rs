@@ -17,6 +17,17 @@ fn the_short_help_of_every_command_is_as_reviewed() {
         .collect();
     insta::assert_snapshot!("rlhf", overview);
     for command in commands {
+        let screen = folder
+            .command(&format!("{command} -h"))
+            .env("COLUMNS", "80")
+            .output()
+            .unwrap();
+        let screen = String::from_utf8(screen.stdout).unwrap();
+        assert!(screen.lines().count() <= 48, "{screen}");
+        assert!(
+            screen.lines().all(|line| line.chars().count() <= 80),
+            "{screen}"
+        );
         insta::assert_snapshot!(
             format!("rlhf_{command}"),
             folder.done(&format!("{command} -h"))

@@ -31,6 +31,16 @@ fn a_pipeline_ends_with_every_model_in_one_table_and_skips_what_is_finished() {
     assert!(models[2]["reward"].as_f64() >= models[1]["reward"].as_f64());
     assert!(models[3]["win_rate_ci"][0].as_f64() <= models[3]["win_rate"].as_f64());
 
+    // The help of a stage names everything that lies in its folder.
+    let help = folder.done("ppo --help");
+    for stage in ["sft", "reward", "ppo"] {
+        for entry in fs_err::read_dir(folder.path(&format!("runs/all/{stage}"))).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let name = name.split(".tfevents").next().unwrap();
+            assert!(help.contains(name), "{name} is not in\n{help}");
+        }
+    }
+
     let again = said(&folder, "run all.toml");
     for stage in [
         "sft: skipped",

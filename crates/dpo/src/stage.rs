@@ -35,20 +35,12 @@ impl Stage for Dpo {
         "eval_prefs",
         "loss",
         "beta",
-        "label_smoothing",
-        "normalise",
         "epochs",
         "steps",
         "batch",
         "lr",
-        "schedule",
-        "warmup",
         "max_length",
-        "shuffle",
         "eval_every",
-        "save_every",
-        "map",
-        "skip_bad",
     ];
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Policy;

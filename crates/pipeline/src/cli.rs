@@ -9,7 +9,8 @@ use crate::flags::{
     GenerateArgs, InitArgs, LabelArgs, ManualArgs, MdpArgs, MergeArgs, PushArgs, ReportArgs,
     RunArgs, ScoreArgs, ServeArgs, StageArgs, derived,
 };
-use crate::manual::settings_help;
+use crate::help::two_lengths;
+use crate::manual::{pipeline_manual, rows_of_all, settings_help, stage_manual};
 use crate::stages::{AnyStage, STAGES, stage};
 use crate::synonyms::synonym;
 
@@ -48,13 +49,13 @@ pub(crate) enum Command {
     ///
     /// With a section [label] the model's answers are judged first, by you or by programs; what learns from judgements (reward, dpo, ppo) is trained on
     /// them, and with label.rounds the policy's answers are judged again: each round in a folder round-N of its own.
-    #[command(after_help = example("rlhf run configs/demo.toml"), after_long_help = format!("{}\n{}", manual("rlhf run configs/demo.toml", "eval"), settings_help("label")))]
+    #[command(after_help = example("rlhf run configs/demo.toml"), after_long_help = pipeline_manual(&example("rlhf run configs/demo.toml")))]
     Run(RunArgs),
     /// Sample responses from a model.
     ///
     /// Prompts are given one by one, or as a file of any kind whose rows have one. On a terminal responses are printed for
     /// reading, otherwise as JSON Lines {"prompt", "response", "finished", "tokens"}. The speed is printed to stderr.
-    #[command(after_help = example("rlhf generate --model runs/ppo --prompt \"Question: what colour is the fox?\nAnswer:\""))]
+    #[command(after_help = example("rlhf generate --model runs/ppo --prompt \"Which colour is the fox?\""))]
     Generate(GenerateArgs),
     /// Talk to a model in the terminal, or to two side by side, and keep which answer was better.
     ///
@@ -99,7 +100,7 @@ pub(crate) enum Command {
     /// report on a reward model (accuracy with interval, by source and length, calibration, correlations); --calibrate
     /// also keeps the scale of its scores, which a model from elsewhere lacks. With --model,
     /// --against and --reward: both models answer prompts; reward, KL and win rate, and the truth where it is known.
-    #[command(after_help = example("rlhf eval --reward runs/reward --data prefs.heldout.jsonl"), after_long_help = manual("rlhf eval --reward runs/reward --data prefs.heldout.jsonl", "eval"))]
+    #[command(after_help = example("rlhf eval --reward runs/reward --data prefs.heldout.jsonl"), after_long_help = format!("{}\n\n{}", example("rlhf eval --reward runs/reward --data prefs.heldout.jsonl"), settings_help("eval")))]
     Eval(EvalArgs),
     /// Show one saved rollout of PPO token by token: log-probabilities, KL, value, reward, advantage, ratio.
     ///
@@ -115,7 +116,7 @@ pub(crate) enum Command {
     /// Parquet, Arrow or .txt, also compressed; files, folders, or data sets of the hub such as ORG/NAME:train. A bad row is named by
     /// file and line. With --model rows
     /// are shown as the model will see them: chat template, BOS and EOS tokens, lengths in tokens.
-    #[command(after_help = example("rlhf data prefs.jsonl --show 3 --model runs/sft"))]
+    #[command(after_help = example("rlhf data prefs.jsonl --show 3 --model runs/sft"), after_long_help = format!("{}\n\n{}", example("rlhf data prefs.jsonl --show 3 --model runs/sft"), rows_of_all()))]
     Data(DataArgs),
     /// Check everything that can be checked before anything is spent: machine, settings, models, data, memory, disk.
     ///
@@ -267,7 +268,8 @@ pub(crate) fn command() -> clap::Command {
         command.display_order(order)
     });
     let stages = STAGES.iter().copied().enumerate();
-    all.subcommands(stages.map(|(i, stage)| stage_command(stage).display_order(2 + i)))
+    let stages = stages.map(|(i, stage)| stage_command(stage).display_order(2 + i));
+    two_lengths(all.subcommands(stages))
 }
 
 fn stage_command(stage: &dyn AnyStage) -> clap::Command {
@@ -276,26 +278,13 @@ fn stage_command(stage: &dyn AnyStage) -> clap::Command {
         .about(stage.about())
         .long_about(format!("{}.\n\n{}", stage.about(), stage.manual()))
         .after_help(example(stage.example()))
-        .after_long_help(format!(
-            "{}\n\nEvery flag under Settings is also a key of [{name}] in a configuration file, with _ for -, or --set {name}.KEY=VALUE.",
-            example(stage.example())
-        ))
+        .after_long_help(stage_manual(stage, &example(stage.example())))
         .args(derived::args(&settings, stage.short_help()));
     StageArgs::augment_args(command)
 }
 
 fn example(command: &str) -> String {
     format!("Example: {command}")
-}
-
-/// The end of `--help`: the example, then every setting with its default.
-fn manual(command: &str, section: &str) -> String {
-    format!(
-        "{}\n\n{}\n{}",
-        example(command),
-        settings_help("run"),
-        settings_help(section)
-    )
 }
 
 #[cfg(test)]

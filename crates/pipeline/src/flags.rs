@@ -24,8 +24,8 @@ mod listening;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Run")]
 pub(crate) struct CommonArgs {
-    /// Any setting, such as --set ppo.kl_coef=0.1; may be repeated.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    /// Any setting, such as ppo.kl_coef=0.1; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) run: RunFlags,

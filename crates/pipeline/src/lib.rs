@@ -4,7 +4,7 @@
 //!
 //! 1. `cli` and `flags`: the commands and their flags, as typed.
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
-//! 3. `manual`: the list of settings in `--help` and in docs/settings.md, read from the doc comments of the settings.
+//! 3. `help`, `manual`, `rows`, `run_folder`: what `-h` and `--help` say, and the tables of the pages, read from the doc comments of flags and settings.
 //! 4. `stages`: the list of stages, from which the former three follow;
 //! 5. `locate`, `job`, `record`, `history`: from a stage's settings to its finished run directory, and what a directory says of its run;
 //! 6. `wiring`: what the file of a pipeline says; `questions`: what its models are asked at the end; `own_data`: what does not go together.
@@ -28,6 +28,7 @@ mod evaluation;
 mod exit;
 mod fingerprint;
 mod flags;
+mod help;
 mod history;
 mod input;
 mod job;
@@ -48,6 +49,8 @@ mod ranks;
 mod record;
 #[cfg(test)]
 mod remedies;
+mod rows;
+mod run_folder;
 mod settings;
 mod stages;
 mod synonyms;

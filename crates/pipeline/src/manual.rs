@@ -5,26 +5,107 @@
 
 use std::fmt::Write as _;
 
-use crate::flags::derived::readable;
+use rlhf_train::{Bundled, Source};
+
+use crate::flags::derived::{allowed, readable};
 use crate::settings::sections;
+use crate::stages::AnyStage;
+use crate::{rows, run_folder};
+
+/// The end of `rlhf STAGE --help`: the example, rows, settings without a flag, the folder of its run, and what comes next.
+pub(crate) fn stage_manual(stage: &dyn AnyStage, example: &str) -> String {
+    let name = stage.name();
+    let out = format!("runs/{name}");
+    let (command, data) = stage.next();
+    let next = format!("{command}{data}").replace("{out}", &out);
+    let next = next.replace("{model}", &model(stage));
+    format!(
+        "{example}\n\nEvery flag under Settings is also a key of [{name}] in a configuration file, with _ for -, or --set {name}.KEY=VALUE.\n\n\
+         {}\n{}\n{}\nNext: {next}\n      rlhf report {out}",
+        adapter_help(),
+        rows::section(&kinds(stage)),
+        run_folder::section(&out),
+    )
+}
+
+/// The end of `rlhf run --help`.
+pub(crate) fn pipeline_manual(example: &str) -> String {
+    format!(
+        "{example}\n\nThe file: one section a stage, with the settings that `rlhf STAGE --help` describes; `rlhf init` writes one, \
+         docs/settings.md has them all.\n\n{}\n{}\n{}\n{}\n\
+         The folder of the pipeline also holds evaluation.json (the table) and answers.jsonl (what every model said).\n\n\
+         Next: rlhf report runs/CONFIG\n      rlhf chat --model runs/CONFIG/ppo --against runs/CONFIG/sft",
+        adapter_help(),
+        settings_help("eval"),
+        settings_help("label"),
+        run_folder::section("runs/CONFIG/STAGE"),
+    )
+}
+
+/// The rows of every kind.
+pub(crate) fn rows_of_all() -> String {
+    rows::section(&[
+        Bundled::Corpus,
+        Bundled::Demonstrations,
+        Bundled::Prompts,
+        Bundled::Preferences,
+    ])
+}
+
+/// The kinds of rows that a stage reads, the main one first.
+fn kinds(stage: &dyn AnyStage) -> Vec<Bundled> {
+    let Ok(mut configured) = stage.configure(&toml::Table::new()) else {
+        return Vec::new();
+    };
+    let sources = configured.sources().unwrap_or_default();
+    let kind = |source| match source {
+        Source::Data { bundled, .. } => Some(bundled),
+        _ => None,
+    };
+    sources.into_iter().filter_map(kind).collect()
+}
+
+/// The default of a stage's setting `model`.
+fn model(stage: &dyn AnyStage) -> String {
+    let settings = stage.settings();
+    let model = settings.iter().find(|setting| setting.name == "model");
+    let default = model.and_then(|model| model.default.as_ref());
+    default
+        .and_then(|default| default.as_str())
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// The settings of `[lora]` that have no flag.
+fn adapter_help() -> String {
+    settings_but("lora", &["rank", "merge"])
+}
 
 /// What `--help` of a command says about the settings of one section.
 pub(crate) fn settings_help(name: &str) -> String {
+    settings_but(name, &[])
+}
+
+/// The same without the settings that the command has as flags.
+fn settings_but(name: &str, flags: &[&str]) -> String {
     let mut out =
-        format!("Settings, in [{name}] of a configuration file or as --set {name}.NAME=VALUE:\n");
-    for section in sections().iter().filter(|s| s.name == name) {
-        for setting in &section.settings {
-            let default = setting.default.as_ref().map_or("none".into(), readable);
-            let allowed = setting.allowed().map(|allowed| format!(" [{allowed}]"));
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                out,
-                "  {} = {default}\n          {}{}",
-                setting.name,
-                setting.doc,
-                allowed.unwrap_or_default()
-            );
-        }
+        format!("Settings without a flag, in [{name}] of a configuration file or with --set:\n");
+    let sections = sections();
+    let settings = (sections.iter().filter(|section| section.name == name))
+        .flat_map(|section| &section.settings)
+        .filter(|setting| !flags.contains(&setting.name));
+    for setting in settings {
+        let default = setting.default.as_ref().map_or("none".into(), readable);
+        let usual = setting.default.as_ref().and_then(|value| value.as_str());
+        let allowed = allowed(setting, usual).map(|allowed| format!(" [{allowed}]"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "  {name}.{} = {default}\n          {}{}",
+            setting.name,
+            setting.doc,
+            allowed.unwrap_or_default()
+        );
     }
     out
 }
@@ -80,6 +161,7 @@ mod tests {
         let commands = commands_table(&crate::cli::command());
         for (page, name, expected) in [
             ("README.md", "commands", commands),
+            ("README.md", "folder", run_folder::table()),
             ("docs/settings.md", "settings", settings_table()),
         ] {
             let text = fs_err::read_to_string(format!("{root}/{page}")).unwrap();

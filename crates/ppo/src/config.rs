@@ -33,7 +33,7 @@ rlhf_train::settings! {
     pub struct Config {
         /// Policy and reference start here, usually the SFT run: a hub id, a directory, a GGUF file, or a run.
         pub model: String = "runs/sft".into(),
-        /// The reward: a model (a directory or a run), `length:N`, `regex:PATTERN`, `gold:tiny-world`, or `command:LINE`, a program
+        /// The reward, a model, a rule or a program: a directory or a run, `length:N`, `regex:PATTERN`, `gold:tiny-world`, or `command:LINE`, a program
         /// that reads {"prompt", "response"} a line and prints a number or {"score"} for each.
         pub reward: String = "runs/reward".into(),
         /// Seconds that a reward command may take for one batch of responses.
@@ -46,7 +46,7 @@ rlhf_train::settings! {
         /// Estimator of the advantages: `gae`, from a critic's values; without a critic `rloo`, `grpo` or `dr-grpo`, which compare the
         /// responses to a prompt (`samples_per_prompt` at least 2), or `reinforce++`, the returns of the tokens, whitened.
         pub advantage: Advantage = Advantage::Gae,
-        /// Prompts: files (of a .txt each line is one), folders or data sets of the hub; empty means the bundled ones.
+        /// What the policy is asked: files (of a .txt each line is one), folders or data sets of the hub; empty means the bundled ones.
         pub prompts: Vec<PathBuf> = Vec::new(),
         /// Held-out prompts for evaluation; empty keeps back a share of `prompts`.
         pub eval_prompts: Vec<PathBuf> = Vec::new(),

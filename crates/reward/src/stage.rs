@@ -39,16 +39,9 @@ impl Stage for Reward {
         "steps",
         "batch",
         "lr",
-        "schedule",
-        "warmup",
         "max_length",
-        "ties",
-        "shuffle",
         "eval_every",
-        "save_every",
-        "map",
         "rating_field",
-        "skip_bad",
     ];
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::RewardModel;

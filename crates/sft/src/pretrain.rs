@@ -103,14 +103,8 @@ impl Stage for Pretrain {
         "steps",
         "batch",
         "lr",
-        "schedule",
-        "warmup",
         "max_length",
-        "shuffle",
         "eval_every",
-        "save_every",
-        "map",
-        "skip_bad",
     ];
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Base;

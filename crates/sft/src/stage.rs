@@ -38,16 +38,8 @@ impl Stage for Sft {
         "steps",
         "batch",
         "lr",
-        "schedule",
-        "warmup",
         "max_length",
-        "train_on_prompt",
-        "shuffle",
         "eval_every",
-        "save_every",
-        "map",
-        "liked_only",
-        "skip_bad",
     ];
     const MAY_CHANGE: MayChange = Training::MAY_CHANGE;
     const MAKES: Makes = Makes::Reference;

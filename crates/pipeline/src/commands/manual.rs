@@ -6,6 +6,7 @@ use crate::cli::command;
 use crate::flags::{CompletionsArgs, ManualArgs};
 use crate::manual::{commands_table, settings_table};
 use crate::output::print;
+use crate::run_folder::table;
 
 pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
@@ -15,8 +16,8 @@ pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
 
 pub(crate) fn run(args: &ManualArgs) -> anyhow::Result<()> {
     let Some(folder) = &args.man else {
-        let tables = (commands_table(&command()), settings_table());
-        return print(&format!("{}\n{}", tables.0, tables.1));
+        let tables = [commands_table(&command()), table(), settings_table()];
+        return print(&tables.join("\n"));
     };
     fs_err::create_dir_all(folder)?;
     Ok(clap_mangen::generate_to(command(), folder)?)

@@ -71,10 +71,10 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f64,
     /// Longest response in tokens.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) max_new_tokens: usize,
     /// No end before this many tokens.
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) min_new_tokens: usize,
     /// A text that ends a response; may be repeated.
     #[arg(long, value_name = "TEXT")]
@@ -207,8 +207,8 @@ pub(crate) struct EvalArgs {
     /// Settings from a TOML file; a comparison reads [eval] and [ppo].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Any setting, such as --set eval.best_of=16; may be repeated.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    /// Any setting, such as eval.best_of=16; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) common: ComputeArgs,

@@ -12,8 +12,12 @@ pub(crate) fn args(settings: &[Setting], short: &[&str]) -> Vec<Arg> {
             Some(Value::Boolean(true)) => format!("Turns this off: {}", setting.doc),
             _ => setting.doc.clone(),
         };
-        let default = readable_default(setting).map(|default| format!("default: {default}"));
-        let notes: Vec<String> = default.into_iter().chain(setting.allowed()).collect();
+        let default = readable_default(setting);
+        let notes: Vec<String> = default
+            .iter()
+            .map(|default| format!("default: {default}"))
+            .chain(allowed(setting, default.as_deref()))
+            .collect();
         let help = match notes.as_slice() {
             [] => help,
             notes => format!("{help} [{}]", notes.join("; ")),
@@ -78,6 +82,23 @@ pub(crate) fn toml_or_text(text: &str) -> Value {
         .ok()
         .and_then(|mut table| table.remove("v"))
         .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The values a setting may have, as they go on after its default in help; none that its description or the default has told.
+pub(crate) fn allowed(setting: &Setting, default: Option<&str>) -> Option<String> {
+    let told = |value: &String| setting.doc.contains(&format!("`{value}`"));
+    if setting.range.is_some() || setting.values.is_empty() {
+        return setting.allowed();
+    }
+    if setting.values.iter().all(told) {
+        return None;
+    }
+    let others = (setting.values.iter()).filter(|value| Some(value.as_str()) != default);
+    let others: Vec<&str> = others.map(String::as_str).collect();
+    Some(match default {
+        Some(_) => format!("or {}", others.join(", ")),
+        None => others.join(", "),
+    })
 }
 
 /// A default for the help text; none for switches and empty lists.
