@@ -160,7 +160,7 @@ fn every_template_is_a_file_that_doctor_accepts() {
             !text.contains("configs/") && !text.contains("\nout = "),
             "{text}"
         );
-        assert!(folder.done("init -h").contains(name));
+        assert!(folder.done("init --help").contains(name));
         let taken = settings(&folder, &format!("{name}.toml"));
         let has = |line: &str| taken.iter().any(|other| other.starts_with(line));
         assert_eq!(
@@ -241,4 +241,28 @@ fn what_cannot_be_is_refused_with_what_can() {
         }
     }
     assert!(!folder.path("rlhf.toml").exists());
+}
+
+/// The oracle is the plan of the stages, which read the rows themselves: of several rows with one prompt all are held out, or none.
+#[test]
+fn the_steps_that_the_file_tells_are_those_of_the_stages() {
+    let folder = folder();
+    let pairs = folder.read("prefs.jsonl");
+    folder.write(
+        "prefs.jsonl",
+        &format!("{pairs}{}", pairs.replace("you fool", "you")),
+    );
+    let said = folder.done("init --model base --data demos.jsonl --prefs prefs.jsonl --json");
+    let result: Value = serde_json::from_str(&said).unwrap();
+    let file = folder.read("rlhf.toml");
+    for stage in ["sft", "reward"] {
+        let checks = result["checks"].as_array().unwrap();
+        let length = checks
+            .iter()
+            .find(|it| it["part"] == stage && it["check"] == "length");
+        let planned = length.unwrap()["found"].as_str().unwrap();
+        let (_, section) = file.split_once(&format!("[{stage}]\n")).unwrap();
+        let (before, _) = section.split_once(" in all.").unwrap();
+        assert_eq!(before.rsplit("# ").next(), Some(planned), "{file}");
+    }
 }

@@ -1,5 +1,6 @@
 //! `rlhf push`, to a hub on loopback.
 
+use assert_cmd::Command;
 use serde_json::Value;
 
 use crate::folder::{Folder, stderr};
@@ -10,15 +11,19 @@ mod hub_writer;
 use hub_writer::{Fault, HubWriter, State};
 
 fn command(folder: &Folder, hub: &HubWriter, line: &str) -> std::process::Output {
-    let mut command = folder.command(line);
+    with_token(folder.command(line), hub).output().unwrap()
+}
+
+/// `command` with the address of `hub` and a token that may write to it.
+pub(crate) fn with_token(mut command: Command, hub: &HubWriter) -> Command {
     command
         .env("HF_ENDPOINT", &hub.endpoint)
         .env("HF_TOKEN", "secret")
         .env_remove("HF_HUB_OFFLINE");
-    command.output().unwrap()
+    command
 }
 
-fn hub(faults: &[Fault]) -> HubWriter {
+pub(crate) fn hub(faults: &[Fault]) -> HubWriter {
     HubWriter::start(State {
         token: "secret".into(),
         faults: faults.to_vec(),

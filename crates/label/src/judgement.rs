@@ -11,6 +11,7 @@
 //! | `seconds` | from when it was on the screen to the judgement |
 //! | `side` | the place of each answer on the screen, from 0, in the order in which the row has the answers |
 //! | `models` | the model of each answer, in the same order |
+//! | `finished` | whether each answer ended by itself, in the same order; only where one was cut at the longest length |
 //! | `strategy` | how the item was chosen |
 //! | `shown_at` | when it came on the screen |
 //! | `repeat` | `true` where the annotator had judged the item before |
@@ -84,6 +85,8 @@ struct Row<'a, R> {
     side: Vec<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     models: Vec<Option<&'a str>>,
+    #[serde(skip_serializing_if = "all")]
+    finished: Vec<bool>,
     strategy: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     shown_at: Option<&'a str>,
@@ -95,6 +98,10 @@ struct Row<'a, R> {
 
 fn no(flag: &bool) -> bool {
     !*flag
+}
+
+fn all(flags: &[bool]) -> bool {
+    flags.iter().all(|flag| *flag)
 }
 
 impl Judgement {
@@ -213,6 +220,7 @@ impl Judgement {
             seconds: self.seconds.map(|s| (s * 1000.0).round() / 1000.0),
             side: answers.iter().map(|&i| places[i]).collect(),
             models: if known { models } else { Vec::new() },
+            finished: answers.iter().map(|&i| item.answers[i].finished).collect(),
             strategy: &self.shown.strategy,
             shown_at: self.shown_at.as_deref(),
             repeat: self.shown.repeat,
@@ -361,6 +369,22 @@ mod tests {
         assert_eq!(past.answers, [("b".to_owned(), 0), ("a".to_owned(), 1)]);
         assert_eq!(past.said, Said::Ranks(vec![1, 2]));
         assert_eq!(past.seconds, Some(1.235));
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_is_marked() {
+        let better = Verdict::Better {
+            side: 0,
+            strength: 2,
+        };
+        let mut judgement = judged(Kind::Pair, &["a", "b"], &[1, 0], better);
+        assert!(judgement.rows()[0].get("finished").is_none());
+        judgement.shown.item.answers[1].finished = false;
+        let row = &judgement.rows()[0];
+        assert_eq!(
+            (&row["chosen"], &row["finished"]),
+            (&json!("b"), &json!([false, true]))
+        );
     }
 
     /// By hand: the screen shows c, a, b; ranked 2, 1, 2 there, so a is first and the two others share the second rank.

@@ -84,7 +84,7 @@ pub use language_model::{LanguageModel, SaveDtype};
 pub use likely::TokenScore;
 pub use lora::peft::is_adapter;
 pub use lora::{Adapter, LoraConfig};
-pub use outline::Outline;
+pub use outline::{Outline, Size};
 pub use packed::{Packed, Packer, PrefixId};
 pub use params::{Params, Weights};
 pub use pretrained::{check_vocabulary, read_config, read_lm, read_scalar, write_lm, write_scalar};

@@ -7,6 +7,7 @@ use rlhf_web::{Card, CardStage, Run, card, curves_picture};
 use serde_json::Value;
 use toml::Table;
 
+use crate::bundled;
 use crate::commands::report::sections;
 use crate::models;
 
@@ -59,7 +60,9 @@ pub(crate) fn files(
     let base = descent.base.or_else(|| base_of(folder));
     let text = card(&Card {
         name,
-        base: base.as_deref().filter(|base| rlhf_lm::hub::is_id(base)),
+        base: base
+            .as_deref()
+            .filter(|base| rlhf_lm::hub::is_id(base) && *base != bundled::NAME),
         license,
         version: descent
             .version

@@ -7,7 +7,7 @@ use rlhf_web::Point;
 use serde::Serialize;
 
 use crate::cost::Cost;
-use crate::table::{Evaluation, ModelRow, aligned};
+use crate::table::{Evaluation, ModelRow, aligned, note};
 
 /// What came of one seed.
 pub(crate) struct OfSeed {
@@ -134,8 +134,8 @@ impl Comparison {
 
     /// The table for a terminal.
     pub(crate) fn render(&self) -> String {
-        let mut out = format!(
-            "{} held-out prompts, one response each, means over seeds {} and in brackets the lowest and the highest seed\n\n",
+        let head = format!(
+            "{} held-out prompts, one response each, means over seeds {} and in brackets the lowest and the highest seed",
             self.prompts,
             self.seeds
                 .iter()
@@ -143,6 +143,7 @@ impl Comparison {
                 .collect::<Vec<_>>()
                 .join(", ")
         );
+        let mut out = format!("{}\n", note(&head).trim_start());
         out.push_str(&aligned(&self.cells()));
         let any = |known: fn(&Row) -> bool| self.models.iter().any(known);
         let judge = match (any(|m| m.gold.is_some()), any(|m| m.judge.is_some())) {
@@ -150,11 +151,11 @@ impl Comparison {
             (false, true) => "judge",
             (false, false) => "reward model",
         };
-        out.push_str(&format!(
-            "\nwins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response; ≤ marks an upper bound. seconds, memory: of the \
-             run that made the model, without those before it; memory is the largest of the seeds.\n",
+        out.push_str(&note(&format!(
+            "wins: against {0}, by the {judge}, ties half. KL: to {0}, in nats a response; ≤ marks an upper bound. seconds, memory: of the \
+             run that made the model, without those before it; memory is the largest of the seeds.",
             self.reference
-        ));
+        )));
         out
     }
 
@@ -287,13 +288,20 @@ mod tests {
         assert_eq!(comparison.models[0].seconds, None);
         assert_eq!(comparison.paths.len(), 2);
         insta::assert_snapshot!(comparison.render(), @r"
-        8 held-out prompts, one response each, means over seeds 3, 4 and in brackets the lowest and the highest seed
+        8 held-out prompts, one response each, means over seeds 3, 4 and in brackets the
+          lowest and the highest seed
 
-              gold                  reward                     KL                   wins                  seconds  memory
-        sft  0.250  [0.250, 0.250]   0.500  [0.500, 0.500]  0.000  [0.000, 0.000]      –
-        ppo  0.625  [0.500, 0.750]   1.250  [1.000, 1.500]  1.500  [1.000, 2.000]  0.750  [0.750, 0.750]     15.0  20 MiB
+              gold                  reward                     KL
+        sft  0.250  [0.250, 0.250]   0.500  [0.500, 0.500]  0.000  [0.000, 0.000]
+        ppo  0.625  [0.500, 0.750]   1.250  [1.000, 1.500]  1.500  [1.000, 2.000]
 
-        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response; ≤ marks an upper bound. seconds, memory: of the run that made the model, without those before it; memory is the largest of the seeds.
+              wins                  seconds  memory
+        sft      –
+        ppo  0.750  [0.750, 0.750]     15.0  20 MiB
+
+        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response;
+          ≤ marks an upper bound. seconds, memory: of the run that made the model,
+          without those before it; memory is the largest of the seeds.
         ");
         assert!(Comparison::of(&[], Vec::new()).is_none());
     }

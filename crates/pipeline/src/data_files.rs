@@ -7,6 +7,7 @@ use rlhf_lm::hub::{DatasetRepo, HubSettings};
 
 use crate::exit::usage;
 use crate::models::hub;
+use crate::near::instead;
 
 /// The files that each of `names` stands for, in order: a local path, or a data set of the hub, fetched if need be.
 pub(crate) fn found(names: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
@@ -25,7 +26,8 @@ fn files_of(name: &Path, settings: &HubSettings) -> anyhow::Result<Vec<PathBuf>>
     let spec = name.to_string_lossy();
     let Some(repo) = DatasetRepo::parse(&spec).filter(|_| !looks_like_a_file(name)) else {
         return Err(usage!(
-            "{spec}: no such file or folder (a data set of the hub is ORG/NAME, ORG/NAME:SPLIT, or hf://datasets/ORG/NAME/FILE)"
+            "{spec}: no such file or folder{} (a data set of the hub is ORG/NAME, ORG/NAME:SPLIT, or hf://datasets/ORG/NAME/FILE)",
+            instead(name)
         ));
     };
     if let Some(file) = repo.cached(settings) {

@@ -23,6 +23,7 @@ const RARE: &[&str] = &[
     "repeat",
     "repetition_penalty",
     "save_minutes",
+    "shard_optimizer",
     "skip_bad",
     "stop",
     "threads",

@@ -4,7 +4,7 @@
 //!
 //! 1. `cli` and `flags`: the commands and their flags, as typed.
 //! 2. `settings`: built-in defaults < `rlhf.toml` < `--config FILE` < flags; every unknown key is an error.
-//! 3. `help`, `manual`, `rows`, `run_folder`: what `-h` and `--help` say, and the tables of the pages, read from the doc comments of flags and settings.
+//! 3. `help`, `manual`, `rows`, `run_folder`, `fit`: what `-h` and `--help` say, and the tables of the pages, read from the doc comments of flags and settings.
 //! 4. `stages`: the list of stages, from which the former three follow;
 //! 5. `locate`, `job`, `record`, `history`: from a stage's settings to its finished run directory, and what a directory says of its run;
 //! 6. `wiring`: what the file of a pipeline says; `questions`: what its models are asked at the end; `own_data`: what does not go together.
@@ -27,6 +27,7 @@ mod disk;
 mod evaluation;
 mod exit;
 mod fingerprint;
+mod fit;
 mod flags;
 mod help;
 mod history;
@@ -38,12 +39,11 @@ mod machine;
 mod manual;
 mod memory;
 mod models;
+mod near;
 mod ollama;
 mod output;
 mod own_data;
 mod page;
-#[cfg(test)]
-mod pages;
 mod questions;
 mod ranks;
 mod record;
@@ -81,6 +81,21 @@ pub fn check_settings(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// stderr for the log: each event, which is written at once, is broken at words where that is a terminal.
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = rlhf_base::for_stderr(&String::from_utf8_lossy(bytes));
+        std::io::stderr().write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let launched = ranks::launched();
@@ -114,7 +129,7 @@ pub fn main() -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Log)
         .with_ansi(output::coloured(&std::io::stderr()))
         .with_target(false)
         .without_time()

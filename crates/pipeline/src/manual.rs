@@ -162,6 +162,7 @@ mod tests {
         for (page, name, expected) in [
             ("README.md", "commands", commands),
             ("README.md", "folder", run_folder::table()),
+            ("README.md", "fit", crate::fit::table().unwrap()),
             ("docs/settings.md", "settings", settings_table()),
         ] {
             let text = fs_err::read_to_string(format!("{root}/{page}")).unwrap();

@@ -7,6 +7,7 @@ use rlhf_lm::hub::HubSettings;
 use rlhf_lm::{Bases, is_adapter};
 
 use crate::exit::usage;
+use crate::near::instead;
 
 /// The folder of the model that `spec` names: of a run its `final/`, a model directory or an adapter as it is, otherwise the local
 /// copy of a hub repository, fetched if need be. A GGUF file stands for itself. `maker` is the command that would make
@@ -38,16 +39,22 @@ pub(crate) fn folder(spec: &str, maker: &str) -> anyhow::Result<PathBuf> {
         ));
     }
     if looks_like_a_path(spec) {
-        return Err(usage!(
-            "{spec} does not exist; make it with `rlhf {maker}`, or name another model"
-        ));
+        let instead = instead(path);
+        return Err(match path.extension().is_some_and(|it| it == "gguf") {
+            true => usage!("{spec} does not exist{instead}"),
+            false => usage!(
+                "{spec} does not exist{instead}{} make it with `rlhf {maker}`, or name another model",
+                if instead.ends_with('?') { "" } else { ";" }
+            ),
+        });
     }
     let hub = hub();
     if !rlhf_lm::hub::is_cached(spec, &hub) {
         if !spec.contains(['/', '@']) && !HUB_WORDS.contains(&spec) {
             return Err(usage!(
-                "there is no folder {spec} here, and models on the hub are written org/name, such as HuggingFaceTB/SmolLM2-135M; for one \
-                 that has no org, write {spec}@main"
+                "there is no folder {spec} here{}, and models on the hub are written org/name, such as HuggingFaceTB/SmolLM2-135M; for one \
+                 that has no org, write {spec}@main",
+                instead(path).trim_end_matches('?')
             ));
         }
         tracing::info!("there is no folder {spec} here: looking for {spec} on the hub");

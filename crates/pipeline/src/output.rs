@@ -37,7 +37,7 @@ pub(crate) fn print_result(
     let value = sound(value)?;
     match json {
         true => print(&(value.to_string() + "\n")),
-        false => print(&text()),
+        false => print(&rlhf_base::for_stdout(&text())),
     }
 }
 

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use crate::exit::usage;
 use crate::flags::derived::toml_or_text;
+use crate::near::instead;
 use crate::stages::{AnyStage, Configured, STAGES};
 use crate::synonyms::synonym;
 use crate::variants::{self, Part, VARIANTS, Variant};
@@ -266,6 +267,18 @@ impl Layers {
 
     /// Gives the names of its sections.
     fn add_file(&mut self, path: &Path) -> anyhow::Result<Vec<String>> {
+        if !path.exists() {
+            return Err(usage!(
+                "{}: there is no such file{}{} `rlhf init` writes one for your model and rows",
+                path.display(),
+                instead(path),
+                if instead(path).ends_with('?') {
+                    ""
+                } else {
+                    ";"
+                }
+            ));
+        }
         let text = fs_err::read_to_string(path).map_err(|error| usage!("{error}"))?;
         let table: Table = text
             .parse()

@@ -1,6 +1,6 @@
 //! What `rlhf run` ends with: the models side by side, in numbers and in words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rlhf_web::Point;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,13 @@ pub(crate) struct Evaluation {
     pub(crate) rounds: Vec<RoundRow>,
     /// Wall-clock time of the whole command.
     pub(crate) seconds: f64,
+    /// The folder of the pipeline; empty where there is none.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub(crate) out: PathBuf,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// A round of judging.
@@ -96,31 +102,23 @@ impl Evaluation {
     pub(crate) fn render(&self) -> String {
         let mut out = format!("{} held-out prompts, one response each\n\n", self.prompts);
         let gold = self.models.iter().any(|m| m.gold.is_some());
-        let mut head = vec![
-            "",
-            "gold",
-            "95 %",
-            "truthful",
-            "helpful",
-            "harmless",
-            "well-formed",
-        ];
-        if !gold {
-            head.truncate(1);
+        let mut head = vec![""];
+        if gold {
+            head.extend(["gold", "95 %"]);
         }
         let judge = self.models.iter().any(|m| m.judge.is_some());
         if judge {
             head.push("judge");
         }
         head.extend(["reward", "KL", "wins", "95 %", "of"]);
+        if gold {
+            head.extend(["truthful", "helpful", "harmless", "well-formed"]);
+        }
         let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         for model in &self.models {
             let mut row = vec![model.name.replace('_', " ")];
             if let Some(g) = &model.gold {
                 row.extend([number(Some(g.gold)), interval(Some(g.gold_ci))]);
-                row.extend(
-                    [g.truthful, g.helpful, g.harmless, g.well_formed].map(|x| number(Some(x))),
-                );
             }
             if judge {
                 row.push(number(model.judge));
@@ -128,7 +126,15 @@ impl Evaluation {
             let at_most = if model.kl_bound { "≤ " } else { "" };
             row.extend([number(model.reward), format!("{at_most}{:.2}", model.kl)]);
             row.extend([number(model.win_rate), interval(model.win_rate_ci)]);
-            row.extend(model.win_rate.map(|_| self.prompts.to_string()));
+            row.push(match model.win_rate {
+                Some(_) => self.prompts.to_string(),
+                None => String::new(),
+            });
+            if let Some(g) = &model.gold {
+                row.extend(
+                    [g.truthful, g.helpful, g.harmless, g.well_formed].map(|x| number(Some(x))),
+                );
+            }
             rows.push(row);
         }
         out.push_str(&aligned(&rows));
@@ -138,15 +144,15 @@ impl Evaluation {
                 (false, true) => "judge",
                 (false, false) => "reward model",
             };
-            out.push_str(&format!(
-                "\nwins: against {0}, by the {by}, ties half. KL: to {0}, in nats a response{1}.\n",
+            out.push_str(&note(&format!(
+                "wins: against {0}, by the {by}, ties half. KL: to {0}, in nats a response{1}.",
                 self.reference,
                 if self.models.iter().any(|m| m.kl_bound) {
                     "; ≤ marks an upper bound, log n − (n − 1)/n for the best of n"
                 } else {
                     ""
                 }
-            ));
+            )));
         }
         if !self.rounds.is_empty() {
             out.push_str(&format!("\n{}", self.by_round()));
@@ -204,8 +210,11 @@ impl Evaluation {
             rows.push(row);
         }
         format!(
-            "{}reward accuracy: of each round's reward model, on judgements held out from it; reward: by the last one\n",
-            aligned(&rows)
+            "{}{}",
+            aligned(&rows),
+            note(
+                "reward accuracy: of each round's reward model, on judgements held out from it; reward: by the last one"
+            )
         )
     }
 }
@@ -218,7 +227,16 @@ fn interval(ends: Option<[f64; 2]>) -> String {
     ends.map_or_else(String::new, |[low, high]| format!("[{low:.3}, {high:.3}]"))
 }
 
-/// Columns as wide as their widest cell: the first to the left, the rest to the right.
+/// The width of a table, in characters, and of what is said below it.
+const WIDTH: usize = 80;
+
+/// A paragraph below a table.
+pub(crate) fn note(text: &str) -> String {
+    format!("\n{}\n", rlhf_base::wrap(text, WIDTH))
+}
+
+/// Columns as wide as their widest cell: the first to the left, the rest to the right. Those beyond 80 characters stand in a further table
+/// below, with the first column again. A column that belongs to the one before it, such as its interval, stays beside it.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
@@ -229,15 +247,42 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
             .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut tables = vec![Vec::new()];
+    let mut taken = widths.first().copied().unwrap_or(0);
+    let mut c = 1;
+    while c < columns {
+        let belongs =
+            |c: usize| matches!(rows[0].get(c).map(String::as_str), Some("" | "95 %" | "of"));
+        let end = (c + 1..columns).find(|c| !belongs(*c)).unwrap_or(columns);
+        let room: usize = widths[c..end].iter().map(|width| 2 + width).sum();
+        if taken + room > WIDTH && tables.last().is_some_and(|table| !table.is_empty()) {
+            tables.push(Vec::new());
+            taken = widths[0];
+        }
+        tables
+            .last_mut()
+            .into_iter()
+            .for_each(|table| table.extend(c..end));
+        taken += room;
+        c = end;
+    }
+    let tables: Vec<String> = (tables.iter())
+        .map(|table| block(rows, &widths, table))
+        .collect();
+    tables.join("\n")
+}
+
+/// The first of the columns beside the `chosen` ones.
+fn block(rows: &[Vec<String>], widths: &[usize], chosen: &[usize]) -> String {
     let mut out = String::new();
     for row in rows {
         let mut line = String::new();
-        for (c, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            if c == 0 {
-                line.push_str(&format!("{cell:<width$}"));
-            } else {
-                line.push_str(&format!("  {cell:>width$}"));
-            }
+        if let (Some(cell), Some(&width)) = (row.first(), widths.first()) {
+            line.push_str(&format!("{cell:<width$}"));
+        }
+        for &c in chosen {
+            let (cell, width) = (row.get(c).map_or("", String::as_str), widths[c]);
+            line.push_str(&format!("  {cell:>width$}"));
         }
         out.push_str(line.trim_end());
         out.push('\n');
@@ -293,11 +338,16 @@ mod tests {
         insta::assert_snapshot!(evaluation(Some(gold)).render(), @r"
         64 held-out prompts, one response each
 
-                    gold            95 %  truthful  helpful  harmless  well-formed  reward      KL   wins            95 %  of
-        sft        0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250    1.50  0.500  [0.400, 0.600]  64
-        best of 4  0.500  [0.450, 0.550]     0.400    0.000     0.000        0.000  -0.250  ≤ 1.50  0.500  [0.400, 0.600]  64
+                    gold            95 %  reward      KL   wins            95 %  of
+        sft        0.500  [0.450, 0.550]  -0.250    1.50  0.500  [0.400, 0.600]  64
+        best of 4  0.500  [0.450, 0.550]  -0.250  ≤ 1.50  0.500  [0.400, 0.600]  64
 
-        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response; ≤ marks an upper bound, log n − (n − 1)/n for the best of n.
+                   truthful  helpful  harmless  well-formed
+        sft           0.400    0.000     0.000        0.000
+        best of 4     0.400    0.000     0.000        0.000
+
+        wins: against sft, by the gold score, ties half. KL: to sft, in nats a response;
+          ≤ marks an upper bound, log n − (n − 1)/n for the best of n.
 
         What colour is a fox?
           sft        red
@@ -333,7 +383,9 @@ mod tests {
         round  labels  reward accuracy  reward    KL
         1         100                –       –     –
         2         200            0.750  -0.250  1.50
-        reward accuracy: of each round's reward model, on judgements held out from it; reward: by the last one
+
+        reward accuracy: of each round's reward model, on judgements held out from it;
+          reward: by the last one
         ");
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use rlhf_base::visible_edges;
 use rlhf_lm::{ModelConfig, Params};
 
+use crate::Holding;
 use crate::progress::si;
 
 /// What a stage is about to do, printed before anything is spent.
@@ -68,7 +69,7 @@ pub struct MemoryItem {
 }
 
 /// What AdamW keeps of each trained number besides.
-const MOMENTS: &str = "optimizer moments";
+pub(crate) const MOMENTS: &str = "optimizer moments";
 
 impl Plan {
     /// The same where each of `ranks` processes keeps a share of the optimizer's moments.
@@ -94,29 +95,12 @@ impl MemoryItem {
     /// What training keeps of a model: all its weights, with the copies that it computes with in half precision; and in f32, of those
     /// that are trained, the gradients and AdamW's two moments.
     pub fn trained(what: &str, params: &Params) -> Vec<Self> {
-        let learnt = Self::learnt(what, params);
-        if params.adapter().is_none() {
-            let [_, gradients, moments] = learnt;
-            let weights = Self::new(format!("{what} weights"), params.bytes() as u64);
-            return vec![weights, gradients, moments];
-        }
-        let base = Self::new("frozen base", params.frozen_bytes() as u64);
-        std::iter::once(base).chain(learnt).collect()
+        Holding::of(params).trained(what)
     }
 
     /// Like [`MemoryItem::trained`], for what is trained alone: where the frozen weights are another model's too, and counted there.
     pub fn learnt(what: &str, params: &Params) -> [Self; 3] {
-        let trained = params.num_trainable() as u64;
-        let weights = params.bytes() - params.frozen_bytes();
-        let kind = match params.adapter() {
-            Some(_) => "adapter",
-            None => "weights",
-        };
-        [
-            Self::new(format!("{what} {kind}"), weights as u64),
-            Self::new(format!("{what} gradients"), 4 * trained),
-            Self::new(format!("{what} {MOMENTS}"), 8 * trained),
-        ]
+        Holding::of(params).learnt(what)
     }
 
     /// What a forward pass over `tokens` keeps for the gradient; see [`activation_bytes`].

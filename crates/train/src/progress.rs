@@ -156,6 +156,7 @@ fn line(
 
 /// Four significant digits, in scientific form where the number is very small or large.
 fn short(x: f64) -> String {
+    let x = x + 0.0; // no "-0"
     let magnitude = x.abs();
     if x == 0.0 || (1e-3..1e5).contains(&magnitude) {
         let decimals = if magnitude >= 1000.0 || x == 0.0 {
@@ -232,6 +233,7 @@ mod tests {
     fn numbers_are_short() {
         for (x, text) in [
             (0.0, "0"),
+            (-0.0, "0"),
             (2.0, "2.000"),
             (-12.3456, "-12.35"),
             (1234.5678, "1235"),

@@ -208,7 +208,7 @@ fn results(out: &mut String, stage: &CardStage, evaluation: Option<&Value>) {
             (Some(rate), ..) => short(rate),
             _ => String::new(),
         };
-        let name = model["name"].as_str().unwrap_or_default();
+        let name = model["name"].as_str().unwrap_or_default().replace('_', " ");
         let _ = writeln!(
             out,
             "| {name} |{truth} {} | {} | {wins} |",

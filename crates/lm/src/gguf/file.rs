@@ -237,6 +237,14 @@ impl GgufFile {
         Ok(Some((kind, blocks)))
     }
 
+    /// Numbers and bytes of tensor `name`, where it can stay in its blocks.
+    pub(super) fn blocks_size(&self, name: &str) -> Option<(u64, u64)> {
+        let stored = self.tensors.get(name)?;
+        let dtype = known(stored.kind).ok().filter(|kind| can_stay(*kind))?;
+        let blocks = stored.elements / dtype.block_size();
+        Some((stored.elements as u64, (blocks * dtype.type_size()) as u64))
+    }
+
     /// The type and the data of tensor `name`.
     fn bytes(&mut self, name: &str) -> Result<(GgmlDType, Vec<u8>)> {
         let Some(stored) = self.tensors.get(name) else {

@@ -82,13 +82,15 @@ pub(crate) fn read(path: &Path, keep: bool) -> Result<Gguf> {
     guarded(|| read_whole(path, keep)).map_err(|what| Error::file(path, what))?
 }
 
-/// Configuration and tokenizer of the model in `path`, without its weights.
-pub(crate) fn read_outline(path: &Path) -> Result<(ModelConfig, Tokenizer)> {
+/// Configuration and tokenizer of the model in `path`, without its weights; and of the layers that may stay quantised their numbers and
+/// their bytes.
+pub(crate) fn read_outline(path: &Path) -> Result<(ModelConfig, Tokenizer, (u64, u64))> {
     let read = || {
         let mut file = GgufFile::open(path)?;
-        let (_, config) = config::read(&mut file)?;
+        let (spelling, config) = config::read(&mut file)?;
         let tokenizer = tokenizer::read(&file, config.vocab_size())?;
-        Ok((config, tokenizer))
+        let quantised = weights::quantised_size(&file, spelling, &config)?;
+        Ok((config, tokenizer, quantised))
     };
     guarded(read).map_err(|what| Error::file(path, what))?
 }

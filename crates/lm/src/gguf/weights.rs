@@ -97,6 +97,30 @@ pub(super) fn laid_out(tensor: Tensor, stored: StoredLayout) -> candle_core::Res
 /// Weights that stay in quantised blocks, by name.
 pub(super) type Quantised = BTreeMap<String, QuantisedWeight>;
 
+/// Numbers and bytes of the layers that [`read`] with `keep` leaves in their blocks.
+pub(super) fn quantised_size(
+    file: &GgufFile,
+    spelling: &GgufSpelling,
+    config: &ModelConfig,
+) -> Result<(u64, u64)> {
+    let linear = CausalLm::linear_modules(config)?;
+    let (mut numbers, mut bytes) = (0, 0);
+    for (name, shape) in CausalLm::schema(config)?.iter() {
+        let module = name.strip_suffix(".weight");
+        // A stack of experts has three dimensions.
+        if shape.rank() != 3 && module.is_none_or(|module| !linear.contains_key(module)) {
+            continue;
+        }
+        let stored = gguf_names(spelling, config, name).unwrap_or_default();
+        let sizes = stored.iter().map(|stored| file.blocks_size(stored));
+        for (count, size) in sizes.collect::<Option<Vec<_>>>().unwrap_or_default() {
+            numbers += count;
+            bytes += size;
+        }
+    }
+    Ok((numbers, bytes))
+}
+
 /// Every parameter of the model `config` describes, read one by one after all are found to be there
 /// in the right shape. With `keep` the linear layers of the blocks stay quantised, where they are.
 pub(super) fn read(

@@ -4,7 +4,6 @@
 
 pub(super) mod row;
 
-use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -258,11 +257,8 @@ impl Tokens {
 }
 
 fn describe(summary: &Summary, tokens: Option<&TokenLengths>) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, value: String| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "{name:<22} {value}");
-    };
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: String| lines.push((name.to_owned(), value));
     line("rows", summary.rows.to_string());
     for (kind, count) in &summary.kinds {
         line(&format!("  {}", kind.name()), count.to_string());
@@ -303,5 +299,10 @@ fn describe(summary: &Summary, tokens: Option<&TokenLengths>) -> String {
             line(name, count.to_string());
         }
     }
-    out
+    let width = lines.iter().map(|(name, _)| name.chars().count());
+    let width = width.max().unwrap_or(0).max(20) + 2;
+    let lines = lines
+        .iter()
+        .map(|(name, value)| format!("{name:<width$} {value}\n"));
+    lines.collect()
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::exit::usage;
 use crate::flags::ExplainArgs;
+use crate::near::instead;
 use crate::output::{colours, print_result};
 
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<()> {
@@ -75,8 +76,10 @@ fn samples_file(run: &Path) -> anyhow::Result<PathBuf> {
             )
         } else {
             usage!(
-                "{}: no PPO run (expected samples.jsonl in it); make one with `rlhf ppo`, or name its folder, such as runs/ppo",
-                run.display()
+                "{}: no PPO run (expected samples.jsonl in it){}{} make one with `rlhf ppo`, or name its folder, such as runs/ppo",
+                run.display(),
+                instead(run),
+                if instead(run).ends_with('?') { "" } else { ";" }
             )
         }
     })

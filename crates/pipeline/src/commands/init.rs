@@ -25,14 +25,15 @@ use crate::settings::Layers;
 
 pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
     let out = &args.out;
+    let template = args.template.as_deref().map(Template::named).transpose()?;
     if out.exists() && !args.overwrite {
         return Err(usage!(
             "{} exists, and is not overwritten: name another file with --out, or say --overwrite",
             out.display()
         ));
     }
-    let text = match &args.template {
-        Some(name) => Template::named(name)?.text(&named(args), out)?,
+    let text = match template {
+        Some(template) => template.text(&named(args), out)?,
         None => given(args)?.text(),
     };
     // Every setting of it is one, and together they make sense.

@@ -15,6 +15,7 @@ use crate::exit::usage;
 use crate::flags::LabelArgs;
 use crate::labelling::{Asked, Opinion, annotators, existing, let_judge, tell_mended};
 use crate::machine::Machine;
+use crate::near::instead;
 use crate::output::print_result;
 
 pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
@@ -38,7 +39,8 @@ pub(crate) fn run(args: &LabelArgs) -> anyhow::Result<()> {
     }
     let guidelines = match &args.guidelines {
         Some(file) => {
-            Some(fs_err::read_to_string(file).map_err(|error| usage!("--guidelines: {error}"))?)
+            let text = fs_err::read_to_string(file);
+            Some(text.map_err(|error| usage!("--guidelines: {error}{}", instead(file)))?)
         }
         None => None,
     };

@@ -3,6 +3,7 @@
 use clap_complete::generate;
 
 use crate::cli::command;
+use crate::fit;
 use crate::flags::{CompletionsArgs, ManualArgs};
 use crate::manual::{commands_table, settings_table};
 use crate::output::print;
@@ -16,7 +17,12 @@ pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
 
 pub(crate) fn run(args: &ManualArgs) -> anyhow::Result<()> {
     let Some(folder) = &args.man else {
-        let tables = [commands_table(&command()), table(), settings_table()];
+        let tables = [
+            commands_table(&command()),
+            table(),
+            fit::table()?,
+            settings_table(),
+        ];
         return print(&tables.join("\n"));
     };
     fs_err::create_dir_all(folder)?;

@@ -7,13 +7,22 @@ use rlhf_train::Interrupt;
 use rlhf_web::{Error, Run, Section, Source};
 use serde_json::json;
 
+use crate::exit::usage;
 use crate::flags::{ListeningArgs, ReportArgs};
 use crate::machine::on_ctrl_c;
+use crate::near::instead;
 use crate::output::print_result;
 use crate::page::{announce, listen};
 use crate::stages::{AnyStage, STAGES};
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
+    if let Some(run) = args.runs.iter().find(|run| !run.exists()) {
+        return Err(usage!(
+            "{}: there is no such folder{}",
+            run.display(),
+            instead(run)
+        ));
+    }
     let source = Folders(args.runs.clone());
     let runs = source.read()?;
     if args.live {

@@ -20,7 +20,7 @@ use crate::flags::RunArgs;
 use crate::job::{Job, Standing, differences, recorded, recorded_lora};
 use crate::locate::{model_folder, reward_source};
 use crate::machine::Machine;
-use crate::output::{print, print_result};
+use crate::output::print_result;
 use crate::questions::Questions;
 use crate::record::{Record, refusal};
 use crate::settings::{EVAL, EvalSettings, LABEL};
@@ -53,15 +53,15 @@ pub(crate) fn run(args: &RunArgs, comm: &Comm) -> anyhow::Result<()> {
         .run()
         .map_err(|error| with_resume(error, &continuation()))?;
     let Some(mut evaluation) = evaluation else {
-        return print(&format!("done: {}\n", pipeline.wiring.out.display()));
+        return done(args, &pipeline.wiring.out, started);
     };
     evaluation.seconds = started.elapsed().as_secs_f64();
+    let out = pipeline.wiring.out.display();
     print_result(args.common.json, &evaluation, || {
         format!(
-            "{}\n{:.0} s, everything in {}\n",
+            "{}\n{:.0} s, everything in {out}\nnext: rlhf report {out}\n",
             evaluation.render(),
-            evaluation.seconds,
-            pipeline.wiring.out.display()
+            evaluation.seconds
         )
     })
 }
@@ -92,7 +92,7 @@ fn with_every_seed(
     }
     let out = &wiring.out;
     let Some(mut comparison) = Comparison::of(&all, seeds) else {
-        return print(&format!("done: {}\n", out.display()));
+        return done(args, out, started);
     };
     comparison.seconds = started.elapsed().as_secs_f64();
     comparison.out.clone_from(out);
@@ -114,6 +114,18 @@ fn with_every_seed(
             comparison.seconds,
             out.display(),
             page.display()
+        )
+    })
+}
+
+/// The result of a pipeline without models to compare, such as one of pretraining alone.
+fn done(args: &RunArgs, out: &Path, started: Instant) -> anyhow::Result<()> {
+    let seconds = started.elapsed().as_secs_f64();
+    let result = serde_json::json!({"out": out.display().to_string(), "seconds": seconds});
+    print_result(args.common.json, &result, || {
+        format!(
+            "{seconds:.0} s, everything in {0}\nnext: rlhf report {0}\n",
+            out.display()
         )
     })
 }

@@ -72,7 +72,8 @@ pub(crate) fn run(
             "{}: this run is finished, with these very settings and inputs; nothing to do",
             out.display()
         ));
-        return Ok(());
+        let result = serde_json::json!({"out": out.display().to_string()});
+        return print_result(args.common.json, &result, String::new);
     }
     let existing = match (args.resume, args.overwrite) {
         (true, _) => OnExisting::Resume,

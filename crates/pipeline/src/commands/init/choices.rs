@@ -1,7 +1,8 @@
 //! The numbers that `rlhf init` chooses, each as a function of what was found, so that the file can say why.
 
+use candle_core::DType;
 use rlhf_lm::Outline;
-use rlhf_train::activation_bytes;
+use rlhf_train::Ahead;
 
 /// Rank of adapters: what is usual, and enough for the sizes this program trains.
 pub(super) const RANK: u64 = 16;
@@ -9,35 +10,40 @@ pub(super) const RANK: u64 = 16;
 /// Share of the free memory that may be planned for: an estimate is no measurement.
 const MOST_OF_MEMORY: f64 = 0.8;
 
-/// Bytes that the largest stage takes, as its plan counts them: weights in f32, their gradients and AdamW's two moments for what is trained,
-/// and half a gibibyte of activations.
-pub(super) fn bytes_needed(model: &Outline, lora: bool, ppo: bool) -> u64 {
-    let whole = 4 * model.parameters;
-    let trained = 16;
-    let activations = activation_bytes(256, &model.config, false).max(1 << 29);
-    let models = match (lora, ppo) {
-        // Policy and critic are trained; reference and reward model stand beside them.
-        (false, true) => 2 * trained * model.parameters + 2 * whole,
-        (false, false) => trained * model.parameters,
-        (true, true) => frozen_bytes(model) + 2 * trained * adapter(model) + 4 * adapter(model),
-        (true, false) => frozen_bytes(model) + trained * adapter(model),
+/// Bytes that the largest stage takes, as its plan counts them.
+pub(super) fn bytes_needed(model: &Outline, how: How, ppo: bool) -> u64 {
+    let ahead = Ahead {
+        config: &model.config,
+        size: &model.size,
+        rank: how.lora.then_some(RANK),
+        dtype: DType::F32,
+        recompute: how.recompute,
     };
-    models + activations
+    let items = if ppo { ahead.ppo() } else { ahead.on_rows() };
+    items.iter().map(|item| item.bytes).sum()
 }
 
-/// Numbers of an adapter beside every linear layer of the blocks.
-pub(super) fn adapter(model: &Outline) -> u64 {
-    let of = |(outputs, inputs): &(u64, u64)| RANK * (outputs + inputs);
-    model.linear.iter().map(of).sum()
+/// How a model is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct How {
+    /// An adapter over frozen weights, in place of the weights.
+    pub(super) lora: bool,
+    /// Activations are computed again.
+    pub(super) recompute: bool,
 }
 
-/// Frozen weights: of a GGUF file its blocks, with the rest in f32.
-fn frozen_bytes(model: &Outline) -> u64 {
-    let in_blocks: u64 = model.linear.iter().map(|(o, i)| o * i).sum();
-    match model.gguf_bytes {
-        Some(bytes) => bytes + 4 * model.parameters.saturating_sub(in_blocks),
-        None => 4 * model.parameters,
-    }
+/// The first that fits into `free` bytes of: all weights, the same with recomputed activations, an adapter, the same with them. An adapter
+/// alone where it `must` be one; the smallest where nothing fits.
+pub(super) fn how(model: &Outline, must: bool, ppo: bool, free: u64) -> How {
+    let ways = [(false, false), (false, true), (true, false), (true, true)];
+    let mut ways = ways
+        .map(|(lora, recompute)| How { lora, recompute })
+        .into_iter();
+    let found = ways.find(|way| (way.lora || !must) && fits(bytes_needed(model, *way, ppo), free));
+    found.unwrap_or(How {
+        lora: true,
+        recompute: true,
+    })
 }
 
 /// Whether that many bytes can be planned for.
@@ -151,20 +157,29 @@ mod tests {
         assert!((uncertainty(100) - 0.098).abs() < 1e-9);
     }
 
-    /// The bundled model: counted from its configuration by hand. 4 blocks of q 128×128, k and v 64×128, o 128×128, gate and up 384×128,
-    /// down 128×384.
-    #[test]
-    fn an_adapter_stands_beside_every_linear_layer() {
+    fn bundled() -> Outline {
         let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/model");
-        let model = Outline::read(bundled.as_ref(), &rlhf_lm::Bases::default()).unwrap();
-        let per_block = 2 * (128 + 128) + 2 * (64 + 128) + 3 * (384 + 128);
-        assert_eq!(adapter(&model), 4 * 16 * per_block);
-        // Policy and critic 16 bytes a parameter, reference and reward model 4.
-        let activations = 1 << 29;
-        assert_eq!(
-            bytes_needed(&model, false, true) - activations,
-            40 * model.parameters
-        );
+        Outline::read(bundled.as_ref(), &rlhf_lm::Bases::default()).unwrap()
+    }
+
+    /// By hand: policy and critic 16 bytes a parameter, reference and reward model 4, half a gibibyte of activations.
+    #[test]
+    fn the_first_way_that_fits_is_taken() {
+        let model = bundled();
+        let all = How {
+            lora: false,
+            recompute: false,
+        };
+        let needed = bytes_needed(&model, all, true);
+        let activations = (1 << 29) as f64;
+        let weights = 40.0 * model.size.parameters as f64;
+        assert!((needed as f64 - weights - activations).abs() < 0.2 * activations);
+        assert_eq!(how(&model, false, true, 2 * needed), all);
+        let adapter = how(&model, true, true, 2 * needed);
+        assert!(adapter.lora && !adapter.recompute);
+        // Nothing fits into nothing.
+        let least = how(&model, false, true, 0);
+        assert!(least.lora && least.recompute);
         assert!(fits(80, 100) && !fits(81, 100));
     }
 }

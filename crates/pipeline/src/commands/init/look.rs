@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 use rlhf_base::Text;
-use rlhf_dataset::{Kind, Placed, Reading, Records, Row};
+use rlhf_dataset::{Kind, Placed, Reading, Records, Row, hold_out};
 use rlhf_lm::{Outline, Tokenizer};
 
 use crate::commands::data::row;
@@ -23,6 +23,8 @@ pub(super) struct Rows {
     pub(super) rows: usize,
     /// Different prompts.
     pub(super) prompts: usize,
+    /// What each row is held out by: its prompt, as a stage looks at it.
+    keys: Vec<u64>,
     /// In tokens of the model, in ascending order: prompts, answers with the token that ends them, and both together, of several answers the
     /// longest.
     pub(super) prompt_tokens: Vec<usize>,
@@ -44,7 +46,9 @@ impl Rows {
             *looked.kinds.entry(record.kind()).or_default() += 1;
             looked.rows += 1;
             if let Some((prompt, _)) = row::prompt_and_answers(&record) {
-                prompts.insert(fingerprint(prompt));
+                let key = fingerprint(prompt);
+                prompts.insert(key);
+                looked.keys.push(key);
             }
             if looked.rows <= MEASURED {
                 let measured = looked.measure(&record, &model.tokenizer);
@@ -84,6 +88,12 @@ impl Rows {
             .push(prompt + answers.iter().max().copied().unwrap_or(0));
         self.answer_tokens.extend(answers);
         Ok(())
+    }
+
+    /// Rows that are left to learn from where this share of the prompts is held out.
+    pub(super) fn left(&self, share: f64) -> usize {
+        let kept = hold_out(self.keys.clone(), share, |key| *key);
+        kept.map_or(self.rows, |(left, _)| left.len())
     }
 
     /// `363 demonstrations`, or `12 pairs and 3 rankings`.

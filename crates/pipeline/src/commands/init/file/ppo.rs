@@ -1,0 +1,134 @@
+//! The section `[ppo]`.
+
+use rlhf_train::micro_batch_tokens;
+
+use super::super::choices::{EPISODES, Learns, answers_each, round_up, share};
+use super::super::look::{Rows, names, quantile};
+use super::super::text::Text;
+use super::{Given, files};
+
+impl Given {
+    pub(super) fn ppo(&self, text: &mut Text, prompts: Option<&Rows>, lora: bool) {
+        text.section(
+            "ppo",
+            "Improve the model by what the reward model likes, held close to where it started. `[ppo]` may be `[dpo]` with prefs instead, without \
+             a reward model.",
+        );
+        if self.data.is_none() {
+            self.model(text);
+        }
+        let (asked, why) = match (prompts, &self.prefs, &self.data) {
+            (Some(rows), _, _) => (rows, rows.counted()),
+            (None, Some(rows), _) | (None, None, Some(rows)) => (
+                rows,
+                "No prompts were named: those of the feedback, without its answers. Held out are the same ones there and here.".to_owned(),
+            ),
+            (None, None, None) => return,
+        };
+        text.set("prompts", files(&asked.files), &why);
+        let share = share(asked.prompts);
+        self.held_out(
+            text,
+            asked.prompts,
+            share,
+            "every model answers them at the end.",
+        );
+        self.lengths(text, asked);
+        let kept = asked.prompts - (asked.prompts as f64 * share) as usize;
+        let each = answers_each(kept);
+        let distinct = EPISODES / each;
+        text.set(
+            "batch",
+            EPISODES as i64,
+            "Responses of a step: fewer are too noisy to learn from. Memory does not depend on it.",
+        );
+        text.set(
+            "samples_per_prompt",
+            each as i64,
+            &format!("So a step asks {distinct} of {kept} different prompts."),
+        );
+        text.set(
+            "minibatches",
+            4_i64,
+            "With `epochs` at 2: eight optimizer steps for each batch of responses.",
+        );
+        text.set(
+            "epochs",
+            2_i64,
+            "More would take the policy further from what its responses say.",
+        );
+        let all = (3 * kept).div_ceil(distinct).clamp(50, 500);
+        text.set(
+            "steps",
+            all as i64,
+            &format!(
+                "Each prompt is asked about {} times.",
+                (all * distinct / kept.max(1)).max(1)
+            ),
+        );
+        self.rate(text, Learns::Policy, lora);
+        text.set(
+            "kl_coef",
+            0.05,
+            "The price of moving away from the start. Larger: it stays closer, and the reward rises less.",
+        );
+        text.set(
+            "max_kl",
+            10.0,
+            "A budget, in nats a response: beyond it the run stops, and the best model within it is published.",
+        );
+        text.set(
+            "score_clip",
+            4.0,
+            "A reward model is not to be trusted far beyond what it has seen; its scores have a standard deviation of 1.",
+        );
+        text.set(
+            "eval_every",
+            (all / 10).max(1) as i64,
+            "Held-out prompts are answered ten times on the way.",
+        );
+        let tokens = micro_batch_tokens(&self.outline.config, self.how().recompute);
+        text.comment(&format!(
+            "micro_batch_tokens chooses itself: {tokens} tokens at a time, half a gibibyte of activations."
+        ));
+    }
+
+    /// How long prompts and answers may be.
+    pub(super) fn lengths(&self, text: &mut Text, asked: &Rows) {
+        let most = self.outline.config.max_length();
+        let mut examples = [&self.data, &self.prefs].into_iter().flatten();
+        let from = examples.find(|rows| !rows.answer_tokens.is_empty());
+        let (wanted, why) = match from {
+            Some(rows) => {
+                let enough = quantile(&rows.answer_tokens, 0.95);
+                let names = names(&rows.files);
+                (
+                    round_up(enough, 8),
+                    format!("95 of 100 answers in {names} end within {enough} tokens."),
+                )
+            }
+            None => (
+                128,
+                "There are no answers to measure; an answer that has not ended by then is cut."
+                    .to_owned(),
+            ),
+        };
+        let length = wanted.clamp(16, 512.min(most / 2));
+        text.set(
+            "response_length",
+            length as i64,
+            &format!("{why} Longer ones cost time, and a response that does not end scores −1."),
+        );
+        let longest = quantile(&asked.prompt_tokens, 0.99);
+        let allowed = round_up(longest.max(1), 64).min(most - length);
+        let left_out = asked.prompt_tokens.iter().filter(|&&n| n > allowed).count();
+        text.set(
+            "max_prompt_length",
+            allowed as i64,
+            &match left_out {
+                0 => format!("No prompt is longer; with the answer that is within the {most} tokens that the model reads."),
+                n => format!("{n} prompts are longer, up to {}, and left out.", asked.prompt_tokens.last().unwrap_or(&0)),
+            },
+        );
+    }
+}
