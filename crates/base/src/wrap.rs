@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn words_stay_whole_and_columns_stand_below_each_other() {
-        let doctor = "  ok    memory  one two three four\nshort\n";
-        let broken = "  ok    memory  one two\n                three four\nshort\n";
-        assert_eq!(wrap(doctor, 28), broken);
+        let doctor = "  ok    memory  one two three four five\nshort\n";
+        let broken = "  ok    memory  one two three\n                four five\nshort\n";
+        assert_eq!(wrap(doctor, 32), broken);
         assert_eq!(
             wrap("a sentence that is long", 12),
             "a sentence\n  that is\n  long"
