@@ -19,6 +19,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo test ", "runs these tests"),
     ("curl ", "asks a server that runs; tests/serving.rs does"),
     ("llama-cli ", "llama.cpp"),
+    ("mpirun ", "needs MPI; scripts/check mpi runs it"),
     ("ollama ", "Ollama"),
     ("pip ", "needs a network"),
     ("python ", "trackio"),
