@@ -297,3 +297,25 @@ fn settings_that_will_not_do_what_they_say_are_told_in_the_plan() {
         assert!(said.contains(&part), "{part}: {said}");
     }
 }
+
+/// Started as one of two by a launcher whose other process it cannot find: each would do the whole work, in one folder. The second is silent.
+#[test]
+fn one_of_several_processes_does_not_begin_the_work_of_all() {
+    let folder = Folder::quick();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    let start = |rank: &str| {
+        let mut command = folder.command("sft --model base --data demos.jsonl");
+        let output = command.env("WORLD_SIZE", "2").env("RANK", rank).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(output.stdout.is_empty() && !folder.path("runs").exists());
+        stderr(&output)
+    };
+    let said = start("0");
+    assert!(said.contains("2 processes were started"), "{said}");
+    // A binary that could share the work knows that nobody is there to share it with.
+    let remedies = ["--features mpi", "MPI knows of 1"];
+    assert!(remedies.iter().any(|it| said.contains(it)), "{said}");
+    assert_eq!(start("1"), "");
+}
