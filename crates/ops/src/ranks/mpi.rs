@@ -22,7 +22,7 @@ pub(super) struct Mpi {
     universe: Mutex<Option<ManuallyDrop<Universe>>>,
     /// The GPUs, connected when they first have something to sum.
     #[cfg(feature = "nccl")]
-    nccl: std::sync::OnceLock<Result<super::nccl::Nccl, String>>,
+    nccl: std::sync::OnceLock<std::result::Result<super::nccl::Nccl, String>>,
 }
 
 impl Mpi {
