@@ -1,27 +1,63 @@
 //! Which implementation of an operation runs.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+
+use crate::gpu::{Emulator, emulate};
 
 /// The implementations of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// The CPU kernel with its analytic gradient.
     Fused,
+    /// The GPU kernel with its analytic gradient, on a GPU or on the emulated grid.
+    Kernel,
     /// The [`reference`](crate::reference) form in tensor operations.
     Reference,
 }
 
-/// The backend for these operands: [`Fused`](Backend::Fused) where all are `f32` on the CPU, unless [`reference_only`] is set.
+/// The backend for these operands: [`Fused`](Backend::Fused) where all are `f32` on the CPU, [`Kernel`](Backend::Kernel) where all have one of the
+/// types `f32`, `bf16` and `f16` on a GPU with kernels, or on the CPU while it stands for one; else, or with [`reference_only`], the reference.
 pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
-    let supported = |t: &&Tensor| t.device().is_cpu() && t.dtype() == DType::F32;
-    if !reference_only() && operands.iter().all(supported) {
+    let all = |dtype| operands.iter().all(|t| t.dtype() == dtype);
+    let all_on = |here: fn(&Device) -> bool| operands.iter().all(|t| here(t.device()));
+    let emulated = emulated();
+    if reference_only() {
+        Backend::Reference
+    } else if !emulated && all(DType::F32) && all_on(Device::is_cpu) {
         Backend::Fused
+    } else if [DType::F32, DType::BF16, DType::F16].into_iter().any(all)
+        && (all_on(Device::is_cuda) || emulated && all_on(Device::is_cpu))
+    {
+        Backend::Kernel
     } else {
         Backend::Reference
     }
+}
+
+/// Whether GPU kernels run on tensors on the CPU.
+fn emulated() -> bool {
+    EMULATED.get() || (*EMULATED_BY_ENVIRONMENT && !cfg!(test))
+}
+
+/// `RLHF_BACKEND=emulated`.
+static EMULATED_BY_ENVIRONMENT: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("RLHF_BACKEND").is_some_and(|value| value == "emulated"));
+
+thread_local! {
+    static EMULATED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` on this thread with GPU kernels for tensors on the CPU, launched by `emulator`: for tests, with `rlhf_grid::launch`.
+pub fn on_the_emulated_grid<R>(emulator: Emulator, f: impl FnOnce() -> R) -> R {
+    emulate(emulator);
+    let outer = EMULATED.replace(true);
+    let result = f();
+    EMULATED.set(outer);
+    result
 }
 
 /// The precision that reference forms compute in: `f64` for an `f64` operand, else `f32`. Sums in half precision would lose their small

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
+use crate::attention::plan::Plans;
+
 /// A segment of a packed stream: one sequence, or the continuation of a prefix that several sequences share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Segment {
@@ -18,10 +20,20 @@ pub struct Segment {
 ///
 /// A token at offset `i` of its segment attends to the segment's prefix and to offsets `0..=i` of the segment itself, and to nothing else.
 /// Its position is the length of the prefix plus `i`. Cloning shares the segments.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Layout {
     segments: Arc<[Segment]>,
+    /// What kernels need of it, built and uploaded once for all layers.
+    pub(crate) plans: Arc<Plans>,
 }
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        self.segments == other.segments
+    }
+}
+
+impl Eq for Layout {}
 
 impl Layout {
     /// A layout of segments that cover `0..T` in order; a prefix is the whole of an earlier segment that has no prefix itself.
@@ -45,6 +57,7 @@ impl Layout {
         }
         Ok(Self {
             segments: segments.into(),
+            plans: Arc::default(),
         })
     }
 

@@ -1,14 +1,16 @@
 //! Differentiable kernels: the only crate of the workspace with `unsafe`, threads and device features.
 //!
 //! Candle's own fused operations record no gradient and raise no error, and its composites are slow to differentiate. So every hot
-//! operation of a language model's training lives here as one public function with two forms:
+//! operation of a language model's training lives here as one public function with several forms:
 //!
 //! - `reference::name`, plain differentiable tensor operations on any device: the specification;
 //! - a fused CPU kernel with an analytic gradient, used for `f32` tensors on the CPU.
 //!
-//! Each operation is a module: one file where it is short, with formula, both forms, and the test that they agree in value and gradient;
-//! else a folder of `mod` (formula, dispatch, test), `reference` and `cpu`. An operation that gets a GPU kernel becomes such a folder, with
-//! the kernel's text in its `kernel.h`. `backend` decides which form runs, and `cpu` is what the CPU kernels share. Results on the CPU are the
+//! - and, for many, a GPU kernel for `f32`, `bf16` and `f16`, whose text tests run on an emulated grid.
+//!
+//! Each operation is a module: one file where it is short, with formula, forms, and the test that they agree in value and gradient;
+//! else a folder of `mod` (formula, dispatch, test), `reference` and `cpu`. An operation that has a GPU kernel is a folder with the kernel's
+//! text in its `kernel.h`. `backend` decides which form runs, `cpu` is what the CPU kernels share, and `gpu` how kernels are launched. Results on the CPU are the
 //! same bytes for any number of threads. [`recompute`] is gradient checkpointing for a function of any of these operations.
 //!
 //! ```
@@ -26,6 +28,9 @@
 //! ```
 #![allow(unsafe_code)] // kernels write disjoint parts of one buffer from several threads
 
+#[cfg(test)]
+extern crate self as rlhf_ops; // the helpers of the tests are shared with those in tests/
+
 mod adamw;
 mod attention;
 mod backend;
@@ -39,6 +44,7 @@ mod embedding;
 mod experts;
 mod finite;
 mod gelu;
+mod gpu;
 mod gradient_sums;
 mod host;
 mod layer_norm;
@@ -61,7 +67,7 @@ mod vocabulary;
 
 pub use adamw::{AdamWStep, adamw};
 pub use attention::{AttentionConfig, attention, fused_attention, parts as attention_parts};
-pub use backend::{reference_only, set_reference_only};
+pub use backend::{on_the_emulated_grid, reference_only, set_reference_only};
 pub use categorical::{argmax, pick, softmax_weights};
 pub use causal_convolution::{causal_convolution, decode_convolution};
 pub use decode_attention::{DecodeRows, decode_attention};
@@ -70,6 +76,7 @@ pub use embedding::embedding;
 pub use experts::{Routing, combine, dispatch, expert_linear, quantised_expert_linear};
 pub use finite::is_finite;
 pub use gelu::{gelu_erf, gelu_tanh};
+pub use gpu::{Emulator, emulate, kernel_launches};
 pub use gradient_sums::{GradientSums, backward_into};
 pub use host::{host_reads, read_to_host};
 pub use layer_norm::layer_norm;

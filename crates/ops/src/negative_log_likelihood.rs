@@ -11,6 +11,7 @@ use crate::cpu::operand::output;
 use crate::cpu::simd::vectorised;
 use crate::gradient_sums::sum_values;
 use crate::softcap::{cap_row, uncap_gradient};
+use crate::token_logprobs::gpu::negative_log_likelihood as on_gpu;
 use crate::token_logprobs::reference::token_logprobs as reference_logprobs;
 use crate::vocabulary::{Projection, check, checked_targets, dlogits, logsumexp_entropy};
 
@@ -38,6 +39,7 @@ pub fn negative_log_likelihood(
                 gradients: Mutex::new([None, None]),
             },
         ),
+        Backend::Kernel => on_gpu(hidden, vocab, targets, scale, softcap),
         Backend::Reference => reference(hidden, vocab, targets, scale, softcap),
     }
 }

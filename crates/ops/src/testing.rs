@@ -4,6 +4,8 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use rlhf_ops::{kernel_launches, on_the_emulated_grid};
+
 /// A generator of test operands.
 pub(crate) struct TestRng(ChaCha8Rng);
 
@@ -91,7 +93,10 @@ fn value_and_gradients(
         })
         .collect();
     let y = op(&operands).unwrap();
-    let loss = (&y * upstream).unwrap().sum_all().unwrap();
+    let loss = (&y * upstream.to_dtype(y.dtype()).unwrap())
+        .unwrap()
+        .sum_all()
+        .unwrap();
     let grads = loss.backward().unwrap();
     (
         y.detach(),
@@ -192,6 +197,13 @@ pub(crate) fn check_op(
         }
     }
 
+    let kernels = rlhf_grid::AVAILABLE && std::env::var_os("RLHF_SIMD").is_none();
+    if kernels {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            check_kernel(what, operands, &upstream, &fused, reference, dtype);
+        }
+    }
+
     for frozen in 0..operands.len() {
         if operands.len() == 1 {
             break; // no other operand would be left
@@ -206,6 +218,85 @@ pub(crate) fn check_op(
             );
         }
     }
+}
+
+/// Checks the GPU kernel of an operation on the emulated grid, with operands rounded to `dtype`:
+///
+/// - value and gradients agree with those of `reference` in f64 at the rounded operands: element by element to the rounding of f32 sums, plus half
+///   a unit in the last place of `dtype` of the result and of what is stored on the way;
+/// - another order of the threads of each block gives the same bits.
+///
+/// False where no kernel ran: the operation, or the type, has none.
+pub(crate) fn check_kernel(
+    what: &str,
+    operands: &[Tensor],
+    upstream: &Tensor,
+    op: Op<'_>,
+    reference: Op<'_>,
+    dtype: DType,
+) -> bool {
+    let tolerance = match dtype {
+        DType::BF16 => 1e-2,
+        DType::F16 => 2e-3,
+        _ => 2e-5,
+    };
+    let what = format!("{what} as a kernel in {dtype:?}");
+    // A GPU where `scripts/gpu-check --device` names one; else the CPU stands for it.
+    let device = std::env::var("RLHF_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    let device = rlhf_ops::device::pick(&device, 0).unwrap();
+    let rounded = |t: &Tensor, to| {
+        let t = t.to_dtype(dtype).unwrap().to_dtype(to).unwrap();
+        t.to_device(if to == dtype { &device } else { &Device::Cpu })
+            .unwrap()
+    };
+    let all = |to| -> Vec<Tensor> { operands.iter().map(|t| rounded(t, to)).collect() };
+    let launches = kernel_launches();
+    let run = |order| {
+        rlhf_grid::with_order(order, || {
+            on_the_emulated_grid(rlhf_grid::launch, || {
+                value_and_gradients(op, &all(dtype), &rounded(upstream, dtype), None)
+            })
+        })
+    };
+    let (y, grads) = run(0);
+    if kernel_launches() == launches {
+        return false;
+    }
+    let (want_y, want_grads) = value_and_gradients(
+        reference,
+        &all(DType::F64),
+        &rounded(upstream, DType::F64),
+        None,
+    );
+    assert_close(&y, &want_y, tolerance, &format!("{what}: value"));
+    for (i, (got, want)) in grads.iter().zip(&want_grads).enumerate() {
+        let got = got
+            .as_ref()
+            .unwrap_or_else(|| panic!("{what}: operand {i} got no gradient"));
+        let want = want.clone().unwrap_or_else(|| {
+            operands[i]
+                .to_dtype(DType::F64)
+                .unwrap()
+                .zeros_like()
+                .unwrap()
+        });
+        assert_close(
+            got,
+            &want,
+            tolerance,
+            &format!("{what}: gradient of operand {i}"),
+        );
+    }
+    let (other_y, other_grads) = run(1);
+    assert_eq!(flat(&other_y), flat(&y), "{what}: value in another order");
+    for (a, b) in other_grads.iter().zip(&grads) {
+        assert_eq!(
+            a.as_ref().map(flat),
+            b.as_ref().map(flat),
+            "{what}: gradients in another order"
+        );
+    }
+    true
 }
 
 #[test]

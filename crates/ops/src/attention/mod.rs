@@ -1,7 +1,9 @@
 //! Causal attention over a packed stream.
 
 mod cpu;
+mod gpu;
 mod heads;
+pub(crate) mod plan;
 pub(crate) mod reference;
 mod softmax;
 mod tile;
@@ -80,6 +82,7 @@ pub fn attention(
     let shape = check(q, k, v, layout, config)?;
     match backend(&[q, k, v]) {
         Backend::Fused => q.apply_op3(k, v, cpu::Attention::new(layout, shape, config)),
+        Backend::Kernel => gpu::attention(q, k, v, layout, shape, config),
         Backend::Reference => reference::attention(q, k, v, layout, config),
     }
 }
@@ -98,6 +101,7 @@ pub fn fused_attention(
             let attention = cpu::Attention::new(layout, shape, config);
             qkv.apply_op1(cpu::FusedAttention(attention))
         }
+        Backend::Kernel => gpu::fused_attention(qkv, layout, shape, config),
         Backend::Reference => reference::attention(&q, &k, &v, layout, config),
     }
 }

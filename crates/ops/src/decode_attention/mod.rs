@@ -37,7 +37,9 @@ pub fn decode_attention(
     let shape = check(q, pool_k, pool_v, rows, config)?;
     match backend(&[q, pool_k, pool_v]) {
         Backend::Fused => cpu::decode_attention(q, pool_k, pool_v, rows, shape, config),
-        Backend::Reference => reference::decode_attention(q, pool_k, pool_v, rows, config),
+        Backend::Kernel | Backend::Reference => {
+            reference::decode_attention(q, pool_k, pool_v, rows, config)
+        }
     }
 }
 

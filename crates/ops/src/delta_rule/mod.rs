@@ -82,7 +82,9 @@ pub fn gated_delta_rule(
             let layout = layout.clone();
             qk.apply_op3(v, gates, cpu::GatedDeltaRule { heads, layout })
         }
-        Backend::Reference => reference::gated_delta_rule(qk, v, gates, heads, layout),
+        Backend::Kernel | Backend::Reference => {
+            reference::gated_delta_rule(qk, v, gates, heads, layout)
+        }
     }
 }
 
@@ -98,7 +100,7 @@ pub fn delta_states(
     let [qk, v, gates] = [qk, v, gates].map(Tensor::detach);
     match backend(&[&qk, &v, &gates]) {
         Backend::Fused => cpu::states(&qk, &v, &gates, heads, layout),
-        Backend::Reference => {
+        Backend::Kernel | Backend::Reference => {
             let (_, states) = reference::with_states(&qk, &v, &gates, heads, layout)?;
             Ok(states)
         }

@@ -20,7 +20,7 @@ pub fn quantised_expert_linear(
     let (w, routing) = (w.clone(), routing.clone());
     match backend(&[x]) {
         Backend::Fused => x.apply_op1(Quantised(w, routing)),
-        Backend::Reference => recompute(x, move |x| {
+        Backend::Kernel | Backend::Reference => recompute(x, move |x| {
             expert_linear(x, &w.dequantize(x.dtype(), x.device())?, &routing)
         }),
     }

@@ -50,7 +50,7 @@ pub fn linear(
     match (backend(&[x, w, bias.unwrap_or(w)]), bias) {
         (Backend::Fused, Some(b)) => x.apply_op3(w, b, cpu::Linear { layout }),
         (Backend::Fused, None) => x.apply_op2(w, cpu::Linear { layout }),
-        (Backend::Reference, _) => reference::linear(x, w, layout, bias),
+        (Backend::Kernel | Backend::Reference, _) => reference::linear(x, w, layout, bias),
     }
 }
 
@@ -78,7 +78,7 @@ pub fn linear_add(
     }
     match backend(&[residual, x, w]) {
         Backend::Fused => x.apply_op3(w, residual, cpu::LinearAdd(cpu::Linear { layout })),
-        Backend::Reference => reference::linear_add(residual, x, w, layout),
+        Backend::Kernel | Backend::Reference => reference::linear_add(residual, x, w, layout),
     }
 }
 

@@ -156,7 +156,7 @@ pub fn quantised_linear(x: &Tensor, w: &QuantisedWeight, bias: Option<&Tensor>) 
             weight: w.clone(),
             bias,
         }),
-        Backend::Reference => {
+        Backend::Kernel | Backend::Reference => {
             let w = w.clone();
             recompute(x, move |x| {
                 linear(x, &w.for_operand(x)?, w.layout, bias.as_ref())
@@ -169,7 +169,7 @@ pub fn quantised_linear(x: &Tensor, w: &QuantisedWeight, bias: Option<&Tensor>) 
 pub fn quantised_linear_add(residual: &Tensor, x: &Tensor, w: &QuantisedWeight) -> Result<Tensor> {
     match backend(&[residual, x]) {
         Backend::Fused => x.apply_op2(residual, QuantisedAdd(w.clone())),
-        Backend::Reference => residual + quantised_linear(x, w, None)?,
+        Backend::Kernel | Backend::Reference => residual + quantised_linear(x, w, None)?,
     }
 }
 

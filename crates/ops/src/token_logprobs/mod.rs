@@ -1,6 +1,7 @@
 //! Log-probabilities of target tokens and entropies of their distributions, without materialising the logits of a whole batch.
 
 mod cpu;
+pub(crate) mod gpu;
 pub(crate) mod reference;
 
 use candle_core::{Result, Tensor};
@@ -39,6 +40,7 @@ pub fn token_logprobs(
                 entropy: both.get(1)?,
             })
         }
+        Backend::Kernel => gpu::token_logprobs(hidden, vocab, targets, temperature, softcap),
         Backend::Reference => {
             reference::token_logprobs(hidden, vocab, targets, temperature, softcap)
         }

@@ -6,6 +6,7 @@ use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, fill, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::cpu::simd::{exp, sigmoid, vectorised};
+use crate::gpu::Map;
 
 /// `y = x·½(1 + tanh(√(2/π)(x + 0.044715x³)))`: GPT-2's activation (`gelu_new`). Hendrycks, Gimpel 2016.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
@@ -15,6 +16,13 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
             forward: forward_tanh,
             backward: backward_tanh,
         }),
+        Backend::Kernel => Map {
+            text: include_str!("kernel.h"),
+            forward: "gelu_tanh",
+            backward: "gelu_tanh_backward",
+            number: None,
+        }
+        .apply(x),
         Backend::Reference => reference_tanh(x),
     }
 }
@@ -27,6 +35,13 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
             forward: forward_erf,
             backward: backward_erf,
         }),
+        Backend::Kernel => Map {
+            text: include_str!("kernel.h"),
+            forward: "gelu_erf",
+            backward: "gelu_erf_backward",
+            number: None,
+        }
+        .apply(x),
         Backend::Reference => reference_erf(x),
     }
 }

@@ -1,5 +1,7 @@
 //! Root-mean-square normalisation.
 
+mod gpu;
+
 use std::borrow::Cow;
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
@@ -36,6 +38,7 @@ fn normalised(x: &Tensor, weight: &Tensor, eps: f64, centre: f64) -> Result<Tens
             let (eps, centre) = (eps as f32, centre as f32);
             x.apply_op2(weight, RmsNorm { eps, centre })
         }
+        Backend::Kernel => gpu::rms_norm(x, weight, eps, centre),
         Backend::Reference => centred(x, weight, eps, centre),
     }
 }

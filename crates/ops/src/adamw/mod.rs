@@ -43,7 +43,7 @@ pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Res
             v.dims()
         )
     }
-    if backend(&[param, grad, m, v]) == Backend::Reference {
+    if backend(&[param, grad, m, v]) != Backend::Fused {
         return reference(param, grad, m, v, s);
     }
     let grad = Operand::of(grad);

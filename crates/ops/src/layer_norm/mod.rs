@@ -1,5 +1,7 @@
 //! Layer normalisation.
 
+mod gpu;
+
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
@@ -22,6 +24,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     }
     match backend(&[x, weight, bias]) {
         Backend::Fused => x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 }),
+        Backend::Kernel => gpu::layer_norm(x, weight, bias, eps),
         Backend::Reference => reference(x, weight, bias, eps),
     }
 }

@@ -1,6 +1,8 @@
 //! Rotary position embedding.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+mod gpu;
+
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, assume_init, fill, write_copy};
@@ -29,8 +31,12 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
             sin.dims()
         )
     }
-    match backend(&[x, cos, sin]) {
-        Backend::Fused => x.apply_op3(&cos.detach(), &sin.detach(), Rope { head_dim }),
+    match backend(&[x]) {
+        Backend::Fused => {
+            let angles = |t: &Tensor| t.detach().to_dtype(DType::F32);
+            x.apply_op3(&angles(cos)?, &angles(sin)?, Rope { head_dim })
+        }
+        Backend::Kernel => gpu::rope(x, cos, sin, head_dim),
         Backend::Reference => reference(x, cos, sin, head_dim),
     }
 }

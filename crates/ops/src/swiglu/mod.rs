@@ -1,5 +1,7 @@
 //! SwiGLU, the gated activation of Llama's MLP.
 
+mod gpu;
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use crate::backend::{Backend, backend, reference_dtype};
@@ -18,6 +20,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
     match backend(&[gate, up]) {
         Backend::Fused => gate.apply_op2(up, SwiGlu),
+        Backend::Kernel => gpu::swiglu(gate, up),
         Backend::Reference => reference(gate, up),
     }
 }

@@ -1,5 +1,7 @@
 //! Rows of a table by index.
 
+mod gpu;
+
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -20,8 +22,10 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
             ids.dims()
         )
     }
-    if backend(&[table]) == Backend::Reference {
-        return reference(ids, table);
+    match backend(&[table]) {
+        Backend::Fused => {}
+        Backend::Kernel => return gpu::embedding(ids, table),
+        Backend::Reference => return reference(ids, table),
     }
     let ids = ids.to_vec1::<u32>()?;
     if let Some((at, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= rows) {

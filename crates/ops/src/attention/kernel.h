@@ -1,0 +1,226 @@
+// FlashAttention-2 (Dao 2023) over a packed stream with shared prefixes: algorithms 1 and 2 with their symbols, S = scale·Q·Kᵀ, P = softmax(S),
+// O = P·V, L = log Σ e^S, and for the gradient D = Σ dO∘O, dS = P∘(dO·Vᵀ − D).
+//
+// Compiled for each size of heads, rounded up to a multiple of 16 (HEAD), with tiles of BR queries and BC keys; a warp has 16 rows of a tile, so BR
+// is THREADS / 2. Which tokens a tile has, and which tiles it meets, stands in tables that the host builds once a batch. `window` is the number of
+// keys that a query sees, `cap` the bound c of capped scores c·tanh(S/c), or 0. BLOCK_Y is the head. No sum is atomic.
+
+#define BR (THREADS / 2)
+#define LD (HEAD + PAD)
+
+// Room for a product of each warp that goes into another product: on tensor cores it stays in registers.
+#if defined(TENSOR_PRODUCTS)
+#define SCRATCH 8
+#define SCRATCH_OF_WARP m.scratch
+#else
+#define SCRATCH (BR * (BC + PAD))
+#define SCRATCH_OF_WARP (m.scratch + THREAD / 32 * 16 * (BC + PAD))
+#endif
+
+// A score from a product, and the factor of its gradient.
+DEVICE float score(float product, float scale, float cap) { return cap == 0 ? product * scale : cap * tanh_(product * scale / cap); }
+DEVICE float slope(float score, float scale, float cap) { return cap == 0 ? scale : scale * (1 - score / cap * (score / cap)); }
+
+// `count` queries from token `first` on, of a segment that starts at `own` and continues the `prefix_len` tokens from `prefix` on. The keys of the
+// segment are counted from the start of its prefix.
+struct QueryTile { i64 first, count, own, prefix, prefix_len; };
+DEVICE QueryTile query_tile(GLOBAL const i64* tiles) {
+    tiles += 5 * BLOCK_X;
+    QueryTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4]};
+    return t;
+}
+// Keys that come before the tile's first query, and the first that any of its queries sees, in whole tiles of keys.
+DEVICE i64 keys_before(QueryTile t) { return t.prefix_len + t.first - t.own; }
+DEVICE i64 first_key(QueryTile t, i64 window) { return larger(0, keys_before(t) - window + 1) / BC * BC; }
+// BC keys, or values, of a tile's segment.
+DEVICE void load_keys(LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, QueryTile t, i64 start) {
+    load_rows<BC, HEAD>(to, from, stride, d, t.prefix + start, t.prefix_len - start, t.own - t.prefix_len + start, keys_before(t) + t.count - start);
+}
+
+struct Forward { REAL q[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
+
+// O and L. Where REAL has two bytes, `low` gets what rounding O took away, if `keep`: D is computed from their sum, since dO·Vᵀ − D cancels.
+KERNEL(attention_forward, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
+       GLOBAL const i64* tiles, GLOBAL REAL* o, GLOBAL REAL* low, INT keep, GLOBAL float* l, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+    SHARED(Forward, m);
+    const QueryTile t = query_tile(tiles);
+    const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), before = keys_before(t);
+    const int warp = THREAD / 32;
+    load_rows<BR, HEAD>(m.q, q + head * d, q_stride, d, t.first, t.count);
+    float acc[HEAD / 8][4] = {}, top[2] = {-INFINITE, -INFINITE}, total[2] = {0, 0};
+    for (i64 start = first_key(t, window); start < before + t.count; start += BC) {
+        block_sync();
+        load_keys(m.k, k + kv_head * d, k_stride, d, t, start);
+        load_keys(m.v, v + kv_head * d, v_stride, d, t, start);
+        copy_wait();
+        block_sync();
+        float s[BC / 8][4] = {};
+        product_nt<BC / 8, HEAD>(s, m.q + warp * 16 * LD, m.k);
+        UNROLL for (int h = 0; h < 2; h++) {
+            const i64 last = before + warp * 16 + row_of(2 * h) - start; // the key at the query's own place
+            float best = top[h];
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) {
+                const i64 key = n * 8 + column_of(i);
+                s[n][i] = key <= last && key > last - window ? score(s[n][i], scale, cap) : -INFINITE;
+                best = max_(best, s[n][i]);
+            }
+            best = max_(best, shuffle_xor(best, 1));
+            best = max_(best, shuffle_xor(best, 2));
+            const float base = best == -INFINITE ? 0 : best; // a window may hide a whole tile
+            const float shrink = quick_exp(top[h] - base);
+            top[h] = best;
+            total[h] *= shrink;
+            UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) acc[n][i] *= shrink;
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) {
+                s[n][i] = quick_exp(s[n][i] - base);
+                total[h] += s[n][i];
+            }
+        }
+        product_pn<HEAD / 8, BC / 8>(acc, s, SCRATCH_OF_WARP, m.v);
+    }
+    UNROLL for (int h = 0; h < 2; h++) {
+        total[h] += shuffle_xor(total[h], 1);
+        total[h] += shuffle_xor(total[h], 2);
+        const int row = warp * 16 + row_of(2 * h);
+        if (row >= t.count) continue;
+        const i64 at = (t.first + row) * heads + head;
+        if (THREAD % 4 == 0) l[at] = top[h] + log_(total[h]);
+        UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) {
+            const i64 column = n * 8 + column_of(i);
+            if (column >= d) continue;
+            const float exact = acc[n][i] / total[h];
+            narrow(o[at * d + column], exact);
+            if (keep) narrow(low[at * d + column], exact - wide(o[at * d + column]));
+        }
+    }
+}
+
+// D = Σ dO∘O of each token and head, which are rows of d elements; a warp each.
+KERNEL(attention_delta, GLOBAL const REAL* g, GLOBAL const REAL* o, GLOBAL const REAL* low, INT kept, GLOBAL float* delta, INT rows, INT d) {
+    const i64 row = BLOCK_X * (THREADS / 32) + THREAD / 32;
+    if (row >= rows) return;
+    float sum = 0;
+    for (i64 i = row * d + THREAD % 32; i < (row + 1) * d; i += 32) sum += wide(g[i]) * (wide(o[i]) + (kept ? wide(low[i]) : 0));
+    sum = warp_sum(sum);
+    if (THREAD % 32 == 0) delta[row] = sum;
+}
+
+struct BackwardQ { REAL q[BR * LD], g[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
+
+// dQ = dS·K, with the factor of the scores in dS.
+KERNEL(attention_backward_q, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
+       GLOBAL const REAL* g, GLOBAL const float* l, GLOBAL const float* delta, GLOBAL const i64* tiles, GLOBAL REAL* dq, INT dq_stride, INT heads,
+       INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+    SHARED(BackwardQ, m);
+    const QueryTile t = query_tile(tiles);
+    const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), before = keys_before(t);
+    const int warp = THREAD / 32;
+    load_rows<BR, HEAD>(m.q, q + head * d, q_stride, d, t.first, t.count);
+    load_rows<BR, HEAD>(m.g, g + head * d, heads * d, d, t.first, t.count);
+    float l_[2], delta_[2], acc[HEAD / 8][4] = {};
+    UNROLL for (int h = 0; h < 2; h++) {
+        const int row = warp * 16 + row_of(2 * h);
+        l_[h] = row < t.count ? l[(t.first + row) * heads + head] : 0;
+        delta_[h] = row < t.count ? delta[(t.first + row) * heads + head] : 0;
+    }
+    for (i64 start = first_key(t, window); start < before + t.count; start += BC) {
+        block_sync();
+        load_keys(m.k, k + kv_head * d, k_stride, d, t, start);
+        load_keys(m.v, v + kv_head * d, v_stride, d, t, start);
+        copy_wait();
+        block_sync();
+        float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
+        product_nt<BC / 8, HEAD>(s, m.q + warp * 16 * LD, m.k);
+        product_nt<BC / 8, HEAD>(dp, m.g + warp * 16 * LD, m.v);
+        UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+            const i64 row = warp * 16 + row_of(i), key = n * 8 + column_of(i), last = before + row - start;
+            const bool seen = row < t.count && key <= last && key > last - window;
+            const float x = score(s[n][i], scale, cap);
+            s[n][i] = seen ? quick_exp(x - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * slope(x, scale, cap) : 0;
+        }
+        product_pn<HEAD / 8, BC / 8>(acc, s, SCRATCH_OF_WARP, m.k);
+    }
+    UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+        const i64 row = warp * 16 + row_of(i), column = n * 8 + column_of(i);
+        if (row < t.count && column < d) narrow(dq[(t.first + row) * dq_stride + head * d + column], acc[n][i]);
+    }
+}
+
+// A piece of work on `count` keys from token `first` on, at place `place` of their sequence: the query ranges `ranges` to `ranges_end`. Where several
+// pieces share a tile of keys, each leaves its sums in its own `slot` of the parts; else the slot is -1 and the sums are the gradient.
+struct KeyTile { i64 first, count, place, ranges, ranges_end, slot; };
+
+struct BackwardKV { REAL k[BR * LD], v[BR * LD], q[BC * LD], g[BC * LD], scratch[SCRATCH]; float l[BC], delta[BC]; };
+
+// dV = Pᵀ·dO, dK = dSᵀ·Q: a tile of keys gathers over its ranges of queries, for all query heads of its key head, in one order. A range is `start`,
+// `end` and the place of its first query in its sequence.
+KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
+       GLOBAL const REAL* g, GLOBAL const float* l, GLOBAL const float* delta, GLOBAL const i64* tiles, GLOBAL const i64* ranges, GLOBAL REAL* dk,
+       INT dk_stride, GLOBAL REAL* dv, INT dv_stride, GLOBAL float* parts, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+    SHARED(BackwardKV, m);
+    tiles += 6 * BLOCK_X;
+    const KeyTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4], tiles[5]};
+    const i64 kv_head = BLOCK_Y, group = heads / kv_heads;
+    const int warp = THREAD / 32;
+    load_rows<BR, HEAD>(m.k, k + kv_head * d, k_stride, d, t.first, t.count);
+    load_rows<BR, HEAD>(m.v, v + kv_head * d, v_stride, d, t.first, t.count);
+    float acc_k[HEAD / 8][4] = {}, acc_v[HEAD / 8][4] = {};
+    for (i64 head = kv_head * group; head < (kv_head + 1) * group; head++)
+        for (i64 range = t.ranges; range < t.ranges_end; range++) {
+            const i64 end = ranges[3 * range + 1], offset = ranges[3 * range + 2] - ranges[3 * range];
+            for (i64 first = ranges[3 * range]; first < end; first += BC) {
+                const i64 count = smaller(BC, end - first);
+                block_sync();
+                load_rows<BC, HEAD>(m.q, q + head * d, q_stride, d, first, count);
+                load_rows<BC, HEAD>(m.g, g + head * d, heads * d, d, first, count);
+                for (int i = THREAD; i < BC; i += THREADS) {
+                    m.l[i] = i < count ? l[(first + i) * heads + head] : 0;
+                    m.delta[i] = i < count ? delta[(first + i) * heads + head] : 0;
+                }
+                copy_wait();
+                block_sync();
+                float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
+                product_nt<BC / 8, HEAD>(s, m.k + warp * 16 * LD, m.q);
+                product_nt<BC / 8, HEAD>(dp, m.v + warp * 16 * LD, m.g);
+                UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+                    const i64 row = warp * 16 + row_of(i), query = n * 8 + column_of(i), behind = first + query + offset - (t.place + row);
+                    const bool seen = row < t.count && query < count && behind >= 0 && behind < window;
+                    const float x = score(s[n][i], scale, cap), p = seen ? quick_exp(x - m.l[query]) : 0;
+                    s[n][i] = p;
+                    dp[n][i] = seen ? p * (dp[n][i] - m.delta[query]) * slope(x, scale, cap) : 0;
+                }
+                product_pn<HEAD / 8, BC / 8>(acc_v, s, SCRATCH_OF_WARP, m.g);
+                product_pn<HEAD / 8, BC / 8>(acc_k, dp, SCRATCH_OF_WARP, m.q);
+            }
+        }
+    UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+        const i64 row = warp * 16 + row_of(i), column = n * 8 + column_of(i);
+        if (row >= t.count || column >= d) continue;
+        if (t.slot >= 0) {
+            GLOBAL float* part = parts + ((t.slot * BR + row) * kv_heads + kv_head) * 2 * d + column;
+            part[0] = acc_k[n][i];
+            part[d] = acc_v[n][i];
+        } else {
+            narrow(dk[(t.first + row) * dk_stride + kv_head * d + column], acc_k[n][i]);
+            narrow(dv[(t.first + row) * dv_stride + kv_head * d + column], acc_v[n][i]);
+        }
+    }
+}
+
+// The sums of the tiles that several pieces share: `count` keys from `first` on, parts `slot` to `slot_end`, in their order. A key head each.
+KERNEL(attention_add_parts, GLOBAL const float* parts, GLOBAL const i64* shared, GLOBAL REAL* dk, INT dk_stride, GLOBAL REAL* dv, INT dv_stride,
+       INT kv_heads, INT d) {
+    shared += 4 * BLOCK_X;
+    const i64 first = shared[0], count = shared[1], slot_end = shared[3], kv_head = BLOCK_Y;
+    for (i64 i = THREAD; i < count * d; i += THREADS) {
+        const i64 row = i / d, column = i % d;
+        float k = 0, v = 0;
+        for (i64 slot = shared[2]; slot < slot_end; slot++) {
+            GLOBAL const float* part = parts + ((slot * BR + row) * kv_heads + kv_head) * 2 * d + column;
+            k += part[0];
+            v += part[d];
+        }
+        narrow(dk[(first + row) * dk_stride + kv_head * d + column], k);
+        narrow(dv[(first + row) * dv_stride + kv_head * d + column], v);
+    }
+}
