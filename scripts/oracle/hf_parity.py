@@ -165,6 +165,10 @@ REWARD_CASES = {
     "olmo2": Olmo2Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(5e5), num_labels=1),
     "olmo3": Olmo3Config(**NARROW, num_key_value_heads=2, sliding_window=3, layer_types=["sliding_attention", "full_attention"], num_labels=1),
     "phi3": Phi3Config(**NARROW, num_key_value_heads=2, rope_parameters=rope(1e4, partial_rotary_factor=1.0), num_labels=1),
+    "qwen3_5": Qwen3_5TextConfig(
+        **dict(NARROW, num_attention_heads=2), num_key_value_heads=1, head_dim=8, linear_num_key_heads=1, linear_num_value_heads=2, linear_key_head_dim=12,
+        linear_value_head_dim=12, layer_types=["linear_attention", "full_attention"], num_labels=1
+    ),
     "qwen3_moe": Qwen3MoeConfig(
         **NARROW, num_key_value_heads=2, head_dim=6, rope_parameters=rope(1e6), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=10, num_labels=1
     ),

@@ -5,6 +5,7 @@
 //! `config.json`, which older models name nowhere else.
 
 mod files;
+mod unigram;
 
 use std::sync::{Arc, OnceLock};
 

@@ -40,11 +40,14 @@ FAMILIES = {
 }
 
 
-def make(to, tokenizer):
+def make(to, tokenizer, wanted):
+    """Prints the names of the models, and makes those that are not there."""
     fast = PreTrainedTokenizerFast.from_pretrained(tokenizer)
-    for name, sizes in FAMILIES.items():
+    for name in wanted or FAMILIES:
+        print(name)
         if (to / name / "config.json").exists():
             continue
+        sizes = FAMILIES[name]
         torch.manual_seed(0)
         config = transformers.AutoConfig.for_model(
             name, **sizes, vocab_size=len(fast), bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id, pad_token_id=None
@@ -54,7 +57,6 @@ def make(to, tokenizer):
         for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]:
             if (tokenizer / file).exists():
                 shutil.copyfile(tokenizer / file, to / name / file)
-        print(f"{name:14} {sum(p.numel() for p in model.parameters()) / 1e6:5.1f} M parameters")
 
 
 def train(a):
@@ -80,6 +82,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--tokenizer", type=pathlib.Path)
+    parser.add_argument("--only", nargs="*")
     parser.add_argument("--model")
     parser.add_argument("--rows", type=pathlib.Path)
     parser.add_argument("--result", type=pathlib.Path)
@@ -87,7 +90,7 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=default)
     a = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    make(a.make, a.tokenizer) if a.make else train(a)
+    make(a.make, a.tokenizer, a.only) if a.make else train(a)
 
 
 main()

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{Inner, Tokenizer};
+use super::{Inner, Tokenizer, unigram};
 use crate::boundary::guarded;
 use crate::special::Specials;
 use crate::template::ChatTemplate;
@@ -91,6 +91,7 @@ impl Tokenizer {
         generation: Map<String, Value>,
         model: &Map<String, Value>,
     ) -> Result<Self, String> {
+        let json = unigram::without_special_pieces(json);
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json)
             .map_err(|e| format!("not a tokenizer: {e}"))?;
         // What a text becomes must not depend on its neighbours in a batch or on a length limit of

@@ -19,5 +19,6 @@ mod packing;
 mod portable;
 mod pretrained;
 mod push;
+mod sentence_piece;
 mod serving;
 mod text;
