@@ -140,7 +140,7 @@ fn read(dir: &Path, head: Head) -> Result<(ModelConfig, BTreeMap<String, Tensor>
     }
     let family = config.family();
     family
-        .from_files(&mut tensors)
+        .join_parts(&mut tensors)
         .map_err(|e| Error::file(&path, e.to_string()))?;
     let shapes = tensors.iter().map(|(n, t)| (n.as_str(), t.shape()));
     if let Some(what) = schema(&config, head)?.mismatch(shapes, true) {
@@ -276,7 +276,7 @@ fn write(
         };
         wanted.insert(name.to_owned(), tensor);
     }
-    config.family().to_files(&mut wanted)?;
+    config.family().split_parts(&mut wanted)?;
     fs_err::create_dir_all(dir)?;
     weights::write(dir, &wanted, dtype)?;
     let json = config.to_json(head, name, special);

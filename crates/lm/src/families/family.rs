@@ -54,12 +54,12 @@ pub(crate) trait Family: Debug + Send + Sync {
     }
 
     /// Turns the tensors that files hold into the model's parameters, where the two differ in more than names.
-    fn from_files(&self, _tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    fn join_parts(&self, _tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
         Ok(())
     }
 
-    /// The inverse of [`from_files`](Self::from_files).
-    fn to_files(&self, _tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    /// The inverse of [`join_parts`](Self::join_parts).
+    fn split_parts(&self, _tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
         Ok(())
     }
 

@@ -275,14 +275,14 @@ impl Family for Decoder {
         self.mixture
     }
 
-    fn from_files(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    fn join_parts(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
         match self.blocks_with_experts() {
             Some((mixture, blocks)) => mixture.together(&blocks, tensors),
             None => Ok(()),
         }
     }
 
-    fn to_files(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+    fn split_parts(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
         match self.blocks_with_experts() {
             Some((mixture, blocks)) => mixture.apart(&blocks, tensors),
             None => Ok(()),
