@@ -147,8 +147,7 @@ impl Comm {
 
     /// The rows that are this rank's, ascending: all are dealt out such that the sums of `costs`, one for each row, are much the same.
     pub fn deal(&self, costs: &[usize]) -> Vec<usize> {
-        let own = deal::deal(costs, self.size()).swap_remove(self.rank());
-        own
+        deal::deal(costs, self.size()).swap_remove(self.rank())
     }
 
     /// What `work` makes of all rows, in their order: each rank does its own of them, as many values as rows it is given.
