@@ -183,8 +183,8 @@ pub(crate) fn table() -> anyhow::Result<String> {
     }
     for step in &STEPS {
         let seen = step.minutes.iter().zip(&columns);
-        let seen = seen.filter_map(|(minutes, (size, _))| Some(((*minutes)?, size.parameters)));
-        let Some((most, of)) = seen.last() else {
+        let mut seen = seen.filter_map(|(minutes, (size, _))| Some(((*minutes)?, size.parameters)));
+        let Some((most, of)) = seen.next_back() else {
             continue;
         };
         let cells = columns.iter().zip(step.minutes);

@@ -57,15 +57,15 @@ pub(crate) fn section(kinds: &[Bundled]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::Path;
 
     use rlhf_dataset::{Demonstration, Feedback, Prompt, Reading, TextRow, read};
 
     use super::*;
 
     /// How many rows of `kind` the reader of that kind takes from a file of the rows that help shows.
-    fn taken(kind: Bundled, file: &PathBuf) -> usize {
-        let files = [file.clone()];
+    fn taken(kind: Bundled, file: &Path) -> usize {
+        let files = [file];
         let reading = Reading::default();
         match kind {
             Bundled::Corpus => read::<TextRow, _>(&files, &reading).map(|l| l.rows.len()),
