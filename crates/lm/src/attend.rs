@@ -127,7 +127,7 @@ impl Attend<'_> {
             }
             Self::Cached { cache, rows } => {
                 let before = |row: &Vec<u32>| Some(row[row.len().checked_sub(2)?]);
-                let places: Vec<Option<u32>> = rows.rows.iter().map(before).collect();
+                let places: Vec<Option<u32>> = rows.rows().iter().map(before).collect();
                 let states = places.iter().map(|place| match place {
                     Some(place) => cache.state(layer, *place).map(Some),
                     None => Ok(None),
@@ -187,7 +187,7 @@ impl Attend<'_> {
                 let length = |s: &rlhf_ops::Segment| s.prefix.len() + s.tokens.len();
                 layout.segments().iter().map(length).max()
             }
-            Self::Cached { rows, .. } => rows.rows.iter().map(Vec::len).max(),
+            Self::Cached { rows, .. } => rows.rows().iter().map(Vec::len).max(),
         };
         match longest {
             Some(found) if found > max_length => Err(Error::Invalid(format!(

@@ -176,9 +176,7 @@ impl<'a> Decoder<'a> {
             positions.push(row.places.len() as u32);
             row.places.push((first + i) as u32);
         }
-        let rows = DecodeRows {
-            rows: self.active.iter().map(|row| row.places.clone()).collect(),
-        };
+        let rows = DecodeRows::new(self.active.iter().map(|row| row.places.clone()).collect());
         let ids = Tensor::new(ids, &self.device)?;
         let positions = Tensor::new(positions, &self.device)?;
         let hidden = self

@@ -99,9 +99,7 @@ impl Recurrence {
         let windows = Tensor::cat(&[Tensor::stack(&tails, 0)?, newest], 1)?;
         let windows = windows.contiguous()?; // [R, L, C]
         let row = |row: usize| (row * taps..(row + 1) * taps).map(|at| at as u32).collect();
-        let places = DecodeRows {
-            rows: (0..rows).map(row).collect(),
-        };
+        let places = DecodeRows::new((0..rows).map(row).collect());
         let pool = windows.reshape((rows * taps, channels))?;
         let convolved = rlhf_ops::decode_convolution(&pool, &self.weights, &places)?;
         let (qk, v) = self.parts(&convolved)?;

@@ -65,7 +65,7 @@ mod testing;
 mod token_logprobs;
 mod vocabulary;
 
-pub use adamw::{AdamWStep, adamw};
+pub use adamw::{AdamWStep, AdamWTensors, adamw, adamw_all};
 pub use attention::{AttentionConfig, attention, fused_attention, parts as attention_parts};
 pub use backend::{on_the_emulated_grid, reference_only, set_reference_only};
 pub use categorical::{argmax, pick, softmax_weights};

@@ -35,9 +35,7 @@ fn config() -> AttentionConfig {
 }
 
 fn decode_rows() -> DecodeRows {
-    DecodeRows {
-        rows: vec![vec![1, 0, 2], vec![5]],
-    }
+    DecodeRows::new(vec![vec![1, 0, 2], vec![5]])
 }
 
 type Op = fn(&[Tensor]) -> Result<Tensor>;

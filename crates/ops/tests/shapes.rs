@@ -116,12 +116,12 @@ fn decoding_agrees_for_every_head_size_and_ratio_and_for_rows_of_any_length() {
         for (heads, kv_heads) in RATIOS {
             // One token, a few, one row that sees far more than the rest.
             for lengths in [&[1][..], &[1, 7, 2], &[3, 290, 1, 33]] {
-                let rows = DecodeRows {
-                    rows: lengths
+                let rows = DecodeRows::new(
+                    lengths
                         .iter()
                         .map(|n| (0..*n).map(|_| rng.below(pool) as u32).collect())
                         .collect(),
-                };
+                );
                 let q = rng.tensor(&[lengths.len(), heads * d]);
                 let [k, v] = [0, 1].map(|_| rng.tensor(&[pool, kv_heads * d]));
                 for (window, softcap) in [(None, None), (Some(5), None), (None, Some(0.7))] {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor, Var};
 use rlhf_lm::{Gradients, Params};
-use rlhf_ops::AdamWStep;
+use rlhf_ops::{AdamWStep, AdamWTensors};
 use serde::{Deserialize, Serialize};
 
 use self::shared::Shares;
@@ -44,7 +44,7 @@ impl Default for AdamWConfig {
 /// the Hugging Face `Trainer` (`get_decay_parameter_names`: all but biases and norms) and nanoGPT (`configure_optimizers`:
 /// `p.dim() >= 2`).
 ///
-/// The arithmetic is [`rlhf_ops::adamw`]; this adds the moments, the step count and clipping by the norm of all gradients together.
+/// The arithmetic is [`rlhf_ops::adamw_all`]; this adds the moments, the step count and clipping by the norm of all gradients together.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -137,6 +137,7 @@ impl AdamW {
             weight_decay: 0.0,
             ..step
         };
+        let mut whole = Vec::new();
         for (name, part) in self.parts(params) {
             let own = (params.get(&name), grads.get(&name), self.moments.get(&name));
             let (Some(param), Some(grad), Some(Moments { m, v })) = own else {
@@ -147,7 +148,13 @@ impl AdamW {
                 _ => &step,
             };
             match part {
-                None => rlhf_ops::adamw(param, grad, m, v, step)?,
+                None => whole.push(AdamWTensors {
+                    param,
+                    grad,
+                    m,
+                    v,
+                    step,
+                }),
                 Some(part) => {
                     let weight = param.as_detached_tensor();
                     let own = shared::variable(&weight, &part)?;
@@ -157,6 +164,7 @@ impl AdamW {
                 }
             }
         }
+        rlhf_ops::adamw_all(&whole)?;
         if let Some(shares) = &self.shares {
             shares.gather_weights(params)?;
         }

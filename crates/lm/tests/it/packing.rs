@@ -245,7 +245,7 @@ fn decoding_from_the_cache_equals_the_packed_forward_also_after_compaction() {
                 .decode(
                     &Tensor::new(ids, &Device::Cpu).unwrap(),
                     &Tensor::new(positions, &Device::Cpu).unwrap(),
-                    &DecodeRows { rows: rows.clone() },
+                    &DecodeRows::new(rows.clone()),
                     &mut cache,
                 )
                 .unwrap();

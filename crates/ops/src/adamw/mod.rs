@@ -1,5 +1,7 @@
 //! One step of AdamW.
 
+mod gpu;
+
 use candle_core::{DType, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
@@ -27,25 +29,75 @@ pub struct AdamWStep {
     pub grad_scale: f64,
 }
 
+/// A parameter, its gradient and moments, and its step of [`adamw_all`].
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWTensors<'a> {
+    /// `f32`.
+    pub param: &'a Var,
+    /// As the parameter; it may be in half precision.
+    pub grad: &'a Tensor,
+    /// The first moment, `f32`.
+    pub m: &'a Var,
+    /// The second moment, `f32`.
+    pub v: &'a Var,
+    /// Constants of this parameter's step.
+    pub step: &'a AdamWStep,
+}
+
 /// `θ ← θ − lr·λ·θ`, `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `θ ← θ − lr · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)`, in place.
 ///
 /// All four tensors have one shape; `param`, `m` and `v` are `f32`. Loshchilov, Hutter 2019, algorithm 2, as in `torch.optim.AdamW`.
-pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Result<()> {
-    if [grad.dims(), m.dims(), v.dims()]
-        .iter()
-        .any(|dims| *dims != param.dims())
+pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
+    adamw_all(&[AdamWTensors {
+        param,
+        grad,
+        m,
+        v,
+        step,
+    }])
+}
+
+/// [`adamw`](crate::adamw()) for many parameters: one launch on a GPU.
+pub fn adamw_all(all: &[AdamWTensors<'_>]) -> Result<()> {
+    for t in all {
+        if [t.grad.dims(), t.m.dims(), t.v.dims()]
+            .iter()
+            .any(|dims| *dims != t.param.dims())
+        {
+            bail!(
+                "adamw: expected one shape, found a parameter {:?}, a gradient {:?} and moments {:?}, {:?}",
+                t.param.dims(),
+                t.grad.dims(),
+                t.m.dims(),
+                t.v.dims()
+            )
+        }
+    }
+    let (on_gpu, others): (Vec<_>, Vec<_>) = all.iter().copied().partition(|t| {
+        backend(&[t.param, t.m, t.v]) == Backend::Kernel
+            && backend(&[t.grad]) == Backend::Kernel
+            && t.param.dtype() == DType::F32
+    });
+    if let Some(first) = on_gpu.first() {
+        gpu::adamw(&on_gpu, first.param.device())?;
+    }
+    for AdamWTensors {
+        param,
+        grad,
+        m,
+        v,
+        step,
+    } in others
     {
-        bail!(
-            "adamw: expected one shape, found a parameter {:?}, a gradient {:?} and moments {:?}, {:?}",
-            param.dims(),
-            grad.dims(),
-            m.dims(),
-            v.dims()
-        )
+        match backend(&[param, grad, m, v]) {
+            Backend::Fused => on_cpu(param, grad, m, v, step)?,
+            Backend::Kernel | Backend::Reference => reference(param, grad, m, v, step)?,
+        }
     }
-    if backend(&[param, grad, m, v]) != Backend::Fused {
-        return reference(param, grad, m, v, s);
-    }
+    Ok(())
+}
+
+fn on_cpu(param: &Var, grad: &Tensor, m: &Var, v: &Var, s: &AdamWStep) -> Result<()> {
     let grad = Operand::of(grad);
     let grad = grad.elements()?;
     let factors = s.factors();
@@ -99,6 +151,23 @@ impl AdamWStep {
             eps: self.eps as f32,
             grad_scale: self.grad_scale as f32,
         }
+    }
+}
+
+impl Factors {
+    /// In the order of `kernel.h`.
+    fn all(&self) -> [f32; 9] {
+        [
+            self.decay,
+            self.rate,
+            self.root,
+            self.beta1,
+            self.one_minus_beta1,
+            self.beta2,
+            self.one_minus_beta2,
+            self.eps,
+            self.grad_scale,
+        ]
     }
 }
 
@@ -210,6 +279,56 @@ mod tests {
                     one.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
                     two.flatten_all().unwrap().to_vec1::<f32>().unwrap()
                 );
+            }
+        }
+    }
+
+    /// Three parameters, of two blocks, of one number and of part of a block, with two steps; a launch for each type of gradient.
+    #[test]
+    fn the_kernel_agrees_with_the_reference_in_one_launch() {
+        if !rlhf_grid::AVAILABLE {
+            return;
+        }
+        let without_decay = AdamWStep {
+            weight_decay: 0.0,
+            ..STEP
+        };
+        for dtype in [DType::F32, DType::BF16] {
+            let run = |kernel: bool| {
+                let mut rng = TestRng::new(6);
+                let mut of_each = |scale: f64| -> Vec<Var> {
+                    [3000, 1, 129]
+                        .map(|n| Var::from_tensor(&(rng.tensor(&[n]) * scale).unwrap()).unwrap())
+                        .to_vec()
+                };
+                let (params, m, squares) = (of_each(1.0), of_each(0.1), of_each(0.1));
+                let v: Vec<Var> = squares
+                    .iter()
+                    .map(|v| Var::from_tensor(&v.sqr().unwrap()).unwrap())
+                    .collect();
+                let grads = [3000, 1, 129].map(|n| rng.tensor(&[n]).to_dtype(dtype).unwrap());
+                let all: Vec<AdamWTensors<'_>> = (0..3)
+                    .map(|i| AdamWTensors {
+                        param: &params[i],
+                        grad: &grads[i],
+                        m: &m[i],
+                        v: &v[i],
+                        step: if i == 0 { &STEP } else { &without_decay },
+                    })
+                    .collect();
+                let before = crate::kernel_launches();
+                if kernel {
+                    crate::on_the_emulated_grid(rlhf_grid::launch, || adamw_all(&all)).unwrap();
+                    assert_eq!(crate::kernel_launches() - before, 1);
+                } else {
+                    for t in &all {
+                        reference(t.param, t.grad, t.m, t.v, t.step).unwrap();
+                    }
+                }
+                [params, m, v].concat()
+            };
+            for (got, want) in run(true).iter().zip(run(false)) {
+                assert_close(got, &want, 1e-6, "adamw as a kernel");
             }
         }
     }

@@ -37,7 +37,7 @@ pub fn decode_convolution(pool: &Tensor, w: &Tensor, rows: &DecodeRows) -> Resul
     let (held, channels) = pool.dims2()?;
     let taps = check(channels, w)?;
     let beyond = |row: &Vec<u32>| row.iter().any(|&index| index as usize >= held);
-    if rows.rows.iter().any(beyond) {
+    if rows.rows().iter().any(beyond) {
         bail!("decode_convolution: an index beyond the pool's {held} rows")
     }
     reference::decode_convolution(pool, w, rows, taps)
@@ -163,9 +163,7 @@ mod tests {
                     let want = Tensor::from_vec(want, (1, channels), x.device()).unwrap();
                     let one = found.narrow(0, token, 1).unwrap();
                     assert_close(&one, &want, 1e-6, &format!("token {token}"));
-                    let rows = DecodeRows {
-                        rows: vec![past.clone()],
-                    };
+                    let rows = DecodeRows::new(vec![past.clone()]);
                     let newest = decode_convolution(&x, &w, &rows).unwrap();
                     assert_close(&newest, &want, 1e-6, &format!("token {token}, decoded"));
                 }
@@ -179,9 +177,7 @@ mod tests {
         let one = layout(&[(3, None)]);
         assert!(causal_convolution(&rng.tensor(&[3, 2]), &rng.tensor(&[3, 2]), &one).is_err());
         assert!(causal_convolution(&rng.tensor(&[4, 2]), &rng.tensor(&[2, 3]), &one).is_err());
-        let beyond = DecodeRows {
-            rows: vec![vec![3]],
-        };
+        let beyond = DecodeRows::new(vec![vec![3]]);
         assert!(decode_convolution(&rng.tensor(&[3, 2]), &rng.tensor(&[2, 2]), &beyond).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Attention of the newest tokens over a key-value cache.
 
 mod cpu;
+mod gpu;
 pub(crate) mod reference;
 
 use candle_core::{Result, Tensor, bail};
@@ -9,13 +10,27 @@ use crate::attention::{AttentionConfig, HeadShape};
 use crate::backend::{Backend, backend};
 
 /// The part of the cache that each row of a decoding batch attends to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct DecodeRows {
-    /// For each row the indices into the cache of all its sequence's tokens, in order of position, its newest token's own included.
-    pub rows: Vec<Vec<u32>>,
+    rows: Vec<Vec<u32>>,
+    /// What kernels need of the lists, built once for all layers.
+    tables: gpu::Cached,
 }
 
 impl DecodeRows {
+    /// For each row the indices into the cache of all its sequence's tokens, in order of position, its newest token's own included.
+    pub fn new(rows: Vec<Vec<u32>>) -> Self {
+        Self {
+            rows,
+            tables: gpu::Cached::default(),
+        }
+    }
+
+    /// The lists.
+    pub fn rows(&self) -> &[Vec<u32>] {
+        &self.rows
+    }
+
     /// The indices of row `r` that lie within the window: the last ones.
     fn visible(&self, r: usize, window: Option<usize>) -> &[u32] {
         let row = &self.rows[r];
@@ -37,9 +52,8 @@ pub fn decode_attention(
     let shape = check(q, pool_k, pool_v, rows, config)?;
     match backend(&[q, pool_k, pool_v]) {
         Backend::Fused => cpu::decode_attention(q, pool_k, pool_v, rows, shape, config),
-        Backend::Kernel | Backend::Reference => {
-            reference::decode_attention(q, pool_k, pool_v, rows, config)
-        }
+        Backend::Kernel => gpu::decode_attention(q, pool_k, pool_v, rows, shape, config),
+        Backend::Reference => reference::decode_attention(q, pool_k, pool_v, rows, config),
     }
 }
 
@@ -87,6 +101,7 @@ mod tests {
     use super::*;
     use crate::layout::{Layout, Segment};
     use crate::testing::{TestRng, assert_close, flat};
+    use candle_core::DType;
 
     fn config(head_dim: usize, scale: f64, window: Option<usize>) -> AttentionConfig {
         AttentionConfig {
@@ -103,9 +118,7 @@ mod tests {
                 .map(|_| rng.below(pool) as u32)
                 .collect()
         };
-        DecodeRows {
-            rows: (0..rows).map(|_| row(rng)).collect(),
-        }
+        DecodeRows::new((0..rows).map(|_| row(rng)).collect())
     }
 
     #[test]
@@ -139,6 +152,50 @@ mod tests {
         }
     }
 
+    /// Rows of one place, and of more places than a piece has; in three number formats, and the same bits in any order of threads.
+    #[test]
+    fn the_kernel_agrees_with_the_reference() {
+        if !rlhf_grid::AVAILABLE {
+            return;
+        }
+        let mut rng = TestRng::new(4);
+        for (heads, kv_heads, d) in [(4, 2, 16), (3, 1, 33), (2, 2, 64)] {
+            let long = (0..600).map(|_| rng.below(50) as u32).collect();
+            let rows = DecodeRows::new(vec![vec![7], long, (0..30).collect()]);
+            let operands = [
+                rng.tensor(&[3, heads * d]),
+                rng.tensor(&[50, kv_heads * d]),
+                rng.tensor(&[50, kv_heads * d]),
+            ];
+            for (window, softcap) in [(None, None), (Some(300), Some(0.8)), (Some(5), None)] {
+                let config = AttentionConfig {
+                    softcap,
+                    ..config(d, 0.7, window)
+                };
+                for (dtype, tolerance) in
+                    [(DType::F32, 1e-5), (DType::BF16, 1e-2), (DType::F16, 2e-3)]
+                {
+                    let [q, k, v] = operands.each_ref().map(|t| t.to_dtype(dtype).unwrap());
+                    let kernel = |order| {
+                        rlhf_grid::with_order(order, || {
+                            crate::on_the_emulated_grid(rlhf_grid::launch, || {
+                                decode_attention(&q, &k, &v, &rows, config).unwrap()
+                            })
+                        })
+                    };
+                    let launches = crate::kernel_launches();
+                    let found = kernel(0);
+                    assert_eq!(crate::kernel_launches() - launches, 2);
+                    let [q, k, v] = [&q, &k, &v].map(|t| t.to_dtype(DType::F32).unwrap());
+                    let want = reference(&q, &k, &v, &rows, config).unwrap();
+                    let what = format!("{heads}/{kv_heads} heads of {d}, {dtype:?}, {config:?}");
+                    assert_close(&found, &want, tolerance, &what);
+                    assert_eq!(flat(&found), flat(&kernel(3)), "{what}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn equals_the_last_token_of_packed_attention() {
         let mut rng = TestRng::new(2);
@@ -159,9 +216,7 @@ mod tests {
         ];
         let layout = Layout::new(segments).unwrap();
         let last = Tensor::new(&[6u32, 8], q.device()).unwrap();
-        let rows = DecodeRows {
-            rows: vec![vec![0, 1, 2, 3, 4, 5, 6], vec![0, 1, 2, 3, 7, 8]],
-        };
+        let rows = DecodeRows::new(vec![vec![0, 1, 2, 3, 4, 5, 6], vec![0, 1, 2, 3, 7, 8]]);
         // Windows that end in the segment itself, in its prefix, and before it.
         for (window, softcap) in [
             (None, None),
@@ -202,7 +257,7 @@ mod tests {
     fn an_index_beyond_the_pool_is_refused() {
         let x = TestRng::new(3).tensor(&[1, 2]);
         for row in [vec![], vec![1]] {
-            let rows = DecodeRows { rows: vec![row] };
+            let rows = DecodeRows::new(vec![row]);
             assert!(decode_attention(&x, &x, &x, &rows, AttentionConfig::new(2)).is_err());
         }
     }

@@ -19,7 +19,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::{
     CompileError, CompileOptions, compile_ptx_with_opts,
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Storage, bail};
+use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Storage, Tensor, bail};
 
 use super::product::Operand;
 use super::{Argument, Kernel, Memory};
@@ -128,6 +128,11 @@ pub(super) fn product(
         )
     }
     .w()
+}
+
+pub(super) fn address_of(tensor: &Tensor, device: &CudaDevice) -> Result<i64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Ok(address(&storage, layout.start_offset(), &device.cuda_stream())? as i64)
 }
 
 /// The address of the element at `offset`.

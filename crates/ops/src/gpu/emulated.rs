@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, Result, Storage, StorageRef, bail};
+use candle_core::{CpuStorage, Result, Storage, StorageRef, Tensor, bail};
 
 use super::{Argument, Kernel};
 
@@ -91,6 +91,14 @@ pub(super) fn launch(
         )
     };
     result.map_err(candle_core::Error::msg)
+}
+
+pub(super) fn address_of(tensor: &Tensor) -> Result<i64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match address(&storage, layout.start_offset(), &mut String::new())? {
+        Value::Address(address) => Ok(address as i64),
+        Value::Int(_) | Value::Float(_) => bail!("a tensor has an address"),
+    }
 }
 
 /// The address of the element at `offset`, and its type's letter.

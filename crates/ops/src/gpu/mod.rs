@@ -128,6 +128,24 @@ impl Kernel {
     }
 }
 
+/// The addresses of contiguous tensors' first elements, for tables; the tensors must outlive the launches that use them.
+pub(crate) fn addresses(tensors: &[&Tensor], device: &Device) -> Result<Vec<i64>> {
+    tensors
+        .iter()
+        .map(|t| {
+            if !t.is_contiguous() {
+                bail!("a table of addresses needs contiguous tensors")
+            }
+            match device {
+                Device::Cpu => emulated::address_of(t),
+                #[cfg(feature = "cuda")]
+                Device::Cuda(device) => cuda::address_of(t, device),
+                _ => bail!("this device has no kernels of ours"),
+            }
+        })
+        .collect()
+}
+
 /// Products of tiles in shared memory, for the texts that need them.
 pub(crate) const TILE: &str = include_str!("tile.h");
 

@@ -1,0 +1,41 @@
+//! AdamW on a GPU: one launch for all tensors whose gradients have one type.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::AdamWTensors;
+use crate::gpu::Argument::{In, Int};
+use crate::gpu::{Kernel, addresses};
+
+/// `EACH` of the text.
+const EACH: usize = 16;
+
+pub(super) fn adamw(all: &[AdamWTensors<'_>], device: &Device) -> Result<()> {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let of_type: Vec<_> = all.iter().filter(|t| t.grad.dtype() == dtype).collect();
+        if !of_type.is_empty() {
+            launch(&of_type, dtype, device)?;
+        }
+    }
+    Ok(())
+}
+
+fn launch(all: &[&AdamWTensors<'_>], dtype: DType, device: &Device) -> Result<()> {
+    let kernel = Kernel::new(include_str!("kernel.h"), "adamw", dtype);
+    let grads: Result<Vec<Tensor>> = all.iter().map(|t| t.grad.detach().contiguous()).collect();
+    let grads = grads?;
+    let (mut table, mut factors, mut blocks) = (Vec::new(), Vec::new(), 0);
+    for (t, grad) in all.iter().zip(&grads) {
+        let n = t.param.elem_count();
+        table.extend(addresses(&[t.param, grad, t.m, t.v], device)?);
+        table.extend([n as i64, blocks as i64]);
+        factors.extend(t.step.factors().all());
+        blocks += n.div_ceil(kernel.threads * EACH);
+    }
+    let table = Tensor::new(table, device)?;
+    let factors = Tensor::new(factors, device)?;
+    kernel.launch(
+        device,
+        [blocks, 1],
+        &[In(&table), In(&factors), Int(all.len())],
+    )
+}

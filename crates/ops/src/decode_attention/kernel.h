@@ -1,0 +1,80 @@
+// Attention of the newest tokens over a cache: each row of the batch sees the places of the pools that its list names. A key head's queries are
+// BLOCK_Y of a piece of the list, BLOCK_X; what the pieces find is joined afterwards (Dao et al. 2023, "Flash-Decoding"). A warp takes one place
+// after another, its lanes the elements of a head.
+//
+// A piece is its row, its first entry of `places` and its number of them. Its part: for every query head the sum Σ e^(s−m)·v, then m and Σ e^(s−m).
+
+#define WARPS (THREADS / 32)
+#define EACH ((HEAD + 31) / 32) // elements of a head for each lane
+
+struct Parts { float sum[WARPS][HEAD], top[WARPS], total[WARPS]; };
+
+KERNEL(decode_pieces, GLOBAL const REAL* q, GLOBAL const REAL* k, GLOBAL const REAL* v, GLOBAL const u32* pieces, GLOBAL const u32* places,
+       GLOBAL float* parts, INT heads, INT kv_heads, INT d, FLOAT scale, FLOAT cap) {
+    SHARED(Parts, m);
+    const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), row = pieces[3 * BLOCK_X], first = pieces[3 * BLOCK_X + 1], count = pieces[3 * BLOCK_X + 2];
+    const int warp = THREAD / 32, lane = THREAD % 32;
+    float query[EACH], sum[EACH], top = -INFINITE, total = 0;
+    UNROLL for (int e = 0; e < EACH; e++) {
+        const int i = e * 32 + lane;
+        query[e] = i < d ? wide(q[(row * heads + head) * d + i]) * scale : 0;
+        sum[e] = 0;
+    }
+    for (i64 at = warp; at < count; at += WARPS) {
+        const i64 token = ((i64)places[first + at] * kv_heads + kv_head) * d;
+        float s = 0;
+        UNROLL for (int e = 0; e < EACH; e++) {
+            const int i = e * 32 + lane;
+            if (i < d) s += query[e] * wide(k[token + i]);
+        }
+        s = warp_sum(s);
+        if (cap != 0) s = cap * tanh_(s / cap);
+        const float best = max_(top, s), shrink = exp_(top - best), weight = exp_(s - best);
+        top = best;
+        total = total * shrink + weight;
+        UNROLL for (int e = 0; e < EACH; e++) {
+            const int i = e * 32 + lane;
+            sum[e] = sum[e] * shrink + (i < d ? weight * wide(v[token + i]) : 0);
+        }
+    }
+    UNROLL for (int e = 0; e < EACH; e++)
+        if (e * 32 + lane < d) m.sum[warp][e * 32 + lane] = sum[e];
+    if (lane == 0) {
+        m.top[warp] = top;
+        m.total[warp] = total;
+    }
+    block_sync();
+    float best = -INFINITE, all = 0;
+    for (int w = 0; w < WARPS; w++) best = max_(best, m.top[w]); // finite: the first warp has a place
+    for (int w = 0; w < WARPS; w++) all += m.total[w] * exp_(m.top[w] - best);
+    GLOBAL float* part = parts + (BLOCK_X * heads + head) * (d + 2);
+    for (int i = THREAD; i < d; i += THREADS) {
+        float x = 0;
+        for (int w = 0; w < WARPS; w++) x += m.top[w] == -INFINITE ? 0 : m.sum[w][i] * exp_(m.top[w] - best);
+        part[i] = x;
+    }
+    if (THREAD == 0) {
+        part[d] = best;
+        part[d + 1] = all;
+    }
+}
+
+// o of each row and head from its row's pieces, `firsts[row]` to `firsts[row + 1]`, in their order; a warp each.
+KERNEL(decode_join, GLOBAL const float* parts, GLOBAL const u32* firsts, GLOBAL REAL* o, INT rows, INT heads, INT d) {
+    const i64 at = BLOCK_X * (THREADS / 32) + THREAD / 32, row = at / heads, head = at % heads;
+    if (row >= rows) return;
+    float best = -INFINITE, all = 0;
+    for (i64 piece = firsts[row]; piece < firsts[row + 1]; piece++) best = max_(best, parts[(piece * heads + head) * (d + 2) + d]);
+    for (i64 piece = firsts[row]; piece < firsts[row + 1]; piece++) {
+        GLOBAL const float* part = parts + (piece * heads + head) * (d + 2);
+        all += part[d + 1] * exp_(part[d] - best);
+    }
+    for (i64 i = THREAD % 32; i < d; i += 32) {
+        float x = 0;
+        for (i64 piece = firsts[row]; piece < firsts[row + 1]; piece++) {
+            GLOBAL const float* part = parts + (piece * heads + head) * (d + 2);
+            x += part[i] * exp_(part[d] - best);
+        }
+        narrow(o[at * d + i], x / all);
+    }
+}
