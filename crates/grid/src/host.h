@@ -60,7 +60,7 @@ struct Thread {
     At at = At::Running;
     long line = 0; // where it waits
     unsigned char offer[64]; // to the other lanes
-    Copy copies[64]; // not waited for yet
+    Copy copies[256]; // not waited for yet
     int copying = 0;
     void* tsan = nullptr;
 };
@@ -373,7 +373,7 @@ template <class T> SCHEDULER inline T offered(int lane) {
 SCHEDULER inline void taken(long line) { wait(At::Warp, -line, false); }
 SCHEDULER inline void remember(const Copy& copy) {
     Thread& thread = now->threads[now->current];
-    if (thread.copying == 64) return fail_here("it has more than 64 copies that it did not wait for");
+    if (thread.copying == 256) return fail_here("it has more than 256 copies that it did not wait for");
     thread.copies[thread.copying++] = copy;
 }
 SCHEDULER inline bool next_copy(Copy& copy) {
