@@ -19,7 +19,7 @@ def compiled(text: str, architecture: str) -> str:
     """What the compiler says of the text; ends the program where it refuses it."""
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
-    options = [f"--gpu-architecture={architecture}", "--std=c++14", "--ptxas-options=-v"]
+    options = [f"-arch={architecture}", "-std=c++14", "--ptxas-options=-v"]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*[o.encode() for o in options]))
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))

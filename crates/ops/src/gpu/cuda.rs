@@ -207,8 +207,8 @@ fn hash(of: &impl Hash) -> u64 {
 
 /// The text as PTX for devices of this capability: from the cache, or compiled and put there.
 fn compile(name: &str, source: &str, major: i32, minor: i32) -> Result<String> {
-    let architecture = format!("--gpu-architecture=compute_{major}{minor}");
-    let options = vec![architecture, "--std=c++14".into()];
+    let architecture = format!("-arch=compute_{major}{minor}");
+    let options = vec![architecture, "-std=c++14".into()];
     let key = hash(&(source, &options, env!("CARGO_PKG_VERSION")));
     let cached = cache().map(|folder| folder.join(format!("{key:016x}.ptx")));
     if let Some(ptx) = cached.as_ref().and_then(|f| fs_err::read_to_string(f).ok()) {
