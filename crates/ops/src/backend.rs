@@ -24,7 +24,7 @@ pub(crate) enum Backend {
 pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
     let all = |dtype| operands.iter().all(|t| t.dtype() == dtype);
     let all_on = |here: fn(&Device) -> bool| operands.iter().all(|t| here(t.device()));
-    let emulated = emulated();
+    let emulated = EMULATED.get();
     if reference_only() {
         Backend::Reference
     } else if !emulated && all(DType::F32) && all_on(Device::is_cpu) {
@@ -38,16 +38,8 @@ pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
     }
 }
 
-/// Whether GPU kernels run on tensors on the CPU.
-fn emulated() -> bool {
-    EMULATED.get() || (*EMULATED_BY_ENVIRONMENT && !cfg!(test))
-}
-
-/// `RLHF_BACKEND=emulated`.
-static EMULATED_BY_ENVIRONMENT: LazyLock<bool> =
-    LazyLock::new(|| std::env::var_os("RLHF_BACKEND").is_some_and(|value| value == "emulated"));
-
 thread_local! {
+    /// Whether GPU kernels run on tensors on the CPU.
     static EMULATED: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -76,7 +76,7 @@ pub use embedding::embedding;
 pub use experts::{Routing, combine, dispatch, expert_linear, quantised_expert_linear};
 pub use finite::is_finite;
 pub use gelu::{gelu_erf, gelu_tanh};
-pub use gpu::{Emulator, emulate, kernel_launches};
+pub use gpu::{Emulator, kernel_launches};
 pub use gradient_sums::{GradientSums, backward_into};
 pub use host::{host_reads, read_to_host};
 pub use layer_norm::layer_norm;

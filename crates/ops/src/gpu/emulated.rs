@@ -21,9 +21,8 @@ pub type Emulator = unsafe fn(
 
 static EMULATOR: OnceLock<Emulator> = OnceLock::new();
 
-/// From now on kernels for GPUs can run on tensors in the host's memory. For tests, before the first operation: `emulator` is `rlhf_grid::launch`.
-/// They do run where the environment has `RLHF_BACKEND=emulated`.
-pub fn emulate(emulator: Emulator) {
+/// From now on kernels for GPUs can run on tensors in the host's memory.
+pub(crate) fn emulate(emulator: Emulator) {
     let _ = EMULATOR.set(emulator);
 }
 
@@ -40,10 +39,7 @@ pub(super) fn launch(
     arguments: &[Argument<'_>],
 ) -> Result<()> {
     let Some(emulator) = EMULATOR.get() else {
-        bail!(
-            "kernel {}: this program has no emulated grid; RLHF_BACKEND=emulated is for tests",
-            kernel.name
-        )
+        bail!("kernel {}: this program has no emulated grid", kernel.name)
     };
     let mut held: Vec<StorageRef<'_>> = Vec::new(); // locked while the kernel runs
     let mut signature = String::new();

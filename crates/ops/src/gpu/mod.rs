@@ -1,7 +1,7 @@
 //! Kernels for GPUs: one text for CUDA and for the emulated grid of the tests, and one way to launch it.
 //!
 //! A kernel's text is the `kernel.h` beside its operation, written in what `grid.h` offers. It is specialised when it is first needed, by the type
-//! of the elements (`REAL`) and the sizes that decide how it is unrolled, and compiled by NVRTC on a CUDA device, or by [`emulate`]'s function for
+//! of the elements (`REAL`) and the sizes that decide how it is unrolled, and compiled by NVRTC on a CUDA device, or by an [`Emulator`] for
 //! tensors in the host's memory. Both get the same text and the same arguments through [`Kernel::launch`]: what the tests prove of tile tables,
 //! offsets, strides and the order of arguments holds on a device too.
 //!
@@ -24,7 +24,8 @@ use std::cell::Cell;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 pub(crate) use attach::{attach1, attach2, attach3};
-pub use emulated::{Emulator, emulate};
+pub use emulated::Emulator;
+pub(crate) use emulated::emulate;
 pub(crate) use map::{Map, elementwise};
 pub(crate) use memory::Memory;
 pub(crate) use product::{new_product, product};
