@@ -176,9 +176,11 @@ pub(super) fn allocate(device: &CudaDevice, n: usize, dtype: DType) -> Result<Cu
 
 /// The kernel's function on this device, compiled and loaded when it is first needed.
 fn function(kernel: &Kernel, device: &CudaDevice) -> Result<CudaFunction> {
-    let source = kernel.source()?;
     let context = device.cuda_stream().context().clone();
-    let key = hash(&(&source, kernel.name, context.ordinal()));
+    // Texts are constants of the program: their addresses tell them apart at every launch, without a look at what they say.
+    let texts: Vec<*const u8> = kernel.text.iter().map(|text| text.as_ptr()).collect();
+    let sizes = (kernel.threads, &kernel.constants);
+    let key = hash(&(texts, kernel.name, kernel.real, sizes, context.ordinal()));
     let mut functions = match FUNCTIONS.lock() {
         Ok(functions) => functions,
         Err(poisoned) => poisoned.into_inner(),
@@ -187,7 +189,8 @@ fn function(kernel: &Kernel, device: &CudaDevice) -> Result<CudaFunction> {
         return Ok(function.clone());
     }
     let (major, minor) = context.compute_capability().w()?;
-    let module = context.load_module(compile(kernel.name, &source, major, minor)?.into());
+    let ptx = compile(kernel.name, &kernel.source()?, major, minor)?;
+    let module = context.load_module(ptx.into());
     let function = module.w()?.load_function(kernel.name).w()?;
     if kernel.shared > SHARED_BY_DEFAULT {
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
