@@ -39,3 +39,23 @@ fn doctor_shows_the_ranks_and_what_a_sum_sends_is_what_the_simulator_says() {
         "{sum} and {said}"
     );
 }
+
+/// Every rank holds its models, so the host needs as many times the memory of one process.
+#[test]
+fn doctor_counts_the_memory_of_all_ranks_of_the_host() {
+    let folder = Folder::empty();
+    folder.write("sft.toml", "[sft]\nsteps = 2\n");
+    let memory = |ranks| {
+        let report: Value =
+            serde_json::from_str(&done(&folder, ranks, "doctor sft.toml --json")).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let of_sft = checks
+            .iter()
+            .find(|check| check["part"] == "sft" && check["check"] == "memory");
+        of_sft.unwrap()["found"].as_str().unwrap().to_owned()
+    };
+    let mib = |found: &str| -> f64 { found.split(' ').nth(1).unwrap().parse().unwrap() };
+    let (one, three) = (memory(1), memory(3));
+    assert!(three.contains(" for 3 ranks of "), "{three}");
+    assert!((mib(&three) / mib(&one) - 3.0).abs() < 0.05, "{one}; {three}");
+}

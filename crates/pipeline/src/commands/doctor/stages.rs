@@ -223,7 +223,16 @@ impl Pipeline<'_> {
         let beside = start.made_by.iter().skip(1);
         let unmade: u64 = beside.filter_map(|stage| self.trained.get(*stage)).sum();
         let needed = plan.memory.iter().map(|item| item.bytes).sum::<u64>() + 4 * unmade;
-        let about = format!("about {}", readable_bytes(needed));
+        // The ranks of one host share its memory, and each holds all of this; a GPU belongs to one of them.
+        let ranks = match self.machine.device.is_cpu() {
+            true => self.machine.comm.on_this_host().1,
+            false => 1,
+        };
+        let needed = needed * ranks as u64;
+        let about = match ranks {
+            1 => format!("about {}", readable_bytes(needed)),
+            _ => format!("about {} for {ranks} ranks", readable_bytes(needed)),
+        };
         let (free, _) = memory();
         self.report.push(match self.machine.device.is_cpu() {
             false => Finding::new("memory", format!("{about} on the device"), &[]),
