@@ -57,5 +57,8 @@ fn doctor_counts_the_memory_of_all_ranks_of_the_host() {
     let mib = |found: &str| -> f64 { found.split(' ').nth(1).unwrap().parse().unwrap() };
     let (one, three) = (memory(1), memory(3));
     assert!(three.contains(" for 3 ranks of "), "{three}");
-    assert!((mib(&three) / mib(&one) - 3.0).abs() < 0.05, "{one}; {three}");
+    assert!(
+        (mib(&three) / mib(&one) - 3.0).abs() < 0.05,
+        "{one}; {three}"
+    );
 }

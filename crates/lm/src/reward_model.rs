@@ -144,7 +144,7 @@ impl RewardModel {
             )));
         }
         // In bf16 and f16 a score moves by more than rounding in f32 would explain.
-        let tolerance = if dtype == DType::F32 {
+        let tolerance = if rlhf_ops::computes_in_f32(dtype) {
             PROBE_TOLERANCE
         } else {
             10.0 * PROBE_TOLERANCE

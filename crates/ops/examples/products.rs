@@ -1,5 +1,6 @@
 //! Rates of the linear layer's matrix products on this CPU, as training has them: `y = x·Wᵀ`, and in its backward pass `dX = G·W` and
-//! `dW = Gᵀ·X`. Prints one JSON object a shape. `RAYON_NUM_THREADS` says how many threads, `RLHF_SIMD=avx2` what an older machine would do.
+//! `dW = Gᵀ·X`. Prints one JSON object a shape. `RAYON_NUM_THREADS` says how many threads, `RLHF_SIMD=avx2` what an older machine would do;
+//! with the argument `bf16` the operands are rounded to it, where the machine has such products.
 //!
 //! `scripts/bench/products` runs it beside PyTorch and NumPy.
 
@@ -24,6 +25,7 @@ const SHAPES: [(usize, usize, usize); 8] = [
 
 fn main() -> Result<()> {
     rlhf_ops::device::keep_freed_memory();
+    rlhf_ops::set_bf16_products(std::env::args().nth(1).is_some_and(|arg| arg == "bf16"));
     for (rows, inputs, outputs) in SHAPES {
         let new = |shape| Var::randn(0f32, 1.0, shape, &Device::Cpu);
         let (x, w) = (new((rows, inputs))?, new((outputs, inputs))?);

@@ -31,7 +31,14 @@ pub fn describe(device: &Device) -> String {
         DeviceLocation::Cpu => {
             let threads = rayon::current_num_threads();
             let plural = if threads == 1 { "" } else { "s" };
-            format!("cpu ({threads} thread{plural}, {})", instructions())
+            let products = match crate::half_products::bf16_products() {
+                true => ", products in bf16",
+                false => "",
+            };
+            format!(
+                "cpu ({threads} thread{plural}, {}{products})",
+                instructions()
+            )
         }
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
@@ -43,6 +50,9 @@ pub fn arithmetic(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cpu if crate::reference_only() => {
             format!("cpu, {}, reference", instructions())
+        }
+        DeviceLocation::Cpu if crate::half_products::bf16_products() => {
+            format!("cpu, {}, products in bf16", instructions())
         }
         DeviceLocation::Cpu => format!("cpu, {}", instructions()),
         DeviceLocation::Cuda { .. } => "cuda".to_owned(),

@@ -73,6 +73,10 @@ impl Machine {
         if device.is_cpu() {
             rlhf_ops::device::keep_freed_memory();
         }
+        let dtype = match device.is_cpu() && !rlhf_ops::reference_only() {
+            true => on_cpu(dtype),
+            false => dtype,
+        };
         let progress = if quiet || !comm.leads() {
             ProgressStyle::Quiet
         } else {
@@ -145,6 +149,20 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// What tensors on the CPU are held in where a model is to compute in `dtype`: always f32. Half precision pays there in products of matrices, of
+/// which the operands are rounded to bf16 where the machine has instructions for it.
+fn on_cpu(dtype: DType) -> DType {
+    let products = dtype == DType::BF16 && rlhf_ops::has_bf16_products();
+    rlhf_ops::set_bf16_products(products);
+    if dtype != DType::F32 && !products {
+        tracing::warn!(
+            "dtype {0}: this CPU has no products in {0}; it computes in f32, which is no slower and more exact",
+            dtype.as_str()
+        );
+    }
+    DType::F32
 }
 
 /// From now on Ctrl-C sets `interrupt` and tells `words`; a second one ends the process.

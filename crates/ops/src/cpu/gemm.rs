@@ -6,6 +6,8 @@ use super::buffer::{SharedMut, zeros};
 use super::matrix::{Matrix, Target};
 #[cfg(target_arch = "x86_64")]
 use super::{gemm_few_rows, gemm_tiled};
+#[cfg(target_arch = "x86_64")]
+use crate::half_products::bf16_products;
 
 /// The threads that compute a product.
 #[derive(Clone, Copy, PartialEq)]
@@ -32,10 +34,15 @@ pub(crate) unsafe fn multiply_into(
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     assert!(k == b.rows(), "kernel: {m}×{k} by {}×{n}", b.rows());
     #[cfg(target_arch = "x86_64")]
-    if gemm_tiled::is_worthwhile(a, b, threads) {
-        // SAFETY: it is worthwhile; the rest is the caller's promise.
-        unsafe { gemm_tiled::multiply_into(target, a, b, scale, accumulate, threads) }
-        return;
+    {
+        let in_pairs = threads == Threads::All && bf16_products() && gemm_tiled::has_pairs(a, b);
+        if in_pairs || gemm_tiled::is_worthwhile(a, b, threads) {
+            // SAFETY: one of both was found; the rest is the caller's promise.
+            unsafe {
+                gemm_tiled::multiply_into(target, a, b, scale, accumulate, threads, in_pairs);
+            }
+            return;
+        }
     }
     let parallelism = match threads {
         Threads::One => Parallelism::None,

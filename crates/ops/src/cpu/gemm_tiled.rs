@@ -4,6 +4,8 @@
 //! operands are first copied into panels, which a tile reads sequentially: the smaller operand once, for all tasks; the larger one piece by
 //! piece, each piece small enough for the second-level cache of the core that works on it (Goto, van de Geijn 2008, "Anatomy of
 //! high-performance matrix multiplication"). Every element is summed in the order of k, whatever the number of tasks.
+//!
+//! Panels hold numbers in f32, or pairs of them in bf16 for machines that add the products of a pair at once.
 
 use std::arch::x86_64::*;
 use std::array;
@@ -13,7 +15,8 @@ use rayon::prelude::*;
 
 use super::gemm::Threads;
 use super::matrix::{Matrix, Target};
-use super::panels::{DEPTH, Lines, Panels, blocks, pack, panels_of};
+use super::pairs::Pair;
+use super::panels::{DEPTH, Lines, Panels, Single, Word, blocks, panels_of};
 use super::simd;
 use super::vector::Vector;
 
@@ -33,10 +36,16 @@ pub(super) fn is_worthwhile(a: Matrix<'_>, b: Matrix<'_>, threads: Threads) -> b
         && a.rows() * a.columns() * b.columns() >= least
 }
 
-/// `target = scale · a·b`, or `target += scale · a·b`.
+/// Whether the product can be computed from operands in bf16. It depends on nothing that a batch may change but its being more than a few rows:
+/// the same row gives the same numbers in every batch.
+pub(super) fn has_pairs(a: Matrix<'_>, b: Matrix<'_>) -> bool {
+    simd::avx512_bf16() && a.rows() >= 8 && b.columns() >= 16
+}
+
+/// `target = scale · a·b`, or `target += scale · a·b`; `in_pairs` with operands rounded to bf16.
 ///
 /// # Safety
-/// [`is_worthwhile`]. The rest as for [`gemm::multiply_into`](super::gemm::multiply_into).
+/// [`is_worthwhile`], or [`has_pairs`] if `in_pairs`. The rest as for [`gemm::multiply_into`](super::gemm::multiply_into).
 pub(super) unsafe fn multiply_into(
     target: Target<'_>,
     a: Matrix<'_>,
@@ -44,6 +53,7 @@ pub(super) unsafe fn multiply_into(
     scale: f32,
     accumulate: bool,
     threads: Threads,
+    in_pairs: bool,
 ) {
     let product = Product {
         target,
@@ -57,20 +67,25 @@ pub(super) unsafe fn multiply_into(
     unsafe {
         // The last tile of a row may reach beyond the result; with 64 columns, as in attention, the wider tiles would waste a third.
         let padded = |width: usize| b.columns().next_multiple_of(width);
-        match (simd::avx512(), padded(48) <= padded(32)) {
-            (true, true) => product.compute::<Avx512, 8, 48>(PIECE, PIECE / 3),
-            (true, false) => product.compute::<Avx512, 8, 32>(PIECE, PIECE / 3),
-            (false, _) => product.compute::<Avx2, 6, 16>(PIECE / 2, PIECE / 6),
+        match (simd::avx512(), in_pairs, padded(48) <= padded(32)) {
+            (true, true, true) => product.compute::<Avx512Bf16, 8, 48>(PIECE, PIECE / 3),
+            (true, true, false) => product.compute::<Avx512Bf16, 8, 32>(PIECE, PIECE / 3),
+            (true, false, true) => product.compute::<Avx512, 8, 48>(PIECE, PIECE / 3),
+            (true, false, false) => product.compute::<Avx512, 8, 32>(PIECE, PIECE / 3),
+            (false, ..) => product.compute::<Avx2, 6, 16>(PIECE / 2, PIECE / 6),
         }
     }
 }
 
 /// How one instruction set computes a tile of `R` rows by `C` columns.
 trait Tile<const R: usize, const C: usize> {
+    /// What its panels hold.
+    type Word: Word;
+
     /// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`), in rows `stride` apart.
     ///
     /// # Safety
-    /// The machine has the instructions. `a` holds `depth` columns of `R` elements, `b` holds `depth` rows of `C`. The tile's elements at
+    /// The machine has the instructions. `a` holds `depth` columns of `R` words, `b` holds `depth` rows of `C`. The tile's elements at
     /// `out` are the caller's alone, and initialised to `accumulate`.
     unsafe fn sum_products(
         a: &[f32],
@@ -83,10 +98,41 @@ trait Tile<const R: usize, const C: usize> {
     );
 }
 
+/// How the products of a word are added to sums in vectors of one kind.
+trait Terms<V> {
+    /// `sum + Σ weight·x` over the numbers of the words.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn add(sum: V, weight: V, x: V) -> V;
+}
+
+impl<V: Vector> Terms<V> for Single {
+    #[inline(always)]
+    unsafe fn add(sum: V, weight: V, x: V) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { sum.add_mul(weight, x) }
+    }
+}
+
+impl Terms<__m512> for Pair {
+    #[inline(always)]
+    unsafe fn add(sum: __m512, weight: __m512, x: __m512) -> __m512 {
+        // SAFETY: the caller's promise; vectors of words are vectors of pairs.
+        unsafe {
+            let [weight, x] =
+                [weight, x].map(|words| std::mem::transmute::<__m512, __m512bh>(words));
+            _mm512_dpbf16_ps(sum, weight, x)
+        }
+    }
+}
+
 /// A [`Tile`] for one instruction set, of rows by so many of its vectors.
 macro_rules! tile {
-    ($set:ident, $features:literal, $vector:ty, $rows:literal x $columns:literal) => {
+    ($set:ident, $features:literal, $vector:ty, $word:ty, $rows:literal x $columns:literal) => {
         impl Tile<$rows, $columns> for $set {
+            type Word = $word;
+
             #[target_feature(enable = $features)]
             unsafe fn sum_products(
                 a: &[f32],
@@ -100,7 +146,7 @@ macro_rules! tile {
                 const VECTORS: usize = $columns / <$vector as Vector>::LANES;
                 // SAFETY: the caller's promise; so many vectors make a row.
                 unsafe {
-                    sum_products::<$vector, $rows, VECTORS>(
+                    sum_products::<$vector, $word, $rows, VECTORS>(
                         a, b, depth, out, stride, scale, accumulate,
                     )
                 }
@@ -110,17 +156,20 @@ macro_rules! tile {
 }
 
 struct Avx512;
+struct Avx512Bf16;
 struct Avx2;
-tile!(Avx512, "avx512f", __m512, 8 x 48);
-tile!(Avx512, "avx512f", __m512, 8 x 32);
-tile!(Avx2, "avx2,fma", __m256, 6 x 16);
+tile!(Avx512, "avx512f", __m512, Single, 8 x 48);
+tile!(Avx512, "avx512f", __m512, Single, 8 x 32);
+tile!(Avx512Bf16, "avx512f,avx512bf16", __m512, Pair, 8 x 48);
+tile!(Avx512Bf16, "avx512f,avx512bf16", __m512, Pair, 8 x 32);
+tile!(Avx2, "avx2,fma", __m256, Single, 6 x 16);
 
 /// [`Tile::sum_products`] of `R` rows by `N` vectors.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn sum_products<V: Vector, const R: usize, const N: usize>(
+unsafe fn sum_products<V: Vector, W: Terms<V>, const R: usize, const N: usize>(
     a: &[f32],
     b: &[f32],
     depth: usize,
@@ -138,7 +187,7 @@ unsafe fn sum_products<V: Vector, const R: usize, const N: usize>(
             for (r, sums) in sums.iter_mut().enumerate() {
                 let weight = V::splat(*a.add(r));
                 for (sum, x) in sums.iter_mut().zip(row) {
-                    *sum = sum.add_mul(weight, x);
+                    *sum = W::add(*sum, weight, x);
                 }
             }
             a = a.add(R);
@@ -182,19 +231,15 @@ impl Product<'_> {
     ) {
         let (m, k, n) = (self.a.rows(), self.a.columns(), self.b.columns());
         if m <= n {
-            let packed = Panels::<R>::all(Lines::rows(self.a), self.threads);
+            let packed = Panels::<T::Word, R>::all(Lines::rows(self.a), self.threads);
             let share = self.share(n.div_ceil(C), columns_piece / (C * DEPTH));
             self.each(n.div_ceil(share * C), |task, piece| {
                 let columns = task * share * C..n.min((task + 1) * share * C);
-                for (block, depth) in blocks(k) {
-                    pack::<C>(
-                        Lines::columns(self.b),
-                        columns.clone(),
-                        depth.clone(),
-                        piece,
-                    );
-                    for (row, a) in packed.block(block, depth.len()) {
-                        for (column, b) in panels_of::<C>(piece, depth.len()) {
+                for (block, depth) in blocks::<T::Word>(k) {
+                    let words = T::Word::words(depth.len());
+                    T::Word::pack::<C>(Lines::columns(self.b), columns.clone(), depth, piece);
+                    for (row, a) in packed.block(block, words) {
+                        for (column, b) in panels_of::<C>(piece, words) {
                             let at = (row, columns.start + column);
                             // SAFETY: the caller's promise; every tile is one task's.
                             unsafe { self.tile::<T, R, C>(a, b, at, block) };
@@ -203,14 +248,15 @@ impl Product<'_> {
                 }
             });
         } else {
-            let packed = Panels::<C>::all(Lines::columns(self.b), self.threads);
+            let packed = Panels::<T::Word, C>::all(Lines::columns(self.b), self.threads);
             let share = self.share(m.div_ceil(R), rows_piece / (R * DEPTH));
             self.each(m.div_ceil(share * R), |task, piece| {
                 let rows = task * share * R..m.min((task + 1) * share * R);
-                for (block, depth) in blocks(k) {
-                    pack::<R>(Lines::rows(self.a), rows.clone(), depth.clone(), piece);
-                    for (column, b) in packed.block(block, depth.len()) {
-                        for (row, a) in panels_of::<R>(piece, depth.len()) {
+                for (block, depth) in blocks::<T::Word>(k) {
+                    let words = T::Word::words(depth.len());
+                    T::Word::pack::<R>(Lines::rows(self.a), rows.clone(), depth, piece);
+                    for (column, b) in packed.block(block, words) {
+                        for (row, a) in panels_of::<R>(piece, words) {
                             let at = (rows.start + row, column);
                             // SAFETY: as above.
                             unsafe { self.tile::<T, R, C>(a, b, at, block) };
@@ -324,6 +370,74 @@ mod tests {
         unsafe { product.compute::<T, R, C>(3 * C * DEPTH, 5 * R * DEPTH) }
     }
 
+    /// Sixteen floats without any instruction of their own, for what a machine that has no pairs can test of them.
+    #[derive(Clone, Copy)]
+    struct Plain([f32; 16]);
+
+    impl Vector for Plain {
+        const LANES: usize = 16;
+
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller's promise.
+            Self(unsafe { from.cast::<[f32; 16]>().read_unaligned() })
+        }
+        unsafe fn splat(x: f32) -> Self {
+            Self([x; 16])
+        }
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { to.cast::<[f32; 16]>().write_unaligned(self.0) }
+        }
+        unsafe fn add(self, other: Self) -> Self {
+            Self(array::from_fn(|i| self.0[i] + other.0[i]))
+        }
+        unsafe fn mul(self, other: Self) -> Self {
+            Self(array::from_fn(|i| self.0[i] * other.0[i]))
+        }
+        unsafe fn add_mul(self, a: Self, b: Self) -> Self {
+            Self(array::from_fn(|i| a.0[i].mul_add(b.0[i], self.0[i])))
+        }
+        unsafe fn sum(self) -> f32 {
+            self.0.iter().sum()
+        }
+    }
+
+    /// The two numbers of a word: the upper halves of two f32.
+    fn numbers(word: f32) -> [f32; 2] {
+        let bits = word.to_bits();
+        [bits << 16, bits & 0xFFFF_0000].map(f32::from_bits)
+    }
+
+    impl Terms<Plain> for Pair {
+        unsafe fn add(sum: Plain, weight: Plain, x: Plain) -> Plain {
+            Plain(array::from_fn(|i| {
+                let ([a0, a1], [b0, b1]) = (numbers(weight.0[i]), numbers(x.0[i]));
+                a0.mul_add(b0, a1.mul_add(b1, sum.0[i]))
+            }))
+        }
+    }
+
+    struct Portable;
+
+    impl Tile<8, 32> for Portable {
+        type Word = Pair;
+
+        unsafe fn sum_products(
+            a: &[f32],
+            b: &[f32],
+            depth: usize,
+            out: *mut f32,
+            stride: usize,
+            scale: f32,
+            accumulate: bool,
+        ) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                sum_products::<Plain, Pair, 8, 2>(a, b, depth, out, stride, scale, accumulate);
+            }
+        }
+    }
+
     /// The tiles that this machine can compute.
     fn tiles() -> Vec<Compute> {
         let mut tiles: Vec<Compute> = Vec::new();
@@ -337,10 +451,67 @@ mod tests {
         tiles
     }
 
+    /// Those of pairs; what has no instructions of its own is everywhere.
+    fn tiles_of_pairs() -> Vec<Compute> {
+        let mut tiles: Vec<Compute> = vec![compute::<Portable, 8, 32>];
+        if simd::avx512_bf16() {
+            tiles.push(compute::<Avx512Bf16, 8, 48>);
+            tiles.push(compute::<Avx512Bf16, 8, 32>);
+        }
+        tiles
+    }
+
     /// Brute force in f64, for whole tiles, edges, and either operand the smaller one. Every instruction set and any number of threads give
     /// the same bits, because the order of the sums is the same.
     #[test]
     fn agrees_with_sums_of_products_whatever_the_sizes_and_strides() {
+        check(&tiles(), true, f64::from);
+    }
+
+    /// Brute force in f64 over operands rounded to bf16. An instruction may round the sum of a pair otherwise than our emulation of it.
+    #[test]
+    fn in_pairs_agrees_with_sums_of_rounded_operands() {
+        let rounded = |x| f64::from(half::bf16::from_f32(x));
+        for tile in tiles_of_pairs() {
+            check(&[tile], true, rounded);
+        }
+        check(&tiles_of_pairs(), false, rounded);
+    }
+
+    /// Not a number and infinities come through; what bf16 cannot hold is infinite; ties go to the even number; subnormal numbers are zero.
+    #[test]
+    fn pairs_hold_every_kind_of_number() {
+        let tie = 1.0 + 1.0 / 256.0;
+        for (x, want) in [
+            (f32::NAN, f32::NAN),
+            (f32::INFINITY, f32::INFINITY),
+            (f32::NEG_INFINITY, f32::NEG_INFINITY),
+            (f32::MAX, f32::INFINITY),
+            (tie, 1.0),
+            (tie + 1.0 / 128.0, 1.0 + 2.0 / 128.0),
+            (-tie, -1.0),
+            (f32::MIN_POSITIVE / 2.0, 0.0),
+        ] {
+            // One column of x and else zeros, as rows and as columns, in whole panels and at the edges.
+            for (m, n) in [(8, 48), (9, 33)] {
+                let a = vec![1.0; m];
+                let b = vec![x; n];
+                for b in [Matrix::new(&b, 1, n), Matrix::new(&b, n, 1).t()] {
+                    for compute in tiles_of_pairs() {
+                        let mut out = vec![0.0; m * n];
+                        compute(&mut out, false, Matrix::new(&a, m, 1), b, Threads::One);
+                        for y in out {
+                            let same = y == 0.5 * want || y.is_nan() && want.is_nan();
+                            assert!(same, "{x} became {y}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `round` is what the operands go through. Where `alike`, all tiles give the same bytes.
+    fn check(tiles: &[Compute], alike: bool, round: impl Fn(f32) -> f64) {
         let mut rng = TestRng::new(1);
         for (m, k, n) in [
             (8, 2731, 48),
@@ -364,7 +535,7 @@ mod tests {
                 };
                 for accumulate in [false, true] {
                     let mut results = Vec::new();
-                    for compute in tiles() {
+                    for compute in tiles {
                         for threads in [Threads::One, Threads::All] {
                             let mut out = start.clone();
                             compute(&mut out, accumulate, left, right, threads);
@@ -375,7 +546,9 @@ mod tests {
                     let Some(out) = results.first() else {
                         return; // an old machine
                     };
-                    assert!(results.iter().all(|other| other == out), "{case}");
+                    if alike {
+                        assert!(results.iter().all(|other| other == out), "{case}");
+                    }
                     for at in (0..m * n).step_by(7) {
                         let (i, j) = (at / n, at % n);
                         let x = |p| {
@@ -392,7 +565,8 @@ mod tests {
                                 b[p * n + j]
                             }
                         };
-                        let sum: f64 = (0..k).map(|p| f64::from(x(p)) * f64::from(y(p))).sum();
+                        let term = |p| round(x(p)) * round(y(p));
+                        let sum: f64 = (0..k).map(term).sum();
                         let initial = if accumulate {
                             f64::from(start[at])
                         } else {

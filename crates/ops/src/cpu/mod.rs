@@ -12,6 +12,8 @@ mod gemm_tiled;
 pub(crate) mod matrix;
 pub(crate) mod operand;
 #[cfg(target_arch = "x86_64")]
+mod pairs;
+#[cfg(target_arch = "x86_64")]
 mod panels;
 pub(crate) mod simd;
 #[cfg(target_arch = "x86_64")]

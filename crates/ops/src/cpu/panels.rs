@@ -4,6 +4,7 @@
 //! every line. A tile then reads both of its panels from front to back.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -13,30 +14,86 @@ use super::gemm::Threads;
 use super::matrix::Matrix;
 use super::simd::prefetch;
 
-/// Block of k: how many products are summed in registers before they are added to the result.
+/// Block of k, in words: how many products are summed in registers before they are added to the result.
 pub(super) const DEPTH: usize = 256;
 
+/// What a panel holds of a line at one place.
+pub(super) trait Word: Sync {
+    /// How many neighbouring numbers of the line it has.
+    const NUMBERS: usize;
+
+    /// Copies some lines, in a range of k, into panels.
+    fn pack<const W: usize>(
+        of: Lines<'_>,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut Vec<f32>,
+    );
+
+    /// Copies up to `W` lines from `first` on. Lines from `end` on are zeros. Writes every word of `out`, which has room for `W` lines of this
+    /// depth.
+    fn pack_panel<const W: usize>(
+        of: Lines<'_>,
+        first: usize,
+        end: usize,
+        depth: Range<usize>,
+        out: &mut Uninit,
+    );
+
+    /// Words that hold so many numbers of a line.
+    fn words(numbers: usize) -> usize {
+        numbers.div_ceil(Self::NUMBERS)
+    }
+}
+
+/// One number, in f32.
+pub(super) struct Single;
+
+impl Word for Single {
+    const NUMBERS: usize = 1;
+
+    fn pack<const W: usize>(
+        of: Lines<'_>,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut Vec<f32>,
+    ) {
+        pack::<W>(of, lines, depth, out);
+    }
+
+    fn pack_panel<const W: usize>(
+        of: Lines<'_>,
+        first: usize,
+        end: usize,
+        depth: Range<usize>,
+        out: &mut Uninit,
+    ) {
+        pack_panel::<W>(of, first, end, depth, out);
+    }
+}
+
 /// Prefetch distance, in rows.
-const AHEAD: usize = 6;
+pub(super) const AHEAD: usize = 6;
 
 /// Elements of a cache line.
-const CACHE_LINE: usize = 16;
+pub(super) const CACHE_LINE: usize = 16;
 
 /// The blocks of k: each with its number and range.
-pub(super) fn blocks(depth: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    (0..depth.div_ceil(DEPTH)).map(move |i| (i, i * DEPTH..depth.min((i + 1) * DEPTH)))
+pub(super) fn blocks<F: Word>(depth: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let block = DEPTH * F::NUMBERS;
+    (0..depth.div_ceil(block)).map(move |i| (i, i * block..depth.min((i + 1) * block)))
 }
 
 /// The rows of the left operand or the columns of the right one: lines of `depth` elements, the k of the product.
 #[derive(Clone, Copy)]
 pub(super) struct Lines<'a> {
-    data: &'a [f32],
+    pub(super) data: &'a [f32],
     lines: usize,
     depth: usize,
     /// Between lines.
-    stride: usize,
+    pub(super) stride: usize,
     /// Along a line.
-    step: usize,
+    pub(super) step: usize,
 }
 
 impl<'a> Lines<'a> {
@@ -56,28 +113,29 @@ impl<'a> Lines<'a> {
 }
 
 /// All lines of an operand in panels of `W` lines: for each block of k, one panel after another.
-pub(super) struct Panels<const W: usize> {
+pub(super) struct Panels<F, const W: usize> {
     data: Vec<f32>,
     /// Their number, rounded up to whole panels.
     lines: usize,
+    word: PhantomData<F>,
 }
 
-impl<const W: usize> Panels<W> {
+impl<F: Word, const W: usize> Panels<F, W> {
     pub(super) fn all(of: Lines<'_>, threads: Threads) -> Self {
         let lines = of.lines.next_multiple_of(W);
-        let len = lines * of.depth;
+        let len = lines * F::words(of.depth);
         let mut data = Vec::new();
         let mut rest = room(&mut data, len);
-        let mut tasks = Vec::with_capacity(lines / W * of.depth.div_ceil(DEPTH));
-        for (_, depth) in blocks(of.depth) {
+        let mut tasks = Vec::with_capacity(lines / W * F::words(of.depth).div_ceil(DEPTH));
+        for (_, depth) in blocks::<F>(of.depth) {
             for panel in 0..lines / W {
-                let (own, after) = rest.split_at_mut(W * depth.len());
+                let (own, after) = rest.split_at_mut(W * F::words(depth.len()));
                 tasks.push((depth.clone(), panel, own));
                 rest = after;
             }
         }
         let pack = |(depth, panel, out): (Range<usize>, usize, &mut Uninit)| {
-            pack_panel::<W>(of, panel * W, of.lines, depth, out);
+            F::pack_panel::<W>(of, panel * W, of.lines, depth, out);
         };
         match threads {
             Threads::One => tasks.into_iter().for_each(pack),
@@ -85,34 +143,38 @@ impl<const W: usize> Panels<W> {
         }
         // SAFETY: the panels of all blocks cover the memory, and each has been written.
         unsafe { data.set_len(len) }
-        Self { data, lines }
+        Self {
+            data,
+            lines,
+            word: PhantomData,
+        }
     }
 
-    /// The panels of one block, which is `depth` deep, each with its first line.
+    /// The panels of one block, which is so many words deep, each with its first line.
     pub(super) fn block(
         &self,
         block: usize,
-        depth: usize,
+        words: usize,
     ) -> impl Iterator<Item = (usize, &[f32])> {
         panels_of::<W>(
-            &self.data[block * DEPTH * self.lines..][..self.lines * depth],
-            depth,
+            &self.data[block * DEPTH * self.lines..][..self.lines * words],
+            words,
         )
     }
 }
 
-/// Consecutive panels, each with its first line.
+/// Consecutive panels of so many words a line, each with its first line.
 pub(super) fn panels_of<const W: usize>(
     data: &[f32],
-    depth: usize,
+    words: usize,
 ) -> impl Iterator<Item = (usize, &[f32])> {
-    data.chunks_exact(W * depth)
+    data.chunks_exact(W * words)
         .enumerate()
         .map(|(i, panel)| (i * W, panel))
 }
 
-/// Copies some lines, in a range of k, into panels.
-pub(super) fn pack<const W: usize>(
+/// [`Word::pack`] of single numbers.
+fn pack<const W: usize>(
     of: Lines<'_>,
     lines: Range<usize>,
     depth: Range<usize>,
@@ -143,8 +205,7 @@ pub(super) fn pack<const W: usize>(
     unsafe { out.set_len(len) }
 }
 
-/// Copies up to `W` lines from `first` on. Lines from `end` on are zeros. Writes every element of `out`, which has room for `W` lines of
-/// this depth.
+/// [`Word::pack_panel`] of single numbers.
 fn pack_panel<const W: usize>(
     of: Lines<'_>,
     first: usize,
@@ -197,14 +258,19 @@ fn pack_panel<const W: usize>(
 }
 
 /// Columns of a [`transpose`], and most of its rows.
-const BLOCK: usize = 8;
+pub(super) const BLOCK: usize = 8;
 
 /// Transposes `R` rows, six or eight, of eight elements: rows `stride` apart become columns of rows `width` apart.
 ///
 /// # Safety
 /// The machine has AVX2; all elements can be read, and written.
 #[target_feature(enable = "avx2")]
-unsafe fn transpose<const R: usize>(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+pub(super) unsafe fn transpose<const R: usize>(
+    from: *const f32,
+    stride: usize,
+    to: *mut f32,
+    width: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let row: [__m256; BLOCK] = std::array::from_fn(|i| {

@@ -47,9 +47,11 @@ enum Level {
     /// With fused multiply-add.
     Avx2,
     Avx512,
+    /// With sums of products of pairs in bf16.
+    Avx512Bf16,
 }
 
-/// What the machine has, or less where the environment has `RLHF_SIMD=avx2` or `RLHF_SIMD=baseline`: to try on a newer machine what an
+/// What the machine has, or less where the environment has `RLHF_SIMD=avx512`, `avx2` or `baseline`: to try on a newer machine what an
 /// older one computes. Read here for the reason of `RLHF_REFERENCE`.
 #[cfg(target_arch = "x86_64")]
 static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
@@ -59,22 +61,35 @@ static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw");
+    let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
     let most = match std::env::var_os("RLHF_SIMD") {
+        Some(name) if name == "avx512" => Level::Avx512,
         Some(name) if name == "avx2" => Level::Avx2,
         Some(name) if name == "baseline" => Level::Baseline,
-        _ => Level::Avx512,
+        _ => Level::Avx512Bf16,
     };
-    match (avx512, avx2) {
-        (true, _) if most == Level::Avx512 => Level::Avx512,
-        (_, true) if most >= Level::Avx2 => Level::Avx2,
+    let has = match (avx512_bf16, avx512, avx2) {
+        (true, ..) => Level::Avx512Bf16,
+        (_, true, _) => Level::Avx512,
+        (.., true) => Level::Avx2,
         _ => Level::Baseline,
+    };
+    match has < most {
+        true => has,
+        false => most,
     }
 });
+
+/// Whether to use AVX-512 with bf16.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx512_bf16() -> bool {
+    *LEVEL >= Level::Avx512Bf16
+}
 
 /// Whether to use AVX-512, as [`vectorised!`] does.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn avx512() -> bool {
-    *LEVEL == Level::Avx512
+    *LEVEL >= Level::Avx512
 }
 
 /// Whether to use AVX2 and fused multiply-add, or more.

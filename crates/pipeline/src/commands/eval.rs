@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use candle_core::DType;
 use rlhf_base::tell;
 use rlhf_dataset::{Feedback, Loaded, Placed, Row};
 use rlhf_lm::{Calibration, CausalLm, RewardCard, RewardModel, ScalarModel};
@@ -142,7 +141,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
 
 fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<()> {
     required(args)?;
-    if args.calibrate && machine.dtype != DType::F32 {
+    if args.calibrate && !rlhf_ops::computes_in_f32(machine.dtype) {
         return Err(usage!("--calibrate measures in f32: leave out --dtype"));
     }
     let mut feedback = read_and_tell::<Feedback>(&found(&args.data)?, &args.reading.reading())?;

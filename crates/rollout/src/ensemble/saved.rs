@@ -122,7 +122,8 @@ fn check_probes(ensemble: &Ensemble, card: &HeadsCard, reward: &RewardModel) -> 
             responses: vec![encoded.completion],
         });
     }
-    let tolerance = PROBE_TOLERANCE[usize::from(reward.params().dtype() != DType::F32)];
+    let tolerance =
+        PROBE_TOLERANCE[usize::from(!rlhf_ops::computes_in_f32(reward.params().dtype()))];
     let found = ensemble.mean_and_sd(&reward.hidden_states(&groups)?)?;
     for ((mean, sd), noted) in found.into_iter().zip(&card.probes) {
         let close = |found: f64, noted: f64| {

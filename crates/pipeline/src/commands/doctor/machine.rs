@@ -115,7 +115,7 @@ fn arithmetic(machine: &Machine) -> anyhow::Result<String> {
         })
         .collect();
     let gradient_off = norm(&difference) / norm(&gradient);
-    let bound = if machine.dtype == DType::F32 {
+    let bound = if rlhf_ops::computes_in_f32(machine.dtype) {
         1e-4
     } else {
         5e-2
