@@ -2,7 +2,7 @@
 //!
 //! [`launch`] compiles a kernel's text with the system's C++ compiler over `host.h`, which says how threads, barriers, shuffles, tensor cores and
 //! asynchronous copies are emulated and which faults are found. Compiled libraries are kept in a folder of the system's temporary files, by what
-//! they were compiled from. A crate for tests: no program depends on it.
+//! they were compiled from. A crate for tests: no program depends on it; `examples/emulated.rs` of `rlhf-pipeline` is the program on this grid.
 //!
 //! Environment: `CXX` is the compiler; `RLHF_GRID_SANITIZE=address` or `=thread` compiles with that sanitizer, whose library must then be loaded
 //! before the process starts; `RLHF_GRID_EDIT=from=>to` replaces a text in every kernel, to plant a fault; `RLHF_GRID_KEEP=FOLDER` also writes every

@@ -24,7 +24,7 @@ pub(crate) enum Backend {
 pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
     let all = |dtype| operands.iter().all(|t| t.dtype() == dtype);
     let all_on = |here: fn(&Device) -> bool| operands.iter().all(|t| here(t.device()));
-    let emulated = EMULATED.get();
+    let emulated = emulated();
     if reference_only() {
         Backend::Reference
     } else if !emulated && all(DType::F32) && all_on(Device::is_cpu) {
@@ -39,8 +39,23 @@ pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
 }
 
 thread_local! {
-    /// Whether GPU kernels run on tensors on the CPU.
+    /// Whether GPU kernels run on this thread's tensors on the CPU.
     static EMULATED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether they do on every thread.
+static EMULATED_EVERYWHERE: AtomicBool = AtomicBool::new(false);
+
+/// Whether GPU kernels run on tensors on the CPU.
+pub(crate) fn emulated() -> bool {
+    EMULATED.get() || EMULATED_EVERYWHERE.load(Ordering::Relaxed)
+}
+
+/// From now on every thread of this process runs GPU kernels for tensors on the CPU, launched by `emulator`: for whole programs, with
+/// `rlhf_grid::launch`.
+pub fn emulate_everywhere(emulator: Emulator) {
+    emulate(emulator);
+    EMULATED_EVERYWHERE.store(true, Ordering::Relaxed);
 }
 
 /// Runs `f` on this thread with GPU kernels for tensors on the CPU, launched by `emulator`: for tests, with `rlhf_grid::launch`.

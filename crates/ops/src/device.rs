@@ -31,14 +31,15 @@ pub fn describe(device: &Device) -> String {
         DeviceLocation::Cpu => {
             let threads = rayon::current_num_threads();
             let plural = if threads == 1 { "" } else { "s" };
-            let products = match crate::half_products::bf16_products() {
-                true => ", products in bf16",
-                false => "",
+            let what = match (
+                crate::backend::emulated(),
+                crate::half_products::bf16_products(),
+            ) {
+                (true, _) => "emulated grid".to_owned(),
+                (_, true) => format!("{}, products in bf16", instructions()),
+                _ => instructions().to_owned(),
             };
-            format!(
-                "cpu ({threads} thread{plural}, {}{products})",
-                instructions()
-            )
+            format!("cpu ({threads} thread{plural}, {what})")
         }
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
@@ -51,6 +52,7 @@ pub fn arithmetic(device: &Device) -> String {
         DeviceLocation::Cpu if crate::reference_only() => {
             format!("cpu, {}, reference", instructions())
         }
+        DeviceLocation::Cpu if crate::backend::emulated() => "emulated grid".to_owned(),
         DeviceLocation::Cpu if crate::half_products::bf16_products() => {
             format!("cpu, {}, products in bf16", instructions())
         }

@@ -68,7 +68,7 @@ mod vocabulary;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw, adamw_all};
 pub use attention::{AttentionConfig, attention, fused_attention, parts as attention_parts};
-pub use backend::{on_the_emulated_grid, reference_only, set_reference_only};
+pub use backend::{emulate_everywhere, on_the_emulated_grid, reference_only, set_reference_only};
 pub use categorical::{argmax, pick, softmax_weights};
 pub use causal_convolution::{causal_convolution, decode_convolution};
 pub use decode_attention::{DecodeRows, decode_attention};

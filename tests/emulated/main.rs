@@ -1,0 +1,144 @@
+//! Stages on the emulated grid: fine-tuning, a reward model and a step of PPO, with every kernel that a GPU would run, are those of the CPU. A target of
+//! its own, because the whole process is switched.
+#![allow(clippy::unwrap_used)] // clippy knows tests by #[test], and these have functions of their own
+
+#[allow(dead_code)] // shared with the end-to-end tests
+#[path = "../folder.rs"]
+mod folder;
+
+use candle_core::{DType, Device};
+use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Saving, Session, Stage, Training};
+use serde_json::Value;
+
+use folder::Folder;
+
+/// Runs the stage; the lines of its file `name`.
+fn lines<S: Stage>(run: &std::path::Path, config: &S::Config, name: &str) -> Vec<Value> {
+    let session = Session {
+        device: Device::Cpu,
+        comm: Default::default(),
+        shard_optimizer: false,
+        dtype: DType::F32,
+        recompute: false,
+        lora: None,
+        bases: Default::default(),
+        seed: 0,
+        progress: ProgressStyle::Quiet,
+        saving: Saving {
+            keep: 1,
+            every: None,
+        },
+        interrupt: Interrupt::new(),
+    };
+    let dir = RunDir::open(run, OnExisting::Refuse).unwrap();
+    let mut prepared = S::prepare(config, &session).unwrap();
+    prepared.run(&session, &dir).unwrap();
+    let text = fs_err::read_to_string(run.join(name)).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// What the stages leave: losses and gradient norms of SFT, of the reward model; those and the responses of PPO.
+fn all(folder: &Folder, name: &str) -> (Vec<f64>, Vec<Value>) {
+    let of = |stage: &str| folder.path(&format!("{name}-{stage}"));
+    let (base, demos) = (
+        folder.path("base").display().to_string(),
+        folder.path("demos.jsonl"),
+    );
+    let (prefs, prompts) = (folder.path("prefs.jsonl"), folder.path("prompts.jsonl"));
+    let training = |steps| Training {
+        batch: 4,
+        micro_batch_tokens: 40, // several micro-batches a step: gradients are added up
+        lr: 1e-3,
+        steps,
+        ..Default::default()
+    };
+    let sft = rlhf_sft::Config {
+        model: base.clone(),
+        data: vec![demos],
+        training: training(3),
+        ..Default::default()
+    };
+    let reward = rlhf_reward::Config {
+        model: base.clone(),
+        prefs: vec![prefs],
+        training: training(2),
+        ..Default::default()
+    };
+    let ppo = rlhf_ppo::Config {
+        model: base,
+        reward: of("reward").join("final").display().to_string(),
+        prompts: vec![prompts],
+        steps: 1,
+        batch: 4,
+        minibatches: 2,
+        micro_batch_tokens: 40,
+        epochs: 1,
+        response_length: 4,
+        log_samples: 4,
+        keep_going: true,
+        ..Default::default()
+    };
+    let mut numbers = Vec::new();
+    let mut take = |lines: Vec<Value>, keys: &[&str]| {
+        let before = numbers.len();
+        for line in lines {
+            numbers.extend(keys.iter().filter_map(|key| line[*key].as_f64()));
+        }
+        assert!(numbers.len() > before, "{keys:?}");
+    };
+    let trained = ["loss", "grad_norm"];
+    take(
+        lines::<rlhf_sft::Sft>(&of("sft"), &sft, "metrics.jsonl"),
+        &trained,
+    );
+    take(
+        lines::<rlhf_reward::Reward>(&of("reward"), &reward, "metrics.jsonl"),
+        &trained,
+    );
+    let samples = lines::<rlhf_ppo::Ppo>(&of("ppo"), &ppo, "samples.jsonl");
+    let metrics = folder.read(&format!("{name}-ppo/metrics.jsonl"));
+    let metrics = metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let learned = [
+        "objective/kl",
+        "objective/entropy",
+        "objective/scores",
+        "loss/policy_avg",
+        "loss/value_avg",
+        "grad_norm/policy",
+        "grad_norm/critic",
+    ];
+    take(metrics.collect(), &learned);
+    let responses = samples.iter().map(|sample| sample["response"].clone());
+    (numbers, responses.collect())
+}
+
+#[test]
+fn stages_on_the_grid_learn_and_say_what_they_do_on_the_cpu() {
+    if !rlhf_grid::AVAILABLE || rlhf_ops::reference_only() {
+        return; // the emulation is for Linux, and of kernels
+    }
+    let folder = Folder::empty();
+    folder.tiny_gpt2("base");
+    folder.demonstrations("demos.jsonl");
+    folder.pairs("prefs.jsonl");
+    folder.prompts("prompts.jsonl");
+    let (want, said) = all(&folder, "cpu");
+    assert_eq!(rlhf_ops::kernel_launches(), 0);
+    rlhf_ops::emulate_everywhere(rlhf_grid::launch);
+    let (got, says) = all(&folder, "grid");
+    assert!(rlhf_ops::kernel_launches() > 0);
+    assert_eq!(said, says);
+    assert_eq!(want.len(), got.len());
+    // Sums in f32 in another order; the policy's loss is a mean of advantages, which cancel.
+    for (got, want) in got.iter().zip(&want) {
+        let apart = (got - want).abs();
+        assert!(
+            apart <= 1e-5 * want.abs().max(0.1),
+            "{got}, on the CPU {want}"
+        );
+    }
+}
