@@ -199,9 +199,8 @@ impl Gradients {
         if self.sums.is_empty() {
             return Ok(None);
         }
-        let squares = self.sums.values().map(rlhf_ops::sum_of_squares);
-        let squares = squares.collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(Tensor::stack(&squares, 0)?))
+        let sums: Vec<&Tensor> = self.sums.values().collect();
+        Ok(Some(rlhf_ops::sums_of_squares(&sums)?))
     }
 }
 

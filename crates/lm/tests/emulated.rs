@@ -78,10 +78,11 @@ fn every_family_has_the_loss_and_gradients_of_the_cpu() {
                 "{name}: {parameter}: {apart} of {norm}"
             );
         }
-        // Two blocks of six kernels (two norms, rotation of queries and of keys, attention, activation), the embedding, the last norm, the
-        // head's product and statistics. Backward ten a block: norms take two each, attention three.
+        // Two blocks of six kernels (two norms, rotation of queries and of keys, attention, activation), seven products and two copies of the
+        // residual stream that products are added to; the embedding, the last norm, the head's product and statistics. Backward ten kernels a
+        // block (norms take two each, attention three) and two products for each of its seven weights.
         if name == "llama, tied" {
-            assert_eq!(launches, [2 * 6 + 4, 2 * 10 + 8]);
+            assert_eq!(launches, [2 * (6 + 7 + 2) + 4, 2 * (10 + 14) + 8]);
         }
     }
 }

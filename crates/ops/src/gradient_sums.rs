@@ -8,13 +8,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Result, Tensor, TensorId};
+use candle_core::{DType, Device, Result, Tensor, TensorId};
 use rayon::prelude::*;
 
 use crate::cpu::buffer::{GRAIN, add, zeros};
 use crate::cpu::gemm::{add_product, product};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{gradient, with_elements_mut};
+use crate::gpu::Memory;
 
 /// Gradient accumulators: by the variable's id, its running sum, or `None` before the first gradient.
 pub type GradientSums = HashMap<TensorId, Option<Tensor>>;
@@ -102,6 +103,29 @@ pub(crate) fn sum_values(variable: &Tensor, values: Vec<f32>) -> Result<Option<T
             .zip(values.par_chunks(GRAIN))
             .for_each(|(sum, values)| add(sum, values)),
     })
+}
+
+/// [`sum_gradient`] for kernels of a GPU: `write(sum, true)` adds the gradient to a contiguous sum in `f32`, in place; `write(sum, false)` puts it
+/// into new memory.
+pub(crate) fn sum_on_gpu(
+    variable: &Tensor,
+    write: impl FnOnce(&Tensor, bool) -> Result<()>,
+) -> Result<Option<Tensor>> {
+    let sum = take_sum(variable);
+    let is_summed = sum.is_some();
+    let (sum, add) = match sum.flatten() {
+        Some(sum) => (sum, true),
+        None => {
+            let new = Memory::new(variable.shape(), DType::F32, variable.device())?;
+            (new.tensor(), false)
+        }
+    };
+    write(&sum, add)?;
+    if is_summed {
+        put_sum(variable, sum);
+        return Ok(None);
+    }
+    sum.to_dtype(variable.dtype()).map(Some)
 }
 
 /// Whether the current backward pass adds gradients of `variable` to a sum.

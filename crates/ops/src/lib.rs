@@ -59,7 +59,7 @@ mod recompute;
 mod rms_norm;
 mod rope;
 mod softcap;
-mod sum_of_squares;
+mod sums_of_squares;
 mod swiglu;
 #[cfg(test)]
 mod testing;
@@ -92,7 +92,7 @@ pub use recompute::{recompute, recompute_two};
 pub use rms_norm::{rms_norm, rms_norm_around_one};
 pub use rope::rope;
 pub use softcap::softcap;
-pub use sum_of_squares::sum_of_squares;
+pub use sums_of_squares::sums_of_squares;
 pub use swiglu::swiglu;
 pub use token_logprobs::{TokenLogprobs, token_logprobs};
 
@@ -113,7 +113,7 @@ pub mod reference {
     pub use crate::rms_norm::{reference as rms_norm, reference_around_one as rms_norm_around_one};
     pub use crate::rope::reference as rope;
     pub use crate::softcap::reference as softcap;
-    pub use crate::sum_of_squares::reference as sum_of_squares;
+    pub use crate::sums_of_squares::reference as sums_of_squares;
     pub use crate::swiglu::reference as swiglu;
     pub use crate::token_logprobs::reference::token_logprobs;
 }

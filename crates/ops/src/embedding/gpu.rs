@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::Argument::{Change, In, Int, Out};
 use crate::gpu::{Kernel, Memory, attach1, blocks};
+use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 
@@ -15,12 +16,12 @@ pub(super) fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     let arguments = [In(&ids), In(&stored), Out(&y), Int(n), Int(rows), Int(d)];
     kernel.launch(table.device(), blocks(n, kernel.threads / 32), &arguments)?;
     attach1("embedding", table, y, move |table, _, g| {
-        gradient(&ids, table, g).map(Some)
+        gradient(&ids, table, g)
     })
 }
 
 /// Sums over the occurrences of an id in their order, found by a pass over all pairs of ids: sorting them takes more launches than it saves.
-fn gradient(ids: &Tensor, table: &Tensor, g: &Tensor) -> Result<Tensor> {
+fn gradient(ids: &Tensor, table: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
     let ((rows, d), n, g) = (table.dims2()?, ids.dim(0)?, g.detach().contiguous()?);
     let links = Memory::new(2 * n, DType::U32, table.device())?;
     let kernel = Kernel::new(TEXT, "embedding_links", table.dtype());
@@ -29,17 +30,21 @@ fn gradient(ids: &Tensor, table: &Tensor, g: &Tensor) -> Result<Tensor> {
         blocks(n, kernel.threads),
         &[In(ids), Out(&links), Int(n)],
     )?;
-    let (links, dtable) = (links.tensor(), table.detach().zeros_like()?);
+    let links = links.tensor();
     let kernel = Kernel::new(TEXT, "embedding_backward", table.dtype());
-    let arguments = [
-        In(ids),
-        In(&links),
-        In(&g),
-        Change(&dtable),
-        Int(n),
-        Int(rows),
-        Int(d),
-    ];
-    kernel.launch(table.device(), blocks(n, kernel.threads / 32), &arguments)?;
-    Ok(dtable)
+    sum_on_gpu(table, |dtable, add| {
+        if !add {
+            dtable.zero_set()?;
+        }
+        let arguments = [
+            In(ids),
+            In(&links),
+            In(&g),
+            Change(dtable),
+            Int(n),
+            Int(rows),
+            Int(d),
+        ];
+        kernel.launch(table.device(), blocks(n, kernel.threads / 32), &arguments)
+    })
 }

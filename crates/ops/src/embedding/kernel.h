@@ -23,13 +23,13 @@ KERNEL(embedding_links, GLOBAL const u32* ids, GLOBAL u32* links, INT n) {
 }
 
 // dtable_v += Σ g_t over the tokens t of id v, in their order; `dtable` holds zeros or an earlier sum. A warp for each token; the first of its id works.
-KERNEL(embedding_backward, GLOBAL const u32* ids, GLOBAL const u32* links, GLOBAL const REAL* g, GLOBAL REAL* dtable, INT n, INT rows, INT d) {
+KERNEL(embedding_backward, GLOBAL const u32* ids, GLOBAL const u32* links, GLOBAL const REAL* g, GLOBAL float* dtable, INT n, INT rows, INT d) {
     const i64 t = BLOCK_X * (THREADS / 32) + THREAD / 32;
     if (t >= n || !links[n + t] || ids[t] >= rows) return;
     const i64 row = (i64)ids[t] * d;
     for (i64 i = THREAD % 32; i < d; i += 32) {
-        float sum = wide(dtable[row + i]);
+        float sum = dtable[row + i];
         for (i64 at = t; at < n; at = links[at]) sum += wide(g[at * d + i]);
-        narrow(dtable[row + i], sum);
+        dtable[row + i] = sum;
     }
 }

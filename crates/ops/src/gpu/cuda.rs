@@ -21,8 +21,8 @@ use candle_core::cuda_backend::cudarc::nvrtc::{
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Storage, Tensor, bail};
 
-use super::product::Operand;
-use super::{Argument, Kernel, Memory};
+use super::product::{Destination, Operand};
+use super::{Argument, Kernel};
 
 /// Shared memory that a block may have without being asked for more.
 const SHARED_BY_DEFAULT: usize = 48 << 10;
@@ -79,7 +79,7 @@ pub(super) fn product(
     device: &CudaDevice,
     [a, b]: [&Operand; 2],
     [m, n, k]: [usize; 3],
-    into: &Memory,
+    into: &Destination<'_>,
     at: usize,
     beta: f32,
 ) -> Result<()> {
@@ -99,8 +99,20 @@ pub(super) fn product(
         address(&storage, layout.start_offset(), &stream)
     };
     let (a_at, b_at) = (at_of(a)?, at_of(b)?);
-    let into_at = address(&into.storage, at, &stream)?;
-    let (kind, into_kind) = (of(a.tensor.dtype())?, of(into.storage.dtype())?);
+    let (into_at, into_type) = match into {
+        Destination::Memory(memory) => (
+            address(&memory.storage, at, &stream)?,
+            memory.storage.dtype(),
+        ),
+        Destination::Tensor(tensor) => {
+            let (storage, layout) = tensor.storage_and_layout();
+            (
+                address(&storage, layout.start_offset() + at, &stream)?,
+                tensor.dtype(),
+            )
+        }
+    };
+    let (kind, into_kind) = (of(a.tensor.dtype())?, of(into_type)?);
     let blas = device.cublas_handle();
     // SAFETY: sizes and distances of rows are those of tensors that were checked to multiply; the memory holds m·n elements from `at` on, which is
     // what the caller asks for; all of it lives until the product is in the stream.

@@ -2,7 +2,6 @@
 
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
-use half::{bf16, f16};
 
 /// Memory of a tensor to be. What a kernel leaves out stays as it was: whatever a CUDA device had there, and NaN on the emulated grid, where tests
 /// see it.
@@ -33,38 +32,6 @@ impl Memory {
     /// As the tensor `like`.
     pub(crate) fn like(tensor: &Tensor) -> Result<Self> {
         Self::new(tensor.shape(), tensor.dtype(), tensor.device())
-    }
-
-    /// `n` numbers from element `at` on, on the emulated grid.
-    pub(super) fn read(&self, at: usize, n: usize) -> Result<Vec<f32>> {
-        let Storage::Cpu(storage) = &self.storage else {
-            bail!("memory of a device was read as if the grid were emulated")
-        };
-        Ok(match storage {
-            CpuStorage::F32(x) => x[at..][..n].to_vec(),
-            CpuStorage::BF16(x) => x[at..][..n].iter().map(|x| x.to_f32()).collect(),
-            CpuStorage::F16(x) => x[at..][..n].iter().map(|x| x.to_f32()).collect(),
-            _ => bail!("memory of floats was asked for"),
-        })
-    }
-
-    /// Writes numbers from element `at` on, on the emulated grid.
-    pub(super) fn write(&mut self, at: usize, numbers: &[f32]) -> Result<()> {
-        fn round<T>(to: &mut [T], numbers: &[f32], round: impl Fn(f32) -> T) {
-            to.iter_mut()
-                .zip(numbers)
-                .for_each(|(to, x)| *to = round(*x));
-        }
-        let Storage::Cpu(storage) = &mut self.storage else {
-            bail!("memory of a device was written as if the grid were emulated")
-        };
-        match storage {
-            CpuStorage::F32(to) => round(&mut to[at..][..numbers.len()], numbers, |x| x),
-            CpuStorage::BF16(to) => round(&mut to[at..][..numbers.len()], numbers, bf16::from_f32),
-            CpuStorage::F16(to) => round(&mut to[at..][..numbers.len()], numbers, f16::from_f32),
-            _ => bail!("memory of floats was asked for"),
-        }
-        Ok(())
     }
 
     /// The tensor, once every element has been written.

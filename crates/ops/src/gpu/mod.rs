@@ -28,9 +28,9 @@ pub use emulated::Emulator;
 pub(crate) use emulated::emulate;
 pub(crate) use map::{Map, elementwise};
 pub(crate) use memory::Memory;
-pub(crate) use product::{new_product, product};
+pub(crate) use product::{Destination, new_product, product};
 pub(crate) use rows::Rows;
-pub(crate) use sums::{column_sums, rows_per_part};
+pub(crate) use sums::{column_sums, row_sums, rows_per_part};
 
 /// What every kernel's text begins with.
 const GRID: &str = include_str!("grid.h");

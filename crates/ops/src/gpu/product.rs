@@ -1,15 +1,25 @@
 //! Matrix products with sums in `f32`: cuBLAS on a CUDA device, the CPU's own product where the grid is emulated.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::backend::BackendStorage as _;
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use half::{bf16, f16};
 
 use super::Memory;
+
+/// Where a product goes: contiguous memory.
+pub(crate) enum Destination<'a> {
+    /// New memory.
+    Memory(&'a mut Memory),
+    /// A tensor that is changed in place: no other tensor may share its memory.
+    Tensor(&'a Tensor),
+}
 
 /// `into = a·b + beta·into` from element `at` of `into` on, row-major, where `a` is `[m, k]` and `b` is `[k, n]`, either of them as it is stored or
 /// transposed, of one type. `into` has that type or `f32`; with `beta` = 0 it may be unwritten.
 pub(crate) fn product(
     a: &Tensor,
     b: &Tensor,
-    into: &mut Memory,
+    into: Destination<'_>,
     at: usize,
     beta: f32,
 ) -> Result<()> {
@@ -32,7 +42,7 @@ pub(crate) fn product(
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => {
             let [a, b] = [a, b].map(|t| Operand::of(t));
-            super::cuda::product(device, [&a?, &b?], [m, n, k], into, at, beta)
+            super::cuda::product(device, [&a?, &b?], [m, n, k], &into, at, beta)
         }
         _ => bail!("product: this device has no products of ours"),
     }
@@ -41,7 +51,7 @@ pub(crate) fn product(
 /// `a·b` in `dtype`, the operands' own or `f32`.
 pub(crate) fn new_product(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Tensor> {
     let mut y = Memory::new((a.dim(0)?, b.dim(1)?), dtype, a.device())?;
-    product(a, b, &mut y, 0, 0.0)?;
+    product(a, b, Destination::Memory(&mut y), 0, 0.0)?;
     Ok(y.tensor())
 }
 
@@ -59,12 +69,12 @@ impl Operand {
         let t = t.detach();
         let (rows, columns) = t.dims2()?;
         Ok(match t.stride() {
-            &[stride, 1] if stride >= columns => Self {
+            &[stride, 1] if stride >= columns.max(1) => Self {
                 stride,
                 transposed: false,
                 tensor: t,
             },
-            &[1, stride] if stride >= rows => Self {
+            &[1, stride] if stride >= rows.max(1) => Self {
                 stride,
                 transposed: true,
                 tensor: t,
@@ -72,13 +82,13 @@ impl Operand {
             _ => Self {
                 tensor: t.contiguous()?,
                 transposed: false,
-                stride: columns,
+                stride: columns.max(1), // BLAS refuses a stride of 0, also of a matrix without elements
             },
         })
     }
 }
 
-fn emulated(a: &Tensor, b: &Tensor, into: &mut Memory, at: usize, beta: f32) -> Result<()> {
+fn emulated(a: &Tensor, b: &Tensor, into: Destination<'_>, at: usize, beta: f32) -> Result<()> {
     use crate::cpu::gemm::product as multiply;
     use crate::cpu::matrix::Matrix;
     use crate::cpu::operand::Operand;
@@ -88,10 +98,57 @@ fn emulated(a: &Tensor, b: &Tensor, into: &mut Memory, at: usize, beta: f32) -> 
     let (a, b) = (wide(a)?, wide(b)?);
     let operands = [&a, &b].map(Operand::of);
     let [a, b] = Operand::all(&operands)?;
-    let mut y = multiply(Matrix::new(&a, m, k), Matrix::new(&b, k, n));
-    if beta != 0.0 {
-        let before = into.read(at, m * n)?;
-        y.iter_mut().zip(before).for_each(|(y, z)| *y += beta * z);
+    let y = multiply(Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+    let sum = Sum { y: &y, at, beta };
+    match into {
+        Destination::Memory(memory) => match &mut memory.storage {
+            Storage::Cpu(storage) => sum.put(storage, 0),
+            _ => bail!("product: its operands lie in the host's memory, and its result does not"),
+        },
+        Destination::Tensor(tensor) => tensor.inplace_op1(&sum),
     }
-    into.write(at, &y)
+}
+
+/// `x_i ← y_i + beta·x_i` from element `at` on, in the host's memory.
+struct Sum<'a> {
+    y: &'a [f32],
+    at: usize,
+    beta: f32,
+}
+
+impl Sum<'_> {
+    fn put(&self, storage: &mut CpuStorage, start: usize) -> Result<()> {
+        match storage {
+            CpuStorage::F32(x) => self.each(&mut x[start..], |x| x, |x| x),
+            CpuStorage::BF16(x) => self.each(&mut x[start..], bf16::to_f32, bf16::from_f32),
+            CpuStorage::F16(x) => self.each(&mut x[start..], f16::to_f32, f16::from_f32),
+            _ => bail!("product: no form for {:?}", storage.dtype()),
+        }
+        Ok(())
+    }
+
+    fn each<T: Copy>(&self, x: &mut [T], wide: fn(T) -> f32, narrow: fn(f32) -> T) {
+        for (x, &y) in x[self.at..][..self.y.len()].iter_mut().zip(self.y) {
+            // What is unwritten may be NaN.
+            let before = if self.beta == 0.0 {
+                0.0
+            } else {
+                self.beta * wide(*x)
+            };
+            *x = narrow(y + before);
+        }
+    }
+}
+
+impl InplaceOp1 for Sum<'_> {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match layout.contiguous_offsets() {
+            Some((start, _)) => self.put(storage, start),
+            None => bail!("product: its result is not contiguous"),
+        }
+    }
 }

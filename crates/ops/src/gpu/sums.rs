@@ -1,10 +1,11 @@
-//! Sums over the rows that blocks leave behind.
+//! Sums over rows: of what blocks leave behind, and of tensors.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
-use super::Argument::{In, Int, Out};
-use super::{Kernel, Memory, blocks};
+use super::Argument::{Change, In, Int, Out};
+use super::{Kernel, Memory, Rows, blocks};
 
+const TEXT: &str = include_str!("sums.h");
 /// Blocks that leave a part of a sum: enough to keep a large GPU busy, few enough to be added quickly.
 const PARTS: usize = 256;
 
@@ -13,19 +14,36 @@ pub(crate) fn rows_per_part(n: usize, at_once: usize) -> usize {
     n.div_ceil(PARTS).max(1).next_multiple_of(at_once)
 }
 
-/// `y_i = Σ_r parts[r, first + i]` for `d` columns, in the order of the rows.
-pub(crate) fn column_sums(parts: &Tensor, first: usize, d: usize, dtype: DType) -> Result<Tensor> {
-    let (rows, stride) = parts.dims2()?;
-    let y = Memory::new(d, dtype, parts.device())?;
-    let kernel = Kernel::new(include_str!("sums.h"), "column_sums", dtype);
+/// `y_i = Σ_r parts[r, first + i]`, in the order of the rows, or added to y where `add` says so; y is contiguous, in `f32`.
+pub(crate) fn column_sums(parts: &Tensor, first: usize, y: &Tensor, add: bool) -> Result<()> {
+    let ((rows, stride), d) = (parts.dims2()?, y.elem_count());
+    let kernel = Kernel::new(TEXT, "column_sums", DType::F32);
     let arguments = [
         In(parts),
         Int(rows),
         Int(stride),
         Int(first),
         Int(d),
-        Out(&y),
+        Change(y),
+        Int(usize::from(add)),
     ];
-    kernel.launch(parts.device(), blocks(d, kernel.threads), &arguments)?;
-    Ok(y.tensor())
+    kernel.launch(parts.device(), blocks(d, kernel.threads), &arguments)
+}
+
+/// [`column_sums`] of the rows of a tensor: parts of the sums first, then these.
+pub(crate) fn row_sums(x: &Rows, y: &Tensor, add: bool, device: &Device) -> Result<()> {
+    let (d, chunk) = (x.width, rows_per_part(x.count, 1));
+    let parts = Memory::new((x.count.div_ceil(chunk), d), DType::F32, device)?;
+    let kernel = Kernel::new(TEXT, "row_sums", x.tensor.dtype());
+    let grid = [d.div_ceil(kernel.threads), x.count.div_ceil(chunk)];
+    let arguments = [
+        In(&x.tensor),
+        Int(x.count),
+        Int(x.stride),
+        Int(d),
+        Int(chunk),
+        Out(&parts),
+    ];
+    kernel.launch(device, grid, &arguments)?;
+    column_sums(&parts.tensor(), 0, y, add)
 }

@@ -1,9 +1,9 @@
 //! Every kernel at sizes that are quick under a sanitizer, where `scripts/gpu-check` runs these tests with and without planted faults.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::testing::{TestRng, check_kernel};
-use crate::{AttentionConfig, Layout, Segment};
+use crate::testing::{TestRng, assert_close, check_kernel};
+use crate::{AttentionConfig, GradientSums, Layout, Segment, WeightLayout, backward_into};
 
 fn check(what: &str, operands: &[Tensor], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let form: &dyn Fn(&[Tensor]) -> Result<Tensor> = &op;
@@ -25,6 +25,83 @@ fn quick_norms() {
     check("layer_norm", &[x, w, b], |t| {
         crate::layer_norm(&t[0], &t[1], &t[2], 1e-5)
     });
+}
+
+#[test]
+fn quick_linear() {
+    use WeightLayout::{InOut, OutIn};
+    let mut rng = TestRng::new(9);
+    let (x, w, b) = (
+        rng.tensor(&[37, 20]),
+        rng.tensor(&[33, 20]),
+        rng.tensor(&[33]),
+    );
+    check("linear", &[x.clone(), w.clone(), b], |t| {
+        crate::linear(&t[0], &t[1], OutIn, Some(&t[2]))
+    });
+    let (residual, w) = (rng.tensor(&[37, 33]), w.t().unwrap());
+    check("linear_add", &[residual, x, w], |t| {
+        crate::linear_add(&t[0], &t[1], &t[2], InOut)
+    });
+}
+
+/// Rows for more than one part of the sums.
+#[test]
+fn quick_sums() {
+    let mut rng = TestRng::new(10);
+    let (x, w, b) = (
+        rng.tensor(&[600, 3]),
+        rng.tensor(&[140, 3]),
+        rng.tensor(&[140]),
+    );
+    check("linear", &[x, w, b], |t| {
+        crate::linear(&t[0], &t[1], WeightLayout::OutIn, Some(&t[2]))
+    });
+    let all = [rng.tensor(&[5000]), rng.tensor(&[7])];
+    let sums = || crate::sums_of_squares(&[&all[0], &all[1]]).unwrap();
+    let found = crate::on_the_emulated_grid(rlhf_grid::launch, sums);
+    assert_close(&found, &sums(), 1e-6, "sums of squares");
+}
+
+/// Every kernel with a weight adds to that weight's sum, in `f32` whatever the weight's type, over two passes. The oracle is candle's sums of the
+/// CPU's gradients, at the rounded weights; in half precision activations are rounded on the way, too.
+#[test]
+fn quick_gradient_sums() {
+    use crate::{embedding, layer_norm, linear, negative_log_likelihood, rms_norm};
+    for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+        let mut rng = TestRng::new(2);
+        let shapes: [&[usize]; 6] = [&[40, 24], &[24, 24], &[24], &[24], &[24], &[24]];
+        let rounded = shapes.map(|shape| rng.tensor(shape).to_dtype(dtype).unwrap());
+        let variables = |dtype| {
+            let of = |t: &Tensor| Var::from_tensor(&t.to_dtype(dtype).unwrap()).unwrap();
+            rounded.iter().map(of).collect::<Vec<_>>()
+        };
+        let loss = |ids: &Tensor, v: &[Var]| {
+            let x = embedding(ids, &v[0])?;
+            let x = linear(&x, &v[1], WeightLayout::InOut, Some(&v[2]))?;
+            let x = rms_norm(&x, &v[3], 1e-5)?;
+            let x = layer_norm(&x, &v[4], &v[5], 1e-5)?;
+            negative_log_likelihood(&x, &v[0], ids, 1.0, None)
+        };
+        let batches: Vec<Tensor> = (0..2).map(|_| rng.ids(30, 40)).collect();
+        let ours = variables(dtype);
+        let mut sums: GradientSums = ours.iter().map(|v| (v.id(), None)).collect();
+        for ids in &batches {
+            crate::on_the_emulated_grid(rlhf_grid::launch, || {
+                let rest = backward_into(&loss(ids, &ours).unwrap(), &mut sums).unwrap();
+                assert!(ours.iter().all(|v| rest.get(v).is_none()));
+            });
+        }
+        let theirs = variables(DType::F32);
+        let gradients = |ids| loss(ids, &theirs).unwrap().backward().unwrap();
+        let (first, second) = (gradients(&batches[0]), gradients(&batches[1]));
+        for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+            let want = (first.get(theirs).unwrap() + second.get(theirs).unwrap()).unwrap();
+            let got = sums[&ours.id()].as_ref().unwrap();
+            assert_eq!(got.dtype(), DType::F32);
+            assert_close(got, &want.detach(), tolerance, &format!("{dtype:?} {i}"));
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::Argument::{Float, In, Int, Out};
 use crate::gpu::{Kernel, Memory, Rows, attach3, blocks, column_sums, rows_per_part};
+use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 /// `AT_ONCE` of the text, of which a block remembers four numbers each.
@@ -61,11 +62,9 @@ fn gradient([x, weight, bias]: [&Tensor; 3], g: &Tensor, eps: f64) -> Result<[Op
     ];
     kernel.launch(x.device(), blocks(rows.count, chunk), &arguments)?;
     let parts = parts.tensor();
-    let sums = |of: &Tensor, first| {
-        let sums = of
-            .track_op()
-            .then(|| column_sums(&parts, first, d, of.dtype()));
-        sums.transpose()
+    let sums = |of: &Tensor, first| match of.track_op() {
+        true => sum_on_gpu(of, |sum, add| column_sums(&parts, first, sum, add)),
+        false => Ok(None),
     };
     Ok([Some(dx.tensor()), sums(weight, 0)?, sums(bias, d)?])
 }

@@ -1,6 +1,7 @@
 //! The linear layer.
 
 mod cpu;
+mod gpu;
 pub(crate) mod quantised;
 pub(crate) mod reference;
 
@@ -50,7 +51,8 @@ pub fn linear(
     match (backend(&[x, w, bias.unwrap_or(w)]), bias) {
         (Backend::Fused, Some(b)) => x.apply_op3(w, b, cpu::Linear { layout }),
         (Backend::Fused, None) => x.apply_op2(w, cpu::Linear { layout }),
-        (Backend::Kernel | Backend::Reference, _) => reference::linear(x, w, layout, bias),
+        (Backend::Kernel, _) => gpu::linear(x, w, layout, bias),
+        (Backend::Reference, _) => reference::linear(x, w, layout, bias),
     }
 }
 
@@ -78,7 +80,8 @@ pub fn linear_add(
     }
     match backend(&[residual, x, w]) {
         Backend::Fused => x.apply_op3(w, residual, cpu::LinearAdd(cpu::Linear { layout })),
-        Backend::Kernel | Backend::Reference => reference::linear_add(residual, x, w, layout),
+        Backend::Kernel => gpu::linear_add(residual, x, w, layout),
+        Backend::Reference => reference::linear_add(residual, x, w, layout),
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::gpu::Argument::{Float, In, Int, Out};
 use crate::gpu::{Kernel, Memory, Rows, attach2, blocks, column_sums, rows_per_part};
+use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 /// `AT_ONCE` of the text, of which a block remembers two numbers each.
@@ -75,9 +76,10 @@ fn gradient(
         Float(centre),
     ];
     kernel.launch(x.device(), blocks(groups, chunk), &arguments)?;
-    let dw = weight
-        .track_op()
-        .then(|| column_sums(&parts.tensor(), 0, d, weight.dtype()))
-        .transpose()?;
+    if !weight.track_op() {
+        return Ok([Some(dx.tensor()), None]);
+    }
+    let parts = parts.tensor();
+    let dw = sum_on_gpu(weight, |sum, add| column_sums(&parts, 0, sum, add))?;
     Ok([Some(dx.tensor()), dw])
 }

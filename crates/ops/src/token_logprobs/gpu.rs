@@ -4,7 +4,8 @@ use candle_core::{DType, Result, Tensor};
 
 use super::TokenLogprobs;
 use crate::gpu::Argument::{Float, In, Int, Out};
-use crate::gpu::{Argument, Kernel, Memory, attach2, new_product, product};
+use crate::gpu::{Argument, Destination, Kernel, Memory, attach2, new_product, product};
+use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 const THREADS: usize = 256;
@@ -138,36 +139,37 @@ impl Head {
         [entropies, normalisers]: [&Tensor; 2],
         [a, b]: [&Tensor; 2],
     ) -> Result<[Option<Tensor>; 2]> {
-        let tracked = [hidden, vocab].map(Tensor::track_op);
-        let (hidden, vocab) = (hidden.detach(), vocab.detach());
-        let ((n, d), v, device) = (hidden.dims2()?, vocab.dim(0)?, hidden.device());
-        let mut dhidden = Memory::new((if tracked[0] { n } else { 0 }, d), self.dtype, device)?;
-        let mut dvocab = match tracked[1] {
-            true => Some(Memory::new((v, d), DType::F32, device)?),
-            false => None,
-        };
+        let (tracked, device) = (hidden.track_op(), hidden.device());
+        let (hidden, table) = (hidden.detach(), vocab.detach());
+        let (n, d) = hidden.dims2()?;
+        let mut dhidden = Memory::new((if tracked { n } else { 0 }, d), self.dtype, device)?;
         let kernel = self.kernel("row_gradients", 0);
-        self.chunks(&hidden, &vocab, |first, rows, z| {
-            let dz = Memory::new((rows, v), self.dtype, device)?;
-            let mut arguments = self.arguments(z, first)?;
-            arguments.extend([In(a), In(b), In(entropies), In(normalisers), Out(&dz)]);
-            kernel.launch(device, [rows, 1], &arguments)?;
-            let dz = dz.tensor();
-            if tracked[0] {
-                product(&dz, &vocab, &mut dhidden, first * d, 0.0)?;
-            }
-            if let Some(dvocab) = &mut dvocab {
-                let rows = hidden.narrow(0, first, rows)?;
-                let beta = if first == 0 { 0.0 } else { 1.0 };
-                product(&dz.t()?, &rows, dvocab, 0, beta)?;
-            }
-            Ok(())
-        })?;
-        let dvocab = match dvocab {
-            Some(_) if n == 0 => Some(vocab.zeros_like()?),
-            Some(dvocab) => Some(dvocab.tensor().to_dtype(vocab.dtype())?),
-            None => None,
+        let mut all = |dtable: Option<(&Tensor, bool)>| {
+            self.chunks(&hidden, &table, |first, rows, z| {
+                let dz = Memory::new(z.shape(), self.dtype, device)?;
+                let mut arguments = self.arguments(z, first)?;
+                arguments.extend([In(a), In(b), In(entropies), In(normalisers), Out(&dz)]);
+                kernel.launch(device, [rows, 1], &arguments)?;
+                let dz = dz.tensor();
+                if tracked {
+                    let into = Destination::Memory(&mut dhidden);
+                    product(&dz, &table, into, first * d, 0.0)?;
+                }
+                if let Some((sum, add)) = dtable {
+                    let rows = hidden.narrow(0, first, rows)?;
+                    let beta = if add || first > 0 { 1.0 } else { 0.0 };
+                    product(&dz.t()?, &rows, Destination::Tensor(sum), 0, beta)?;
+                }
+                Ok(())
+            })
         };
-        Ok([tracked[0].then(|| dhidden.tensor()), dvocab])
+        let dtable = match vocab.track_op() {
+            true => sum_on_gpu(vocab, |sum, add| match n {
+                0 if !add => sum.zero_set(),
+                _ => all(Some((sum, add))),
+            })?,
+            false => all(None).map(|()| None)?,
+        };
+        Ok([tracked.then(|| dhidden.tensor()), dtable])
     }
 }
