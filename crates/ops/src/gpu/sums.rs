@@ -32,7 +32,7 @@ pub(crate) fn column_sums(parts: &Tensor, first: usize, y: &Tensor, add: bool) -
 
 /// [`column_sums`] of the rows of a tensor: parts of the sums first, then these.
 pub(crate) fn row_sums(x: &Rows, y: &Tensor, add: bool, device: &Device) -> Result<()> {
-    let (d, chunk) = (x.width, rows_per_part(x.count, 1));
+    let (d, chunk) = (x.width, rows_per_part(x.count, 8));
     let parts = Memory::new((x.count.div_ceil(chunk), d), DType::F32, device)?;
     let kernel = Kernel::new(TEXT, "row_sums", x.tensor.dtype());
     let grid = [d.div_ceil(kernel.threads), x.count.div_ceil(chunk)];

@@ -50,7 +50,7 @@ fn quick_linear() {
 fn quick_sums() {
     let mut rng = TestRng::new(10);
     let (x, w, b) = (
-        rng.tensor(&[600, 3]),
+        rng.tensor(&[60, 3]),
         rng.tensor(&[140, 3]),
         rng.tensor(&[140]),
     );
