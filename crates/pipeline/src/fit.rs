@@ -84,7 +84,7 @@ const ROWS: [Row; 8] = [
     },
     Row {
         stage: "",
-        way: "bf16",
+        way: "bf16, on a GPU",
         base: Base::Whole(DType::BF16),
         measured: NOT_MEASURED,
     },
@@ -96,7 +96,7 @@ const ROWS: [Row; 8] = [
     },
     Row {
         stage: "",
-        way: "LoRA 16, bf16",
+        way: "LoRA 16, bf16, on a GPU",
         base: Base::Lora(DType::BF16),
         measured: NOT_MEASURED,
     },

@@ -5,14 +5,15 @@ import json
 import time
 
 
-def torch_products(threads):
+def torch_products(threads, dtype="float32"):
     import torch
 
     torch.set_num_threads(threads)
+    kind = dict(dtype=getattr(torch, dtype))
 
     def make(rows, inputs, outputs):
-        x, w, g = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
-        y, dx, dw = torch.empty(rows, outputs), torch.empty(rows, inputs), torch.empty(outputs, inputs)
+        x, w, g = torch.randn(rows, inputs, **kind), torch.randn(outputs, inputs, **kind), torch.randn(rows, outputs, **kind)
+        y, dx, dw = torch.empty(rows, outputs, **kind), torch.empty(rows, inputs, **kind), torch.empty(outputs, inputs, **kind)
         forward = lambda: torch.mm(x, w.t(), out=y)
         backward = lambda: (torch.mm(g, w, out=dx), torch.mm(g.t(), x, out=dw))
         return forward, backward
@@ -46,11 +47,12 @@ def rate(flops, f):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--by", choices=["torch", "numpy"], required=True)
+parser.add_argument("--by", choices=["torch", "torch-bf16", "numpy"], required=True)
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--shapes", required=True, help="[[rows, inputs, outputs], …] as JSON")
 a = parser.parse_args()
-make = {"torch": torch_products, "numpy": numpy_products}[a.by](a.threads)
+makers = {"torch": torch_products, "torch-bf16": lambda threads: torch_products(threads, "bfloat16"), "numpy": numpy_products}
+make = makers[a.by](a.threads)
 for rows, inputs, outputs in json.loads(a.shapes):
     forward, backward = make(rows, inputs, outputs)
     flops = 2 * rows * inputs * outputs
