@@ -31,13 +31,9 @@ pub fn describe(device: &Device) -> String {
         DeviceLocation::Cpu => {
             let threads = rayon::current_num_threads();
             let plural = if threads == 1 { "" } else { "s" };
-            let what = match (
-                crate::backend::emulated(),
-                crate::half_products::bf16_products(),
-            ) {
-                (true, _) => "emulated grid".to_owned(),
-                (_, true) => format!("{}, products in bf16", instructions()),
-                _ => instructions().to_owned(),
+            let what = match crate::backend::emulated() {
+                true => "emulated grid".to_owned(),
+                false => format!("{}{}", instructions(), half()),
             };
             format!("cpu ({threads} thread{plural}, {what})")
         }
@@ -53,10 +49,7 @@ pub fn arithmetic(device: &Device) -> String {
             format!("cpu, {}, reference", instructions())
         }
         DeviceLocation::Cpu if crate::backend::emulated() => "emulated grid".to_owned(),
-        DeviceLocation::Cpu if crate::half_products::bf16_products() => {
-            format!("cpu, {}, products in bf16", instructions())
-        }
-        DeviceLocation::Cpu => format!("cpu, {}", instructions()),
+        DeviceLocation::Cpu => format!("cpu, {}{}", instructions(), half()),
         DeviceLocation::Cuda { .. } => "cuda".to_owned(),
         DeviceLocation::Metal { .. } => "metal".to_owned(),
     }
@@ -162,6 +155,16 @@ pub fn give_back_freed_memory() {
         unsafe {
             malloc_trim(0);
         }
+    }
+}
+
+/// How products in half precision are computed, where they are.
+fn half() -> &'static str {
+    match crate::half_products::bf16_products() {
+        #[cfg(target_arch = "x86_64")]
+        true if crate::cpu::amx::available() => ", products in bf16 by AMX",
+        true => ", products in bf16",
+        false => "",
     }
 }
 

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::amx::{self, Amx};
 use super::gemm::Threads;
 use super::matrix::{Matrix, Target};
 use super::pairs::Pair;
@@ -68,6 +69,7 @@ pub(super) unsafe fn multiply_into(
         // The last tile of a row may reach beyond the result; with 64 columns, as in attention, the wider tiles would waste a third.
         let padded = |width: usize| b.columns().next_multiple_of(width);
         match (simd::avx512(), in_pairs, padded(48) <= padded(32)) {
+            (true, true, _) if amx::available() => product.compute::<Amx, 32, 32>(PIECE, PIECE),
             (true, true, true) => product.compute::<Avx512Bf16, 8, 48>(PIECE, PIECE / 3),
             (true, true, false) => product.compute::<Avx512Bf16, 8, 32>(PIECE, PIECE / 3),
             (true, false, true) => product.compute::<Avx512, 8, 48>(PIECE, PIECE / 3),
@@ -78,9 +80,11 @@ pub(super) unsafe fn multiply_into(
 }
 
 /// How one instruction set computes a tile of `R` rows by `C` columns.
-trait Tile<const R: usize, const C: usize> {
-    /// What its panels hold.
-    type Word: Word;
+pub(super) trait Tile<const R: usize, const C: usize> {
+    /// What the panels of the left operand hold.
+    type Left: Word;
+    /// What those of the right one hold, as many words of a line.
+    type Right: Word;
 
     /// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`), in rows `stride` apart.
     ///
@@ -131,7 +135,8 @@ impl Terms<__m512> for Pair {
 macro_rules! tile {
     ($set:ident, $features:literal, $vector:ty, $word:ty, $rows:literal x $columns:literal) => {
         impl Tile<$rows, $columns> for $set {
-            type Word = $word;
+            type Left = $word;
+            type Right = $word;
 
             #[target_feature(enable = $features)]
             unsafe fn sum_products(
@@ -231,13 +236,13 @@ impl Product<'_> {
     ) {
         let (m, k, n) = (self.a.rows(), self.a.columns(), self.b.columns());
         if m <= n {
-            let packed = Panels::<T::Word, R>::all(Lines::rows(self.a), self.threads);
+            let packed = Panels::<T::Left, R>::all(Lines::rows(self.a), self.threads);
             let share = self.share(n.div_ceil(C), columns_piece / (C * DEPTH));
             self.each(n.div_ceil(share * C), |task, piece| {
                 let columns = task * share * C..n.min((task + 1) * share * C);
-                for (block, depth) in blocks::<T::Word>(k) {
-                    let words = T::Word::words(depth.len());
-                    T::Word::pack::<C>(Lines::columns(self.b), columns.clone(), depth, piece);
+                for (block, depth) in blocks::<T::Left>(k) {
+                    let words = T::Left::words(depth.len());
+                    T::Right::pack::<C>(Lines::columns(self.b), columns.clone(), depth, piece);
                     for (row, a) in packed.block(block, words) {
                         for (column, b) in panels_of::<C>(piece, words) {
                             let at = (row, columns.start + column);
@@ -248,13 +253,13 @@ impl Product<'_> {
                 }
             });
         } else {
-            let packed = Panels::<T::Word, C>::all(Lines::columns(self.b), self.threads);
+            let packed = Panels::<T::Right, C>::all(Lines::columns(self.b), self.threads);
             let share = self.share(m.div_ceil(R), rows_piece / (R * DEPTH));
             self.each(m.div_ceil(share * R), |task, piece| {
                 let rows = task * share * R..m.min((task + 1) * share * R);
-                for (block, depth) in blocks::<T::Word>(k) {
-                    let words = T::Word::words(depth.len());
-                    T::Word::pack::<R>(Lines::rows(self.a), rows.clone(), depth, piece);
+                for (block, depth) in blocks::<T::Left>(k) {
+                    let words = T::Left::words(depth.len());
+                    T::Left::pack::<R>(Lines::rows(self.a), rows.clone(), depth, piece);
                     for (column, b) in packed.block(block, words) {
                         for (row, a) in panels_of::<R>(piece, words) {
                             let at = (rows.start + row, column);
@@ -342,6 +347,7 @@ impl Product<'_> {
 mod tests {
     use super::*;
     use crate::cpu::buffer::SharedMut;
+    use crate::cpu::pairs::numbers;
     use crate::testing::TestRng;
 
     /// `start + 0.5 · a·b`, or `0.5 · a·b` without a start, by one instruction set.
@@ -402,12 +408,6 @@ mod tests {
         }
     }
 
-    /// The two numbers of a word: the upper halves of two f32.
-    fn numbers(word: f32) -> [f32; 2] {
-        let bits = word.to_bits();
-        [bits << 16, bits & 0xFFFF_0000].map(f32::from_bits)
-    }
-
     impl Terms<Plain> for Pair {
         unsafe fn add(sum: Plain, weight: Plain, x: Plain) -> Plain {
             Plain(array::from_fn(|i| {
@@ -420,7 +420,8 @@ mod tests {
     struct Portable;
 
     impl Tile<8, 32> for Portable {
-        type Word = Pair;
+        type Left = Pair;
+        type Right = Pair;
 
         unsafe fn sum_products(
             a: &[f32],
@@ -453,7 +454,13 @@ mod tests {
 
     /// Those of pairs; what has no instructions of its own is everywhere.
     fn tiles_of_pairs() -> Vec<Compute> {
-        let mut tiles: Vec<Compute> = vec![compute::<Portable, 8, 32>];
+        let mut tiles: Vec<Compute> = vec![
+            compute::<Portable, 8, 32>,
+            compute::<amx::emulated::Amx, 32, 32>,
+        ];
+        if amx::available() {
+            tiles.push(compute::<Amx, 32, 32>);
+        }
         if simd::avx512_bf16() {
             tiles.push(compute::<Avx512Bf16, 8, 48>);
             tiles.push(compute::<Avx512Bf16, 8, 32>);

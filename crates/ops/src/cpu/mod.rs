@@ -3,6 +3,8 @@
 //! Work is divided by the shapes of the operands and sums are taken in a fixed order, so results are the same bytes on any number of
 //! threads.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 pub(crate) mod buffer;
 pub(crate) mod gemm;
 #[cfg(target_arch = "x86_64")]

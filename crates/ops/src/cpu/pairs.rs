@@ -87,8 +87,14 @@ impl Word for Pair {
 const NUMBERS: usize = BLOCK * Pair::NUMBERS;
 
 /// Two numbers as a word.
-fn word(first: f32, second: f32) -> f32 {
+pub(super) fn word(first: f32, second: f32) -> f32 {
     f32::from_bits(bf16(first) | bf16(second) << 16)
+}
+
+/// The two numbers of a word: in f32 they are the upper halves of the bits.
+pub(super) fn numbers(word: f32) -> [f32; 2] {
+    let bits = word.to_bits();
+    [bits << 16, bits & 0xFFFF_0000].map(f32::from_bits)
 }
 
 /// The bits of a number in bf16.
@@ -104,7 +110,7 @@ fn bf16(x: f32) -> u32 {
 /// # Safety
 /// The machine has AVX-512 with bf16, if there are any panels.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512bf16")]
-unsafe fn pack_adjacent<const W: usize>(
+pub(super) unsafe fn pack_adjacent<const W: usize>(
     of: Lines<'_>,
     first: usize,
     panels: usize,

@@ -49,9 +49,11 @@ enum Level {
     Avx512,
     /// With sums of products of pairs in bf16.
     Avx512Bf16,
+    /// With products of whole tiles in bf16, where `cpu::amx` finds them.
+    Amx,
 }
 
-/// What the machine has, or less where the environment has `RLHF_SIMD=avx512`, `avx2` or `baseline`: to try on a newer machine what an
+/// What the machine has, or less where the environment has `RLHF_SIMD=avx512_bf16`, `avx512`, `avx2` or `baseline`: to try on a newer machine what an
 /// older one computes. Read here for the reason of `RLHF_REFERENCE`.
 #[cfg(target_arch = "x86_64")]
 static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
@@ -63,13 +65,14 @@ static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
         && is_x86_feature_detected!("avx512bw");
     let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
     let most = match std::env::var_os("RLHF_SIMD") {
+        Some(name) if name == "avx512_bf16" => Level::Avx512Bf16,
         Some(name) if name == "avx512" => Level::Avx512,
         Some(name) if name == "avx2" => Level::Avx2,
         Some(name) if name == "baseline" => Level::Baseline,
-        _ => Level::Avx512Bf16,
+        _ => Level::Amx,
     };
     let has = match (avx512_bf16, avx512, avx2) {
-        (true, ..) => Level::Avx512Bf16,
+        (true, ..) => Level::Amx, // if it has that, too
         (_, true, _) => Level::Avx512,
         (.., true) => Level::Avx2,
         _ => Level::Baseline,
@@ -79,6 +82,12 @@ static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
         false => most,
     }
 });
+
+/// Whether AMX may be used, on a machine that has it.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn may_use_amx() -> bool {
+    *LEVEL == Level::Amx
+}
 
 /// Whether to use AVX-512 with bf16.
 #[cfg(target_arch = "x86_64")]

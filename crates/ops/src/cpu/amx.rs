@@ -1,0 +1,393 @@
+//! Tiles of bf16 products by AMX, the matrix unit of Intel's servers since Sapphire Rapids.
+//!
+//! It has eight registers of up to 16 rows of 64 bytes. `TDPBF16PS` adds the product of two of them to a third: 16 rows of 32 numbers in bf16 by
+//! 16 rows of 16 pairs, of which each belongs to one column (Intel's manual of instruction set extensions, chapter on AMX). Here four of
+//! them hold the sums of a tile of 32 by 32, and four the operands. A panel of rows has 16 words of one line after the other, a panel of
+//! columns is one of [`Pair`]s.
+//!
+//! No machine with AMX has run this: the panels are tested with an emulation of the unit, and the unit is asked for a product that is known
+//! before it is used.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use super::buffer::{Uninit, room, write_zeros};
+use super::gemm_tiled::Tile;
+use super::pairs::{Pair, numbers, pack_adjacent, word};
+use super::panels::{BLOCK, Lines, Word, transpose};
+use super::simd;
+
+/// Words of a row of a register.
+const WORDS: usize = 16;
+
+/// Rows and columns of a tile.
+const SIDE: usize = 32;
+
+/// Whether the machine has AMX, the system lets this process use it, and it multiplies as we read its manual.
+pub(crate) fn available() -> bool {
+    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
+        // SAFETY: tried only where it was found.
+        simd::may_use_amx() && is_there() && is_permitted() && unsafe { is_understood() }
+    });
+    *AVAILABLE
+}
+
+/// Whether the CPU has tiles and their products in bf16, and the system saves their registers.
+fn is_there() -> bool {
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+    const CONFIGURATION_AND_DATA: u64 = 1 << 17 | 1 << 18;
+    if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 {
+        return false;
+    }
+    // SAFETY: the instruction was found.
+    let saved = unsafe { _xgetbv(0) };
+    __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+        && saved & CONFIGURATION_AND_DATA == CONFIGURATION_AND_DATA
+}
+
+/// Asks the system for the registers, which are larger than what it saves of a process that has not asked.
+fn is_permitted() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // From the kernel's asm/prctl.h and its documentation of xstate.
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const TILE_DATA: i64 = 18;
+        unsafe extern "C" {
+            fn syscall(number: i64, ...) -> i64;
+        }
+        // SAFETY: it takes two numbers, and changes nothing but what the process may do.
+        unsafe { syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// Whether a tile of small whole numbers, of which every sum is exact, comes out as it should.
+///
+/// # Safety
+/// The machine has AMX, and the process may use it.
+unsafe fn is_understood() -> bool {
+    const DEPTH: usize = 2 * WORDS;
+    let number = |i: usize| ((i * 7) % 11) as f32 - 5.0;
+    let panel = |from: usize| -> Vec<f32> {
+        let words = (0..DEPTH * SIDE).map(|i| from + 2 * i);
+        words.map(|i| word(number(i), number(i + 1))).collect()
+    };
+    let (a, b) = (panel(0), panel(3));
+    let mut out = [[0f32; SIDE]; SIDE];
+    // SAFETY: the caller's promise; the panels are two registers deep.
+    unsafe { Amx::sum_products(&a, &b, DEPTH, out.as_mut_ptr().cast(), SIDE, 1.0, false) }
+    out == products(&a, &b, DEPTH)
+}
+
+/// What a tile is by definition: `Σ_k a_k·b_kᵀ`.
+fn products(a: &[f32], b: &[f32], depth: usize) -> [[f32; SIDE]; SIDE] {
+    let mut sums = [[0f32; SIDE]; SIDE];
+    for k in 0..depth {
+        for (line, sums) in sums.iter_mut().enumerate() {
+            let register = k / WORDS * WORDS * SIDE;
+            let [a0, a1] = numbers(a[register + line * WORDS + k % WORDS]);
+            for (sum, b) in sums.iter_mut().zip(&b[k * SIDE..]) {
+                let [b0, b1] = numbers(*b);
+                *sum = a1.mul_add(b1, a0.mul_add(b0, *sum));
+            }
+        }
+    }
+    sums
+}
+
+/// Words that hold so many numbers of a line, in whole registers.
+fn words(numbers: usize) -> usize {
+    Pair::words(numbers).next_multiple_of(WORDS)
+}
+
+/// Panels of rows: 16 words of each line, then the next 16.
+pub(super) struct Rows;
+
+impl Word for Rows {
+    const NUMBERS: usize = Pair::NUMBERS;
+
+    fn words(numbers: usize) -> usize {
+        words(numbers)
+    }
+
+    fn pack<const W: usize>(
+        of: Lines<'_>,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut Vec<f32>,
+    ) {
+        pack::<Self, W>(of, lines, depth, out);
+    }
+
+    fn pack_panel<const W: usize>(
+        of: Lines<'_>,
+        first: usize,
+        end: usize,
+        depth: Range<usize>,
+        out: &mut Uninit,
+    ) {
+        assert_eq!(out.len(), W * words(depth.len()));
+        let lines = W.min(end - first);
+        write_zeros(out);
+        for (i, out) in out.chunks_exact_mut(W * WORDS).enumerate() {
+            let from = depth.start + i * WORDS * Self::NUMBERS;
+            let fast = from + WORDS * Self::NUMBERS <= depth.end && simd::avx512_bf16();
+            // SAFETY: the instructions were found, and what they read is within the lines.
+            unsafe {
+                match (of.stride, of.step) {
+                    (_, 1) if fast => rows_along(of, first, lines, from, out),
+                    (1, _) if fast && lines == SIDE => rows_across(of, first, from, out),
+                    _ => rows_one_by_one(of, first, lines, from..depth.end, out),
+                }
+            }
+        }
+    }
+}
+
+/// Panels of columns: a [`Pair`] of each line, then the next, in whole registers.
+pub(super) struct Columns;
+
+impl Word for Columns {
+    const NUMBERS: usize = Pair::NUMBERS;
+
+    fn words(numbers: usize) -> usize {
+        words(numbers)
+    }
+
+    fn pack<const W: usize>(
+        of: Lines<'_>,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut Vec<f32>,
+    ) {
+        pack::<Self, W>(of, lines, depth, out);
+    }
+
+    fn pack_panel<const W: usize>(
+        of: Lines<'_>,
+        first: usize,
+        end: usize,
+        depth: Range<usize>,
+        out: &mut Uninit,
+    ) {
+        let (pairs, rest) = out.split_at_mut(W * Pair::words(depth.len()));
+        Pair::pack_panel::<W>(of, first, end, depth, pairs);
+        write_zeros(rest);
+    }
+}
+
+/// [`Word::pack`], panel by panel.
+fn pack<F: Word, const W: usize>(
+    of: Lines<'_>,
+    lines: Range<usize>,
+    depth: Range<usize>,
+    out: &mut Vec<f32>,
+) {
+    let panel = W * F::words(depth.len());
+    let len = lines.len().div_ceil(W) * panel;
+    out.clear();
+    for (i, out) in room(out, len).chunks_exact_mut(panel).enumerate() {
+        F::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+    }
+    // SAFETY: whole panels make up the memory, and each was written.
+    unsafe { out.set_len(len) }
+}
+
+/// A register of each of `lines` lines, whatever their strides and however many numbers are left of them.
+fn rows_one_by_one(
+    of: Lines<'_>,
+    first: usize,
+    lines: usize,
+    depth: Range<usize>,
+    out: &mut Uninit,
+) {
+    let number = |line: usize, k: usize| match k < depth.end {
+        true => of.data[(first + line) * of.stride + k * of.step],
+        false => 0.0,
+    };
+    for (line, out) in out.chunks_exact_mut(WORDS).take(lines).enumerate() {
+        for (i, out) in out.iter_mut().enumerate() {
+            let k = depth.start + Pair::NUMBERS * i;
+            out.write(word(number(line, k), number(line, k + 1)));
+        }
+    }
+}
+
+/// A register of each of `lines` lines that are contiguous.
+///
+/// # Safety
+/// The machine has AVX-512 with bf16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn rows_along(of: Lines<'_>, first: usize, lines: usize, from: usize, out: &mut Uninit) {
+    for (line, out) in out.chunks_exact_mut(WORDS).take(lines).enumerate() {
+        let at = (first + line) * of.stride + from;
+        let (numbers, _) = of.data[at..][..2 * WORDS].as_chunks::<WORDS>();
+        // SAFETY: a vector is 16 numbers, and there is room for 16 words.
+        unsafe {
+            let [low, high] = [&numbers[0], &numbers[1]].map(|it| _mm512_loadu_ps(it.as_ptr()));
+            let halves = _mm512_cvtne2ps_pbh(high, low);
+            let halves = std::mem::transmute::<__m512bh, __m512i>(halves);
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), halves);
+        }
+    }
+}
+
+/// A register of each of 32 lines that are adjacent: as a panel of pairs, transposed.
+///
+/// # Safety
+/// The machine has AVX-512 with bf16.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512bf16,avx2")]
+unsafe fn rows_across(of: Lines<'_>, first: usize, from: usize, out: &mut Uninit) {
+    let mut pairs = [MaybeUninit::uninit(); WORDS * SIDE];
+    let depth = from..from + WORDS * Pair::NUMBERS;
+    // SAFETY: the caller's promise; the panel is written whole before it is read, and each block of eight by eight lies within both sides.
+    unsafe {
+        pack_adjacent::<SIDE>(of, first, 1, depth, &mut pairs);
+        for line in (0..SIDE).step_by(BLOCK) {
+            for k in (0..WORDS).step_by(BLOCK) {
+                let from = pairs[k * SIDE + line..].as_ptr().cast();
+                let to = out[line * WORDS + k..].as_mut_ptr().cast();
+                transpose::<BLOCK>(from, SIDE, to, WORDS);
+            }
+        }
+    }
+}
+
+/// What `LDTILECFG` reads: palette 1, and the bytes of a row and the rows of each register.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Eight registers of 16 rows of 64 bytes.
+static ALL: Configuration = Configuration {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+pub(super) struct Amx;
+
+impl Tile<SIDE, SIDE> for Amx {
+    type Left = Rows;
+    type Right = Columns;
+
+    unsafe fn sum_products(
+        a: &[f32],
+        b: &[f32],
+        depth: usize,
+        out: *mut f32,
+        stride: usize,
+        scale: f32,
+        accumulate: bool,
+    ) {
+        let mut sums = [[0f32; SIDE]; SIDE];
+        // Bytes from a row to the next: of a panel of rows, and of a panel of columns and of the sums.
+        let (of_rows, of_columns) = (4 * WORDS, 4 * SIDE);
+        // SAFETY: the caller's promise. Both panels are a whole number of registers deep, of which each turn of the loop reads one, 2048 bytes
+        // of either. No code but this uses the unit's registers, and they are given back.
+        unsafe {
+            asm!(
+                "ldtilecfg [{all}]",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "test {left}, {left}",
+                "jz 3f",
+                "2:",
+                "tileloadd tmm4, [{a} + {of_rows}*1]",
+                "tileloadd tmm6, [{b} + {of_columns}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b} + {of_columns}*1 + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {of_rows}*1 + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 2048",
+                "add {b}, 2048",
+                "dec {left}",
+                "jnz 2b",
+                "3:",
+                "tilestored [{sums} + {of_columns}*1], tmm0",
+                "tilestored [{sums} + {of_columns}*1 + 64], tmm1",
+                "tilestored [{sums} + {of_columns}*1 + 2048], tmm2",
+                "tilestored [{sums} + {of_columns}*1 + 2112], tmm3",
+                "tilerelease",
+                all = in(reg) &raw const ALL,
+                a = inout(reg) a.as_ptr() => _,
+                b = inout(reg) b.as_ptr() => _,
+                left = inout(reg) depth / WORDS => _,
+                of_rows = in(reg) of_rows,
+                of_columns = in(reg) of_columns,
+                sums = in(reg) sums.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+            write(&sums, out, stride, scale, accumulate);
+        }
+    }
+}
+
+/// `out = scale · sums` (or `+=`), in rows `stride` apart.
+///
+/// # Safety
+/// As of [`Tile::sum_products`].
+unsafe fn write(
+    sums: &[[f32; SIDE]; SIDE],
+    out: *mut f32,
+    stride: usize,
+    scale: f32,
+    accumulate: bool,
+) {
+    for (r, sums) in sums.iter().enumerate() {
+        for (c, sum) in sums.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let out = out.add(r * stride + c);
+                *out = match accumulate {
+                    true => *out + scale * sum,
+                    false => scale * sum,
+                };
+            }
+        }
+    }
+}
+
+/// The same tile without the unit: what any machine can test of its panels.
+#[cfg(test)]
+pub(super) mod emulated {
+    use super::{Columns, Rows, SIDE, Tile, products, write};
+
+    pub(in crate::cpu) struct Amx;
+
+    impl Tile<SIDE, SIDE> for Amx {
+        type Left = Rows;
+        type Right = Columns;
+
+        unsafe fn sum_products(
+            a: &[f32],
+            b: &[f32],
+            depth: usize,
+            out: *mut f32,
+            stride: usize,
+            scale: f32,
+            accumulate: bool,
+        ) {
+            // SAFETY: the caller's promise.
+            unsafe { write(&products(a, b, depth), out, stride, scale, accumulate) }
+        }
+    }
+}
