@@ -12,7 +12,6 @@ fn reads<S: Stage>(run: &Path, config: &S::Config) -> u64 {
     let session = Session {
         device: Device::Cpu,
         comm: Default::default(),
-        shard_optimizer: false,
         dtype: DType::F32,
         recompute: false,
         lora: None,

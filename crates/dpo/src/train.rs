@@ -215,13 +215,14 @@ impl Prepared for PreferenceLearning {
             let mut logprobs = Vec::new();
             let own = comm.deal(&lengths);
             let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
-            for micro in micro_batches(&lengths, micro_batch_tokens) {
+            let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
+            while let Some(micro) = micros.next() {
                 let micro = &own[micro];
                 let teaches = micro.iter().any(|&item| teaches(config, batch[item]));
                 let (loss, now) = forward(micro, share)?;
                 // Ties alone leave no loss that depends on the policy where they count nothing.
                 if teaches || loss.track_op() {
-                    gradients.accumulate(params, &loss)?;
+                    comm.accumulate(params, &mut gradients, &loss, micros.len() == 0)?;
                 }
                 total = (total + loss.detach())?;
                 logprobs.push(now.detach());

@@ -1,6 +1,8 @@
 //! Gradients summed over micro-batches, and the guard against silent ones.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
@@ -16,8 +18,18 @@ use crate::{Error, Params, Result};
 pub struct Gradients {
     sums: BTreeMap<String, Tensor>,
     /// `Σ g²` of each sum, in order of name, once they have been read.
-    squares: OnceLock<Vec<f32>>,
+    squares: OnceLock<Squares>,
 }
+
+#[derive(Debug)]
+struct Squares {
+    of: Vec<f32>,
+    /// Which of the gradients are zero throughout, where that is known; a square may be zero because it is too small for f32.
+    zero: Option<Vec<bool>>,
+}
+
+/// Who wants a gradient as soon as nothing will be added to it; it leaves the sums where the answer is yes.
+pub type TakeGradient = dyn Fn(&str, &Tensor) -> bool;
 
 impl Gradients {
     /// No gradients yet.
@@ -33,12 +45,12 @@ impl Gradients {
     pub fn accumulate(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
         self.squares.take();
         if params.dtype() != DType::F16 {
-            return self.add(params, loss);
+            return self.add(params, loss, None).map(drop);
         }
         // Powers of two change no digit, and no scale outlives the call: a resumed run takes the same ones.
         for scale in [4096.0, 256.0, 16.0, 1.0] {
             let mut scaled = Self::new();
-            scaled.add(params, &(loss * scale)?)?;
+            scaled.add(params, &(loss * scale)?, None)?;
             if scale > 1.0 && !scaled.norm()?.is_finite() {
                 continue;
             }
@@ -55,13 +67,53 @@ impl Gradients {
         Ok(())
     }
 
+    /// [`Gradients::accumulate`] for the last time before an optimizer step: gradients are offered to `take` as soon as they are complete,
+    /// while the backward pass goes on, where the operations tell. Gives the names in the order in which they were complete.
+    pub fn accumulate_last(
+        &mut self,
+        params: &Params,
+        loss: &Tensor,
+        take: Rc<TakeGradient>,
+    ) -> Result<Vec<String>> {
+        if params.dtype() == DType::F16 {
+            self.accumulate(params, loss)?;
+            return Ok(Vec::new());
+        }
+        self.squares.take();
+        self.add(params, loss, Some(take))
+    }
+
     /// Adds the gradients of one backward pass.
-    fn add(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
+    fn add(
+        &mut self,
+        params: &Params,
+        loss: &Tensor,
+        take: Option<Rc<TakeGradient>>,
+    ) -> Result<Vec<String>> {
         let mut sums = rlhf_ops::GradientSums::new();
         for (name, var) in params.read_vars() {
             sums.insert(var.id(), self.sums.remove(name));
         }
-        let mut grads = rlhf_ops::backward_into(loss, &mut sums)?;
+        let taken = Rc::new(RefCell::new(HashSet::new()));
+        let (mut grads, complete) = match take {
+            None => (rlhf_ops::backward_into(loss, &mut sums)?, Vec::new()),
+            Some(take) => {
+                let names = params.read_vars();
+                let names: HashMap<_, _> = names
+                    .map(|(name, var)| (var.id(), name.to_owned()))
+                    .collect();
+                let all_taken = taken.clone();
+                let offered = move |id, sum: &Tensor| {
+                    let wanted = names.get(&id).is_some_and(|name| take(name, sum));
+                    if wanted {
+                        all_taken.borrow_mut().insert(id);
+                    }
+                    wanted
+                };
+                rlhf_ops::backward_offering(loss, &mut sums, Rc::new(offered))?
+            }
+        };
+        let mut names: HashMap<_, _> = HashMap::new();
         for (name, var) in params.read_vars() {
             let sum = sums.remove(&var.id()).flatten();
             // The gradient of a leaf still holds the graph it was computed from.
@@ -69,6 +121,14 @@ impl Gradients {
                 Some(grad) => Some(grad.detach().to_dtype(DType::F32)?.contiguous()?),
                 None => None,
             };
+            if taken.borrow().contains(&var.id()) && grad.is_some() {
+                return Err(Error::Invalid(format!(
+                    "the gradient of {name} was taken before it was complete: an operation that keeps no sum reads it too"
+                )));
+            }
+            if grad.is_none() {
+                names.insert(var.id(), name);
+            }
             let sum = match (sum, grad) {
                 (Some(sum), Some(grad)) => (sum + grad)?,
                 (Some(one), None) | (None, Some(one)) => one,
@@ -76,7 +136,8 @@ impl Gradients {
             };
             self.sums.insert(name.to_owned(), sum);
         }
-        Ok(())
+        let complete = complete.iter().filter_map(|id| names.get(id));
+        Ok(complete.map(|name| (*name).to_owned()).collect())
     }
 
     /// Every name with its gradient, in order of name.
@@ -95,6 +156,21 @@ impl Gradients {
         self.sums.insert(name.to_owned(), sum);
     }
 
+    /// Takes the gradient of `name` out.
+    pub fn take(&mut self, name: &str) -> Option<Tensor> {
+        self.squares.take();
+        self.sums.remove(name)
+    }
+
+    /// `Σ g²` of each gradient, in order of name, where others have computed it: zero where the gradient is zero throughout, and else not.
+    pub fn set_squares(&mut self, squares: &[f64]) {
+        let squares = Squares {
+            of: squares.iter().map(|square| *square as f32).collect(),
+            zero: Some(squares.iter().map(|square| *square == 0.0).collect()),
+        };
+        self.squares = OnceLock::from(squares);
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
@@ -110,22 +186,25 @@ impl Gradients {
     /// optimizer step waits for the device here, and nowhere else but under f16, where every micro-batch looks for overflow.
     pub fn read(numbers: &Tensor, gradients: &[&Self]) -> Result<Vec<f32>> {
         let mut parts = vec![numbers.flatten_all()?];
-        for one in gradients {
+        let unknown = || gradients.iter().filter(|one| one.squares.get().is_none());
+        for one in unknown() {
             parts.extend(one.squares_on_device()?);
         }
         let mut found = rlhf_ops::read_to_host(&Tensor::cat(&parts, 0)?)?;
         let mut rest = found.split_off(numbers.elem_count());
-        for one in gradients {
+        let unknown: Vec<_> = unknown().collect();
+        for one in unknown {
             let after = rest.split_off(one.sums.len());
-            // Set already only if they were read before, and then they are the same.
-            let _ = one.squares.set(std::mem::replace(&mut rest, after));
+            let of = std::mem::replace(&mut rest, after);
+            // Set already only if it stands there twice, and then they are the same.
+            let _ = one.squares.set(Squares { of, zero: None });
         }
         Ok(found)
     }
 
     /// `‖g‖ = √(Σ_p Σ_i g_{p,i}²)` over all parameters together.
     pub fn norm(&self) -> Result<f64> {
-        let squares = self.squares()?.iter();
+        let squares = self.squares()?.of.iter();
         Ok(squares.map(|s| f64::from(*s)).sum::<f64>().sqrt())
     }
 
@@ -148,7 +227,7 @@ impl Gradients {
     /// [`Gradients::check_all`] for a loss that is known not to depend on the parameters in `exempt`: one of differences
     /// between scores does not on what shifts them all alike.
     pub fn check_all_but(&self, params: &Params, exempt: &[&str]) -> Result<bool> {
-        let squares: BTreeMap<_, _> = self.sums.keys().zip(self.squares()?).collect();
+        let squares: BTreeMap<_, _> = self.sums.keys().zip(&self.squares()?.of).collect();
         let (mut offenders, mut waiting) = (Vec::new(), false);
         let trainable = || params.trainable().map(|(name, _)| name);
         for name in trainable().filter(|name| !exempt.contains(name)) {
@@ -176,6 +255,10 @@ impl Gradients {
     }
 
     fn all_zero(&self, name: &str) -> Result<bool> {
+        if let Some(known) = self.squares.get().and_then(|squares| squares.zero.as_ref()) {
+            let place = self.sums.keys().position(|it| it == name);
+            return Ok(place.and_then(|place| known.get(place)).is_none_or(|zero| *zero));
+        }
         let Some(grad) = self.sums.get(name) else {
             return Ok(true);
         };
@@ -184,15 +267,15 @@ impl Gradients {
     }
 
     /// `Σ g²` of each parameter, in order of name: as they were read, or read now.
-    fn squares(&self) -> Result<&[f32]> {
+    fn squares(&self) -> Result<&Squares> {
         if let Some(squares) = self.squares.get() {
             return Ok(squares);
         }
-        let squares = match self.squares_on_device()? {
+        let of = match self.squares_on_device()? {
             Some(squares) => rlhf_ops::read_to_host(&squares)?,
             None => Vec::new(),
         };
-        Ok(self.squares.get_or_init(|| squares))
+        Ok(self.squares.get_or_init(|| Squares { of, zero: None }))
     }
 
     fn squares_on_device(&self) -> Result<Option<Tensor>> {
@@ -205,101 +288,4 @@ impl Gradients {
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    fn params(dtype: DType) -> Params {
-        let mut params = Params::new(&Device::Cpu, dtype);
-        for (name, value) in [("used", [1f32, 2.0]), ("idle", [3.0, 4.0])] {
-            params
-                .insert(name, &Tensor::new(&value, &Device::Cpu).unwrap())
-                .unwrap();
-        }
-        params
-    }
-
-    /// Σ used², whose gradient is 2·used.
-    fn loss(params: &Params) -> Tensor {
-        let used = params.compute("used").unwrap();
-        used.sqr().unwrap().sum_all().unwrap()
-    }
-
-    #[test]
-    fn micro_batches_add_up_in_f32_and_hold_no_graph() {
-        for dtype in [DType::F32, DType::BF16] {
-            let params = params(dtype);
-            let mut grads = Gradients::new();
-            grads.accumulate(&params, &loss(&params)).unwrap();
-            grads.accumulate(&params, &loss(&params)).unwrap();
-            let used = grads.get("used").unwrap();
-            assert!(!used.track_op());
-            assert_eq!(used.to_vec1::<f32>().unwrap(), [4.0, 8.0]);
-            assert_eq!(grads.norm().unwrap(), 80f64.sqrt());
-        }
-    }
-
-    /// Closed form: the gradient of c·Σ used² is 2c·used. In f16 2e-9 is zero, and 4096 times 400 infinite.
-    #[test]
-    fn f16_keeps_gradients_far_below_and_far_above_its_range() {
-        let params = params(DType::F16);
-        let gradient = |factor: f64| {
-            let loss = loss(&params).to_dtype(DType::F32).unwrap();
-            let mut grads = Gradients::new();
-            grads
-                .accumulate(&params, &(loss * factor).unwrap())
-                .unwrap();
-            grads.get("used").unwrap().to_vec1::<f32>().unwrap()
-        };
-        for factor in [1e-9, 1e-4, 1.0, 100.0, 1e4] {
-            for (got, want) in gradient(factor).into_iter().zip([2.0, 4.0]) {
-                let want = want * factor as f32;
-                assert!((got - want).abs() <= 0.01 * want, "{got}, expected {want}");
-            }
-        }
-        assert!(
-            gradient(1e6).iter().all(|g| !g.is_finite()),
-            "beyond every scale the overflow shows"
-        );
-    }
-
-    #[test]
-    fn one_read_serves_norm_and_guard_of_all_gradients_until_they_change() {
-        let params = params(DType::F32);
-        let (mut some, none) = (Gradients::new(), Gradients::new());
-        some.accumulate(&params, &loss(&params)).unwrap();
-        let numbers = Tensor::new(&[[7f32, 8.0]], &Device::Cpu).unwrap();
-        let before = rlhf_ops::host_reads();
-        let found = Gradients::read(&numbers, &[&none, &some, &some]).unwrap();
-        assert_eq!(found, [7.0, 8.0]);
-        // |2·(1, 2)|² = 20.
-        let norms = [&some, &none].map(|grads| grads.norm().unwrap());
-        assert_eq!(norms, [20f64.sqrt(), 0.0]);
-        assert!(some.check_all(&params).is_err());
-        assert_eq!(rlhf_ops::host_reads() - before, 1);
-        some.accumulate(&params, &loss(&params)).unwrap();
-        assert_eq!(some.norm().unwrap(), 80f64.sqrt());
-        some.clear();
-        assert_eq!(some.norm().unwrap(), 0.0);
-    }
-
-    #[test]
-    fn the_guard_names_parameters_without_a_finite_non_zero_gradient() {
-        let params = params(DType::F32);
-        let check = |loss: Tensor| {
-            let mut grads = Gradients::new();
-            grads.accumulate(&params, &loss).unwrap();
-            grads.check_all(&params).map_err(|e| e.to_string())
-        };
-        let idle = || params.compute("idle").unwrap().sum_all().unwrap();
-        let error = check(loss(&params)).unwrap_err();
-        assert!(error.contains("1 of 2") && error.contains("idle (none recorded)"));
-        let error = check((loss(&params) + (idle() * 0.0).unwrap()).unwrap()).unwrap_err();
-        assert!(error.contains("idle ("), "{error}");
-        let nan = (loss(&params) + (idle() * f64::NAN).unwrap()).unwrap();
-        assert!(check(nan).unwrap_err().contains("idle (not finite)"));
-        // A gradient of 1e-30 has a square of zero in f32, but it is not zero.
-        check((loss(&params) + (idle() * 1e-30).unwrap()).unwrap()).unwrap();
-    }
-}
+mod tests;

@@ -79,7 +79,7 @@ pub use encode::{Encoded, Segment};
 pub use error::{Error, Result};
 pub use example::{Example, ExampleBatch};
 pub use generate::{Sampled, generate, generate_rows, stream_response};
-pub use gradients::Gradients;
+pub use gradients::{Gradients, TakeGradient};
 pub use language_model::{LanguageModel, SaveDtype};
 pub use likely::TokenScore;
 pub use lora::peft::is_adapter;

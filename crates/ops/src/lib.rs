@@ -78,7 +78,7 @@ pub use experts::{Routing, combine, dispatch, expert_linear, quantised_expert_li
 pub use finite::is_finite;
 pub use gelu::{gelu_erf, gelu_tanh};
 pub use gpu::{Emulator, kernel_launches};
-pub use gradient_sums::{GradientSums, backward_into};
+pub use gradient_sums::{GradientSums, TakeSum, backward_into, backward_offering};
 pub use half_products::{computes_in_f32, has_bf16_products, set_bf16_products};
 pub use host::{host_reads, read_to_host};
 pub use layer_norm::layer_norm;

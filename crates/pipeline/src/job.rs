@@ -127,7 +127,7 @@ impl Job {
         let session = machine.session(self.seed, self.recompute, self.adapter.clone());
         let mut prepared = self.located.prepare(&session).map_err(blame_input)?;
         let mut plan = prepared.plan(&session)?;
-        if session.shard_optimizer && comm.size() > 1 {
+        if session.comm.shares_optimizers() {
             plan.share_optimizer(comm.size());
         }
         comm.by_leader(|| {

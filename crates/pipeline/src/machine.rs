@@ -19,8 +19,6 @@ pub(crate) struct Machine {
     pub(crate) dtype: DType,
     /// The processes that share the work.
     pub(crate) comm: Comm,
-    /// Whether they share the optimizer out.
-    pub(crate) shard_optimizer: bool,
     pub(crate) progress: ProgressStyle,
     pub(crate) saving: Saving,
     pub(crate) interrupt: Interrupt,
@@ -67,6 +65,10 @@ impl Machine {
                 return Err(usage!("run.sum_dtype is \"{other}\"; expected f32 or bf16"));
             }
         };
+        let comm = match run.shard_optimizer {
+            true => comm.sharing_optimizers(),
+            false => comm,
+        };
         let (local, _) = comm.on_this_host();
         let device = rlhf_ops::device::pick(&run.device, local)
             .map_err(|error| usage!("run.device: {error}"))?;
@@ -86,7 +88,6 @@ impl Machine {
             device,
             dtype,
             comm,
-            shard_optimizer: run.shard_optimizer,
             progress,
             saving: run.saving(),
             interrupt: Interrupt::new(),
@@ -99,7 +100,6 @@ impl Machine {
         Session {
             device: self.device.clone(),
             comm: self.comm.clone(),
-            shard_optimizer: self.shard_optimizer,
             dtype: self.dtype,
             recompute,
             lora,

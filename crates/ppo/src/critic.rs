@@ -192,10 +192,10 @@ impl Critic {
     }
 
     /// Adds the gradient of the value loss to `gradients`, by a forward and a backward pass of the critic's own weights; the sums of the
-    /// loss. `None` where it shares the policy's trunk.
+    /// loss. `None` where it shares the policy's trunk. The `last` ones of a minibatch are sent to the other ranks meanwhile.
     pub(crate) fn accumulate(
         &self,
-        gradients: &mut Gradients,
+        (comm, gradients, last): (&Comm, &mut Gradients, bool),
         prompts: &[Vec<u32>],
         episodes: &[Episode],
         targets: &ValueTargets,
@@ -206,7 +206,7 @@ impl Critic {
         let sequences = self.sequences(episodes);
         let batch = EpisodeBatch::pack(prompts, &sequences, own.model.device())?;
         let ValueLoss { loss, sums } = self.loss(&batch.values(&own.model)?, targets)?;
-        gradients.accumulate(&own.params, &loss)?;
+        comm.accumulate(&own.params, gradients, &loss, last)?;
         Ok(Some(sums))
     }
 

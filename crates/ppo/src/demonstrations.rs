@@ -88,11 +88,14 @@ impl Demonstrations {
         let own = comm.deal(&lengths);
         let lengths: Vec<usize> = own.iter().map(|&row| lengths[row]).collect();
         let mut total = Tensor::zeros((), DType::F32, params.device())?;
-        for range in micro_batches(&lengths, micro_batch_tokens) {
+        let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
+        while let Some(range) = micros.next() {
             let part: Vec<&Example> = own[range].iter().map(|&row| rows[row]).collect();
             let batch = ExampleBatch::pack(&part, params.device())?;
             let loss = batch.loss(model, targets)?;
-            gradients.accumulate(params, &(&loss * coef)?)?;
+            // The policy's own loss came before: nothing follows the last of these.
+            let last = micros.len() == 0;
+            comm.accumulate(params, gradients, &(&loss * coef)?, last)?;
             total = (total + loss.detach())?;
         }
         Ok(total)

@@ -190,7 +190,10 @@ impl PolicyOptimization {
         let mut sums = zeros(MinibatchSums::PER_MICRO_BATCH)?;
         let own = deal_episodes(&self.comm, prompts, episodes, minibatch).into_iter();
         let own: Vec<usize> = own.map(|place| minibatch[place]).collect();
-        for part in micro_batches(prompts, episodes, &own, self.micro_batch_tokens) {
+        let mut parts =
+            micro_batches(prompts, episodes, &own, self.micro_batch_tokens).into_iter();
+        while let Some(part) = parts.next() {
+            let last = parts.len() == 0;
             let own: Vec<Episode> = part.iter().map(|&i| episodes[i].clone()).collect();
             let batch = EpisodeBatch::pack(prompts, &own, device)?;
             let old_logprobs = flat(&trajectory.logprobs, part)?;
@@ -233,12 +236,15 @@ impl PolicyOptimization {
                 loss = (loss + value.loss)?;
                 value_sums = Some(value.sums);
             }
-            gradients.policy.accumulate(&policy.params, &loss)?;
+            let last_of_policy = last && self.demonstrations.is_none();
+            let params = &policy.params;
+            (self.comm).accumulate(params, &mut gradients.policy, &loss, last_of_policy)?;
             drop((now, objective, hidden, loss));
             if let Some((critic, targets)) = critic
                 && value_sums.is_none()
             {
-                value_sums = critic.accumulate(&mut gradients.critic, prompts, &own, targets)?;
+                let to = (&self.comm, &mut gradients.critic, last);
+                value_sums = critic.accumulate(to, prompts, &own, targets)?;
             }
 
             let value_sums = value_sums.map_or_else(|| zeros(VALUE_SUMS), Ok)?;

@@ -181,10 +181,11 @@ impl Prepared for RewardModelling {
             let lengths: Vec<usize> = batch.iter().map(|item| item.tokens()).collect();
             let own = comm.deal(&lengths);
             let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
-            for micro in micro_batches(&lengths, micro_batch_tokens) {
+            let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
+            while let Some(micro) = micros.next() {
                 let micro: Vec<&Item> = own[micro].iter().map(|&item| batch[item]).collect();
                 let loss = loss_of(&micro, share)?;
-                gradients.accumulate(params, &loss)?;
+                comm.accumulate(params, &mut gradients, &loss, micros.len() == 0)?;
                 total = (total + loss.detach())?;
             }
             let total = comm.sum_gradients(&mut [(params, &mut gradients)], &total)?;

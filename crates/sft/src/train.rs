@@ -197,7 +197,8 @@ impl Prepared for LanguageModelling {
             let lengths: Vec<usize> = batch.iter().map(|row| row.ids().len()).collect();
             let own = comm.deal(&lengths);
             let lengths: Vec<usize> = own.iter().map(|&row| lengths[row]).collect();
-            for micro in micro_batches(&lengths, micro_batch_tokens) {
+            let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
+            while let Some(micro) = micros.next() {
                 let micro: Vec<&Example> = own[micro].iter().map(|&row| batch[row]).collect();
                 let packed = ExampleBatch::pack(&micro, &session.device)?;
                 let (loss, balanced) = packed.loss_balanced(&model, targets)?;
@@ -214,7 +215,8 @@ impl Prepared for LanguageModelling {
                         None => balanced.detach(),
                     });
                 }
-                gradients.accumulate(params, &minimised)?;
+                let last = micros.len() == 0;
+                comm.accumulate(params, &mut gradients, &minimised, last)?;
             }
             // A rank without rows has none, and sums it with those of the others all the same.
             if let ([true], None) = (comm.any([balance.is_some()])?, &balance) {

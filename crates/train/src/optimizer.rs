@@ -74,11 +74,12 @@ impl AdamW {
         }
     }
 
-    /// Shared out to the ranks of `comm`: each keeps the moments of its share of the parameters and updates it. From then on
-    /// [`AdamW::step`], [`AdamW::state`] and [`AdamW::load_state`] are for all ranks to call together.
+    /// Shared out to the ranks of `comm`, where they share optimizers: each keeps the moments of its share of the parameters and updates it,
+    /// with the gradients that [`Comm::sum_gradients`] has given it. From then on [`AdamW::step`], [`AdamW::state`] and
+    /// [`AdamW::load_state`] are for all ranks to call together.
     pub fn shared_by(self, comm: &Comm) -> Self {
         Self {
-            comm: (comm.size() > 1).then(|| comm.clone()),
+            comm: comm.shares_optimizers().then(|| comm.clone()),
             ..self
         }
     }
@@ -158,7 +159,7 @@ impl AdamW {
                 Some(part) => {
                     let weight = param.as_detached_tensor();
                     let own = shared::variable(&weight, &part)?;
-                    rlhf_ops::adamw(&own, &shared::slice(grad, &part)?, m, v, step)?;
+                    rlhf_ops::adamw(&own, grad, m, v, step)?;
                     let moved = weight.flatten_all()?;
                     moved.slice_set(&own.as_detached_tensor(), 0, part.start)?;
                 }

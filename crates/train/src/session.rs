@@ -12,10 +12,8 @@ use crate::{AdamW, AdamWConfig, Comm, Interrupt, ProgressStyle, Saving};
 pub struct Session {
     /// Where tensors live.
     pub device: Device,
-    /// The processes that compute the run together.
+    /// The processes that compute the run together, and how.
     pub comm: Comm,
-    /// Whether each of them keeps a share of the optimizer's moments instead of all.
-    pub shard_optimizer: bool,
     /// What the model computes in; master weights and losses stay f32.
     pub dtype: DType,
     /// Gradient checkpointing: training keeps one hidden state per block and token, and computes the rest again for the gradient.
@@ -47,11 +45,7 @@ impl Session {
 
     /// An optimizer that has taken no step, shared out to the ranks where that is asked for.
     pub fn optimizer(&self, config: AdamWConfig) -> AdamW {
-        let optimizer = AdamW::new(config);
-        match self.shard_optimizer {
-            true => optimizer.shared_by(&self.comm),
-            false => optimizer,
-        }
+        AdamW::new(config).shared_by(&self.comm)
     }
 
     /// The device, its threads where it is the CPU, the number format, and how many ranks have such a device, for people to read.

@@ -7,7 +7,7 @@ use crate::cpu::buffer::{assume_init, fill, sum_rows, write_copy};
 use crate::cpu::gemm::{add_product, product, project};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{Operand, elements, gradient, output};
-use crate::gradient_sums::sum_gradient;
+use crate::gradient_sums::{reached, sum_gradient};
 
 impl WeightLayout {
     /// The weight as a matrix `[in, out]`.
@@ -102,9 +102,10 @@ impl CustomOp2 for Linear {
         &self,
         x: &Tensor,
         w: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        reached(y);
         self.backward(x, w, g)
     }
 }
@@ -131,9 +132,10 @@ impl CustomOp3 for Linear {
         x: &Tensor,
         w: &Tensor,
         b: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        reached(y);
         let (dx, dw) = self.backward(x, w, g)?;
         let db = if b.track_op() {
             gradient(sum_rows(&Operand::of(g).elements()?, b.elem_count()), b)?
@@ -186,9 +188,10 @@ impl CustomOp3 for LinearAdd {
         x: &Tensor,
         w: &Tensor,
         residual: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        reached(y);
         let (dx, dw) = self.0.backward(x, w, g)?;
         Ok((dx, dw, residual.track_op().then(|| g.clone())))
     }

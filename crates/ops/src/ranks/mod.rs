@@ -4,6 +4,7 @@
 //! (`--features nccl`). What is made of the bytes, sums above
 //! all, is `rlhf_train::Comm`, which is the same over every engine.
 
+mod beside;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(feature = "nccl")]
@@ -11,8 +12,11 @@ mod nccl;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Result, Tensor, bail};
+
+pub use beside::{Beside, Pending};
 
 /// One of the processes that compute a run together. Every rank calls the same operations in the same order; each returns once this rank has
 /// what it needs. Calls come from the thread that connected.
@@ -34,9 +38,15 @@ pub trait Ranks: Debug + Send + Sync {
     /// `bytes` of rank `root`, on every rank; all have the same length.
     fn broadcast(&self, root: usize, bytes: &mut [u8]);
 
-    /// `[n]` f32 numbers summed over the ranks, each of them in order of rank, without leaving the devices: sent as `sent`, f32 or bf16, and
-    /// added in f32. `None` where the engine has no such way: then the numbers go through the hosts.
-    fn sum_on_device(&self, numbers: &Tensor, sent: DType) -> Option<Result<Tensor>>;
+    /// `parts`, `[size, n]` in f32, summed over the ranks, each number in order of rank, without leaving the devices: sent as `sent`, f32 or
+    /// bf16, and added in f32. All of them, or only `[n]`, the row of this rank. `None` where the engine has no such way: then the numbers
+    /// go through the hosts.
+    fn sum_on_device(&self, parts: &Tensor, sent: DType, all: bool) -> Option<Result<Tensor>>;
+
+    /// The same ranks once more, for another thread: what it calls there is matched with what other ranks call there, and while `computing`
+    /// is set its waiting leaves the core to the threads that compute. All ranks call it at the same time. `None` where the engine answers
+    /// one thread alone.
+    fn beside(&self, computing: &Arc<AtomicBool>) -> Option<Arc<dyn Ranks>>;
 
     /// Ends every rank, at once; the launcher reports `code`.
     fn abort(&self, code: u8) -> !;

@@ -48,25 +48,26 @@ impl Nccl {
         })
     }
 
-    /// `[n]` f32, summed over the ranks in their order, and sent as `sent`.
-    pub(super) fn sum(&self, numbers: &Tensor, sent: DType) -> Result<Tensor> {
-        let n = numbers.elem_count();
-        let part = n.div_ceil(self.size);
-        let whole = numbers.pad_with_zeros(0, 0, part * self.size - n)?;
-        let received = whole
+    /// `[ranks, n]` f32, summed over the ranks in their order, and sent as `sent`; all rows, or that of this rank, `[n]`.
+    pub(super) fn sum(&self, parts: &Tensor, sent: DType, all: bool) -> Result<Tensor> {
+        let n = parts.dim(1)?;
+        let received = parts
+            .flatten_all()?
             .to_dtype(sent)?
             .contiguous()?
             .apply_op1_no_bwd(&Exchange(self))?;
         let received = received.to_dtype(DType::F32)?;
-        let mut sum = received.narrow(0, 0, part)?;
+        let mut sum = received.narrow(0, 0, n)?;
         for rank in 1..self.size {
-            sum = (sum + received.narrow(0, rank * part, part)?)?;
+            sum = (sum + received.narrow(0, rank * n, n)?)?;
         }
-        let sums = sum
-            .to_dtype(sent)?
-            .contiguous()?
-            .apply_op1_no_bwd(&Gather(self))?;
-        sums.to_dtype(DType::F32)?.narrow(0, 0, n)
+        // Rounded whether it is sent or not, so that the result does not depend on it.
+        let sum = sum.to_dtype(sent)?.contiguous()?;
+        if !all {
+            return sum.to_dtype(DType::F32);
+        }
+        let sums = sum.apply_op1_no_bwd(&Gather(self))?;
+        sums.to_dtype(DType::F32)?.reshape((self.size, n))
     }
 }
 

@@ -55,7 +55,6 @@ pub(super) fn session() -> Session {
     Session {
         device: Device::Cpu,
         comm: Default::default(),
-        shard_optimizer: false,
         dtype: DType::F32,
         recompute: false,
         lora: None,

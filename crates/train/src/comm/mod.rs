@@ -1,29 +1,37 @@
 //! Several processes that compute one run: what they tell one another.
 //!
 //! Every rank holds the same models and reads the same data. The rows of a step are dealt out ([`Comm::deal`]); gradients and counted
-//! numbers are summed ([`Comm::sum_gradients`]), in order of rank, so that a run has the same bytes every time. From there on every rank
-//! computes the same from the same numbers: schedules, guards, early stops and the optimizer need not know of the others. Rank 0, the leader,
-//! writes the files and speaks.
+//! numbers are summed ([`Comm::accumulate`], [`Comm::sum_gradients`]), in order of rank, so that a run has the same bytes every time. From
+//! there on every rank computes the same from the same numbers: schedules, guards and early stops need not know of the others. Rank 0, the
+//! leader, writes the files and speaks.
 //!
 //! An error on one rank ends them all: whoever cannot go on returns it, and the binary ends the others. So nothing here waits for a rank that
 //! has failed, and only the leader's errors about its files need to be handled, by itself.
 
+mod buckets;
 mod deal;
+mod gradients;
+mod line;
 mod pace;
 mod parcel;
+mod parts;
 mod sum;
 #[cfg(test)]
 pub(crate) mod threads;
+mod trace;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use rlhf_ops::ranks::Ranks;
+use rlhf_ops::ranks::{Beside, Ranks};
 
+use self::gradients::Exchange;
+use self::line::Line;
+use self::sum::How;
 pub use pace::Pace;
 pub(crate) use parcel::Bytes;
 pub use parcel::Parcel;
+pub(crate) use parts::Parts;
 
 use crate::{Error, Result};
 
@@ -31,23 +39,18 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Comm {
     several: Option<Arc<Several>>,
-    /// Whether gradients are sent in bf16.
-    in_bf16: bool,
+    /// How gradients are summed.
+    how: How,
 }
 
 #[derive(Debug)]
 struct Several {
-    ranks: Arc<dyn Ranks>,
+    line: Line,
+    /// What sends gradients while this rank computes, where the engine can.
+    beside: Option<(Beside, Line)>,
+    exchange: Mutex<Exchange>,
     /// The host of each rank.
     hosts: Vec<String>,
-    traffic: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    bytes: AtomicU64,
-    messages: AtomicU64,
-    nanoseconds: AtomicU64,
 }
 
 /// What a rank has sent to others, and the time it has spent on it.
@@ -57,12 +60,9 @@ pub struct Traffic {
     pub bytes: u64,
     /// Messages sent, one for each receiver.
     pub messages: u64,
-    /// Time in which this rank waited for others or exchanged with them.
+    /// Time in which this rank waited for others or exchanged with them, and computed nothing.
     pub time: Duration,
 }
-
-/// The most bytes that an engine moves in one call.
-const AT_ONCE: usize = 1 << 30;
 
 impl Comm {
     /// One process by itself.
@@ -72,13 +72,19 @@ impl Comm {
 
     /// The processes of `ranks`; this one runs on `host`.
     pub fn over(ranks: Arc<dyn Ranks>, host: &str) -> Result<Self> {
+        let beside = Beside::new(&*ranks);
+        let line = Line::over(ranks);
         let mut comm = Self {
             several: Some(Arc::new(Several {
-                ranks,
+                beside: beside.map(|it| {
+                    let line = line.beside(it.ranks().clone());
+                    (it, line)
+                }),
+                line,
+                exchange: Mutex::default(),
                 hosts: Vec::new(),
-                traffic: Counters::default(),
             })),
-            in_bf16: false,
+            how: How::default(),
         };
         let hosts = comm.all(&host.to_owned())?;
         if let Some(several) = comm.several.as_mut().and_then(Arc::get_mut) {
@@ -89,20 +95,32 @@ impl Comm {
 
     /// The same ranks, which send gradients in bf16: half the bytes. They are added in f32 all the same.
     pub fn in_bf16(&self) -> Self {
-        Self {
-            several: self.several.clone(),
-            in_bf16: true,
-        }
+        let mut comm = self.clone();
+        comm.how.in_bf16 = true;
+        comm
+    }
+
+    /// The same ranks, of which each updates a part of the parameters alone: [`Comm::sum_gradients`] gives it the sums of that part, and
+    /// [`AdamW::shared_by`](crate::AdamW::shared_by) keeps the moments of it.
+    pub fn sharing_optimizers(&self) -> Self {
+        let mut comm = self.clone();
+        comm.how.own_part = self.size() > 1;
+        comm
+    }
+
+    /// Whether each rank updates a part of the parameters alone.
+    pub fn shares_optimizers(&self) -> bool {
+        self.how.own_part
     }
 
     /// This process, from 0.
     pub fn rank(&self) -> usize {
-        self.several.as_ref().map_or(0, |it| it.ranks.rank())
+        self.several.as_ref().map_or(0, |it| it.line.ranks.rank())
     }
 
     /// How many processes there are.
     pub fn size(&self) -> usize {
-        self.several.as_ref().map_or(1, |it| it.ranks.size())
+        self.several.as_ref().map_or(1, |it| it.line.ranks.size())
     }
 
     /// Whether this process writes the files and speaks.
@@ -134,15 +152,8 @@ impl Comm {
 
     /// What this rank has sent so far.
     pub fn traffic(&self) -> Traffic {
-        let Some(several) = &self.several else {
-            return Traffic::default();
-        };
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Traffic {
-            bytes: read(&several.traffic.bytes),
-            messages: read(&several.traffic.messages),
-            time: Duration::from_nanos(read(&several.traffic.nanoseconds)),
-        }
+        let several = self.several.as_ref();
+        several.map_or_else(Traffic::default, |it| it.line.traffic())
     }
 
     /// The rows that are this rank's, ascending: all are dealt out such that the sums of `costs`, one for each row, are much the same.
@@ -211,9 +222,9 @@ impl Comm {
             decided = Some(value);
         }
         let mut len = (bytes.len() as u64).to_le_bytes();
-        several.broadcast(0, &mut len);
+        several.line.broadcast(0, &mut len);
         bytes.resize(u64::from_le_bytes(len) as usize, 0);
-        several.broadcast(0, &mut bytes);
+        several.line.broadcast(0, &mut bytes);
         match decided {
             Some(value) => Ok(value),
             None => Ok(unpacked(&bytes)?),
@@ -242,6 +253,7 @@ impl Comm {
             return Ok(vec![unpacked(&bytes)?]);
         };
         several
+            .line
             .gather(bytes)
             .iter()
             .map(|one| unpacked(one))
@@ -251,7 +263,7 @@ impl Comm {
     /// The numbers of every rank, in order of rank; all have as many.
     pub(crate) fn gather_numbers(&self, own: &[f32]) -> Vec<f32> {
         match &self.several {
-            Some(several) => several.gather_numbers(own, false),
+            Some(several) => several.line.gather_numbers(own, false),
             None => own.to_vec(),
         }
     }
@@ -264,77 +276,15 @@ impl Comm {
     /// Ends every rank at once, with this exit code; only that, of one process by itself.
     pub fn abort(&self, code: u8) {
         if let Some(several) = &self.several {
-            several.ranks.abort(code);
+            several.line.ranks.abort(code);
         }
     }
 
     /// Leaves the others, after all have come here. The last call.
     pub fn finish(&self) {
         if let Some(several) = &self.several {
-            several.ranks.finish();
+            several.line.ranks.finish();
         }
-    }
-}
-
-impl Several {
-    fn count(&self, bytes: usize, messages: usize, begun: Instant) {
-        let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
-        add(&self.traffic.bytes, bytes as u64);
-        add(&self.traffic.messages, messages as u64);
-        add(&self.traffic.nanoseconds, begun.elapsed().as_nanos() as u64);
-    }
-
-    fn others(&self) -> usize {
-        self.ranks.size() - 1
-    }
-
-    fn exchange(&self, send: &[u8], receive: &mut [u8]) {
-        let begun = Instant::now();
-        self.ranks.exchange(send, receive);
-        let own = send.len() / self.ranks.size();
-        self.count(send.len() - own, self.others(), begun);
-    }
-
-    fn gather_alike(&self, own: &[u8], all: &mut [u8]) {
-        let begun = Instant::now();
-        self.ranks.gather(own, all);
-        self.count(own.len() * self.others(), self.others(), begun);
-    }
-
-    fn broadcast(&self, root: usize, bytes: &mut [u8]) {
-        let begun = Instant::now();
-        self.ranks.broadcast(root, bytes);
-        let to = match self.ranks.rank() == root {
-            true => self.others(),
-            false => 0,
-        };
-        self.count(bytes.len() * to, to, begun);
-    }
-
-    /// The bytes of each rank, however many.
-    fn gather(&self, mut own: Vec<u8>) -> Vec<Vec<u8>> {
-        let size = self.ranks.size();
-        let mut lengths = vec![0; 8 * size];
-        self.gather_alike(&(own.len() as u64).to_le_bytes(), &mut lengths);
-        let lengths = lengths.chunks_exact(8).map(|bytes| {
-            let bytes = bytes.first_chunk().copied().unwrap_or_default();
-            u64::from_le_bytes(bytes) as usize
-        });
-        let lengths: Vec<usize> = lengths.collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        own.resize(longest, 0);
-        let mut all = vec![Vec::new(); size];
-        for part in own.chunks(AT_ONCE / size) {
-            let mut parts = vec![0; part.len() * size];
-            self.gather_alike(part, &mut parts);
-            for (all, part) in all.iter_mut().zip(parts.chunks_exact(part.len())) {
-                all.extend_from_slice(part);
-            }
-        }
-        all.iter_mut()
-            .zip(lengths)
-            .for_each(|(all, len)| all.truncate(len));
-        all
     }
 }
 
@@ -384,7 +334,7 @@ mod tests {
         let hosts = ["a", "b", "a"];
         let found = run(3, |comm| {
             let here = hosts[comm.rank()];
-            let again = Comm::over(comm.several.unwrap().ranks.clone(), here).unwrap();
+            let again = Comm::over(comm.several.unwrap().line.ranks.clone(), here).unwrap();
             (again.on_this_host(), again.name(1))
         });
         assert_eq!(

@@ -41,7 +41,8 @@ impl Pace {
     }
 
     /// Call it once a step, on every rank, with the line that will be logged: it gets the seconds that this rank has waited for others or
-    /// exchanged with them. The leader warns of a rank that is slower than the others, once.
+    /// exchanged with them, and of the first step that sent gradients early when it did what. The leader warns of a rank that is slower than the
+    /// others, once.
     pub fn step(&mut self, comm: &Comm, line: &mut Map<String, Value>) -> Result<()> {
         if comm.size() == 1 {
             return Ok(());
@@ -72,6 +73,9 @@ impl Pace {
         self.begun = Instant::now();
         self.before = comm.traffic().time;
         line.insert("time/ranks".to_owned(), json!(waited));
+        if let Some(trace) = comm.take_trace() {
+            line.insert("time/overlap".to_owned(), trace);
+        }
         Ok(())
     }
 }

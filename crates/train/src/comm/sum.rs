@@ -1,57 +1,47 @@
-//! Gradients and counted numbers summed over the ranks.
+//! Tensors summed over the ranks.
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use half::bf16;
-use rlhf_lm::{Gradients, Params};
-use rlhf_ops::ranks::{bytes_of, bytes_of_mut};
 
-use super::{Comm, Several, Traffic};
+use super::line::Line;
+use super::parts::Parts;
+use super::{Comm, Traffic};
 use crate::Result;
 
-/// Numbers that are summed in one go: 16 MiB, so that little memory is needed beside the gradients.
-const BUCKET: usize = 1 << 22;
+/// Numbers that are sent in one go, 16 MiB: large beside the latency of any network, and little memory beside the gradients.
+pub(super) const BUCKET: usize = 1 << 22;
+
+/// How sums are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// Whether numbers are sent in bf16; they are added in f32 all the same.
+    pub(super) in_bf16: bool,
+    /// Whether a rank gets only the sums of its own part.
+    pub(super) own_part: bool,
+}
+
+/// What a rank gets of a sum.
+#[derive(Debug)]
+pub(super) struct Summed {
+    /// Of each tensor the sums in one dimension: all, or those in this rank's part.
+    pub(super) tensors: Vec<Tensor>,
+    /// `Σ g²` of the sums of each tensor, over this rank's part. In f64, where no square of an f32 but that of zero is zero.
+    pub(super) squares: Vec<f64>,
+}
 
 impl Comm {
-    /// Puts the sum over all ranks in the place of each gradient, and gives that of `numbers`, f32 of any shape.
-    ///
-    /// A parameter without a gradient on some rank, which had no rows or none that depend on it, has the sum of the others. Where no rank
-    /// has one there is none afterwards either, and the guards see it.
-    pub fn sum_gradients(
-        &self,
-        gradients: &mut [(&Params, &mut Gradients)],
-        numbers: &Tensor,
-    ) -> Result<Tensor> {
-        let Some(several) = &self.several else {
-            return Ok(numbers.clone());
-        };
-        // First the numbers, and how many ranks have a gradient of each parameter.
-        let mut small = rlhf_ops::read_to_host(numbers)?;
-        for (params, own) in gradients.iter() {
-            let there = params.trainable().map(|(name, _)| own.get(name).is_some());
-            small.extend(there.map(|there| f32::from(u8::from(there))));
-        }
-        several.sum(&mut small, false);
-        let mut there = small.split_off(numbers.elem_count()).into_iter();
-        for (params, own) in gradients {
-            let names = params.trainable().map(|(name, _)| name);
-            let names: Vec<&str> = names.filter(|_| there.next() > Some(0.0)).collect();
-            several.sum_named(params, own, &names, self.in_bf16)?;
-        }
-        let sums = Tensor::from_vec(small, numbers.shape(), &Device::Cpu)?;
-        Ok(sums.to_device(numbers.device())?)
-    }
-
     /// Sums gradients of so many bytes a few times: what this rank has sent each time, and the shortest time.
     pub fn measure_sum(&self) -> (u64, Traffic) {
         const TIMES: u32 = 5;
-        let mut numbers = vec![0.0; BUCKET];
+        let parts = Parts::new(vec![BUCKET], self.size());
+        let mut numbers = vec![0.0; parts.len() * self.size()];
         let before = self.traffic();
         let once = |_| {
             let begun = Instant::now();
             if let Some(several) = &self.several {
-                several.sum(&mut numbers, self.in_bf16);
+                several.line.sum_parts(&mut numbers, &parts, self.how);
             }
             begun.elapsed()
         };
@@ -66,233 +56,184 @@ impl Comm {
     }
 }
 
-impl Several {
-    /// Sums the gradients of `names`, as many end to end as a bucket holds, and at least one.
-    fn sum_named(
-        &self,
-        params: &Params,
-        own: &mut Gradients,
-        names: &[&str],
-        in_bf16: bool,
-    ) -> Result<()> {
-        let mut bucket: Vec<(&str, Tensor)> = Vec::new();
-        let mut numbers = 0;
-        for (i, name) in names.iter().enumerate() {
-            let Some(weight) = params.get(name) else {
-                continue;
-            };
-            let gradient = match own.get(name) {
-                Some(gradient) => gradient.flatten_all()?,
-                None => Tensor::zeros(weight.elem_count(), DType::F32, params.device())?,
-            };
-            numbers += gradient.elem_count();
-            bucket.push((name, gradient));
-            if numbers < BUCKET && i + 1 < names.len() {
-                continue;
-            }
-            let parts: Vec<&Tensor> = bucket.iter().map(|(_, gradient)| gradient).collect();
-            let sums = self.sum_tensor(&Tensor::cat(&parts, 0)?, in_bf16)?;
-            let mut place = 0;
-            for (name, gradient) in bucket.drain(..) {
-                let len = gradient.elem_count();
-                // A copy, since backward passes and optimizers change it in place.
-                let sum = sums.narrow(0, place, len)?.copy()?;
-                place += len;
-                if let Some(weight) = params.get(name) {
-                    own.set(name, sum.reshape(weight.shape())?);
-                }
-            }
-            numbers = 0;
+impl Line {
+    /// Sums tensors over the ranks, each number in order of rank.
+    pub(super) fn sum(&self, tensors: &[Tensor], how: How) -> Result<Summed> {
+        let lens = tensors.iter().map(Tensor::elem_count).collect();
+        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        let parts = Parts::new(lens, size);
+        let packed = parts.pack(tensors)?;
+        if let Some(summed) = self.sum_on_device(&packed, &parts, how) {
+            return summed;
         }
-        Ok(())
+        let device = packed.device().clone();
+        let mut numbers = rlhf_ops::read_to_host(&packed)?;
+        drop(packed);
+        let own = self.sum_parts(&mut numbers, &parts, how);
+        let squares = parts.stretches(rank).map(|it| sum_of_squares(&own[it]));
+        let squares = squares.collect();
+        let tensors = if how.own_part {
+            parts.unpack_one(rank, &Tensor::from_vec(own, parts.len(), &device)?)?
+        } else {
+            parts.unpack(&Tensor::from_vec(numbers, (size, parts.len()), &device)?)?
+        };
+        Ok(Summed { tensors, squares })
     }
 
-    /// Sums `[n]` numbers: on the devices where the engine can, else through the hosts.
-    fn sum_tensor(&self, numbers: &Tensor, in_bf16: bool) -> Result<Tensor> {
+    /// Sums the parts of all ranks, end to end in `numbers`, and gives the sums of this rank's own part. In `numbers` stand all sums
+    /// afterwards, unless the own part is all that is wanted.
+    ///
+    /// Rank r gets its part from all, adds, and gives the sums to all: a rank sends `2 (N − 1) / N` times its numbers, as in any all-reduce
+    /// that spares the network, and half of that for its own part; here the order of additions is known.
+    pub(super) fn sum_parts(&self, numbers: &mut [f32], parts: &Parts, how: How) -> Vec<f32> {
+        let rank = self.ranks.rank();
+        let mut own = Vec::with_capacity(parts.len());
+        for piece in parts.pieces() {
+            let rows = numbers.chunks_exact(parts.len());
+            let message: Vec<f32> = rows.flat_map(|row| &row[piece.clone()]).copied().collect();
+            let received = self.exchange_numbers(&message, how.in_bf16);
+            let mut rows = received.chunks_exact(piece.len());
+            let mut sum = rows.next().map_or_else(Vec::new, <[f32]>::to_vec);
+            for other in rows {
+                sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
+            }
+            if how.own_part {
+                // Rounded as if they were sent, so that the result does not depend on it.
+                if how.in_bf16 {
+                    let rounded = |x: &mut f32| *x = bf16::from_f32(*x).to_f32();
+                    sum.iter_mut().for_each(rounded);
+                }
+                own.extend(sum);
+                continue;
+            }
+            let all = self.gather_numbers(&sum, how.in_bf16);
+            let sums = all.chunks_exact(piece.len());
+            for (row, sums) in numbers.chunks_exact_mut(parts.len()).zip(sums) {
+                row[piece.clone()].copy_from_slice(sums);
+            }
+            own.extend(&all[rank * piece.len()..][..piece.len()]);
+        }
+        own
+    }
+
+    /// The same where the engine sums from device to device.
+    fn sum_on_device(&self, packed: &Tensor, parts: &Parts, how: How) -> Option<Result<Summed>> {
         let begun = Instant::now();
-        let (sent, bytes) = match in_bf16 {
+        let (sent, bytes) = match how.in_bf16 {
             true => (DType::BF16, 2),
             false => (DType::F32, 4),
         };
-        if let Some(sums) = self.ranks.sum_on_device(numbers, sent) {
-            let part = numbers.elem_count().div_ceil(self.ranks.size());
-            self.count(2 * self.others() * part * bytes, 2 * self.others(), begun);
-            return Ok(sums?);
-        }
-        let mut sums = rlhf_ops::read_to_host(numbers)?;
-        self.sum(&mut sums, in_bf16);
-        Ok(Tensor::from_vec(sums, numbers.shape(), &Device::Cpu)?.to_device(numbers.device())?)
-    }
-
-    /// Sums `numbers` over the ranks, each of them in order of rank: rank r gets its r-th part from all, adds, and all get the sums.
-    ///
-    /// A rank sends `2 (N − 1) / N` times its numbers, as any all-reduce that spares the network; here the order of additions is known.
-    fn sum(&self, numbers: &mut [f32], in_bf16: bool) {
-        let size = self.ranks.size();
-        for piece in numbers.chunks_mut(BUCKET) {
-            let part = piece.len().div_ceil(size);
-            let mut own = piece.to_vec();
-            own.resize(part * size, 0.0);
-            let received = self.exchange_numbers(&own, in_bf16);
-            let mut parts = received.chunks_exact(part);
-            let mut sum = parts.next().map_or_else(Vec::new, <[f32]>::to_vec);
-            for other in parts {
-                sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
-            }
-            let all = self.gather_numbers(&sum, in_bf16);
-            piece.copy_from_slice(&all[..piece.len()]);
-        }
-    }
-
-    /// The parts of all ranks that are this one's.
-    fn exchange_numbers(&self, own: &[f32], in_bf16: bool) -> Vec<f32> {
-        if in_bf16 {
-            let own = halves(own);
-            let mut received = vec![0; own.len()];
-            self.exchange(&own, &mut received);
-            return whole(&received);
-        }
-        let mut received = vec![0.0; own.len()];
-        self.exchange(bytes_of(own), bytes_of_mut(&mut received));
-        received
-    }
-
-    /// The numbers of all ranks, in their order.
-    pub(super) fn gather_numbers(&self, own: &[f32], in_bf16: bool) -> Vec<f32> {
-        if in_bf16 {
-            let own = halves(own);
-            let mut all = vec![0; own.len() * self.ranks.size()];
-            self.gather_alike(&own, &mut all);
-            return whole(&all);
-        }
-        let mut all = vec![0.0; own.len() * self.ranks.size()];
-        self.gather_alike(bytes_of(own), bytes_of_mut(&mut all));
-        all
+        let sums = self.ranks.sum_on_device(packed, sent, !how.own_part)?;
+        let times = if how.own_part { 1 } else { 2 };
+        let messages = times * self.others();
+        self.count(messages * parts.len() * bytes, messages, begun);
+        Some(sums.map_err(Into::into).and_then(|sums| {
+            let rank = self.ranks.rank();
+            let (tensors, own) = if how.own_part {
+                (parts.unpack_one(rank, &sums)?, sums)
+            } else {
+                (parts.unpack(&sums)?, sums.get(rank)?)
+            };
+            let squares = squares_on_device(parts.unpack_one(rank, &own)?)?;
+            Ok(Summed { tensors, squares })
+        }))
     }
 }
 
-/// Numbers in bf16, rounded to the nearest.
-fn halves(numbers: &[f32]) -> Vec<u8> {
-    let halves = numbers.iter().map(|x| bf16::from_f32(*x).to_le_bytes());
-    halves.flatten().collect()
+/// `Σ x²`, in eight sums side by side, so that it does not wait for one addition after the other.
+fn sum_of_squares(numbers: &[f32]) -> f64 {
+    let square = |x: &f32| f64::from(*x) * f64::from(*x);
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for eight in eights {
+        let pairs = sums.iter_mut().zip(eight);
+        pairs.for_each(|(sum, x)| *sum += square(x));
+    }
+    sums.into_iter().chain(rest.iter().map(square)).sum()
 }
 
-fn whole(halves: &[u8]) -> Vec<f32> {
-    let (pairs, _) = halves.as_chunks();
-    pairs
-        .iter()
-        .map(|pair| bf16::from_le_bytes(*pair).to_f32())
-        .collect()
+/// `Σ x²` of each tensor. Where it is zero in f32, `(Σ |x|)²` stands for it: below what any norm shows, and not zero unless all are.
+fn squares_on_device(tensors: Vec<Tensor>) -> Result<Vec<f64>> {
+    let mut sums = Vec::new();
+    for numbers in &tensors {
+        sums.push(rlhf_ops::sum_of_squares(numbers)?);
+        sums.push(numbers.abs()?.sum_all()?);
+    }
+    let found = rlhf_ops::read_to_host(&Tensor::stack(&sums, 0)?)?;
+    let (pairs, _) = found.as_chunks();
+    let square = |[square, size]: &[f32; 2]| match *square {
+        0.0 => f64::from(*size) * f64::from(*size),
+        square => f64::from(square),
+    };
+    Ok(pairs.iter().map(square).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::super::threads::run;
     use super::*;
 
-    /// What rank `rank` has: of `a` a gradient that it knows, of `b` one where `rank` is 1, of `c` none.
-    fn gradients(rank: usize) -> (Params, Gradients) {
-        let mut params = Params::new(&Device::Cpu, DType::F32);
-        for name in ["a", "b", "c"] {
-            let zeros = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
-            params.insert(name, &zeros).unwrap();
-        }
-        let mut own = Gradients::new();
-        let filled = |x: f32| Tensor::full(x, (2, 3), &Device::Cpu).unwrap();
-        own.set("a", filled(0.1 + rank as f32));
-        if rank == 1 {
-            own.set("b", filled(7.0));
-        }
-        (params, own)
-    }
-
-    fn flat(tensor: &Tensor) -> Vec<f32> {
-        tensor.flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    /// By hand; the order of additions is that of the ranks, to the last bit.
+    /// Closed form: Σ (i + r) over the ranks r.
     #[test]
-    fn every_rank_has_the_sum_of_all_and_none_where_nobody_has_any() {
-        let found = run(3, |comm| {
-            let (params, mut own) = gradients(comm.rank());
-            let numbers = Tensor::new(&[comm.rank() as f32, 0.25], &Device::Cpu).unwrap();
-            let sums = comm
-                .sum_gradients(&mut [(&params, &mut own)], &numbers)
-                .unwrap();
-            let there = |name| own.get(name).map(flat);
-            (flat(&sums), [there("a"), there("b"), there("c")])
-        });
-        for (sums, [a, b, c]) in found {
-            assert_eq!(sums, [3.0, 0.75]);
-            assert_eq!(a.unwrap(), [0.1 + 1.1 + 2.1; 6]);
-            assert_eq!(b.unwrap(), [7.0; 6]);
-            assert!(c.is_none());
+    fn tensors_of_any_length_are_summed_whole_and_in_parts() {
+        for lens in [vec![1], vec![5, 1], vec![1000, 3, 4]] {
+            for ranks in [2, 4] {
+                let found = run(ranks, |comm| {
+                    let tensors: Vec<Tensor> = (lens.iter())
+                        .map(|len| {
+                            let numbers = (0..*len).map(|i| (i + comm.rank()) as f32);
+                            Tensor::from_vec(numbers.collect(), *len, &Device::Cpu).unwrap()
+                        })
+                        .collect();
+                    let line = &comm.several.as_ref().unwrap().line;
+                    let sum = |own_part| {
+                        let how = How {
+                            own_part,
+                            ..How::default()
+                        };
+                        let summed = line.sum(&tensors, how).unwrap();
+                        let flat = |it: &Tensor| it.to_vec1::<f32>().unwrap();
+                        let numbers: Vec<Vec<f32>> = summed.tensors.iter().map(flat).collect();
+                        (numbers, summed.squares)
+                    };
+                    (sum(false), sum(true))
+                });
+                let of_ranks = (0..ranks).sum::<usize>();
+                let want: Vec<Vec<f32>> = (lens.iter())
+                    .map(|len| (0..*len).map(|i| (ranks * i + of_ranks) as f32).collect())
+                    .collect();
+                let mut parts = vec![Vec::new(); lens.len()];
+                let mut squares = vec![0.0; lens.len()];
+                for ((whole, of_whole), (own, of_own)) in found {
+                    assert_eq!(whole, want);
+                    assert_eq!(of_whole, of_own);
+                    for (i, (own, square)) in own.into_iter().zip(of_own).enumerate() {
+                        parts[i].extend(own);
+                        squares[i] += square;
+                    }
+                }
+                assert_eq!(parts, want);
+                for (found, numbers) in squares.into_iter().zip(&want) {
+                    // Whole numbers, exact in f64.
+                    let want: f64 = numbers.iter().map(|x| f64::from(x * x)).sum();
+                    assert_eq!(found, want);
+                }
+            }
         }
     }
 
-    /// Closed form: a rank sends each of the two others its part of the numbers and then its part of the sums. Two numbers and the flags of
-    /// three parameters are parts of 2, the gradients of two parameters parts of 4: 4 bytes each.
+    /// Closed form; 1e-30 squared is below the smallest f32.
     #[test]
-    fn bytes_and_messages_are_those_of_the_formula() {
-        let found = run(3, |comm| {
-            let (params, mut own) = gradients(comm.rank());
-            let before = comm.traffic();
-            let numbers = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
-            comm.sum_gradients(&mut [(&params, &mut own)], &numbers)
-                .unwrap();
-            let after = comm.traffic();
-            (after.bytes - before.bytes, after.messages - before.messages)
-        });
-        for (bytes, messages) in found {
-            assert_eq!((bytes, messages), (2 * 2 * 4 * (2 + 4), 2 * 2 * 2));
-        }
-    }
-
-    /// By hand: 1 + 2⁻⁹ is sent as 1, since bf16 has 8 bits; 256 and 1 are sent as they are, and their sum 257 needs 9 bits, so it comes back as
-    /// 256 (a tie goes to the even number). Half the bytes are sent for it.
-    #[test]
-    fn in_bf16_half_the_bytes_are_sent_and_sums_are_made_in_f32() {
-        let found = run(2, |comm| {
-            let mut params = Params::new(&Device::Cpu, DType::F32);
-            let values: [f32; 4] =
-                [[1.0 + 1.0 / 512.0, 256.0, 2.0, 0.0], [0.0, 1.0, 3.0, 0.0]][comm.rank()];
-            let values = Tensor::new(&values, &Device::Cpu).unwrap();
-            params.insert("a", &values).unwrap();
-            let mut own = Gradients::new();
-            own.set("a", values);
-            let number = Tensor::new(&[1f32 + 1.0 / 512.0], &Device::Cpu).unwrap();
-            let before = comm.traffic().bytes;
-            let sums = comm
-                .in_bf16()
-                .sum_gradients(&mut [(&params, &mut own)], &number)
-                .unwrap();
-            (
-                flat(own.get("a").unwrap()),
-                flat(&sums),
-                comm.traffic().bytes - before,
-            )
-        });
-        for (gradient, sums, bytes) in found {
-            assert_eq!(gradient, [1.0, 256.0, 5.0, 0.0]);
-            assert_eq!(
-                sums,
-                [2.0 + 1.0 / 256.0],
-                "counted numbers are never rounded"
-            );
-            assert_eq!(bytes, 2 * 4 + 2 * 2 * 2);
-        }
-    }
-
-    #[test]
-    fn pieces_of_any_length_are_summed_whole() {
-        for len in [0, 1, 5, 1000] {
-            let found = run(4, |comm| {
-                let mut numbers: Vec<f32> = (0..len).map(|i| (i + comm.rank()) as f32).collect();
-                comm.several.unwrap().sum(&mut numbers, false);
-                numbers
-            });
-            let want: Vec<f32> = (0..len).map(|i| (4 * i + 6) as f32).collect();
-            assert!(found.iter().all(|it| *it == want));
-        }
+    fn a_square_is_zero_where_all_numbers_are() {
+        assert_eq!(sum_of_squares(&[3.0; 11]), 99.0);
+        assert_eq!(sum_of_squares(&[0.0; 9]), 0.0);
+        assert!((sum_of_squares(&[1e-30]) - 1e-60).abs() < 1e-66);
+        let tensor = |numbers: &[f32]| Tensor::new(numbers, &Device::Cpu).unwrap();
+        let found = squares_on_device(vec![tensor(&[3.0, 4.0]), tensor(&[0.0]), tensor(&[1e-30])]);
+        let found = found.unwrap();
+        assert_eq!(found[..2], [25.0, 0.0]);
+        assert!((found[2] - 1e-60).abs() < 1e-66);
     }
 }

@@ -1,5 +1,6 @@
 //! Ranks that are threads of one process: what the rest of this folder is tested over.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Barrier, Mutex};
 
 use candle_core::{DType, Tensor};
@@ -18,19 +19,23 @@ struct Table {
 struct Thread {
     rank: usize,
     size: usize,
-    table: Arc<Table>,
+    /// The second is for the thread beside.
+    tables: Vec<Arc<Table>>,
 }
 
 /// What `work` gives on each of `size` ranks.
 pub(crate) fn run<T: Send>(size: usize, work: impl Fn(Comm) -> T + Sync) -> Vec<T> {
-    let table = Arc::new(Table {
-        laid: Mutex::new(vec![Vec::new(); size]),
-        all_here: Barrier::new(size),
-    });
+    let table = || {
+        Arc::new(Table {
+            laid: Mutex::new(vec![Vec::new(); size]),
+            all_here: Barrier::new(size),
+        })
+    };
+    let tables = vec![table(), table()];
     std::thread::scope(|scope| {
         let start = |rank| {
-            let (table, work) = (table.clone(), &work);
-            let ranks = Arc::new(Thread { rank, size, table });
+            let (tables, work) = (tables.clone(), &work);
+            let ranks = Arc::new(Thread { rank, size, tables });
             scope.spawn(move || work(Comm::over(ranks, "here").unwrap()))
         };
         let all: Vec<_> = (0..size).map(start).collect();
@@ -41,10 +46,11 @@ pub(crate) fn run<T: Send>(size: usize, work: impl Fn(Comm) -> T + Sync) -> Vec<
 impl Thread {
     /// Lays down `own` and takes what it needs of all.
     fn take(&self, own: &[u8], take: impl FnOnce(&[Vec<u8>])) {
-        self.table.laid.lock().unwrap()[self.rank] = own.to_vec();
-        self.table.all_here.wait();
-        take(&self.table.laid.lock().unwrap());
-        self.table.all_here.wait();
+        let table = &self.tables[0];
+        table.laid.lock().unwrap()[self.rank] = own.to_vec();
+        table.all_here.wait();
+        take(&table.laid.lock().unwrap());
+        table.all_here.wait();
     }
 }
 
@@ -75,8 +81,14 @@ impl Ranks for Thread {
         self.take(&own, |laid| bytes.copy_from_slice(&laid[root]));
     }
 
-    fn sum_on_device(&self, _: &Tensor, _: DType) -> Option<candle_core::Result<Tensor>> {
+    fn sum_on_device(&self, _: &Tensor, _: DType, _: bool) -> Option<candle_core::Result<Tensor>> {
         None
+    }
+
+    fn beside(&self, _: &Arc<AtomicBool>) -> Option<Arc<dyn Ranks>> {
+        let tables = self.tables.get(1..).filter(|it| !it.is_empty())?.to_vec();
+        let (rank, size) = (self.rank, self.size);
+        Some(Arc::new(Self { rank, size, tables }))
     }
 
     fn abort(&self, code: u8) -> ! {
@@ -84,6 +96,6 @@ impl Ranks for Thread {
     }
 
     fn finish(&self) {
-        self.table.all_here.wait();
+        self.tables[0].all_here.wait();
     }
 }

@@ -1,8 +1,8 @@
 //! The optimizer shared out over ranks (ZeRO, stage 1; Rajbhandari et al. 2020, §5.1): each keeps the moments of its share of the parameters,
 //! updates that share, and gives it to the others.
 //!
-//! All parameters lie end to end, in order of name, and are cut into shares of equal length, so that a share may begin and end within a
-//! parameter. What a step computes is the same as without sharing, to the last bit.
+//! Each parameter is cut into one part for each rank, as its gradients are summed: a rank gets the sums of its own part alone. What a step
+//! computes is the same as without sharing, to the last bit.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,54 +10,38 @@ use std::ops::Range;
 use candle_core::{Device, Shape, Tensor, Var};
 use rlhf_lm::Params;
 
+use crate::comm::Parts;
 use crate::{Comm, Result};
-
-/// Numbers that all ranks together exchange at once, so that little memory is needed beside the parameters.
-const AT_ONCE: usize = 1 << 22;
 
 /// Which numbers are whose.
 #[derive(Debug)]
 pub(super) struct Shares {
     comm: Comm,
-    /// The parameters with the place of their first number.
-    parameters: Vec<(String, Shape, usize)>,
-    /// Numbers in a share; the last ones may be shorter.
-    share: usize,
+    parameters: Vec<(String, Shape)>,
+    parts: Parts,
 }
 
 impl Shares {
     /// Of the trainable parameters of `params`.
     pub(super) fn new(params: &Params, comm: &Comm) -> Self {
-        let mut place = 0;
-        let parameters = params.trainable().map(|(name, weight)| {
-            let first = place;
-            place += weight.elem_count();
-            (name.to_owned(), weight.shape().clone(), first)
-        });
-        let parameters = parameters.collect();
+        let parameters = params.trainable();
+        let parameters = parameters.map(|(name, weight)| (name.to_owned(), weight.shape().clone()));
+        let parameters: Vec<(String, Shape)> = parameters.collect();
+        let lens = parameters.iter().map(|(_, shape)| shape.elem_count());
         Self {
             comm: comm.clone(),
+            parts: Parts::new(lens.collect(), comm.size()),
             parameters,
-            share: place.div_ceil(comm.size()).max(1),
         }
     }
 
     /// The numbers of each parameter that are this rank's, where there are any.
     pub(super) fn own(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
-        let first = self.comm.rank() * self.share;
-        self.within(first..first + self.share)
-    }
-
-    /// The numbers of each parameter that lie in `places` of all.
-    fn within(&self, places: Range<usize>) -> impl Iterator<Item = (&str, Range<usize>)> {
-        self.parameters
-            .iter()
-            .filter_map(move |(name, shape, first)| {
-                let (first, len) = (*first, shape.elem_count());
-                let from = places.start.clamp(first, first + len) - first;
-                let to = places.end.clamp(first, first + len) - first;
-                (from < to).then_some((name.as_str(), from..to))
-            })
+        let names = self.parameters.iter().enumerate();
+        names.filter_map(|(i, (name, _))| {
+            let own = self.parts.of(i, self.comm.rank());
+            (!own.is_empty()).then_some((name.as_str(), own))
+        })
     }
 
     /// Brings the share of every rank to all others: `own` reads numbers of this rank's parameters, `take` gets those of the others.
@@ -66,24 +50,22 @@ impl Shares {
         own: impl Fn(&str, Range<usize>) -> Result<Vec<f32>>,
         mut take: impl FnMut(&str, Range<usize>, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let (rank, size) = (self.comm.rank(), self.comm.size());
-        let step = (AT_ONCE / size).clamp(1, self.share);
-        for begin in (0..self.share).step_by(step) {
-            let end = (begin + step).min(self.share);
-            let of = |rank: usize| rank * self.share + begin..rank * self.share + end;
-            let mut mine = Vec::with_capacity(end - begin);
-            for (name, part) in self.within(of(rank)) {
-                mine.extend(own(name, part)?);
+        let rank = self.comm.rank();
+        for piece in self.parts.pieces() {
+            let mut mine = Vec::with_capacity(piece.len());
+            for (i, numbers, zeros) in self.parts.within(rank, piece.clone()) {
+                if !numbers.is_empty() {
+                    mine.extend(own(&self.parameters[i].0, numbers)?);
+                }
+                mine.resize(mine.len() + zeros, 0.0);
             }
-            mine.resize(end - begin, 0.0);
             let all = self.comm.gather_numbers(&mine);
-            for (other, numbers) in all.chunks_exact(end - begin).enumerate() {
-                let mut rest = numbers;
-                for (name, part) in self.within(of(other)) {
-                    let (own, after) = rest.split_at(part.len());
-                    rest = after;
-                    if other != rank {
-                        take(name, part, own)?;
+            for (other, mut rest) in all.chunks_exact(piece.len()).enumerate() {
+                for (i, numbers, zeros) in self.parts.within(other, piece.clone()) {
+                    let (own, after) = rest.split_at(numbers.len());
+                    rest = &after[zeros..];
+                    if other != rank && !numbers.is_empty() {
+                        take(&self.parameters[i].0, numbers, own)?;
                     }
                 }
             }
@@ -113,7 +95,7 @@ impl Shares {
     ) -> Result<BTreeMap<String, Tensor>> {
         let mut whole = BTreeMap::new();
         if self.comm.leads() {
-            for (name, shape, _) in &self.parameters {
+            for (name, shape) in &self.parameters {
                 let zeros = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
                 whole.insert(name.clone(), zeros);
             }
