@@ -52,8 +52,12 @@ fn assert_equal_runs(a: &Path, b: &Path) {
             .collect::<Vec<_>>()
     };
     assert_eq!(names(a), names(b));
-    let weights =
-        |run: &Path| safetensors::load(run.join("final/model.safetensors"), &Device::Cpu).unwrap();
+    let weights = |run: &Path| {
+        let whole = run.join("final/model.safetensors");
+        let adapter = run.join("final/adapter_model.safetensors");
+        let file = if whole.exists() { whole } else { adapter };
+        safetensors::load(file, &Device::Cpu).unwrap()
+    };
     let (of_a, of_b) = (weights(a), weights(b));
     for (name, x) in &of_a {
         let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -97,6 +101,7 @@ fn every_stage_is_the_same_on_any_number_of_ranks_and_the_same_bytes_each_time()
             "ppo",
             format!("{ppo} --ptx-coef 0.1 --ptx-data demos.jsonl"),
         ),
+        ("ppo-lora", format!("{ppo} --lora 4")),
         ("shared", format!("{ppo} --critic shared --whiten-rewards")),
         (
             "grpo",
@@ -108,10 +113,8 @@ fn every_stage_is_the_same_on_any_number_of_ranks_and_the_same_bytes_each_time()
             done(&folder, ranks, &format!("{line} --out runs/{name}-{out}"));
         }
         let of = |out: &str| folder.path(&format!("runs/{name}-{out}"));
-        if name != "lora" {
-            assert_equal_runs(&of("1"), &of("2"));
-            assert_equal_runs(&of("1"), &of("3"));
-        }
+        assert_equal_runs(&of("1"), &of("2"));
+        assert_equal_runs(&of("1"), &of("3"));
         assert_same_run(&of("3"), &of("again"));
     }
 }
@@ -160,6 +163,39 @@ fn a_shared_optimizer_makes_the_very_same_bytes() {
         &folder.path("runs/on-whole"),
         &folder.path("runs/on-shared"),
     );
+}
+
+/// The order of events in the trace of the first step that sends by the order of the one before.
+#[test]
+fn gradients_are_sent_before_the_backward_pass_ends() {
+    let folder = Folder::pipeline();
+    done(
+        &folder,
+        2,
+        "sft --model base --data demos.jsonl --out runs/2",
+    );
+    let text = folder.read("runs/2/timings.jsonl");
+    let traces = text.lines().filter_map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line.get("time/overlap").cloned()
+    });
+    let traces: Vec<Value> = traces.collect();
+    assert_eq!(traces.len(), 1, "{text}");
+    let at = |it: &Value, what: &str| it[what].as_f64().unwrap();
+    let end = at(&traces[0]["backward"][0], "end");
+    let buckets = traces[0]["buckets"].as_array().unwrap();
+    assert!(at(&buckets[0], "ready") < end, "{}", traces[0]);
+    assert!(at(&buckets[buckets.len() - 1], "ready") >= end);
+    for bucket in buckets {
+        assert!(at(bucket, "ready") <= at(bucket, "begin"));
+        assert!(at(bucket, "begin") <= at(bucket, "end"));
+    }
+    for (bucket, next) in buckets.iter().zip(&buckets[1..]) {
+        assert!(
+            at(bucket, "end") <= at(next, "begin"),
+            "one after the other"
+        );
+    }
 }
 
 /// Gradients sent in bf16 are near those that are not, and every rank has the same.

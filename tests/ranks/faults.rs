@@ -9,7 +9,7 @@ use crate::mpirun::{mpirun, run};
 const SFT: &str = "rlhf sft --model base --data demos.jsonl";
 
 /// Longer than it takes on the slowest machine, and short beside a run that waits for ever.
-const SECONDS: Duration = Duration::from_secs(60);
+const SECONDS: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_rank_with_other_settings_or_files_is_refused_by_name_and_nothing_is_written() {

@@ -257,7 +257,9 @@ impl Gradients {
     fn all_zero(&self, name: &str) -> Result<bool> {
         if let Some(known) = self.squares.get().and_then(|squares| squares.zero.as_ref()) {
             let place = self.sums.keys().position(|it| it == name);
-            return Ok(place.and_then(|place| known.get(place)).is_none_or(|zero| *zero));
+            return Ok(place
+                .and_then(|place| known.get(place))
+                .is_none_or(|zero| *zero));
         }
         let Some(grad) = self.sums.get(name) else {
             return Ok(true);

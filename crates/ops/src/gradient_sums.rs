@@ -102,7 +102,10 @@ fn pass(
     let gradients = loss.backward();
     let done = CURRENT.replace(outer).unwrap_or_default();
     *sums = done.sums;
-    Ok((gradients?, done.early.map_or_else(Vec::new, |it| it.complete)))
+    Ok((
+        gradients?,
+        done.early.map_or_else(Vec::new, |it| it.complete),
+    ))
 }
 
 /// The backward pass is at `node`, the result of an operation: variables that it has passed are complete. Operations with large weights call

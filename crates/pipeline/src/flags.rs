@@ -60,7 +60,7 @@ pub(crate) struct RunFlags {
     /// Gradient checkpointing: compute activations again instead of keeping them; less memory, more time, the same gradients.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     recompute: Option<bool>,
-    /// Share the optimizer's moments out to the processes under mpirun: less memory, more communication, the same result.
+    /// Share the optimizer's moments out to the processes under mpirun: less memory, the same result.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     shard_optimizer: Option<bool>,
     /// Longest time without a checkpoint, in minutes; 0: by steps alone [default: 10].

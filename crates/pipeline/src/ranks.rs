@@ -18,14 +18,17 @@ const LAUNCHERS: [(&str, &str); 5] = [
     ("PMI_SIZE", "PMI_RANK"),
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    ("WORLD_SIZE", "RANK"),
+    (TORCHRUN, "RANK"),
 ];
+
+const TORCHRUN: &str = "WORLD_SIZE";
 
 /// What a launcher says of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Launched {
     size: usize,
     pub(crate) rank: usize,
+    by_torchrun: bool,
 }
 
 /// What the launcher of this process says, if it has started several.
@@ -39,6 +42,7 @@ fn launched_by(variable: impl Fn(&str) -> Option<String>) -> Option<Launched> {
         Some(Launched {
             size: number(size)?,
             rank: number(rank)?,
+            by_torchrun: *size == TORCHRUN,
         })
     });
     said.filter(|it| it.size > 1)
@@ -63,15 +67,26 @@ pub(crate) fn join(typed: &Typed, launched: Option<Launched>) -> anyhow::Result<
     let ranks = rlhf_ops::ranks::connect()
         .map_err(|error| usage!("{} processes were started: {error}", launched.size))?;
     if ranks.size() != launched.size {
-        return Err(usage!(
-            "{} processes were started, and MPI knows of {}: they would do the same work side by side. Start them with the mpirun of the MPI \
-             that this binary was built with, or under Slurm with srun --mpi=pmix (srun --mpi=list names what there is)",
-            launched.size,
-            ranks.size()
-        ));
+        return Err(usage!("{}", apart(launched, ranks.size())));
     }
     let host = System::host_name().unwrap_or_default();
     Ok(Comm::over(ranks, &host)?)
+}
+
+/// What is wrong where MPI knows of fewer processes than the launcher has started, and what to do.
+fn apart(launched: Launched, known: usize) -> String {
+    let n = launched.size;
+    if launched.by_torchrun {
+        return format!(
+            "torchrun has started {n} processes, which find each other through PyTorch; here MPI brings them together, also where GPUs sum \
+             through NCCL. Start the same command with `mpirun -n {n} rlhf …`, for several hosts with their names and processes \
+             (`mpirun -n {n} -H HOST:8,HOST:8 rlhf …`), or under Slurm with `srun --mpi=pmix -n {n} rlhf …`"
+        );
+    }
+    format!(
+        "{n} processes were started, and MPI knows of {known}: they would do the same work side by side. Start them with the mpirun of the MPI \
+         that this binary was built with, or under Slurm with srun --mpi=pmix (srun --mpi=list names what there is)"
+    )
 }
 
 /// The threads that a rank should use where no number is given: its share of the cores of the host. `None` for a process by itself.
@@ -214,9 +229,18 @@ mod tests {
                 .collect();
             launched_by(|name| all.get(name).cloned())
         };
-        let third = Some(Launched { size: 4, rank: 3 });
+        let third = |by_torchrun| {
+            Some(Launched {
+                size: 4,
+                rank: 3,
+                by_torchrun,
+            })
+        };
         for (size, rank) in LAUNCHERS {
-            assert_eq!(of(&[(size, "4"), (rank, "3")]), third);
+            let found = of(&[(size, "4"), (rank, "3")]);
+            assert_eq!(found, third(size == "WORLD_SIZE"));
+            let said = apart(found.unwrap(), 1);
+            assert_eq!(said.contains("`mpirun -n 4 rlhf …`"), size == "WORLD_SIZE");
             assert_eq!(of(&[(size, "1"), (rank, "0")]), None);
             assert_eq!(
                 of(&[(size, "4")]),
@@ -231,7 +255,7 @@ mod tests {
             ("OMPI_COMM_WORLD_SIZE", "4"),
             ("OMPI_COMM_WORLD_RANK", "3"),
         ];
-        assert_eq!(of(&both), third);
+        assert_eq!(of(&both), third(false));
         assert_eq!(of(&[]), None);
     }
 

@@ -59,7 +59,7 @@ settings! {
         /// pass.
         pub(crate) recompute: bool = false,
         /// Of several processes each keeps a share of the optimizer's moments instead of all, updates that share of the weights and gives it to the
-        /// others (ZeRO, stage 1): less memory for more communication. The result is the same.
+        /// others (ZeRO, stage 1): less memory for as many bytes sent, of which half wait for the optimizer. The result is the same.
         pub(crate) shard_optimizer: bool = false,
         /// How several processes send each other gradients: `f32`, or `bf16` for half the bytes, rounded to 8 bits and added in f32.
         pub(crate) sum_dtype: String = "f32".to_owned(),

@@ -190,8 +190,7 @@ impl PolicyOptimization {
         let mut sums = zeros(MinibatchSums::PER_MICRO_BATCH)?;
         let own = deal_episodes(&self.comm, prompts, episodes, minibatch).into_iter();
         let own: Vec<usize> = own.map(|place| minibatch[place]).collect();
-        let mut parts =
-            micro_batches(prompts, episodes, &own, self.micro_batch_tokens).into_iter();
+        let mut parts = micro_batches(prompts, episodes, &own, self.micro_batch_tokens).into_iter();
         while let Some(part) = parts.next() {
             let last = parts.len() == 0;
             let own: Vec<Episode> = part.iter().map(|&i| episodes[i].clone()).collect();

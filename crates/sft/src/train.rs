@@ -218,13 +218,10 @@ impl Prepared for LanguageModelling {
                 let last = micros.len() == 0;
                 comm.accumulate(params, &mut gradients, &minimised, last)?;
             }
-            // A rank without rows has none, and sums it with those of the others all the same.
-            if let ([true], None) = (comm.any([balance.is_some()])?, &balance) {
-                balance = Some(total.zeros_like()?);
-            }
-            let mut numbers = vec![total];
-            numbers.extend(balance);
-            let numbers = Tensor::stack(&numbers, 0)?;
+            // A rank without rows has none, and yet sends as many numbers as the others.
+            let nothing = total.zeros_like()?;
+            let balanced = (&nothing + if balance.is_some() { 1.0 } else { 0.0 })?;
+            let numbers = Tensor::stack(&[total, balance.unwrap_or(nothing), balanced], 0)?;
             let numbers = comm.sum_gradients(&mut [(params, &mut gradients)], &numbers)?;
             let numbers = Gradients::read(&numbers, &[&gradients])?;
             outcome.loss = f64::from(numbers[0]);
@@ -241,8 +238,10 @@ impl Prepared for LanguageModelling {
             let done = step + 1;
             let mut line = Map::new();
             line.insert("loss".into(), json!(outcome.loss));
-            if let Some(balance) = numbers.get(1) {
-                line.insert("load_balancing".into(), json!(f64::from(*balance)));
+            if let [_, balance, balanced] = numbers[..]
+                && balanced > 0.0
+            {
+                line.insert("load_balancing".into(), json!(f64::from(balance)));
             }
             line.insert("grad_norm".into(), json!(grad_norm));
             line.insert("lr".into(), json!(lr));

@@ -47,7 +47,10 @@ impl Beside {
     }
 
     /// Has `task` done, after those before it.
-    pub fn start<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> Pending<T> {
+    pub fn start<T: Send + 'static>(
+        &self,
+        task: impl FnOnce() -> T + Send + 'static,
+    ) -> Pending<T> {
         let (give, get) = channel();
         // Where nobody takes the task or the result, `wait` says so.
         let task = move || drop(give.send(task()));

@@ -211,7 +211,9 @@ impl Ranks for Beside {
     fn exchange(&self, send: &[u8], receive: &mut [u8]) {
         scope(|scope| {
             let turn = self.turn.take();
-            let request = self.communicator.immediate_all_to_all_into(scope, send, receive);
+            let request = self
+                .communicator
+                .immediate_all_to_all_into(scope, send, receive);
             drop(turn);
             self.wait(request);
         });

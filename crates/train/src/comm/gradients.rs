@@ -174,9 +174,7 @@ impl Comm {
 
 impl Several {
     fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        self.exchange
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a complete gradient, if it can be sent while this rank computes; with it the buckets that it makes whole.

@@ -139,10 +139,7 @@ mod tests {
         assert_eq!(numbers(1), [0..1, 1..1, 1..1]);
         let found: Vec<_> = parts.within(2, 1..4).collect();
         assert_eq!(found, [(0, 5..5, 1), (1, 1..1, 1), (2, 2..3, 0)]);
-        assert_eq!(
-            parts.stretches(2).collect::<Vec<_>>(),
-            [0..1, 2..2, 3..4]
-        );
+        assert_eq!(parts.stretches(2).collect::<Vec<_>>(), [0..1, 2..2, 3..4]);
         let tensor = |from: u8, n: usize| {
             let numbers: Vec<f32> = (0..n).map(|i| f32::from(from) + i as f32).collect();
             Tensor::from_vec(numbers, n, &Device::Cpu).unwrap()

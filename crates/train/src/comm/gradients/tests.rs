@@ -135,7 +135,10 @@ const WIDTH: usize = 4;
 /// Three square matrices of which one is used twice, one that only a candle operation reads, and one that nothing does.
 fn model() -> Params {
     let mut params = Params::new(&Device::Cpu, DType::F32);
-    for (i, name) in ["gain", "idle", "one", "tied", "two"].into_iter().enumerate() {
+    for (i, name) in ["gain", "idle", "one", "tied", "two"]
+        .into_iter()
+        .enumerate()
+    {
         let numbers = (0..WIDTH * WIDTH).map(|j| ((i * 31 + j) as f32).sin());
         let square = tensor(numbers).reshape((WIDTH, WIDTH)).unwrap();
         params.insert(name, &square).unwrap();
@@ -170,7 +173,9 @@ fn loss(params: &Params, part: Part, shift: f32, gate: Option<&Arc<Gate>>) -> Te
     let two = weight("two");
     let x = match part {
         Part::WithoutTwo => x,
-        Part::Recomputed => recompute(&x, move |x| linear(x, &two, WeightLayout::InOut, None)).unwrap(),
+        Part::Recomputed => {
+            recompute(&x, move |x| linear(x, &two, WeightLayout::InOut, None)).unwrap()
+        }
         _ => through(&x, &two),
     };
     let x = through(&x, &weight("tied"));
@@ -205,7 +210,9 @@ fn sums_are_the_same_whatever_the_micro_batches_of_a_rank_use() {
             comm.sum_gradients(&mut [(&params, &mut summed)], &tensor([1.0]))
                 .unwrap();
             let all = |it: &Gradients| -> BTreeMap<String, Vec<f32>> {
-                it.iter().map(|(name, it)| (name.to_owned(), flat(it))).collect()
+                it.iter()
+                    .map(|(name, it)| (name.to_owned(), flat(it)))
+                    .collect()
             };
             (all(&alone), all(&summed))
         };
@@ -249,12 +256,7 @@ impl CustomOp1 for Held {
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
 
-    fn bwd(
-        &self,
-        _: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let begun = Instant::now();
         while self.0.comm.traffic().messages < self.0.messages {
             if begun.elapsed() > Duration::from_secs(60) {
