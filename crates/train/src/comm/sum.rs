@@ -154,12 +154,11 @@ fn sum_of_squares(numbers: &[f32]) -> f64 {
 
 /// `Σ x²` of each tensor. Where it is zero in f32, `(Σ |x|)²` stands for it: below what any norm shows, and not zero unless all are.
 fn squares_on_device(tensors: Vec<Tensor>) -> Result<Vec<f64>> {
-    let mut sums = Vec::new();
-    for numbers in &tensors {
-        sums.push(rlhf_ops::sum_of_squares(numbers)?);
-        sums.push(numbers.abs()?.sum_all()?);
-    }
-    let found = rlhf_ops::read_to_host(&Tensor::stack(&sums, 0)?)?;
+    let all: Vec<&Tensor> = tensors.iter().collect();
+    let sizes = tensors.iter().map(|it| it.abs()?.sum_all());
+    let sizes = Tensor::stack(&sizes.collect::<Result<Vec<_>, _>>()?, 0)?;
+    let both = Tensor::stack(&[rlhf_ops::sums_of_squares(&all)?, sizes], 1)?;
+    let found = rlhf_ops::read_to_host(&both)?;
     let (pairs, _) = found.as_chunks();
     let square = |[square, size]: &[f32; 2]| match *square {
         0.0 => f64::from(*size) * f64::from(*size),
