@@ -17,7 +17,6 @@ fn lines<S: Stage>(run: &std::path::Path, config: &S::Config, name: &str) -> Vec
     let session = Session {
         device: Device::Cpu,
         comm: Default::default(),
-        shard_optimizer: false,
         dtype: DType::F32,
         recompute: false,
         lora: None,
