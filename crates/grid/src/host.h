@@ -400,6 +400,8 @@ SCHEDULER inline bool next_copy(Copy& copy) {
 #define BLOCK_Y (grid::now->block_y)
 #define BLOCKS_X (grid::now->launch.blocks_x)
 #define THREAD (grid::thread_number())
+#define HERE
+#define AT
 #define SHARED(S, m) S& m = *(S*)grid::shared_memory(sizeof(S))
 #define UNROLL
 #define UNROLL_4

@@ -24,7 +24,7 @@ DEVICE float slope(float score, float scale, float cap) { return cap == 0 ? scal
 // `count` queries from token `first` on, of a segment that starts at `own` and continues the `prefix_len` tokens from `prefix` on. The keys of the
 // segment are counted from the start of its prefix.
 struct QueryTile { i64 first, count, own, prefix, prefix_len; };
-DEVICE QueryTile query_tile(GLOBAL const i64* tiles) {
+DEVICE QueryTile query_tile(HERE GLOBAL const i64* tiles) {
     tiles += 5 * BLOCK_X;
     QueryTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4]};
     return t;
@@ -33,8 +33,8 @@ DEVICE QueryTile query_tile(GLOBAL const i64* tiles) {
 DEVICE i64 keys_before(QueryTile t) { return t.prefix_len + t.first - t.own; }
 DEVICE i64 first_key(QueryTile t, i64 window) { return larger(0, keys_before(t) - window + 1) / BC * BC; }
 // BC keys, or values, of a tile's segment.
-DEVICE void load_keys(LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, QueryTile t, i64 start) {
-    load_rows<BC, HEAD>(to, from, stride, d, t.prefix + start, t.prefix_len - start, t.own - t.prefix_len + start, keys_before(t) + t.count - start);
+DEVICE void load_keys(HERE LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, QueryTile t, i64 start) {
+    load_rows<BC, HEAD>(AT to, from, stride, d, t.prefix + start, t.prefix_len - start, t.own - t.prefix_len + start, keys_before(t) + t.count - start);
 }
 
 struct Forward { REAL q[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
@@ -43,24 +43,24 @@ struct Forward { REAL q[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
 KERNEL(attention_forward, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
        GLOBAL const i64* tiles, GLOBAL REAL* o, GLOBAL REAL* low, INT keep, GLOBAL float* l, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
     SHARED(Forward, m);
-    const QueryTile t = query_tile(tiles);
+    const QueryTile t = query_tile(AT tiles);
     const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), before = keys_before(t);
     const int warp = THREAD / 32;
-    load_rows<BR, HEAD>(m.q, q + head * d, q_stride, d, t.first, t.count);
+    load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
     float acc[HEAD / 8][4] = {}, top[2] = {-INFINITE, -INFINITE}, total[2] = {0, 0};
     for (i64 start = first_key(t, window); start < before + t.count; start += BC) {
         block_sync();
-        load_keys(m.k, k + kv_head * d, k_stride, d, t, start);
-        load_keys(m.v, v + kv_head * d, v_stride, d, t, start);
+        load_keys(AT m.k, k + kv_head * d, k_stride, d, t, start);
+        load_keys(AT m.v, v + kv_head * d, v_stride, d, t, start);
         copy_wait();
         block_sync();
         float s[BC / 8][4] = {};
-        product_nt<BC / 8, HEAD>(s, m.q + warp * 16 * LD, m.k);
+        product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.k);
         UNROLL for (int h = 0; h < 2; h++) {
-            const i64 last = before + warp * 16 + row_of(2 * h) - start; // the key at the query's own place
+            const i64 last = before + warp * 16 + row_of(AT 2 * h) - start; // the key at the query's own place
             float best = top[h];
             UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) {
-                const i64 key = n * 8 + column_of(i);
+                const i64 key = n * 8 + column_of(AT i);
                 s[n][i] = key <= last && key > last - window ? score(s[n][i], scale, cap) : -INFINITE;
                 best = max_(best, s[n][i]);
             }
@@ -76,17 +76,17 @@ KERNEL(attention_forward, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL*
                 total[h] += s[n][i];
             }
         }
-        product_pn<HEAD / 8, BC / 8>(acc, s, SCRATCH_OF_WARP, m.v);
+        product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.v);
     }
     UNROLL for (int h = 0; h < 2; h++) {
         total[h] += shuffle_xor(total[h], 1);
         total[h] += shuffle_xor(total[h], 2);
-        const int row = warp * 16 + row_of(2 * h);
+        const int row = warp * 16 + row_of(AT 2 * h);
         if (row >= t.count) continue;
         const i64 at = (t.first + row) * heads + head;
         if (THREAD % 4 == 0) l[at] = top[h] + log_(total[h]);
         UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) {
-            const i64 column = n * 8 + column_of(i);
+            const i64 column = n * 8 + column_of(AT i);
             if (column >= d) continue;
             const float exact = acc[n][i] / total[h];
             narrow(o[at * d + column], exact);
@@ -112,36 +112,36 @@ KERNEL(attention_backward_q, GLOBAL const REAL* q, INT q_stride, GLOBAL const RE
        GLOBAL const REAL* g, GLOBAL const float* l, GLOBAL const float* delta, GLOBAL const i64* tiles, GLOBAL REAL* dq, INT dq_stride, INT heads,
        INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
     SHARED(BackwardQ, m);
-    const QueryTile t = query_tile(tiles);
+    const QueryTile t = query_tile(AT tiles);
     const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), before = keys_before(t);
     const int warp = THREAD / 32;
-    load_rows<BR, HEAD>(m.q, q + head * d, q_stride, d, t.first, t.count);
-    load_rows<BR, HEAD>(m.g, g + head * d, heads * d, d, t.first, t.count);
+    load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
+    load_rows<BR, HEAD>(AT m.g, g + head * d, heads * d, d, t.first, t.count);
     float l_[2], delta_[2], acc[HEAD / 8][4] = {};
     UNROLL for (int h = 0; h < 2; h++) {
-        const int row = warp * 16 + row_of(2 * h);
+        const int row = warp * 16 + row_of(AT 2 * h);
         l_[h] = row < t.count ? l[(t.first + row) * heads + head] : 0;
         delta_[h] = row < t.count ? delta[(t.first + row) * heads + head] : 0;
     }
     for (i64 start = first_key(t, window); start < before + t.count; start += BC) {
         block_sync();
-        load_keys(m.k, k + kv_head * d, k_stride, d, t, start);
-        load_keys(m.v, v + kv_head * d, v_stride, d, t, start);
+        load_keys(AT m.k, k + kv_head * d, k_stride, d, t, start);
+        load_keys(AT m.v, v + kv_head * d, v_stride, d, t, start);
         copy_wait();
         block_sync();
         float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
-        product_nt<BC / 8, HEAD>(s, m.q + warp * 16 * LD, m.k);
-        product_nt<BC / 8, HEAD>(dp, m.g + warp * 16 * LD, m.v);
+        product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.k);
+        product_nt<BC / 8, HEAD>(AT dp, m.g + warp * 16 * LD, m.v);
         UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-            const i64 row = warp * 16 + row_of(i), key = n * 8 + column_of(i), last = before + row - start;
+            const i64 row = warp * 16 + row_of(AT i), key = n * 8 + column_of(AT i), last = before + row - start;
             const bool seen = row < t.count && key <= last && key > last - window;
             const float x = score(s[n][i], scale, cap);
             s[n][i] = seen ? quick_exp(x - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * slope(x, scale, cap) : 0;
         }
-        product_pn<HEAD / 8, BC / 8>(acc, s, SCRATCH_OF_WARP, m.k);
+        product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.k);
     }
     UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-        const i64 row = warp * 16 + row_of(i), column = n * 8 + column_of(i);
+        const i64 row = warp * 16 + row_of(AT i), column = n * 8 + column_of(AT i);
         if (row < t.count && column < d) narrow(dq[(t.first + row) * dq_stride + head * d + column], acc[n][i]);
     }
 }
@@ -162,8 +162,8 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const R
     const KeyTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4], tiles[5]};
     const i64 kv_head = BLOCK_Y, group = heads / kv_heads;
     const int warp = THREAD / 32;
-    load_rows<BR, HEAD>(m.k, k + kv_head * d, k_stride, d, t.first, t.count);
-    load_rows<BR, HEAD>(m.v, v + kv_head * d, v_stride, d, t.first, t.count);
+    load_rows<BR, HEAD>(AT m.k, k + kv_head * d, k_stride, d, t.first, t.count);
+    load_rows<BR, HEAD>(AT m.v, v + kv_head * d, v_stride, d, t.first, t.count);
     float acc_k[HEAD / 8][4] = {}, acc_v[HEAD / 8][4] = {};
     for (i64 head = kv_head * group; head < (kv_head + 1) * group; head++)
         for (i64 range = t.ranges; range < t.ranges_end; range++) {
@@ -171,8 +171,8 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const R
             for (i64 first = ranges[3 * range]; first < end; first += BC) {
                 const i64 count = smaller(BC, end - first);
                 block_sync();
-                load_rows<BC, HEAD>(m.q, q + head * d, q_stride, d, first, count);
-                load_rows<BC, HEAD>(m.g, g + head * d, heads * d, d, first, count);
+                load_rows<BC, HEAD>(AT m.q, q + head * d, q_stride, d, first, count);
+                load_rows<BC, HEAD>(AT m.g, g + head * d, heads * d, d, first, count);
                 for (int i = THREAD; i < BC; i += THREADS) {
                     m.l[i] = i < count ? l[(first + i) * heads + head] : 0;
                     m.delta[i] = i < count ? delta[(first + i) * heads + head] : 0;
@@ -180,21 +180,21 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const R
                 copy_wait();
                 block_sync();
                 float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
-                product_nt<BC / 8, HEAD>(s, m.k + warp * 16 * LD, m.q);
-                product_nt<BC / 8, HEAD>(dp, m.v + warp * 16 * LD, m.g);
+                product_nt<BC / 8, HEAD>(AT s, m.k + warp * 16 * LD, m.q);
+                product_nt<BC / 8, HEAD>(AT dp, m.v + warp * 16 * LD, m.g);
                 UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-                    const i64 row = warp * 16 + row_of(i), query = n * 8 + column_of(i), behind = first + query + offset - (t.place + row);
+                    const i64 row = warp * 16 + row_of(AT i), query = n * 8 + column_of(AT i), behind = first + query + offset - (t.place + row);
                     const bool seen = row < t.count && query < count && behind >= 0 && behind < window;
                     const float x = score(s[n][i], scale, cap), p = seen ? quick_exp(x - m.l[query]) : 0;
                     s[n][i] = p;
                     dp[n][i] = seen ? p * (dp[n][i] - m.delta[query]) * slope(x, scale, cap) : 0;
                 }
-                product_pn<HEAD / 8, BC / 8>(acc_v, s, SCRATCH_OF_WARP, m.g);
-                product_pn<HEAD / 8, BC / 8>(acc_k, dp, SCRATCH_OF_WARP, m.q);
+                product_pn<HEAD / 8, BC / 8>(AT acc_v, s, SCRATCH_OF_WARP, m.g);
+                product_pn<HEAD / 8, BC / 8>(AT acc_k, dp, SCRATCH_OF_WARP, m.q);
             }
         }
     UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-        const i64 row = warp * 16 + row_of(i), column = n * 8 + column_of(i);
+        const i64 row = warp * 16 + row_of(AT i), column = n * 8 + column_of(AT i);
         if (row >= t.count || column >= d) continue;
         if (t.slot >= 0) {
             GLOBAL float* part = parts + ((t.slot * BR + row) * kv_heads + kv_head) * 2 * d + column;

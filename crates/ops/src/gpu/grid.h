@@ -1,7 +1,8 @@
 // What kernels are written in: restricted C++14 that CUDA, Metal and the emulated grid of the tests all compile.
 //
 // A grid has BLOCK_X by BLOCK_Y blocks of THREADS threads each; 32 consecutive threads are a warp. The emulated grid defines the same names in
-// crates/grid/src/host.h. Computation is in float; REAL is the type that tensors are stored in: float, bf16 or f16.
+// crates/grid/src/host.h. On Metal only a kernel knows its BLOCK and THREAD: a function that asks for them begins its parameters with HERE, and its
+// calls their arguments with AT. Computation is in float; REAL is the type that tensors are stored in: float, bf16 or f16.
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__) // ------------------------------------------------------------- CUDA
 
@@ -20,6 +21,8 @@ typedef long long i64;
 #define BLOCK_Y ((i64)blockIdx.y)
 #define BLOCKS_X ((i64)gridDim.x)
 #define THREAD ((int)threadIdx.x)
+#define HERE
+#define AT
 // `S& m`: the block's shared memory, laid out as an S.
 #define SHARED(S, m) extern __shared__ __align__(16) unsigned char shared_memory_[]; S& m = *(S*)shared_memory_
 #define UNROLL _Pragma("unroll")
@@ -96,6 +99,8 @@ typedef long i64;
 #define BLOCK_Y ((i64)block_.y)
 #define BLOCKS_X ((i64)blocks_.x)
 #define THREAD ((int)thread_.x)
+#define HERE uint3 block_, uint3 blocks_, uint3 thread_,
+#define AT block_, blocks_, thread_,
 #define SHARED(S, m) threadgroup S m
 #define UNROLL
 #define UNROLL_4

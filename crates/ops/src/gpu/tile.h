@@ -9,12 +9,12 @@
 #endif
 
 // The row and the column within a piece that element i of c lies at.
-DEVICE int row_of(int i) { return THREAD % 32 / 4 + i / 2 * 8; }
-DEVICE int column_of(int i) { return THREAD % 4 * 2 + i % 2; }
+DEVICE int row_of(HERE int i) { return THREAD % 32 / 4 + i / 2 * 8; }
+DEVICE int column_of(HERE int i) { return THREAD % 4 * 2 + i % 2; }
 
 // ROWS x COLUMNS from global to shared memory, zeros beyond `rows` and `d`: row i is `near` + i where i < split, else `far` + i. There after copy_wait.
 template <int ROWS, int COLUMNS>
-DEVICE void load_rows(LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, i64 near_, i64 split, i64 far_, i64 rows) {
+DEVICE void load_rows(HERE LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, i64 near_, i64 split, i64 far_, i64 rows) {
 #if !defined(__METAL_VERSION__)
     if (d % PAD == 0 && stride % PAD == 0 && (unsigned long long)from % 16 == 0) {
         for (int i = THREAD; i < ROWS * (COLUMNS / PAD); i += THREADS) {
@@ -34,13 +34,13 @@ DEVICE void load_rows(LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d
 
 // Consecutive rows from `first` on.
 template <int ROWS, int COLUMNS>
-DEVICE void load_rows(LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, i64 first, i64 rows) {
-    load_rows<ROWS, COLUMNS>(to, from, stride, d, first, ROWS, first, rows);
+DEVICE void load_rows(HERE LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, i64 first, i64 rows) {
+    load_rows<ROWS, COLUMNS>(AT to, from, stride, d, first, ROWS, first, rows);
 }
 
 // c += a·bᵀ with a [16, K] and b [8·N, K] in shared memory.
 template <int N, int K>
-DEVICE void product_nt(PRIVATE float (&c)[N][4], LOCAL const REAL* a, LOCAL const REAL* b) {
+DEVICE void product_nt(HERE PRIVATE float (&c)[N][4], LOCAL const REAL* a, LOCAL const REAL* b) {
     const int ld = K + PAD;
 #if defined(TENSOR_PRODUCTS)
     const int lane = THREAD % 32;
@@ -55,9 +55,9 @@ DEVICE void product_nt(PRIVATE float (&c)[N][4], LOCAL const REAL* a, LOCAL cons
     }
 #else
     UNROLL_4 for (int k = 0; k < K; k++) {
-        const float a0 = wide(a[row_of(0) * ld + k]), a1 = wide(a[row_of(2) * ld + k]);
+        const float a0 = wide(a[row_of(AT 0) * ld + k]), a1 = wide(a[row_of(AT 2) * ld + k]);
         UNROLL for (int n = 0; n < N; n++) {
-            const float b0 = wide(b[(n * 8 + column_of(0)) * ld + k]), b1 = wide(b[(n * 8 + column_of(1)) * ld + k]);
+            const float b0 = wide(b[(n * 8 + column_of(AT 0)) * ld + k]), b1 = wide(b[(n * 8 + column_of(AT 1)) * ld + k]);
             c[n][0] += a0 * b0;
             c[n][1] += a0 * b1;
             c[n][2] += a1 * b0;
@@ -70,7 +70,7 @@ DEVICE void product_nt(PRIVATE float (&c)[N][4], LOCAL const REAL* a, LOCAL cons
 // c += p·b with p [16, 8·M], a product of this warp in its registers, and b [8·M, 8·N] in shared memory. `scratch` is room for a 16 x (8·M + PAD) of
 // this warp's own where there are no tensor cores: on these the lanes hold p as a product needs it.
 template <int N, int M>
-DEVICE void product_pn(PRIVATE float (&c)[N][4], PRIVATE const float (&p)[M][4], LOCAL REAL* scratch, LOCAL const REAL* b) {
+DEVICE void product_pn(HERE PRIVATE float (&c)[N][4], PRIVATE const float (&p)[M][4], LOCAL REAL* scratch, LOCAL const REAL* b) {
     const int ld = 8 * N + PAD;
 #if defined(TENSOR_PRODUCTS)
     const int lane = THREAD % 32;
@@ -90,12 +90,12 @@ DEVICE void product_pn(PRIVATE float (&c)[N][4], PRIVATE const float (&p)[M][4],
     }
 #else
     UNROLL for (int m = 0; m < M; m++)
-        UNROLL for (int i = 0; i < 4; i++) narrow(scratch[row_of(i) * (8 * M + PAD) + m * 8 + column_of(i)], p[m][i]);
+        UNROLL for (int i = 0; i < 4; i++) narrow(scratch[row_of(AT i) * (8 * M + PAD) + m * 8 + column_of(AT i)], p[m][i]);
     warp_sync();
     UNROLL_4 for (int k = 0; k < 8 * M; k++) {
-        const float a0 = wide(scratch[row_of(0) * (8 * M + PAD) + k]), a1 = wide(scratch[row_of(2) * (8 * M + PAD) + k]);
+        const float a0 = wide(scratch[row_of(AT 0) * (8 * M + PAD) + k]), a1 = wide(scratch[row_of(AT 2) * (8 * M + PAD) + k]);
         UNROLL for (int n = 0; n < N; n++) {
-            const float b0 = wide(b[k * ld + n * 8 + column_of(0)]), b1 = wide(b[k * ld + n * 8 + column_of(1)]);
+            const float b0 = wide(b[k * ld + n * 8 + column_of(AT 0)]), b1 = wide(b[k * ld + n * 8 + column_of(AT 1)]);
             c[n][0] += a0 * b0;
             c[n][1] += a0 * b1;
             c[n][2] += a1 * b0;

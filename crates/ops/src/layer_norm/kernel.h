@@ -1,7 +1,7 @@
 // y = (x − mean(x)) / √(var(x) + ε) · w + b for each row of d elements; rows of x are `stride` elements apart.
 
 // The mean of a row and 1/√(var + ε), by the lanes of a warp.
-DEVICE void row_statistics(GLOBAL const REAL* row, i64 d, float eps, PRIVATE float& mean, PRIVATE float& s) {
+DEVICE void row_statistics(HERE GLOBAL const REAL* row, i64 d, float eps, PRIVATE float& mean, PRIVATE float& s) {
     float sum = 0, squares = 0;
     for (i64 i = THREAD % 32; i < d; i += 32) sum += wide(row[i]);
     mean = warp_sum(sum) / d;
@@ -14,7 +14,7 @@ KERNEL(layer_norm, GLOBAL const REAL* x, INT stride, GLOBAL const REAL* w, GLOBA
     const i64 row = BLOCK_X * (THREADS / 32) + THREAD / 32;
     if (row >= rows) return;
     float mean, s;
-    row_statistics(x + row * stride, d, eps, mean, s);
+    row_statistics(AT x + row * stride, d, eps, mean, s);
     for (i64 i = THREAD % 32; i < d; i += 32) narrow(y[row * d + i], (wide(x[row * stride + i]) - mean) * s * wide(w[i]) + wide(b[i]));
 }
 
@@ -32,7 +32,7 @@ KERNEL(layer_norm_backward, GLOBAL const REAL* x, INT stride, GLOBAL const REAL*
         for (int k = THREAD / 32; k < count; k += THREADS / 32) {
             GLOBAL const REAL* row = x + (first + k) * stride;
             float mean, s, level = 0, along = 0;
-            row_statistics(row, d, eps, mean, s);
+            row_statistics(AT row, d, eps, mean, s);
             for (i64 i = THREAD % 32; i < d; i += 32) {
                 const float gw = wide(g[(first + k) * d + i]) * wide(w[i]);
                 level += gw;

@@ -7,7 +7,7 @@ struct Scratch { float of_warp[WARPS]; };
 DEVICE float logit(float z, float scale, float cap) { return cap == 0 ? scale * z : cap * tanh_(scale * z / cap); }
 
 // Every thread gets the same bits.
-DEVICE float block_sum(float v, LOCAL Scratch& m) {
+DEVICE float block_sum(HERE float v, LOCAL Scratch& m) {
     v = warp_sum(v);
     block_sync(); // earlier results have been read
     if (THREAD % 32 == 0) m.of_warp[THREAD / 32] = v;
@@ -16,7 +16,7 @@ DEVICE float block_sum(float v, LOCAL Scratch& m) {
     UNROLL for (int i = 0; i < WARPS; i++) sum += m.of_warp[i];
     return sum;
 }
-DEVICE float block_max(float v, LOCAL Scratch& m) {
+DEVICE float block_max(HERE float v, LOCAL Scratch& m) {
     v = warp_max(v);
     block_sync();
     if (THREAD % 32 == 0) m.of_warp[THREAD / 32] = v;
@@ -34,14 +34,14 @@ KERNEL(row_statistics, GLOBAL const float* z, GLOBAL const u32* targets, INT fir
     GLOBAL const float* x = z + BLOCK_X * v;
     float top = -INFINITE, total = 0, along = 0;
     for (i64 i = THREAD; i < v; i += THREADS) top = max_(top, logit(x[i], scale, cap));
-    top = block_max(top, m);
+    top = block_max(AT top, m);
     for (i64 i = THREAD; i < v; i += THREADS) {
         const float less = logit(x[i], scale, cap) - top, weight = exp_(less);
         total += weight;
         along += weight * less;
     }
-    total = block_sum(total, m);
-    along = block_sum(along, m);
+    total = block_sum(AT total, m);
+    along = block_sum(AT along, m);
     if (THREAD > 0) return;
     const i64 target = targets[row];
     normalisers[row] = top + log_(total);
