@@ -14,8 +14,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::buffer::{Uninit, room, write_zeros};
-use super::gemm_tiled::Tile;
+use super::buffer::{Uninit, write_zeros};
+use super::gemm_tiled::{Out, Tile};
 use super::pairs::{Pair, numbers, pack_adjacent, word};
 use super::panels::{BLOCK, Lines, Word, transpose};
 use super::simd;
@@ -78,10 +78,16 @@ unsafe fn is_understood() -> bool {
         words.map(|i| word(number(i), number(i + 1))).collect()
     };
     let (a, b) = (panel(0), panel(3));
-    let mut out = [[0f32; SIDE]; SIDE];
+    let mut sums = [[0f32; SIDE]; SIDE];
+    let out = Out {
+        first: sums.as_mut_ptr().cast(),
+        stride: SIDE,
+        scale: 1.0,
+        accumulate: false,
+    };
     // SAFETY: the caller's promise; the panels are two registers deep.
-    unsafe { Amx::sum_products(&a, &b, DEPTH, out.as_mut_ptr().cast(), SIDE, 1.0, false) }
-    out == products(&a, &b, DEPTH)
+    unsafe { Amx::sum_products(&a, &b, DEPTH, out) }
+    sums == products(&a, &b, DEPTH)
 }
 
 /// What a tile is by definition: `Σ_k a_k·b_kᵀ`.
@@ -113,15 +119,6 @@ impl Word for Rows {
 
     fn words(numbers: usize) -> usize {
         words(numbers)
-    }
-
-    fn pack<const W: usize>(
-        of: Lines<'_>,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut Vec<f32>,
-    ) {
-        pack::<Self, W>(of, lines, depth, out);
     }
 
     fn pack_panel<const W: usize>(
@@ -159,15 +156,6 @@ impl Word for Columns {
         words(numbers)
     }
 
-    fn pack<const W: usize>(
-        of: Lines<'_>,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut Vec<f32>,
-    ) {
-        pack::<Self, W>(of, lines, depth, out);
-    }
-
     fn pack_panel<const W: usize>(
         of: Lines<'_>,
         first: usize,
@@ -179,23 +167,6 @@ impl Word for Columns {
         Pair::pack_panel::<W>(of, first, end, depth, pairs);
         write_zeros(rest);
     }
-}
-
-/// [`Word::pack`], panel by panel.
-fn pack<F: Word, const W: usize>(
-    of: Lines<'_>,
-    lines: Range<usize>,
-    depth: Range<usize>,
-    out: &mut Vec<f32>,
-) {
-    let panel = W * F::words(depth.len());
-    let len = lines.len().div_ceil(W) * panel;
-    out.clear();
-    for (i, out) in room(out, len).chunks_exact_mut(panel).enumerate() {
-        F::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
-    }
-    // SAFETY: whole panels make up the memory, and each was written.
-    unsafe { out.set_len(len) }
 }
 
 /// A register of each of `lines` lines, whatever their strides and however many numbers are left of them.
@@ -283,15 +254,7 @@ impl Tile<SIDE, SIDE> for Amx {
     type Left = Rows;
     type Right = Columns;
 
-    unsafe fn sum_products(
-        a: &[f32],
-        b: &[f32],
-        depth: usize,
-        out: *mut f32,
-        stride: usize,
-        scale: f32,
-        accumulate: bool,
-    ) {
+    unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
         let mut sums = [[0f32; SIDE]; SIDE];
         // Bytes from a row to the next: of a panel of rows, and of a panel of columns and of the sums.
         let (of_rows, of_columns) = (4 * WORDS, 4 * SIDE);
@@ -336,30 +299,24 @@ impl Tile<SIDE, SIDE> for Amx {
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
             );
-            write(&sums, out, stride, scale, accumulate);
+            write(&sums, out);
         }
     }
 }
 
-/// `out = scale · sums` (or `+=`), in rows `stride` apart.
+/// Writes the sums of a tile.
 ///
 /// # Safety
 /// As of [`Tile::sum_products`].
-unsafe fn write(
-    sums: &[[f32; SIDE]; SIDE],
-    out: *mut f32,
-    stride: usize,
-    scale: f32,
-    accumulate: bool,
-) {
+unsafe fn write(sums: &[[f32; SIDE]; SIDE], out: Out) {
     for (r, sums) in sums.iter().enumerate() {
         for (c, sum) in sums.iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
-                let out = out.add(r * stride + c);
-                *out = match accumulate {
-                    true => *out + scale * sum,
-                    false => scale * sum,
+                let to = out.first.add(r * out.stride + c);
+                *to = match out.accumulate {
+                    true => *to + out.scale * sum,
+                    false => out.scale * sum,
                 };
             }
         }
@@ -369,7 +326,7 @@ unsafe fn write(
 /// The same tile without the unit: what any machine can test of its panels.
 #[cfg(test)]
 pub(super) mod emulated {
-    use super::{Columns, Rows, SIDE, Tile, products, write};
+    use super::{Columns, Out, Rows, SIDE, Tile, products, write};
 
     pub(in crate::cpu) struct Amx;
 
@@ -377,17 +334,9 @@ pub(super) mod emulated {
         type Left = Rows;
         type Right = Columns;
 
-        unsafe fn sum_products(
-            a: &[f32],
-            b: &[f32],
-            depth: usize,
-            out: *mut f32,
-            stride: usize,
-            scale: f32,
-            accumulate: bool,
-        ) {
+        unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
             // SAFETY: the caller's promise.
-            unsafe { write(&products(a, b, depth), out, stride, scale, accumulate) }
+            unsafe { write(&products(a, b, depth), out) }
         }
     }
 }

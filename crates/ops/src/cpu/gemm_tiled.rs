@@ -79,6 +79,19 @@ pub(super) unsafe fn multiply_into(
     }
 }
 
+/// Where the sums of a tile go, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    /// Its first element.
+    pub(super) first: *mut f32,
+    /// Elements from one row to the next.
+    pub(super) stride: usize,
+    /// What the sums are multiplied by.
+    pub(super) scale: f32,
+    /// Whether they are added to what is there.
+    pub(super) accumulate: bool,
+}
+
 /// How one instruction set computes a tile of `R` rows by `C` columns.
 pub(super) trait Tile<const R: usize, const C: usize> {
     /// What the panels of the left operand hold.
@@ -86,20 +99,12 @@ pub(super) trait Tile<const R: usize, const C: usize> {
     /// What those of the right one hold, as many words of a line.
     type Right: Word;
 
-    /// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`), in rows `stride` apart.
+    /// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`).
     ///
     /// # Safety
     /// The machine has the instructions. `a` holds `depth` columns of `R` words, `b` holds `depth` rows of `C`. The tile's elements at
-    /// `out` are the caller's alone, and initialised to `accumulate`.
-    unsafe fn sum_products(
-        a: &[f32],
-        b: &[f32],
-        depth: usize,
-        out: *mut f32,
-        stride: usize,
-        scale: f32,
-        accumulate: bool,
-    );
+    /// `out` are the caller's alone, and initialised to be added to.
+    unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out);
 }
 
 /// How the products of a word are added to sums in vectors of one kind.
@@ -139,22 +144,10 @@ macro_rules! tile {
             type Right = $word;
 
             #[target_feature(enable = $features)]
-            unsafe fn sum_products(
-                a: &[f32],
-                b: &[f32],
-                depth: usize,
-                out: *mut f32,
-                stride: usize,
-                scale: f32,
-                accumulate: bool,
-            ) {
+            unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
                 const VECTORS: usize = $columns / <$vector as Vector>::LANES;
                 // SAFETY: the caller's promise; so many vectors make a row.
-                unsafe {
-                    sum_products::<$vector, $word, $rows, VECTORS>(
-                        a, b, depth, out, stride, scale, accumulate,
-                    )
-                }
+                unsafe { sum_products::<$vector, $word, $rows, VECTORS>(a, b, depth, out) }
             }
         }
     };
@@ -178,10 +171,7 @@ unsafe fn sum_products<V: Vector, W: Terms<V>, const R: usize, const N: usize>(
     a: &[f32],
     b: &[f32],
     depth: usize,
-    out: *mut f32,
-    stride: usize,
-    scale: f32,
-    accumulate: bool,
+    out: Out,
 ) {
     // SAFETY: the caller's promises.
     unsafe {
@@ -198,16 +188,16 @@ unsafe fn sum_products<V: Vector, W: Terms<V>, const R: usize, const N: usize>(
             a = a.add(R);
             b = b.add(N * V::LANES);
         }
-        let scale = V::splat(scale);
+        let scale = V::splat(out.scale);
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
-                let out = out.add(r * stride + v * V::LANES);
-                let value = if accumulate {
-                    V::load(out).add_mul(sum, scale)
+                let to = out.first.add(r * out.stride + v * V::LANES);
+                let value = if out.accumulate {
+                    V::load(to).add_mul(sum, scale)
                 } else {
                     sum.mul(scale)
                 };
-                value.store(out);
+                value.store(to);
             }
         }
     }
@@ -314,30 +304,38 @@ impl Product<'_> {
     ) {
         let rows = R.min(self.a.rows() - at.0);
         let columns = C.min(self.b.columns() - at.1);
-        let (scale, accumulate) = (self.scale, self.accumulate || block > 0);
-        let stride = self.target.row_stride;
         // Other threads write between the rows of the tile, so this is a pointer and never a slice.
-        let out = self.target.pointer(at, (rows, columns));
+        let out = Out {
+            first: self.target.pointer(at, (rows, columns)),
+            stride: self.target.row_stride,
+            scale: self.scale,
+            accumulate: self.accumulate || block > 0,
+        };
         let depth = a.len() / R;
         assert!(a.len() == depth * R && b.len() == depth * C);
         // SAFETY: the panels are `depth` deep, and the tile lies within the target, which is initialised if it is accumulated to. At the
         // edges whole tiles are computed aside.
         unsafe {
             if (rows, columns) == (R, C) {
-                T::sum_products(a, b, depth, out, stride, scale, accumulate);
+                T::sum_products(a, b, depth, out);
                 return;
             }
             let mut whole = [[0f32; C]; R];
-            if accumulate {
+            let row_of_target = |r: usize| out.first.add(r * out.stride);
+            if out.accumulate {
                 for (r, row) in whole.iter_mut().take(rows).enumerate() {
                     row.as_mut_ptr()
-                        .copy_from_nonoverlapping(out.add(r * stride), columns);
+                        .copy_from_nonoverlapping(row_of_target(r), columns);
                 }
             }
-            T::sum_products(a, b, depth, whole.as_mut_ptr().cast(), C, scale, accumulate);
+            let aside = Out {
+                first: whole.as_mut_ptr().cast(),
+                stride: C,
+                ..out
+            };
+            T::sum_products(a, b, depth, aside);
             for (r, row) in whole.iter().take(rows).enumerate() {
-                out.add(r * stride)
-                    .copy_from_nonoverlapping(row.as_ptr(), columns);
+                row_of_target(r).copy_from_nonoverlapping(row.as_ptr(), columns);
             }
         }
     }
@@ -423,19 +421,9 @@ mod tests {
         type Left = Pair;
         type Right = Pair;
 
-        unsafe fn sum_products(
-            a: &[f32],
-            b: &[f32],
-            depth: usize,
-            out: *mut f32,
-            stride: usize,
-            scale: f32,
-            accumulate: bool,
-        ) {
+        unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
             // SAFETY: the caller's promise.
-            unsafe {
-                sum_products::<Plain, Pair, 8, 2>(a, b, depth, out, stride, scale, accumulate);
-            }
+            unsafe { sum_products::<Plain, Pair, 8, 2>(a, b, depth, out) }
         }
     }
 

@@ -28,7 +28,16 @@ pub(super) trait Word: Sync {
         lines: Range<usize>,
         depth: Range<usize>,
         out: &mut Vec<f32>,
-    );
+    ) {
+        let panel = W * Self::words(depth.len());
+        let len = lines.len().div_ceil(W) * panel;
+        out.clear();
+        for (i, out) in room(out, len).chunks_exact_mut(panel).enumerate() {
+            Self::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+        }
+        // SAFETY: whole panels make up the memory, and each was written.
+        unsafe { out.set_len(len) }
+    }
 
     /// Copies up to `W` lines from `first` on. Lines from `end` on are zeros. Writes every word of `out`, which has room for `W` lines of this
     /// depth.
