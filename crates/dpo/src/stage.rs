@@ -110,10 +110,13 @@ impl Stage for Dpo {
             tracing::warn!("{warning}");
             warnings.push(warning);
         }
-        let extent =
-            config
-                .training
-                .extent(Self::NAME, trained.len(), &model.config, session.recompute)?;
+        let extent = config.training.extent(
+            Self::NAME,
+            trained.len(),
+            &model.config,
+            session.recompute,
+            &session.device,
+        )?;
         let held_out = Judged::held_out(held_out, &trained, config.loss, max_length)?;
         Ok(Box::new(PreferenceLearning {
             config: config.clone(),

@@ -42,6 +42,17 @@ pub fn describe(device: &Device) -> String {
     }
 }
 
+/// Bytes of a GPU's own memory: what is free, and all. `None` where tensors lie in the host's memory, or the device does not say.
+pub fn memory(device: &Device) -> Option<(u64, u64)> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        let (free, all) = device.cuda_stream().context().mem_get_info().ok()?;
+        return Some((free as u64, all as u64));
+    }
+    let _ = device;
+    None
+}
+
 /// What decides the last bits of results: on the CPU the instructions, and whether kernels are fused; on another device its kind.
 pub fn arithmetic(device: &Device) -> String {
     match device.location() {

@@ -255,7 +255,7 @@ impl<'a> Room<'a> {
         Ok(Self {
             prompts,
             sampling: &questions.sampling,
-            micro_batch_tokens: micro_batch_tokens(&reference.config, false),
+            micro_batch_tokens: micro_batch_tokens(&reference.config, false, &machine.device),
             comm: machine.comm.clone(),
             reference,
             reward,

@@ -105,7 +105,7 @@ impl PolicyOptimization {
         // Under an adapter the reference has the policy's own frozen weights, and of a fresh one nothing else.
         let reference = base.params.snapshot()?;
         let micro_batch_tokens = match config.micro_batch_tokens {
-            0 => micro_batch_tokens(&base.config, session.recompute),
+            0 => micro_batch_tokens(&base.config, session.recompute, &session.device),
             tokens => tokens,
         };
         Ok(Self {

@@ -134,9 +134,13 @@ impl Stage for Reward {
             ..
         } = base;
         let params = ScalarModel::params_over(&model, &params, head)?;
-        let extent = config
-            .training
-            .extent(Self::NAME, items.len(), &model, session.recompute)?;
+        let extent = config.training.extent(
+            Self::NAME,
+            items.len(),
+            &model,
+            session.recompute,
+            &session.device,
+        )?;
         Ok(Box::new(RewardModelling {
             config: config.clone(),
             extent,

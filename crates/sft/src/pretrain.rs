@@ -207,6 +207,7 @@ impl Stage for Pretrain {
                 rows.rows.len(),
                 &model.config,
                 session.recompute,
+                &session.device,
             )?,
             training: config.training.clone(),
             max_length: config.max_length,

@@ -141,6 +141,7 @@ impl Stage for Sft {
                 rows.rows.len(),
                 &model.config,
                 session.recompute,
+                &session.device,
             )?,
             training: config.training.clone(),
             max_length,

@@ -1,6 +1,6 @@
 //! What training holds of a model in memory: counted of one that is loaded, or from its size ahead of that.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use rlhf_lm::{ModelConfig, Params, Size};
 
 use crate::MemoryItem;
@@ -89,7 +89,7 @@ pub struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// Memory of a stage that trains one model on rows, with as many tokens at a time as are chosen for it.
+    /// Memory of a stage that trains one model on rows, with as many tokens at a time as are chosen for it on the CPU.
     pub fn on_rows(&self) -> Vec<MemoryItem> {
         let mut items = Holding::ahead(self.size, self.rank, self.dtype).trained("model");
         items.push(self.activations());
@@ -108,7 +108,7 @@ impl Ahead<'_> {
     }
 
     fn activations(&self) -> MemoryItem {
-        let tokens = micro_batch_tokens(self.config, self.recompute) as u64;
+        let tokens = micro_batch_tokens(self.config, self.recompute, &Device::Cpu) as u64;
         MemoryItem::activations(tokens, self.config, self.recompute)
     }
 }
@@ -119,7 +119,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use candle_core::Device;
 
     fn config() -> ModelConfig {
         ModelConfig::from_json(json!({

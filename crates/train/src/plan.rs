@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 
+use candle_core::Device;
 use rlhf_base::visible_edges;
 use rlhf_lm::{ModelConfig, Params};
 
@@ -186,9 +187,13 @@ pub fn activation_bytes(tokens: u64, model: &ModelConfig, recompute: bool) -> u6
     4 * tokens * row
 }
 
-/// Tokens per forward and backward pass whose activations take about half a gibibyte, between 256 and 16384.
-pub fn micro_batch_tokens(model: &ModelConfig, recompute: bool) -> usize {
-    ((1 << 29) / activation_bytes(1, model, recompute).max(1)).clamp(256, 16_384) as usize
+/// Tokens per forward and backward pass, between 256 and 16384: as many as have activations of about half a gibibyte on the CPU, where larger
+/// passes are no faster, and of a sixteenth of a GPU's memory. That is all of its memory and not what is free, so that the same device gives the
+/// same passes, and with them the same bytes, whatever else runs on it.
+pub fn micro_batch_tokens(model: &ModelConfig, recompute: bool, device: &Device) -> usize {
+    let all = rlhf_ops::device::memory(device).map_or(0, |(_, all)| all);
+    let budget = (all / 16).max(1 << 29);
+    (budget / activation_bytes(1, model, recompute).max(1)).clamp(256, 16_384) as usize
 }
 
 impl Display for Plan {

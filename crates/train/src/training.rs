@@ -1,5 +1,6 @@
 //! How a stage that minimises one loss over its rows walks over them, and how far a step goes.
 
+use candle_core::Device;
 use rlhf_lm::ModelConfig;
 
 use crate::{
@@ -99,6 +100,7 @@ impl Training {
         rows: usize,
         model: &ModelConfig,
         recompute: bool,
+        device: &Device,
     ) -> Result<Extent> {
         if self.batch == 0 {
             return Err(Error::EmptyBatch { stage });
@@ -109,7 +111,7 @@ impl Training {
             steps => steps,
         };
         let micro_batch_tokens = match self.micro_batch_tokens {
-            0 => micro_batch_tokens(model, recompute),
+            0 => micro_batch_tokens(model, recompute, device),
             tokens => tokens,
         };
         Ok(Extent {
@@ -175,7 +177,9 @@ mod tests {
             max_grad_norm: 0.0,
             ..Training::default()
         };
-        let extent = training.extent("sft", 10, &model, false).unwrap();
+        let extent = training
+            .extent("sft", 10, &model, false, &Device::Cpu)
+            .unwrap();
         assert_eq!((extent.steps_per_epoch, extent.steps), (3, 6));
         assert_eq!(
             (extent.tokens_per_step(100), extent.tokens_of_run(100)),
@@ -187,14 +191,16 @@ mod tests {
             steps: 5,
             ..training.clone()
         };
-        let set = set.extent("sft", 10, &model, false).unwrap();
+        let set = set.extent("sft", 10, &model, false, &Device::Cpu).unwrap();
         // A whole pass, and two steps of four rows.
         assert_eq!((set.steps, set.tokens_of_run(100)), (5, 180));
         let large = Training {
             batch: 32,
             ..training.clone()
         };
-        let extent = large.extent("sft", 30, &model, false).unwrap();
+        let extent = large
+            .extent("sft", 30, &model, false, &Device::Cpu)
+            .unwrap();
         assert_eq!((extent.rows_per_step, extent.tokens_of_run(300)), (30, 600));
         let said = large.notes("sft", &extent);
         assert_eq!(
@@ -207,7 +213,7 @@ mod tests {
         };
         assert_eq!(
             nothing
-                .extent("sft", 10, &model, false)
+                .extent("sft", 10, &model, false, &Device::Cpu)
                 .unwrap_err()
                 .to_string(),
             "sft.batch is 0: a step needs at least one row"

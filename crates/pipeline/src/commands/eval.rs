@@ -108,7 +108,7 @@ fn held_out_loss(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::R
         tracing::warn!("{line}");
     }
     tell_skipped(&tolerance);
-    let tokens = micro_batch_tokens(&model.config, false);
+    let tokens = micro_batch_tokens(&model.config, false, &machine.device);
     let loss = mean_loss(&causal, &rows, tokens, &machine.comm)?;
     let tokens: usize = rows.iter().map(|row| row.num_targets()).sum();
     let (perplexity, rows) = (loss.exp(), rows.len());
@@ -170,7 +170,7 @@ fn report(args: &EvalArgs, folder: &Path, machine: &Machine) -> anyhow::Result<(
         tracing::warn!("{line}");
     }
     let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
-    let micro_batch_tokens = micro_batch_tokens(model.config(), false);
+    let micro_batch_tokens = micro_batch_tokens(model.config(), false, &machine.device);
     let counts = Counts::of(&items.items, items.identical.rows, None);
     let scores = rlhf_reward::raw_scores(&scalar, &items.items, micro_batch_tokens, &machine.comm)?;
     let report = feedback::report(&items.items, &scores, counts);
@@ -209,7 +209,7 @@ fn calibrate(
         Some(_) => {
             let (heads, _) = load_heads(folder, model)?;
             let scalar = ScalarModel::new(model.config(), &model.params().frozen())?;
-            let most = micro_batch_tokens(model.config(), false);
+            let most = micro_batch_tokens(model.config(), false, model.params().device());
             Some(rlhf_reward::heads_card(&heads, &scalar, &items.items, most)?.0)
         }
     };

@@ -250,7 +250,10 @@ fn under_language_model(
         rows.push(Example::whole(ids));
     }
     let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
-    for range in micro_batches(&lengths, micro_batch_tokens(&model.config, false)) {
+    for range in micro_batches(
+        &lengths,
+        micro_batch_tokens(&model.config, false, &machine.device),
+    ) {
         let part: Vec<&Example> = rows[range.clone()].iter().collect();
         let batch = ExampleBatch::pack(&part, &machine.device)?;
         let (mut logprobs, mut entropy) = (Vec::new(), Vec::new());

@@ -28,9 +28,11 @@ pub(super) fn check(machine: &Machine, out: &Path, report: &mut Report) {
     let device = format!("{device}, {}", machine.dtype.as_str());
     report.push(Finding::new("device", device, &[]));
     report.push(Finding::of("arithmetic", arithmetic(machine)));
-    let (free, total) = memory();
-    let memory = format!("{} of {} free", readable_bytes(free), readable_bytes(total));
-    report.push(Finding::new("memory", memory, &[]));
+    let of = |(free, all)| format!("{} of {} free", readable_bytes(free), readable_bytes(all));
+    report.push(Finding::new("memory", of(memory()), &[]));
+    if let Some(memory) = rlhf_ops::device::memory(&machine.device) {
+        report.push(Finding::new("device memory", of(memory), &[]));
+    }
     report.push(disk(out, 0));
     report.push(Finding::of("folder", writable(out)));
     report.push(hub());

@@ -233,10 +233,14 @@ impl Pipeline<'_> {
             1 => format!("about {}", readable_bytes(needed)),
             _ => format!("about {} for {ranks} ranks", readable_bytes(needed)),
         };
-        let (free, _) = memory();
-        self.report.push(match self.machine.device.is_cpu() {
-            false => Finding::new("memory", format!("{about} on the device"), &[]),
-            true if needed > free => Finding {
+        let device = &self.machine.device;
+        let free = match device.is_cpu() {
+            true => Some(memory().0),
+            false => rlhf_ops::device::memory(device).map(|(free, _)| free),
+        };
+        self.report.push(match free {
+            None => Finding::new("memory", format!("{about} on the device"), &[]),
+            Some(free) if needed > free => Finding {
                 check: "memory".to_owned(),
                 verdict: Verdict::Warn,
                 found: format!(
@@ -244,7 +248,7 @@ impl Pipeline<'_> {
                     readable_bytes(free)
                 ),
             },
-            true => Finding::new(
+            Some(free) => Finding::new(
                 "memory",
                 format!("{about} of {} free", readable_bytes(free)),
                 &[],

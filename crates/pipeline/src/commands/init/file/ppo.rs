@@ -1,5 +1,6 @@
 //! The section `[ppo]`.
 
+use candle_core::Device;
 use rlhf_train::micro_batch_tokens;
 
 use super::super::choices::{EPISODES, Learns, answers_each, round_up, share};
@@ -87,9 +88,9 @@ impl Given {
             (all / 10).max(1) as i64,
             "Held-out prompts are answered ten times on the way.",
         );
-        let tokens = micro_batch_tokens(&self.outline.config, self.how().recompute);
+        let tokens = micro_batch_tokens(&self.outline.config, self.how().recompute, &Device::Cpu);
         text.comment(&format!(
-            "micro_batch_tokens chooses itself: {tokens} tokens at a time, half a gibibyte of activations."
+            "micro_batch_tokens chooses itself: {tokens} tokens at a time on the CPU, half a gibibyte of activations."
         ));
     }
 
