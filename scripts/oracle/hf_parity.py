@@ -34,8 +34,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
-    GraniteMoeConfig, Lfm2Config, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig, Qwen3Config, Qwen3MoeConfig,
+    AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma3Config, Gemma3TextConfig, Gemma4Config, Gemma4TextConfig, GPT2Config,
+    GPTNeoXConfig, GraniteConfig, GraniteMoeConfig, Lfm2Config, LlamaConfig, MistralConfig, Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig, Qwen3Config, Qwen3MoeConfig,
     SiglipVisionConfig, SmolLM3Config
 )  # fmt: skip
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
@@ -56,6 +56,12 @@ LLAMA3 = dict(
 )
 LLAMA = dict(SHARED, hidden_size=24, num_attention_heads=4, num_key_value_heads=2, intermediate_size=20, max_position_embeddings=1600)
 GEMMA = dict(NARROW, num_key_value_heads=2, head_dim=6, query_pre_attn_scalar=5, sliding_window=3)
+GEMMA4 = dict(
+    NARROW, num_attention_heads=2, num_key_value_heads=2, head_dim=4, global_head_dim=8, vocab_size_per_layer_input=VOCAB, sliding_window=3,
+    final_logit_softcapping=2.0, rope_parameters=dict(
+        full_attention=dict(rope_type="proportional", rope_theta=1e4, partial_rotary_factor=0.5), sliding_attention=dict(rope_type="default", rope_theta=100.0)
+    )
+)
 NEOX = dict(SHARED, hidden_size=16, num_attention_heads=2, intermediate_size=24, max_position_embeddings=64)
 
 
@@ -111,6 +117,24 @@ CASES = {
         text_config=Gemma3TextConfig(**GEMMA, layer_types=["sliding_attention", "full_attention"]),
         vision_config=SiglipVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4),
         mm_tokens_per_image=1, eos_token_id=[2, 5], attn_implementation="eager"
+    ),
+    # As E2B: inputs of every layer, whose last two attend to the keys and values of the first two and have wider MLPs.
+    "gemma4": Gemma4TextConfig(
+        **dict(GEMMA4, num_hidden_layers=4), hidden_size_per_layer_input=12, num_kv_shared_layers=2, use_double_wide_mlp=True,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    ),
+    # As 31B: without a window, keys are values too, and fewer. With biases, which no published one has.
+    "gemma4-dense": Gemma4TextConfig(
+        **GEMMA4, hidden_size_per_layer_input=0, attention_k_eq_v=True, num_global_key_value_heads=1, attention_bias=True,
+        layer_types=["sliding_attention", "full_attention"]
+    ),
+    "gemma4-nested": Gemma4Config(
+        text_config=Gemma4TextConfig(**GEMMA4, hidden_size_per_layer_input=8, layer_types=["sliding_attention", "full_attention"]),
+        vision_config=dict(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=8, patch_size=2,
+            position_embedding_size=4
+        ),
+        eos_token_id=[2, 5], attn_implementation="eager"
     ),
     "gpt_neox": GPTNeoXConfig(**NEOX, rope_parameters=rope(1e4, partial_rotary_factor=0.5)),
     "gpt_neox-serial": GPTNeoXConfig(**NEOX, rope_parameters=rope(100.0, partial_rotary_factor=1.0), use_parallel_residual=False, hidden_act="gelu_new"),
@@ -189,6 +213,12 @@ def as_transformers_4(config):
         config["text_config"] = as_transformers_4(dict(config["text_config"], dtype=config["torch_dtype"]))
         del config["vision_config"]
         return config
+    if config["model_type"] == "gemma4_text":  # 4 had none; 5 before 5.23 and published files say so what layers without a window have of their own
+        own = config.pop("per_layer_config")
+        own = next(iter(own.values()))
+        config["global_head_dim"] = own["head_dim"]
+        config["num_global_key_value_heads"] = own.get("num_key_value_heads")
+        return config
     scaling = config.pop("rope_parameters")
     if "full_attention" in scaling:
         sliding, scaling = scaling["sliding_attention"], scaling["full_attention"]
@@ -225,9 +255,14 @@ def as_transformers_4(config):
 def randomise(model):
     """Weights large enough that attention is far from uniform, and no norm or bias at its neutral value."""
     kind = model.config.model_type
-    around_one = kind.startswith(("gemma", "qwen3_5"))  # they add the weights of their norms to 1
+    around_one = kind.startswith(("gemma2", "gemma3", "qwen3_5"))  # they add the weights of their norms to 1
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            buffer.uniform_(0.5, 1.5)
     for name, parameter in model.named_parameters():
-        if parameter.dim() >= 2:
+        if name.endswith("per_layer_input_gate.weight"):
+            parameter.normal_(0, 0.1)  # what is left of large negative numbers by a GELU has few digits, and a norm follows
+        elif parameter.dim() >= 2:
             parameter.normal_(0, 0.3)
         elif name.endswith("bias"):
             parameter.normal_(0, 0.1)
@@ -278,6 +313,8 @@ def create(auto_class, config, name):
     config = copy.deepcopy(config)
     config._experts_implementation = "eager"  # one expert after the other, in the order of the formula
     model = auto_class.from_config(config).eval()  # dropout off
+    if config.model_type == "gemma4":
+        model.config.text_config.pad_token_id = 0  # for where pictures would be; given earlier, its embedding would not learn
     randomise(model)
     return model, list(torch.randint(0, VOCAB, (sum(LENGTHS),)).split(LENGTHS))
 
@@ -286,6 +323,7 @@ def in_file(key, config):
     """The name under which files hold a parameter, where `transformers` 5 has a newer one."""
     renamed = {
         "gemma3": [("model.language_model.", "model.")],
+        "gemma4": [("model.language_model.", "model.")],
         "gpt_neox": [("lm_head", "embed_out")],
         "granitemoe": [
             ("router.weight", "router.layer.weight"), ("experts.gate_up_proj", "input_linear.weight"), ("experts.down_proj", "output_linear.weight")

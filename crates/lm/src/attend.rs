@@ -72,13 +72,24 @@ impl Attend<'_> {
             Self::Cached { cache, rows } => {
                 let (q, k, v) = qkv.parts(config.head_dim)?;
                 cache.append(layer, &[&k, &v])?;
-                match cache.pools(layer)? {
-                    [keys, values] => {
-                        Ok(rlhf_ops::decode_attention(&q, keys, values, rows, config)?)
-                    }
-                    _ => Err(foreign(layer)),
-                }
+                cached(cache, rows, layer, &q, config)
             }
+        }
+    }
+
+    /// Attention of one layer, with queries `q`, to the keys `k` and values `v` of an `earlier` one, which are in the cache where there is one:
+    /// `[T, Hq·D]`.
+    pub(crate) fn attention_to(
+        &mut self,
+        earlier: usize,
+        [q, k, v]: [&Tensor; 3],
+        config: AttentionConfig,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Packed(layout) | Self::Prefill { layout, .. } => {
+                Ok(rlhf_ops::attention(q, k, v, layout, config)?)
+            }
+            Self::Cached { cache, rows } => cached(cache, rows, earlier, q, config),
         }
     }
 
@@ -162,21 +173,33 @@ impl Attend<'_> {
         }
     }
 
-    /// [`block`](Self::block) of one that gives a second result.
-    pub(crate) fn block_two(
+    /// [`block`](Self::block) of one that reads other tensors `beside` the residual stream, with as many rows, and may give a second result.
+    pub(crate) fn block_beside(
         &mut self,
         x: &Tensor,
+        beside: &[Tensor],
         checkpointing: bool,
-        block: impl Fn(&Tensor, &mut Attend<'_>) -> Result<(Tensor, Tensor)> + Send + Sync + 'static,
-    ) -> Result<(Tensor, Tensor)> {
+        block: impl Fn(&Tensor, &[Tensor], &mut Attend<'_>) -> Result<(Tensor, Option<Tensor>)>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         match self {
             Self::Packed(layout) if checkpointing => {
                 let layout = layout.clone();
-                Ok(rlhf_ops::recompute_two(x, move |x| {
-                    Ok(block(x, &mut Attend::Packed(&layout))?)
+                let all: Vec<&Tensor> = std::iter::once(x).chain(beside).collect();
+                let widths = all.iter().map(|t| t.dim(1));
+                let widths: Vec<usize> = widths.collect::<candle_core::Result<_>>()?;
+                let joined = match beside {
+                    [] => x.clone(),
+                    _ => Tensor::cat(&all, 1)?,
+                };
+                Ok(rlhf_ops::recompute_two(&joined, move |joined| {
+                    let parts = parts(joined, &widths)?;
+                    Ok(block(&parts[0], &parts[1..], &mut Attend::Packed(&layout))?)
                 })?)
             }
-            _ => block(x, self),
+            _ => block(x, beside, self),
         }
     }
 
@@ -203,6 +226,34 @@ impl Attend<'_> {
             Self::Packed(_) => {}
             Self::Prefill { cache, .. } | Self::Cached { cache, .. } => cache.advance(tokens),
         }
+    }
+}
+
+/// `joined` cut into columns of these `widths`, of which there is one or more.
+fn parts(joined: &Tensor, widths: &[usize]) -> candle_core::Result<Vec<Tensor>> {
+    if let [_] = widths {
+        return Ok(vec![joined.clone()]);
+    }
+    let mut from = 0;
+    let part = |width: &usize| {
+        let part = joined.narrow(1, from, *width)?.contiguous()?;
+        from += width;
+        Ok(part)
+    };
+    widths.iter().map(part).collect()
+}
+
+/// Attention of one new token per row to what the cache holds of `layer`.
+fn cached(
+    cache: &KvCache,
+    rows: &DecodeRows,
+    layer: usize,
+    q: &Tensor,
+    config: AttentionConfig,
+) -> Result<Tensor> {
+    match cache.pools(layer)? {
+        [keys, values] => Ok(rlhf_ops::decode_attention(q, keys, values, rows, config)?),
+        _ => Err(foreign(layer)),
     }
 }
 

@@ -96,6 +96,7 @@ impl ModelConfig {
             "_name_or_path",
             "dtype",
             "rope_parameters",
+            "per_layer_config",
             "num_labels",
             "id2label",
             "label2id",
@@ -172,8 +173,13 @@ impl ModelConfig {
         let size = self.dimensions();
         match self.family.mixture() {
             Some(mixture) => mixture.chosen * (3 * mixture.inner + 2 * size.hidden),
-            None => 3 * size.intermediate,
+            None => 3 * self.family.mlp_width(),
         }
+    }
+
+    /// Numbers that every block is given of a token beside the residual stream: 0 of most models.
+    pub fn input_width(&self) -> usize {
+        self.family.input_width()
     }
 
     /// The coefficient of the load-balancing loss that `transformers` trains a mixture of experts with: `router_aux_loss_coef`, where

@@ -54,6 +54,15 @@ impl RmsNorm {
         })
     }
 
+    /// One without weights, in the device and number format of `vb`.
+    pub(crate) fn unweighted(width: usize, epsilon: f64, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight: Tensor::ones(width, vb.dtype(), vb.device())?,
+            epsilon,
+            around_one: false,
+        })
+    }
+
     /// [`forward`](Self::forward) of an `x` in f32, whatever the weights are in.
     pub(crate) fn forward_in_f32(&self, x: &Tensor) -> Result<Tensor> {
         let wide = Self {

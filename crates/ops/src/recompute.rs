@@ -23,25 +23,11 @@ pub fn recompute(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    Ok(checkpointed(x, move |x| Ok((f(x)?, None)))?.0)
+    Ok(recompute_two(x, move |x| Ok((f(x)?, None)))?.0)
 }
 
-/// [`recompute`] of a function with a second result, which may have another shape and number format.
+/// [`recompute`] of a function that may have a second result, of another shape and number format.
 pub fn recompute_two(
-    x: &Tensor,
-    f: impl Fn(&Tensor) -> Result<(Tensor, Tensor)> + Send + Sync + 'static,
-) -> Result<(Tensor, Tensor)> {
-    let both = checkpointed(x, move |x| {
-        let (y, z) = f(x)?;
-        Ok((y, Some(z)))
-    })?;
-    match both {
-        (y, Some(z)) => Ok((y, z)),
-        _ => bail!("recompute: the second result was lost"),
-    }
-}
-
-fn checkpointed(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<(Tensor, Option<Tensor>)> + Send + Sync + 'static,
 ) -> Result<(Tensor, Option<Tensor>)> {

@@ -175,14 +175,19 @@ impl Display for DiskUse {
 ///
 /// Per token and block (T, L), the kernels keep about twelve rows of hidden size H (norms, q k v, attention, residuals) and three of the
 /// MLP's inner size I, of a mixture of experts for each expert of the token three of its inner size and two of H; recomputing keeps the block's
-/// output.
+/// output. Where every block is given P numbers of a token beside the residual stream, it keeps 3 P + 3 H more, and 4 P are kept before the blocks;
+/// recomputing keeps the block's own P.
 pub fn activation_bytes(tokens: u64, model: &ModelConfig, recompute: bool) -> u64 {
     let (hidden, mlp) = (model.hidden_size() as u64, model.mlp_activations() as u64);
-    let (layers, block) = (model.layers() as u64, 12 * hidden + mlp);
+    let (layers, input) = (model.layers() as u64, model.input_width() as u64);
+    let mut block = 12 * hidden + mlp;
+    if input > 0 {
+        block += 3 * input + 3 * hidden;
+    }
     let row = if recompute {
-        layers * hidden + block
+        layers * (hidden + 5 * input) + block
     } else {
-        layers * block
+        layers * (block + 4 * input)
     };
     4 * tokens * row
 }
@@ -363,7 +368,9 @@ mod tests {
         if rlhf_ops::reference_only() {
             return;
         }
-        for family in families() {
+        let more = json!({"model_type": "gemma4_text", "num_key_value_heads": 1, "head_dim": 12, "global_head_dim": 24,
+            "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 50, "layer_types": null});
+        for family in families().into_iter().chain([more]) {
             let (counted, estimate) = of_one_block(&family, 40, false);
             let factor = counted as f64 / estimate as f64;
             assert!((1.0 / 1.6..1.6).contains(&factor), "{family}: {factor}");

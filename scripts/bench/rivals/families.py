@@ -31,6 +31,10 @@ FAMILIES = {
     "granitemoe": dict(SHARED, num_hidden_layers=8, num_local_experts=8, num_experts_per_tok=2, intermediate_size=208, attention_multiplier=0.125),
     "gemma2": dict(SHARED, head_dim=64, query_pre_attn_scalar=64, sliding_window=128),
     "gemma3_text": dict(SHARED, head_dim=64, query_pre_attn_scalar=64, sliding_window=128),
+    "gemma4_text": dict(
+        SHARED, num_hidden_layers=8, head_dim=64, global_head_dim=128, sliding_window=128, hidden_size_per_layer_input=64, vocab_size_per_layer_input=1024,
+        num_kv_shared_layers=2, use_double_wide_mlp=True
+    ),
     "gpt_neox": dict(SHARED, intermediate_size=2048),
     "olmo2": SHARED,
     "olmo3": dict(SHARED, sliding_window=128),

@@ -43,6 +43,16 @@ pub(crate) trait Family: Debug + Send + Sync {
         2 * size.layers * size.kv_heads * size.head_dim
     }
 
+    /// Inner size of an MLP, the mean over blocks.
+    fn mlp_width(&self) -> usize {
+        self.dimensions().intermediate
+    }
+
+    /// Numbers that every block is given of a token beside the residual stream.
+    fn input_width(&self) -> usize {
+        0
+    }
+
     /// What becomes of the products of hidden states and vocabulary before they are logits.
     fn logits(&self) -> LogitsRule {
         LogitsRule::default()

@@ -97,7 +97,11 @@ fn gemma(
 }
 
 /// A soft cap; `null` is none.
-fn cap(json: &Map<String, Value>, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+pub(super) fn cap(
+    json: &Map<String, Value>,
+    key: &str,
+    default: Option<f64>,
+) -> Result<Option<f64>> {
     match (json.get(key), default) {
         (Some(Value::Null), _) | (None, None) => Ok(None),
         (_, default) => number(json, key, default.unwrap_or(1.0)).map(Some),

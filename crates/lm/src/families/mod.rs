@@ -5,6 +5,7 @@
 mod decoder;
 mod family;
 mod gemma;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
 mod granite;
@@ -35,6 +36,7 @@ const FAMILIES: &[&ModelType] = &[
     &granite::GRANITE_MOE,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma4::GEMMA4,
     &gpt_neox::GPT_NEOX,
     &olmo::OLMO2,
     &olmo::OLMO3,
@@ -50,10 +52,16 @@ pub(crate) fn model_type(name: &str) -> Result<&'static ModelType, String> {
     found.copied().ok_or_else(known)
 }
 
+/// Whether a parameter of this name is a constant: saved with the model, and not trained. `transformers` calls it a buffer.
+pub(crate) fn is_constant(name: &str) -> bool {
+    let of_block = name.strip_suffix(decoder::BLOCK_FACTOR);
+    of_block.is_some_and(|block| block.ends_with('.'))
+}
+
 /// The names of all model types, for messages.
 pub(crate) fn known() -> String {
     let mut names: Vec<_> = FAMILIES.iter().map(|known| known.name).collect();
-    names.push("gemma3 and qwen3_5 (their text parts)");
+    names.push("gemma3, gemma4 and qwen3_5 (their text parts)");
     names.join(", ")
 }
 

@@ -1,4 +1,4 @@
-//! Models of which a language model is one part, described by `text_config`: of a Gemma 3 or a Qwen3.5 that also sees, what reads and writes.
+//! Models of which a language model is one part, described by `text_config`: of a Gemma 3 or 4 or a Qwen3.5 that also sees, what reads and writes.
 
 use serde_json::{Map, Value, json};
 
@@ -6,9 +6,21 @@ use crate::gguf::object;
 use crate::{Error, Result};
 
 /// The `model_type` of a whole, and that of the language model in it.
-const WHOLES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("qwen3_5", "qwen3_5_text")];
-/// Modules of what is left out: what sees, and what guesses several tokens ahead.
-const LEFT_OUT: [&str; 4] = ["vision_tower.", "multi_modal_projector.", "visual.", "mtp."];
+const WHOLES: [(&str, &str); 3] = [
+    ("gemma3", "gemma3_text"),
+    ("gemma4", "gemma4_text"),
+    ("qwen3_5", "qwen3_5_text"),
+];
+/// Modules of what is left out: what sees or hears, and what guesses several tokens ahead.
+const LEFT_OUT: [&str; 7] = [
+    "vision_tower.",
+    "multi_modal_projector.",
+    "audio_tower.",
+    "embed_vision.",
+    "embed_audio.",
+    "visual.",
+    "mtp.",
+];
 
 /// The configuration of the language model within the whole that `json` describes; `None` where `json` is that of a language model.
 pub(crate) fn text_part(json: &Map<String, Value>) -> Result<Option<Map<String, Value>>> {
@@ -48,6 +60,9 @@ pub(crate) fn text_part(json: &Map<String, Value>) -> Result<Option<Map<String, 
     let usual = match part {
         "gemma3_text" => {
             json!({"vocab_size": 262_208, "num_attention_heads": 8, "max_position_embeddings": 131_072})
+        }
+        "gemma4_text" => {
+            json!({"vocab_size": 262_144, "num_attention_heads": 8, "max_position_embeddings": 131_072})
         }
         _ => {
             json!({"vocab_size": 248_320, "num_attention_heads": 16, "max_position_embeddings": 32_768})
@@ -97,6 +112,8 @@ mod tests {
             ("vision_tower.vision_model.post_layernorm.bias", None),
             ("model.vision_tower.post_layernorm.bias", None),
             ("multi_modal_projector.mm_soft_emb_norm.weight", None),
+            ("model.audio_tower.output_proj.weight", None),
+            ("model.embed_vision.embedding_projection.weight", None),
             ("model.visual.merger.norm.weight", None),
             ("mtp.norm.weight", None),
         ] {

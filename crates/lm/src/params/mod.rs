@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::VarBuilder;
 use rlhf_ops::QuantisedWeight;
 
+use crate::families::is_constant;
 use crate::lora::Adapter;
 use crate::{Error, Result};
 
@@ -78,12 +79,15 @@ impl Params {
         Ok(params)
     }
 
-    /// Adds a trainable parameter, or replaces one, with a copy of `value`. Models and views made before do not
+    /// Adds a trainable parameter, or a frozen one where it is a constant of its family, or replaces one, with a copy of `value`. Models and views made before do not
     /// see a replaced parameter; to change a value in place use [`Var::set`] on what [`Params::get`]
     /// returns, then [`Params::refresh`].
     pub fn insert(&mut self, name: &str, value: &Tensor) -> Result<()> {
         let value = value.to_device(&self.device)?;
-        let param = Param::trainable(&value, self.dtype)?;
+        let param = match is_constant(name) {
+            true => Param::frozen(&value.copy()?, self.dtype)?,
+            false => Param::trainable(&value, self.dtype)?,
+        };
         self.store.insert(name.to_owned(), param);
         Ok(())
     }

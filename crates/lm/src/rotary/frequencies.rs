@@ -46,6 +46,14 @@ pub(crate) fn frequencies(dim: usize, theta: f64, scaling: &RopeScaling) -> Vec<
             };
             powers.enumerate().map(stretched).collect()
         }
+        RopeScaling::Proportional { part, factor } => {
+            let turned = (part * dim as f64 / 2.0) as usize;
+            let of = |(i, power): (usize, f32)| match i < turned {
+                true => 1.0 / power / *factor as f32,
+                false => 0.0,
+            };
+            powers.enumerate().map(of).collect()
+        }
         RopeScaling::LongRope(long) => powers
             .zip(&long.short)
             .map(|(power, divisor)| 1.0 / (*divisor as f32 * power))

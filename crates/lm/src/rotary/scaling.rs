@@ -34,6 +34,13 @@ pub(crate) enum RopeScaling {
     Yarn(Yarn),
     /// LongRoPE.
     LongRope(LongRope),
+    /// Gemma 4: the fast frequencies alone, the first `part` of them, divided by `factor`; the others are 0.
+    Proportional {
+        /// `partial_rotary_factor`, at most 1.
+        part: f64,
+        /// How much longer.
+        factor: f64,
+    },
 }
 
 /// YaRN (Peng et al. 2023, arXiv:2309.00071): frequencies that turn less than `slow` times within the original length are divided by
@@ -90,8 +97,9 @@ impl RopeScaling {
             }),
             Some("yarn") => Ok(Self::Yarn(keys.yarn()?)),
             Some("longrope" | "su") => Ok(Self::LongRope(keys.long_rope()?)),
+            Some("proportional") => Ok(keys.proportional()?),
             Some(other) => Err(Error::config(format!(
-                "rope_type {other:?} is not known; expected default, linear, dynamic, llama3, yarn or longrope"
+                "rope_type {other:?} is not known; expected default, linear, dynamic, llama3, yarn, longrope or proportional"
             ))),
         }
     }
@@ -130,6 +138,13 @@ impl RopeScaling {
                 "original_max_position_embeddings": long.original as u64,
                 "attention_factor": long.magnitude,
             }),
+            Self::Proportional { part, factor } => {
+                let mut json = json!({"rope_type": "proportional", "partial_rotary_factor": part});
+                if *factor != 1.0 {
+                    json["factor"] = json!(factor);
+                }
+                json
+            }
         }
     }
 
@@ -252,6 +267,22 @@ impl RopeKeys<'_> {
             magnitude: self.optional("attention_factor")?.unwrap_or(usual),
             truncate,
         })
+    }
+
+    fn proportional(&self) -> Result<RopeScaling> {
+        let part = match self.json.get("partial_rotary_factor") {
+            None | Some(Value::Null) => 1.0,
+            Some(found) => found
+                .as_f64()
+                .filter(|part| (0.0..=1.0).contains(part))
+                .ok_or_else(|| {
+                    Error::config(format!(
+                        "partial_rotary_factor = {found}, expected a number from 0 to 1"
+                    ))
+                })?,
+        };
+        let factor = self.optional("factor")?.unwrap_or(1.0);
+        Ok(RopeScaling::Proportional { part, factor })
     }
 
     fn long_rope(&self) -> Result<LongRope> {

@@ -35,6 +35,14 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
             .extend(extra.as_object().unwrap().clone());
         json
     };
+    let gemma4 = |extra: Value| {
+        let mut json = json!({"model_type": "gemma4_text", "head_dim": 4, "global_head_dim": 8, "sliding_window": 3, "attention_bias": true,
+            "vocab_size_per_layer_input": 280, "final_logit_softcapping": 3.0});
+        json.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        json
+    };
     let neox = |extra| {
         let base = json!({"model_type": "gpt_neox", "vocab_size": VOCAB, "hidden_size": 24, "intermediate_size": 20,
             "num_hidden_layers": layers, "num_attention_heads": 3, "max_position_embeddings": 40});
@@ -115,6 +123,19 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
                 json!({"sliding_window_pattern": 2, "rope_theta": 100.0, "rope_local_base_freq": 10.0}),
             )),
         ),
+        (
+            "gemma4, shared keys",
+            llama(gemma4(
+                json!({"layer_types": vec!["full_attention"; layers], "num_kv_shared_layers": layers / 2, "use_double_wide_mlp": true,
+                    "hidden_size_per_layer_input": 12}),
+            )),
+        ),
+        (
+            "gemma4, keys as values",
+            llama(gemma4(
+                json!({"layer_types": kinds(layers), "attention_k_eq_v": true, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}),
+            )),
+        ),
         ("gpt_neox", neox(json!({}))),
         (
             "gpt_neox, one after the other",
@@ -179,13 +200,13 @@ fn config(mut base: Value, extra: Value) -> ModelConfig {
 
 /// Weights N(0, 0.4²), the factors of norms around 1, drawn by (seed, name).
 pub(crate) fn weights(schema: &Schema, seed: u64) -> BTreeMap<String, Tensor> {
-    // Gemma, which has norms before and after, adds their weights to 1, and so does Qwen3.5.
-    let mut names = schema.iter().map(|(name, _)| name);
-    let adds = ["pre_feedforward", "linear_attn"];
-    let around_one = names.any(|name| adds.iter().any(|module| name.contains(module)));
+    // Gemma, which has norms before and after, adds their weights to 1, but for Gemma 4; and so does Qwen3.5.
+    let has = |module: &str| schema.iter().any(|(name, _)| name.contains(module));
+    let around_one = has("linear_attn") || has("pre_feedforward") && !has("layer_scalar");
     let draw = |(name, shape): (&str, &candle_core::Shape)| {
         let mut rng = rng::stream(seed, name, 0);
-        let is_norm = name.contains("norm") || name.contains("ln_");
+        let is_norm = ["norm", "ln_", "layer_scalar"];
+        let is_norm = is_norm.iter().any(|part| name.contains(part));
         let centre = if is_norm && !around_one { 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..shape.elem_count())
             .map(|_| centre + 0.4 * rng::normal(&mut rng) as f32)

@@ -21,6 +21,14 @@ struct Tiles {
     dtype: DType,
 }
 
+/// Bytes of a head that the shared memory of a block has room for: 512 numbers in half precision, 256 in `f32`.
+const LARGEST_HEAD: usize = 1024;
+
+/// Whether there are kernels for heads of `d` elements of this type.
+pub(super) fn has_heads_of(d: usize, dtype: DType) -> bool {
+    d.next_multiple_of(16) * dtype.size_in_bytes() <= LARGEST_HEAD
+}
+
 impl Tiles {
     /// As large as the shared memory that every GPU since 2020 gives a block, 99 KiB, has room for in all kernels.
     fn new(d: usize, dtype: DType) -> Self {

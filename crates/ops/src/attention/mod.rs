@@ -80,7 +80,7 @@ pub fn attention(
     config: AttentionConfig,
 ) -> Result<Tensor> {
     let shape = check(q, k, v, layout, config)?;
-    match backend(&[q, k, v]) {
+    match backend_of(&[q, k, v], shape) {
         Backend::Fused => q.apply_op3(k, v, cpu::Attention::new(layout, shape, config)),
         Backend::Kernel => gpu::attention(q, k, v, layout, shape, config),
         Backend::Reference => reference::attention(q, k, v, layout, config),
@@ -96,7 +96,7 @@ pub fn fused_attention(
 ) -> Result<Tensor> {
     let (q, k, v) = parts(qkv, kv_heads, config.head_dim)?;
     let shape = check(&q, &k, &v, layout, config)?;
-    match backend(&[qkv]) {
+    match backend_of(&[qkv], shape) {
         Backend::Fused => {
             let attention = cpu::Attention::new(layout, shape, config);
             qkv.apply_op1(cpu::FusedAttention(attention))
@@ -121,6 +121,14 @@ pub fn parts(qkv: &Tensor, kv_heads: usize, head_dim: usize) -> Result<(Tensor, 
         qkv.narrow(1, queries, keys)?,
         qkv.narrow(1, queries + keys, keys)?,
     ))
+}
+
+/// The backend for these operands: the reference where heads are too large for the kernels of a GPU.
+fn backend_of(operands: &[&Tensor], shape: HeadShape) -> Backend {
+    match backend(operands) {
+        Backend::Kernel if !gpu::has_heads_of(shape.d, operands[0].dtype()) => Backend::Reference,
+        other => other,
+    }
 }
 
 /// Checks the operands; the sizes of the heads.
@@ -289,6 +297,7 @@ mod tests {
     fn agrees_for_every_head_size_and_ratio_of_heads() {
         let mut rng = TestRng::new(2);
         for (heads, kv_heads, d) in [
+            (2, 1, 512), // as a kernel in half precision alone
             (4, 1, 256),
             (1, 1, 1),
             (3, 3, 16),

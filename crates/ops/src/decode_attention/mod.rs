@@ -159,7 +159,7 @@ mod tests {
             return;
         }
         let mut rng = TestRng::new(4);
-        for (heads, kv_heads, d) in [(4, 2, 16), (3, 1, 33), (2, 2, 64)] {
+        for (heads, kv_heads, d) in [(4, 2, 16), (3, 1, 33), (2, 2, 64), (2, 1, 512)] {
             let long = (0..600).map(|_| rng.below(50) as u32).collect();
             let rows = DecodeRows::new(vec![vec![7], long, (0..30).collect()]);
             let operands = [

@@ -1,24 +1,32 @@
 //! A block of a decoder.
 
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
-use rlhf_ops::{AttentionConfig, WeightLayout};
+use candle_nn::{Init, VarBuilder};
+use rlhf_ops::WeightLayout;
 
+use super::attention::Attention;
 use super::convolution::ShortConvolution;
 use super::delta_net::DeltaNet;
 use super::experts::Experts;
-use super::{Activation, Decoder, HeadNorms, Layer, Mixer};
+use super::per_layer::PerLayerStep;
+use super::{Activation, Decoder, Mixer};
 use crate::Result;
-use crate::attend::{Attend, Qkv};
+use crate::attend::Attend;
 use crate::linear::Linear;
 use crate::norm::RmsNorm;
 
-/// Attention, then the MLP, each added to the residual stream.
+/// The factor of what a block gives, which is a constant of the model.
+pub(in crate::families) const BLOCK_FACTOR: &str = "layer_scalar";
+
+/// Attention, then the MLP, each added to the residual stream, and where a decoder has them what the input of the layer adds.
 pub(super) struct Block {
     around_attention: Residual,
     mixing: Mixing,
     around_mlp: Residual,
     mlp: FeedForward,
+    per_layer: Option<PerLayerStep>,
+    /// Of the result.
+    factor: Option<Tensor>, // [1]
 }
 
 /// How tokens look at each other.
@@ -35,13 +43,23 @@ enum FeedForward {
 }
 
 impl Block {
-    pub(super) fn new(decoder: &Decoder, layer: &Layer, vb: VarBuilder<'_>) -> Result<Self> {
-        let attention = decoder.attention(layer);
+    /// The block of this number.
+    pub(super) fn new(decoder: &Decoder, number: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let layer = &decoder.layers[number];
+        let per_layer = decoder
+            .per_layer
+            .map(|per| PerLayerStep::new(decoder, per, &vb));
+        let factor =
+            (decoder.block_factors).then(|| vb.get_with_hints(1, BLOCK_FACTOR, Init::Const(1.0)));
         Ok(Self {
+            per_layer: per_layer.transpose()?,
+            factor: factor.transpose()?,
             around_attention: Residual::new(decoder, decoder.block_norms.attention, &vb)?,
             mixing: match layer.mixer {
                 Mixer::Attention => {
-                    Mixing::Attention(Attention::new(decoder, attention, vb.pp("self_attn"))?)
+                    let lends = decoder.lends(number);
+                    let vb = vb.pp("self_attn");
+                    Mixing::Attention(Attention::new(decoder, (layer, lends), vb)?)
                 }
                 Mixer::Convolution { taps } => {
                     Mixing::Convolution(ShortConvolution::new(decoder, taps, vb.pp("conv"))?)
@@ -54,7 +72,10 @@ impl Block {
             around_mlp: Residual::new(decoder, decoder.block_norms.mlp, &vb)?,
             mlp: match decoder.mixture.filter(|_| layer.experts) {
                 Some(mixture) => FeedForward::Experts(Experts::new(decoder, mixture, vb)?),
-                None => FeedForward::Mlp(Mlp::new(decoder, vb.pp(decoder.naming.mlp))?),
+                None => {
+                    let inner = decoder.sizes(layer).intermediate;
+                    FeedForward::Mlp(Mlp::new(decoder, inner, vb.pp(decoder.naming.mlp))?)
+                }
             },
         })
     }
@@ -64,20 +85,30 @@ impl Block {
         matches!(self.mlp, FeedForward::Experts(_))
     }
 
-    /// `turn` is cosine and sine of the rotary embedding, where the layer has one. The second result is the load of its experts, where it has some
-    /// and `wants_loads`.
+    /// Whether later blocks attend to its keys and values.
+    pub(super) fn lends(&self) -> bool {
+        matches!(&self.mixing, Mixing::Attention(attention) if attention.lends)
+    }
+
+    /// `beside` the residual stream are the input of the layer, then keys and values of an earlier one, where the decoder has them. `turn` is cosine
+    /// and sine of the rotary embedding, where the layer has one. The second result are its keys and values side by side, where it lends them, or the
+    /// load of its experts, where it has some and `wants_loads`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
+        beside: &[Tensor],
         turn: Option<&(Tensor, Tensor)>,
         layer: usize,
         attend: &mut Attend<'_>,
         wants_loads: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        let (input, borrowed) = beside.split_at(usize::from(self.per_layer.is_some()));
+        let mut second = None;
         let normed = self.around_attention.enter(x)?;
         let (seen, out) = match &self.mixing {
             Mixing::Attention(attention) => {
-                let seen = attention.forward(&normed, turn, layer, attend)?;
+                let (seen, lent) = attention.forward(&normed, borrowed, turn, layer, attend)?;
+                second = lent;
                 (seen, &attention.out)
             }
             Mixing::Convolution(convolution) => {
@@ -88,28 +119,36 @@ impl Block {
         };
         let x = self.around_attention.add(x, out, &seen)?;
         let normed = self.around_mlp.enter(&x)?;
-        match &self.mlp {
+        let mut x = match &self.mlp {
             FeedForward::Mlp(mlp) => {
                 let inner = mlp.forward(&normed)?;
-                Ok((self.around_mlp.add(&x, &mlp.down, &inner)?, None))
+                self.around_mlp.add(&x, &mlp.down, &inner)?
             }
             FeedForward::Experts(experts) => {
                 let (y, loads) = experts.forward(&normed, wants_loads)?;
-                Ok((self.around_mlp.add_plain(&x, &y)?, loads))
+                second = second.or(loads);
+                self.around_mlp.add_plain(&x, &y)?
             }
+        };
+        if let (Some(step), [input]) = (&self.per_layer, input) {
+            x = step.forward(&x, input)?;
         }
+        if let Some(factor) = &self.factor {
+            x = x.broadcast_mul(factor)?;
+        }
+        Ok((x, second))
     }
 }
 
 /// `x + after(out(f(before(x))))`, where the norms may be absent, or without the one after it `x + factor · out(f(before(x)))`.
-struct Residual {
+pub(super) struct Residual {
     before: Option<RmsNorm>,
     after: Option<RmsNorm>,
     factor: f64,
 }
 
 impl Residual {
-    fn new(
+    pub(super) fn new(
         decoder: &Decoder,
         [before, after]: [Option<&str>; 2],
         vb: &VarBuilder<'_>,
@@ -129,7 +168,7 @@ impl Residual {
         }
     }
 
-    fn add(&self, x: &Tensor, out: &Linear, y: &Tensor) -> Result<Tensor> {
+    pub(super) fn add(&self, x: &Tensor, out: &Linear, y: &Tensor) -> Result<Tensor> {
         let Some(norm) = &self.after else {
             return out.forward_add_scaled(x, y, self.factor);
         };
@@ -147,105 +186,6 @@ impl Residual {
     }
 }
 
-/// The projections into attention.
-enum QkvProjection {
-    Apart(Linear, Linear, Linear),
-    Fused { qkv: Linear, kv_heads: usize },
-}
-
-struct Attention {
-    qkv: QkvProjection,
-    out: Linear,
-    /// Of the queries and of the keys.
-    norms: Option<(RmsNorm, RmsNorm)>,
-    config: AttentionConfig,
-    /// Whether the projection of the queries has a gate beside each.
-    gated: bool,
-}
-
-impl Attention {
-    fn new(decoder: &Decoder, config: AttentionConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let (size, biases) = (decoder.size, decoder.biases);
-        let (queries, keys) = (size.heads * size.head_dim, size.kv_heads * size.head_dim);
-        let linear = |inputs, outputs, bias, name: &str| {
-            let std = size.initializer_range;
-            Linear::new(inputs, outputs, WeightLayout::OutIn, bias, std, vb.pp(name))
-        };
-        let norm = |width, name| decoder.norm(width, vb.pp::<&str>(name));
-        let [of_q, of_k] = decoder.naming.head_norms;
-        let gated = decoder.gated_attention;
-        let asked = if gated { 2 * queries } else { queries };
-        Ok(Self {
-            qkv: match decoder.fused {
-                true => QkvProjection::Fused {
-                    qkv: linear(size.hidden, queries + 2 * keys, biases.qkv, "qkv_proj")?,
-                    kv_heads: size.kv_heads,
-                },
-                false => QkvProjection::Apart(
-                    linear(size.hidden, asked, biases.qkv, "q_proj")?,
-                    linear(size.hidden, keys, biases.qkv, "k_proj")?,
-                    linear(size.hidden, keys, biases.qkv, "v_proj")?,
-                ),
-            },
-            out: linear(queries, size.hidden, biases.out, decoder.naming.out)?,
-            norms: match decoder.head_norms {
-                HeadNorms::None => None,
-                HeadNorms::Each => Some((norm(size.head_dim, of_q)?, norm(size.head_dim, of_k)?)),
-                HeadNorms::All => Some((norm(queries, of_q)?, norm(keys, of_k)?)),
-            },
-            config,
-            gated,
-        })
-    }
-
-    /// What each token saw, `[T, Hq·D]`, before the projection out.
-    fn forward(
-        &self,
-        x: &Tensor,
-        turn: Option<&(Tensor, Tensor)>,
-        layer: usize,
-        attend: &mut Attend<'_>,
-    ) -> Result<Tensor> {
-        let (mut q, mut k, v) = match &self.qkv {
-            QkvProjection::Apart(q, k, v) => (q.forward(x)?, k.forward(x)?, v.forward(x)?),
-            QkvProjection::Fused { qkv, kv_heads } => {
-                rlhf_ops::attention_parts(&qkv.forward(x)?, *kv_heads, self.config.head_dim)?
-            }
-        };
-        let mut gate = None;
-        if self.gated {
-            let (own, beside) = self.halves(&q)?;
-            (q, gate) = (own, Some(beside));
-        }
-        if let Some((q_norm, k_norm)) = &self.norms {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        if let Some((cos, sin)) = turn {
-            q = rlhf_ops::rope(&q, cos, sin, self.config.head_dim)?;
-            k = rlhf_ops::rope(&k, cos, sin, self.config.head_dim)?;
-        }
-        let seen = attend.attention(layer, Qkv::Apart(&q, &k, &v), self.config)?;
-        match gate {
-            Some(gate) => Ok((seen * candle_nn::ops::sigmoid(&gate)?)?),
-            None => Ok(seen),
-        }
-    }
-
-    /// The first and the second half of every head of `x` `[T, H·2D]`, `[T, H·D]` each.
-    fn halves(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (tokens, width) = x.dims2()?;
-        let dim = self.config.head_dim;
-        let heads = x.reshape((tokens, width / dim / 2, 2 * dim))?;
-        let half = |from| {
-            heads
-                .narrow(2, from, dim)?
-                .contiguous()?
-                .reshape((tokens, width / 2))
-        };
-        Ok((half(0)?, half(dim)?))
-    }
-}
-
 /// The projections into the MLP.
 enum GateUp {
     Apart(Linear, Linear),
@@ -260,8 +200,8 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn new(decoder: &Decoder, vb: VarBuilder<'_>) -> Result<Self> {
-        let (width, inner) = (decoder.size.hidden, decoder.size.intermediate);
+    fn new(decoder: &Decoder, inner: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let width = decoder.size.hidden;
         let linear = |inputs, outputs, name: &str| {
             let (bias, std) = (decoder.biases.mlp, decoder.size.initializer_range);
             Linear::new(inputs, outputs, WeightLayout::OutIn, bias, std, vb.pp(name))

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Activation, Biases, BlockNorms, Decoder, HeadNorms, Layer, Mixer, Naming};
+use super::{Activation, Biases, BlockNorms, Decoder, HeadNorms, KeyValues, Layer, Mixer, Naming};
 use crate::families::family::{Dimensions, LogitsRule, refuse, refuse_giants};
 use crate::rotary::{Rope, RopeScaling};
 use crate::{Error, Result};
@@ -101,6 +101,8 @@ impl Decoder {
             window: None,
             rope: Some(0),
             experts: false,
+            keys: KeyValues::Apart,
+            sizes: None,
         };
         Ok(Self {
             size,
@@ -112,6 +114,7 @@ impl Decoder {
             biases: Biases::default(),
             fused: false,
             head_norms: HeadNorms::None,
+            value_norms: false,
             block_norms: BlockNorms::BEFORE,
             naming: Naming::LLAMA,
             gated_attention: false,
@@ -119,6 +122,8 @@ impl Decoder {
             activation: defaults.activation,
             embedding_factor: 1.0,
             residual_factor: 1.0,
+            block_factors: false,
+            per_layer: None,
             logits: LogitsRule::default(),
             mixture: None,
             spelled_out: Map::new(),

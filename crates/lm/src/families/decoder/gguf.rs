@@ -190,6 +190,12 @@ pub(super) fn metadata(model: &Decoder, architecture: &str) -> Result<GgufMetada
                 .into(),
         ));
     }
+    if model.block_factors {
+        return Err(Error::Invalid(
+            "GGUF files of Gemma 4 are not written here: llama.cpp's convert_hf_to_gguf.py takes the Hugging Face folder"
+                .into(),
+        ));
+    }
     let (size, rope) = (&model.size, &model.ropes[0]);
     let mut metadata = GgufMetadata::of(size);
     metadata.set_number("attention.layer_norm_rms_epsilon", model.epsilon);
@@ -291,6 +297,9 @@ fn stretch(metadata: &mut GgufMetadata, rope: &Rope, architecture: &str) -> Resu
         RopeScaling::Linear { factor } => kind(metadata, "linear", *factor),
         RopeScaling::Llama3 { .. } if architecture != "llama" => {
             return Err(not_run(architecture, "rope_type llama3"));
+        }
+        RopeScaling::Proportional { .. } => {
+            return Err(not_run(architecture, "rope_type proportional"));
         }
         RopeScaling::Llama3 { .. } => {
             let plain = frequencies(rope.dim, rope.theta, &RopeScaling::None);

@@ -4,12 +4,15 @@
 //! A family's file reads its `config.json` into a [`Decoder`]: [`Decoder::from_json`] with the family's [`Defaults`] gives what Llama
 //! would be, and the file changes what its family does otherwise. Nothing here knows a family.
 
+mod attention;
 mod block;
 mod config;
 mod convolution;
 mod delta_net;
 mod experts;
 mod gguf;
+mod layer;
+mod per_layer;
 #[cfg(test)]
 pub(super) mod testing;
 mod trunk;
@@ -18,7 +21,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use rlhf_ops::{AttentionConfig, DeltaHeads};
+use rlhf_ops::AttentionConfig;
 use serde_json::{Map, Value, json};
 
 use super::Mixture;
@@ -27,6 +30,7 @@ use crate::Result;
 use crate::norm::RmsNorm;
 use crate::rotary::Rope;
 use crate::trunk::Trunk;
+pub(super) use block::BLOCK_FACTOR;
 pub(super) use config::{
     Defaults, flag, layer_kinds, layer_kinds_of, number, rope_of, sliding_window,
 };
@@ -34,6 +38,8 @@ pub(super) use gguf::{
     LAYERS, LLAMA_BLOCK, LLAMA_MODULES, NORMS_AFTER, add_windows, interleaved, keys_like_llama,
     keys_of_decoder, keys_of_mixture, layer_types,
 };
+pub(super) use layer::{KeyValues, Layer, LayerSizes, Mixer};
+pub(super) use per_layer::PerLayer;
 
 /// What a decoder of this kind is.
 #[derive(Debug, Clone)]
@@ -53,6 +59,8 @@ pub(super) struct Decoder {
     /// Whether queries, keys and values are one projection, `qkv_proj`, and gate and up another, `gate_up_proj`.
     pub(super) fused: bool,
     pub(super) head_norms: HeadNorms,
+    /// Whether values are normalised too, each head of them, without weights.
+    pub(super) value_norms: bool,
     pub(super) block_norms: BlockNorms,
     pub(super) naming: Naming,
     /// Whether what attention gives is multiplied by the sigmoid of a gate, which the projection of the queries has beside each of them.
@@ -64,39 +72,15 @@ pub(super) struct Decoder {
     pub(super) embedding_factor: f64,
     /// Factor of what attention and MLP add to the residual stream.
     pub(super) residual_factor: f64,
+    /// Whether what a block gives has a factor, which files hold and nobody trains.
+    pub(super) block_factors: bool,
+    /// The inputs of every layer beside the residual stream.
+    pub(super) per_layer: Option<PerLayer>,
     pub(super) logits: LogitsRule,
     /// The experts of the layers that have them.
     pub(super) mixture: Option<Mixture>,
     /// Keys of `config.json` to write besides those that every decoder has.
     pub(super) spelled_out: Map<String, Value>,
-}
-
-/// How one layer attends.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Layer {
-    /// How its tokens look at each other.
-    pub(super) mixer: Mixer,
-    /// Its sliding window.
-    pub(super) window: Option<usize>,
-    /// Its rotary embedding, by number; `None` where positions are left to the mask.
-    pub(super) rope: Option<usize>,
-    /// Whether it has the decoder's mixture of experts in the place of an MLP.
-    pub(super) experts: bool,
-}
-
-/// How the tokens of a layer look at each other.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Mixer {
-    Attention,
-    /// By a gated convolution over the last `taps` tokens.
-    Convolution {
-        taps: usize,
-    },
-    /// By a gated delta rule behind a convolution over the last `taps` tokens.
-    DeltaNet {
-        heads: DeltaHeads,
-        taps: usize,
-    },
 }
 
 /// The names of modules that families call otherwise.
@@ -228,6 +212,20 @@ impl Decoder {
         }
     }
 
+    /// Takes out the keys and values that files may hold of layers which attend to those of others.
+    fn drop_unread(&self, tensors: &mut BTreeMap<String, Tensor>) {
+        for (number, layer) in self.layers.iter().enumerate() {
+            if let KeyValues::Of(_) = layer.keys {
+                let attention = format!("{}.{}.{number}.self_attn.", NAMES.trunk, NAMES.blocks);
+                let unread = ["k_proj.", "v_proj.", "k_norm.", "v_norm."];
+                tensors.retain(|name, _| {
+                    let module = name.strip_prefix(&attention);
+                    !module.is_some_and(|module| unread.iter().any(|m| module.starts_with(m)))
+                });
+            }
+        }
+    }
+
     /// The names of the blocks with experts, each up to its dot, and the experts.
     fn blocks_with_experts(&self) -> Option<(Mixture, Vec<String>)> {
         let layers = self.layers.iter().enumerate();
@@ -236,10 +234,27 @@ impl Decoder {
         Some((self.mixture?, blocks.map(name).collect()))
     }
 
+    /// The sizes of a layer.
+    pub(super) fn sizes(&self, layer: &Layer) -> LayerSizes {
+        layer.sizes.unwrap_or(LayerSizes {
+            head_dim: self.size.head_dim,
+            kv_heads: self.size.kv_heads,
+            intermediate: self.size.intermediate,
+        })
+    }
+
+    /// Whether later layers attend to the keys and values of the layer of this number.
+    fn lends(&self, number: usize) -> bool {
+        let layers = self.layers.iter();
+        layers
+            .skip(number)
+            .any(|layer| layer.keys == KeyValues::Of(number))
+    }
+
     /// The kernel's description of a layer's attention.
     fn attention(&self, layer: &Layer) -> AttentionConfig {
         AttentionConfig {
-            head_dim: self.size.head_dim,
+            head_dim: self.sizes(layer).head_dim,
             scale: self.scale,
             window: layer.window,
             softcap: self.score_cap,
@@ -259,12 +274,28 @@ impl Family for Decoder {
     fn cache_width(&self) -> usize {
         let size = self.size;
         let of = |layer: &Layer| match layer.mixer {
-            Mixer::Attention => 2 * size.kv_heads * size.head_dim,
+            Mixer::Attention if matches!(layer.keys, KeyValues::Of(_)) => 0,
+            Mixer::Attention => {
+                let of = self.sizes(layer);
+                2 * of.kv_heads * of.head_dim
+            }
             Mixer::Convolution { .. } => size.hidden,
             // Something for each row, nothing for its tokens.
             Mixer::DeltaNet { .. } => 0,
         };
         self.layers.iter().map(of).sum()
+    }
+
+    fn mlp_width(&self) -> usize {
+        let widths = self
+            .layers
+            .iter()
+            .map(|layer| self.sizes(layer).intermediate);
+        widths.sum::<usize>() / self.layers.len().max(1)
+    }
+
+    fn input_width(&self) -> usize {
+        self.per_layer.map_or(0, |per| per.width)
     }
 
     fn logits(&self) -> LogitsRule {
@@ -276,6 +307,7 @@ impl Family for Decoder {
     }
 
     fn join_parts(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        self.drop_unread(tensors);
         match self.blocks_with_experts() {
             Some((mixture, blocks)) => mixture.together(&blocks, tensors),
             None => Ok(()),

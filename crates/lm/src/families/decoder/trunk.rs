@@ -1,5 +1,6 @@
 //! Embedding, blocks and final norm of a decoder.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -7,21 +8,25 @@ use candle_nn::VarBuilder;
 
 use super::block::Block;
 use super::experts::load_balancing_loss;
-use super::{Decoder, NAMES};
+use super::per_layer::PerLayerInputs;
+use super::{Decoder, KeyValues, NAMES};
+use crate::Result;
 use crate::attend::Attend;
 use crate::linear::normal;
 use crate::norm::RmsNorm;
 use crate::rotary::Rotary;
 use crate::trunk::Trunk;
-use crate::{Error, Result};
 
 pub(super) struct DecoderTrunk {
     tokens: Tensor, // [V, H]
     embedding_factor: f64,
     rotaries: Vec<Rotary>,
+    per_layer: Option<PerLayerInputs>,
     blocks: Vec<Arc<Block>>,
     /// The rotary embedding of each block, by number.
     ropes: Vec<Option<usize>>,
+    /// The block whose keys and values each block attends to, where they are not its own.
+    earlier: Vec<Option<usize>>,
     checkpointing: bool,
     norm: RmsNorm,
     max_length: usize,
@@ -30,10 +35,17 @@ pub(super) struct DecoderTrunk {
 impl DecoderTrunk {
     pub(super) fn new(decoder: &Decoder, vb: VarBuilder<'_>) -> Result<Self> {
         let size = decoder.size;
-        let block = |(i, layer)| {
-            let vb = vb.pp(NAMES.blocks).pp(i);
-            Block::new(decoder, layer, vb).map(Arc::new)
+        let block = |number| {
+            let vb = vb.pp(NAMES.blocks).pp(number);
+            Block::new(decoder, number, vb).map(Arc::new)
         };
+        let layers = &decoder.layers;
+        let earlier = layers.iter().map(|layer| match layer.keys {
+            KeyValues::Of(earlier) => Some(earlier),
+            KeyValues::Apart | KeyValues::Tied => None,
+        });
+        let per_layer = decoder.per_layer;
+        let per_layer = per_layer.map(|per| PerLayerInputs::new(decoder, per, &vb));
         let rotary = |rope| Rotary::new(rope, vb.device());
         Ok(Self {
             tokens: vb.pp(NAMES.embedding).get_with_hints(
@@ -43,10 +55,10 @@ impl DecoderTrunk {
             )?,
             embedding_factor: decoder.embedding_factor,
             rotaries: decoder.ropes.iter().map(rotary).collect::<Result<_>>()?,
-            blocks: (decoder.layers.iter().enumerate())
-                .map(block)
-                .collect::<Result<_>>()?,
-            ropes: decoder.layers.iter().map(|layer| layer.rope).collect(),
+            per_layer: per_layer.transpose()?,
+            blocks: (0..layers.len()).map(block).collect::<Result<_>>()?,
+            ropes: layers.iter().map(|layer| layer.rope).collect(),
+            earlier: earlier.collect(),
             checkpointing: false,
             norm: decoder.norm(size.hidden, vb.pp(decoder.naming.last_norm))?,
             max_length: size.max_length,
@@ -67,25 +79,39 @@ impl DecoderTrunk {
         let turns = self.rotaries.iter().map(|rotary| rotary.at(positions));
         let turns: Vec<_> = turns.collect::<Result<_>>()?;
         let mut loads = Vec::new();
+        let mut lent: BTreeMap<usize, [Tensor; 2]> = BTreeMap::new();
         let mut x = rlhf_ops::embedding(ids, &self.tokens)?;
+        let per_layer = self.per_layer.as_ref();
+        let inputs = per_layer.map(|per| per.forward(ids, &x)).transpose()?;
         if self.embedding_factor != 1.0 {
             x = (x * self.embedding_factor)?;
         }
         for (layer, (block, rope)) in self.blocks.iter().zip(&self.ropes).enumerate() {
-            let (block, turn) = (block.clone(), rope.map(|rope| turns[rope].clone()));
-            if !wants_loads || !block.has_experts() {
-                x = attend.block(&x, self.checkpointing, move |x, attend| {
-                    Ok(block.forward(x, turn.as_ref(), layer, attend, false)?.0)
-                })?;
-                continue;
+            let mut beside = Vec::new();
+            if let Some((per, inputs)) = per_layer.zip(inputs.as_ref()) {
+                beside.push(per.part(inputs, layer)?);
             }
-            let (y, load) = attend.block_two(&x, self.checkpointing, move |x, attend| {
-                let (y, loads) = block.forward(x, turn.as_ref(), layer, attend, true)?;
-                let loads = loads.ok_or_else(|| Error::Invalid("a block lost its loads".into()))?;
-                Ok((y, loads))
-            })?;
+            if let Some([k, v]) = self.earlier[layer].and_then(|earlier| lent.get(&earlier)) {
+                beside.extend([k, v].map(Tensor::clone));
+            }
+            let wants_load = wants_loads && block.has_experts();
+            let (own, turn) = (block.clone(), rope.map(|rope| turns[rope].clone()));
+            let (y, second) = attend.block_beside(
+                &x,
+                &beside,
+                self.checkpointing,
+                move |x, beside, attend| {
+                    own.forward(x, beside, turn.as_ref(), layer, attend, wants_load)
+                },
+            )?;
             x = y;
-            loads.push(load);
+            match second {
+                Some(both) if block.lends() => {
+                    lent.insert(layer, halves(&both)?);
+                }
+                Some(load) => loads.push(load),
+                None => {}
+            }
         }
         attend.finish(ids.dim(0)?);
         Ok((self.norm.forward(&x)?, loads))
@@ -114,4 +140,11 @@ impl Trunk for DecoderTrunk {
     fn embedding(&self) -> &Tensor {
         &self.tokens
     }
+}
+
+/// The left and the right half of `both`.
+fn halves(both: &Tensor) -> Result<[Tensor; 2]> {
+    let half = both.dim(1)? / 2;
+    let part = |from| both.narrow(1, from, half)?.contiguous();
+    Ok([part(0)?, part(half)?])
 }
