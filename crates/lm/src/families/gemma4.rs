@@ -63,6 +63,7 @@ fn gemma4(json: &Map<String, Value>) -> Result<Decoder> {
         scale: 1.0,
         head_norms: HeadNorms::Each,
         value_norms: true,
+        nested_ropes: true,
         block_norms: BlockNorms::AROUND,
         embedding_factor: (decoder.size.hidden as f64).sqrt(),
         block_factors: true,
@@ -273,6 +274,7 @@ fn set_ropes(decoder: &mut Decoder, json: &Map<String, Value>, slides: &[bool]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families::Family;
     use crate::families::decoder::testing::{small, windows};
 
     fn parsed(keys: Value) -> Decoder {
@@ -306,7 +308,6 @@ mod tests {
         let nine = Some(9);
         assert_eq!(windows(&decoder), [nine, nine, None, nine, None]);
         // Keys and values of two heads in three layers: 2·2·(4 + 4 + 8).
-        use crate::families::Family;
         assert_eq!(decoder.cache_width(), 64);
         let alone = json!({"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 1});
         assert!(said(alone).contains("num_kv_shared_layers"));
@@ -329,6 +330,13 @@ mod tests {
         let (flat, nested) = (parsed(flat), parsed(nested));
         assert_eq!(format!("{flat:?}"), format!("{nested:?}"));
         assert_eq!(flat.layers[3].keys, KeyValues::Tied);
+        // `transformers` would take what it finds under the older keys instead of `rope_parameters`.
+        let saved = flat.spelled_out();
+        let older = ["rope_theta", "rope_scaling"].map(|key| saved.contains_key(key));
+        assert_eq!(older, [false, false]);
+        let ropes = &saved["rope_parameters"];
+        assert_eq!(ropes["full_attention"]["rope_theta"], 1e6);
+        assert_eq!(ropes["sliding_attention"]["rope_theta"], 1e4);
         let other = json!({"per_layer_config": {"0": {"head_dim": 8}}});
         assert!(said(other).contains("per_layer_config.0"));
         let other = json!({"per_layer_config": {"3": {"intermediate_size": 8}}});

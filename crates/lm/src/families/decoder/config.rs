@@ -109,6 +109,7 @@ impl Decoder {
             epsilon: raw.rms_norm_eps.unwrap_or(defaults.epsilon),
             layers: vec![layer; raw.num_hidden_layers],
             ropes: vec![rope],
+            nested_ropes: false,
             scale: 1.0 / (head_dim as f64).sqrt(),
             score_cap: None,
             biases: Biases::default(),

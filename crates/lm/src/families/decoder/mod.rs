@@ -51,6 +51,8 @@ pub(super) struct Decoder {
     pub(super) layers: Vec<Layer>,
     /// The rotary embeddings that layers use.
     pub(super) ropes: Vec<Rope>,
+    /// Whether `config.json` has them in `rope_parameters` alone, which would be overridden by the keys of `transformers` 4.
+    pub(super) nested_ropes: bool,
     /// Factor of the scores `q·k`.
     pub(super) scale: f64,
     /// Soft cap of the scores.
@@ -336,7 +338,7 @@ impl Family for Decoder {
             ("rms_norm_eps".into(), json!(self.epsilon)),
             ("tie_word_embeddings".into(), json!(self.size.tied)),
         ]);
-        if let Some(rope) = self.ropes.first() {
+        if let Some(rope) = self.ropes.first().filter(|_| !self.nested_ropes) {
             json.insert("rope_theta".into(), json!(rope.theta));
             json.insert("rope_scaling".into(), rope.scaling.to_json());
         }
