@@ -42,7 +42,7 @@ pub(super) fn names() -> Vec<&'static str> {
 pub(super) fn of(tokenizer: &Value) -> Option<Splitting> {
     let step = |value: &Value, list| unwrapped(value, list);
     let normalizer = step(&tokenizer["normalizer"], "normalizers");
-    let pre_tokenizer = step(&tokenizer["pre_tokenizer"], "pretokenizers");
+    let pre_tokenizer = isolated(step(&tokenizer["pre_tokenizer"], "pretokenizers"));
     all().into_iter().find(|known| {
         let same_text =
             normalizer.is_null() || normalizer == step(&known.normalizer, "normalizers");
@@ -52,19 +52,35 @@ pub(super) fn of(tokenizer: &Value) -> Option<Splitting> {
     })
 }
 
+/// The same steps, where one that drops whatever its pattern does not match keeps it apart instead: the patterns that we know match everything.
+fn isolated(mut steps: Value) -> Value {
+    let list = match &mut steps {
+        Value::Array(list) => &mut list[..],
+        one => std::slice::from_mut(one),
+    };
+    for step in list {
+        if step["type"] == "Split" && step["behavior"] == "Removed" && step["invert"] == true {
+            step["behavior"] = "Isolated".into();
+            step["invert"] = false.into();
+        }
+    }
+    steps
+}
+
 /// The step that writes a text as the characters that stand for its bytes, having split it like GPT-2 if `split`.
 pub(super) fn bytes(split: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": split})
 }
 
-fn all() -> [Splitting; 6] {
+fn all() -> [Splitting; 7] {
     let digits = json!({"type": "Digits", "individual_digits": true});
     let sequence =
         |first: Value, then: Value| json!({"type": "Sequence", "pretokenizers": [first, then]});
-    let pattern = |digits| {
-        let split = json!({"type": "Split", "pattern": {"Regex": words(digits)}, "behavior": "Isolated", "invert": false});
+    let split = |regex: String| {
+        let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
         sequence(split, bytes(false))
     };
+    let pattern = |digits| split(words(digits));
     [
         Splitting {
             names: &["gpt-2", "default", "phi-2"],
@@ -95,7 +111,15 @@ fn all() -> [Splitting; 6] {
             ignore_merges: true,
             adds_begin: true,
         },
-        // GPT-4's, which OLMo 2 has: as Llama 3's, but a word is what its merges make of it.
+        // GPT-4o's, which Phi-4-mini has.
+        Splitting {
+            names: &["gpt-4o"],
+            normalizer: Value::Null,
+            pre_tokenizer: split(cased_words()),
+            ignore_merges: false,
+            adds_begin: false,
+        },
+        // GPT-4's, which OLMo 2 and Phi-4 have: as Llama 3's, but a word is what its merges make of it.
         Splitting {
             names: &["dbrx"],
             normalizer: Value::Null,
@@ -126,4 +150,56 @@ fn words(digits: &str) -> String {
     format!(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
+}
+
+/// The pattern of GPT-4o: a word ends where a capital letter follows a small one, and takes its `'s` with it.
+fn cased_words() -> String {
+    let upper = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";
+    let lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";
+    let before = r"[^\r\n\p{L}\p{N}]?";
+    let end = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+    format!(
+        r"{before}{upper}*{lower}+{end}|{before}{upper}+{lower}*{end}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    };
+
+    use super::*;
+
+    /// The oracle is tiktoken's pattern, run by another engine (scripts/oracle/splitting.py).
+    #[test]
+    fn texts_are_split_as_gpt_4o_splits_them() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        let cases = fs_err::read_to_string(fixture.join("splitting.json")).unwrap();
+        let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+        let steps = named("gpt-4o").unwrap().pre_tokenizer;
+        let split = steps["pretokenizers"][0].clone();
+        let split: PreTokenizerWrapper = serde_json::from_value(split).unwrap();
+        for case in cases {
+            let mut text = PreTokenizedString::from(case["text"].as_str().unwrap());
+            split.pre_tokenize(&mut text).unwrap();
+            let words = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let words: Vec<&str> = words.into_iter().map(|(word, ..)| word).collect();
+            assert_eq!(json!(words), case["words"]);
+        }
+    }
+
+    /// As published files of the same kind write it.
+    #[test]
+    fn a_pattern_that_matches_everything_may_drop_the_rest() {
+        for name in ["gpt-4o", "dbrx"] {
+            let mut steps = named(name).unwrap().pre_tokenizer;
+            steps["pretokenizers"][0]["behavior"] = "Removed".into();
+            steps["pretokenizers"][0]["invert"] = true.into();
+            let tokenizer = json!({"pre_tokenizer": steps, "model": {"ignore_merges": false}});
+            assert_eq!(of(&tokenizer).unwrap().names[0], name);
+        }
+    }
 }
