@@ -80,7 +80,7 @@ fn apart(launched: Launched, known: usize) -> String {
         return format!(
             "torchrun has started {n} processes, which find each other through PyTorch; here MPI brings them together, also where GPUs sum \
              through NCCL. Start the same command with `mpirun -n {n} rlhf …`, for several hosts with their names and processes \
-             (`mpirun -n {n} -H HOST:8,HOST:8 rlhf …`), or under Slurm with `srun --mpi=pmix -n {n} rlhf …`"
+             (`mpirun -n {n} -H HOST:COUNT,HOST:COUNT rlhf …`), or under Slurm with `srun --mpi=pmix -n {n} rlhf …`"
         );
     }
     format!(
