@@ -36,12 +36,16 @@ impl Comm {
     pub fn measure_sum(&self) -> (u64, Traffic) {
         const TIMES: u32 = 5;
         let parts = Parts::new(vec![BUCKET], self.size());
+        let how = How {
+            own_part: false,
+            ..self.how
+        };
         let mut numbers = vec![0.0; parts.len() * self.size()];
         let before = self.traffic();
         let once = |_| {
             let begun = Instant::now();
             if let Some(several) = &self.several {
-                several.line.sum_parts(&mut numbers, &parts, self.how);
+                several.line.sum_parts(&mut numbers, &parts, how);
             }
             begun.elapsed()
         };

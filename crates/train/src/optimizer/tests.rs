@@ -304,16 +304,20 @@ fn ranks_that_share_the_optimizer_take_the_very_same_steps() {
         let found = crate::comm::threads::run(ranks, |comm| {
             let of = |comm: &Comm| {
                 let (params, mut adam) = (start(), AdamW::new(config).shared_by(comm));
+                let before = comm.traffic().bytes;
                 steps(comm, &params, &mut adam, 0, 2);
+                let sent = comm.traffic().bytes - before;
                 let weights = copy(params.trained());
                 // What the leader has written and all read again.
                 let state = copy(adam.state().unwrap());
                 steps(comm, &params, &mut adam, 2, 4);
-                (weights, state, all(&params, &adam))
+                (sent, weights, state, all(&params, &adam))
             };
-            let (weights, state, whole) = of(&comm);
+            let (sent, weights, state, whole) = of(&comm);
             let sharing = comm.sharing_optimizers();
-            let (_, _, shared) = of(&sharing);
+            let (sent_sharing, _, _, shared) = of(&sharing);
+            // The parts of the weights instead of those of the sums.
+            assert_eq!(sent, sent_sharing);
             let (params, mut adam) = (start(), AdamW::new(config).shared_by(&sharing));
             params.restore(&weights).unwrap();
             adam.load_state(&params, &state).unwrap();
