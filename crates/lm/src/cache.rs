@@ -199,6 +199,35 @@ mod tests {
         (flat(keys), flat(values))
     }
 
+    /// The oracle is what a model of every family writes into the cache for two prompts.
+    #[test]
+    fn a_model_keeps_as_much_as_its_configuration_says() {
+        let fixtures =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf");
+        let mut with_states = 0;
+        for entry in fs_err::read_dir(fixtures).unwrap() {
+            let dir = entry.unwrap().path();
+            let (config, tensors) = crate::read_lm(&dir).unwrap();
+            let params = crate::Params::load(&tensors, &Device::Cpu, DType::F32).unwrap();
+            let model = crate::CausalLm::new(&config, &params).unwrap();
+            let mut cache = KvCache::new(config.layers());
+            let mut packer = crate::Packer::new();
+            packer.sequence(&[1, 2, 3]);
+            packer.sequence(&[4, 5]);
+            let batch = packer.finish(&Device::Cpu).unwrap();
+            model.prefill(&batch, &mut cache).unwrap();
+            let pools = cache.pools.iter().flatten().flatten();
+            let width: usize = pools.map(|pool| pool.dim(1).unwrap()).sum();
+            let states = cache.states.iter().flat_map(BTreeMap::values);
+            let states: usize = states.map(|state| state.of_row.numbers()).sum();
+            let what = dir.display();
+            assert_eq!(width, config.cache_width(), "{what}");
+            assert_eq!(states, 2 * config.state_width(), "{what}");
+            with_states += usize::from(states > 0);
+        }
+        assert_eq!(with_states, 1, "Qwen3.5's");
+    }
+
     #[test]
     fn tokens_keep_their_places_while_the_pool_grows() {
         let mut cache = KvCache::new(2);

@@ -167,6 +167,11 @@ impl ModelConfig {
         self.family.cache_width()
     }
 
+    /// Numbers that decoding keeps of a row, however many tokens it has: what recurrent layers have come to.
+    pub fn state_width(&self) -> usize {
+        self.family.state_width()
+    }
+
     /// About how many numbers the MLP of a block keeps of a token for the gradient: gate, up and their product, of a mixture of experts once for
     /// each of the token's experts, with what goes into it and comes out.
     pub fn mlp_activations(&self) -> usize {

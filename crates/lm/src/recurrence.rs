@@ -24,6 +24,14 @@ pub(crate) struct RowState {
     matrices: Tensor,
 }
 
+#[cfg(test)]
+impl RowState {
+    /// How many numbers it is.
+    pub(crate) fn numbers(&self) -> usize {
+        self.tail.elem_count() + self.matrices.elem_count()
+    }
+}
+
 /// Added to the square of a length before its root is taken.
 const EPSILON: f64 = 1e-6;
 

@@ -7,6 +7,17 @@ use rlhf_train::{DiskUse, MemoryItem, Plan, Session};
 use crate::policy_optimization::PolicyOptimization;
 
 impl PolicyOptimization {
+    /// What sampling keeps at its fullest: every row with a response of the largest length, and the longest prompt once for its samples.
+    fn sampled(&self, session: &Session) -> MemoryItem {
+        let config = &self.config;
+        let rows = config.rollout_rows.min(config.batch);
+        let prompts = rows.div_ceil(config.samples_per_prompt);
+        let longest = self.prompts.iter().map(|prompt| prompt.ids.len()).max();
+        let tokens = prompts * longest.unwrap_or(0) + rows * config.response_length;
+        let model = &self.language_model.config;
+        MemoryItem::cache(tokens as u64, rows as u64, model, session.dtype)
+    }
+
     /// Models, data, batch arithmetic, memory.
     pub(crate) fn plan(&self, session: &Session) -> Result<Plan> {
         let config = &self.config;
@@ -45,11 +56,15 @@ impl PolicyOptimization {
         }
         let held =
             (per_step as u64 / config.minibatches as u64).min(self.micro_batch_tokens as u64);
-        memory.push(MemoryItem::activations(
-            held,
-            &self.language_model.config,
-            session.recompute,
-        ));
+        let model = &self.language_model.config;
+        let activations = MemoryItem::activations(held, model, session.recompute);
+        let cache = self.sampled(session);
+        // What is sampled with is gone before anything is learnt.
+        memory.push(if cache.bytes > activations.bytes {
+            cache
+        } else {
+            activations
+        });
         let demonstrations = self.demonstrations.iter();
         let demonstrations = demonstrations.map(|d| ("demonstrations", d.len()));
         let data = [

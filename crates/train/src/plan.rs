@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use rlhf_base::visible_edges;
 use rlhf_lm::{ModelConfig, Params};
 
@@ -113,6 +113,15 @@ impl MemoryItem {
         };
         Self::new(what, activation_bytes(tokens, model, recompute))
     }
+
+    /// What sampling keeps of `tokens` of all rows together, and of `rows` rows side by side with the prompts they began with; see [`cache_bytes`].
+    pub fn cache(tokens: u64, rows: u64, model: &ModelConfig, dtype: DType) -> Self {
+        let states = match model.state_width() {
+            0 => "keys and values while sampling",
+            _ => "keys, values and states while sampling",
+        };
+        Self::new(states, cache_bytes(tokens, rows, model, dtype))
+    }
 }
 
 /// What a run keeps on the disk.
@@ -190,6 +199,14 @@ pub fn activation_bytes(tokens: u64, model: &ModelConfig, recompute: bool) -> u6
         layers * (block + 4 * input)
     };
     4 * tokens * row
+}
+
+/// What decoding keeps: of every token its keys and values, and what short convolutions reach back to, in pools whose room is a power of two; of every
+/// row, and of the prompt it began with, what recurrent layers have come to, at 4 bytes a number.
+fn cache_bytes(tokens: u64, rows: u64, model: &ModelConfig, dtype: DType) -> u64 {
+    let each = dtype.size_in_bytes() as u64;
+    let pools = tokens.next_power_of_two() * model.cache_width() as u64 * each;
+    pools + 2 * rows * model.state_width() as u64 * 4
 }
 
 /// Tokens per forward and backward pass, between 256 and 16384: as many as have activations of about half a gibibyte on the CPU, where larger
@@ -473,6 +490,31 @@ mod tests {
         let edge = "é".repeat(119);
         assert_eq!(*long, format!("a{edge} […760 characters…] {edge}z"));
         assert_eq!((short.len(), *loss), (360, true));
+    }
+
+    /// By hand: 1000 tokens have room for 1024. A Llama keeps 2·4·32 numbers a layer and token; a Qwen3.5 of one recurrent layer in four keeps 2·4·32 in the
+    /// last and of each row three times a matrix of 8·6 for each of two heads and what 3 tokens had in 2·8 + 2·6 channels.
+    #[test]
+    fn the_cache_holds_pools_of_tokens_and_states_of_rows_and_their_prompts() {
+        let config = |extra: Value| {
+            let mut json = json!({"vocab_size": 64, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+                "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 256});
+            let extra = extra.as_object().unwrap().clone();
+            json.as_object_mut().unwrap().extend(extra);
+            ModelConfig::from_json(json).unwrap()
+        };
+        let llama = config(json!({"model_type": "llama"}));
+        let item = MemoryItem::cache(1000, 5, &llama, DType::BF16);
+        assert_eq!(item.what, "keys and values while sampling");
+        assert_eq!(item.bytes, 1024 * 4 * 256 * 2);
+        let qwen = config(
+            json!({"model_type": "qwen3_5_text", "linear_num_key_heads": 1, "linear_num_value_heads": 2,
+            "linear_key_head_dim": 8, "linear_value_head_dim": 6}),
+        );
+        let item = MemoryItem::cache(1000, 5, &qwen, DType::F32);
+        assert_eq!(item.what, "keys, values and states while sampling");
+        let state = 3 * (2 * 8 * 6 + 3 * (2 * 8 + 2 * 6));
+        assert_eq!(item.bytes, 1024 * 256 * 4 + 2 * 5 * state * 4);
     }
 
     #[test]

@@ -43,6 +43,11 @@ pub(crate) trait Family: Debug + Send + Sync {
         2 * size.layers * size.kv_heads * size.head_dim
     }
 
+    /// Numbers that decoding keeps of a row, however many tokens it has.
+    fn state_width(&self) -> usize {
+        0
+    }
+
     /// Inner size of an MLP, the mean over blocks.
     fn mlp_width(&self) -> usize {
         self.dimensions().intermediate

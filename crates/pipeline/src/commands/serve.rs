@@ -119,11 +119,12 @@ fn check_templates(args: &ServeArgs, models: &[(String, LanguageModel)]) -> anyh
 }
 
 /// How much fits beside the model. The pools of keys and values double when they grow and are compacted when half empty, so a token may
-/// take eight times its size for a moment.
+/// take eight times its size for a moment. What recurrent layers have come to is kept of every row, and of the prompt it began with.
 fn limits(args: &ServeArgs, model: &LanguageModel, models: usize) -> Limits {
     let longest = model.config.max_length();
     let token = (model.config.cache_width() * size_of::<f32>()) as u64;
-    let room = memory().0 / models as u64 / 8 / token.max(1);
+    let states = (2 * args.batch * model.config.state_width() * size_of::<f32>()) as u64;
+    let room = (memory().0 / models as u64).saturating_sub(states) / 8 / token.max(1);
     Limits {
         rows: args.batch,
         tokens: usize::try_from(room)

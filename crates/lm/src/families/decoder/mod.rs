@@ -288,6 +288,18 @@ impl Family for Decoder {
         self.layers.iter().map(of).sum()
     }
 
+    fn state_width(&self) -> usize {
+        let of = |layer: &Layer| match layer.mixer {
+            Mixer::DeltaNet { heads, taps } => {
+                let values = heads.values * heads.value_dim;
+                let channels = 2 * heads.keys * heads.key_dim + values;
+                values * heads.key_dim + (taps - 1) * channels
+            }
+            Mixer::Attention | Mixer::Convolution { .. } => 0,
+        };
+        self.layers.iter().map(of).sum()
+    }
+
     fn mlp_width(&self) -> usize {
         let widths = self
             .layers
