@@ -66,7 +66,7 @@ fn quick_sums() {
 /// Every kernel with a weight adds to that weight's sum, in `f32` whatever the weight's type, over two passes. The oracle is candle's sums of the
 /// CPU's gradients, at the rounded weights; in half precision activations are rounded on the way, too.
 #[test]
-fn quick_gradient_sums() {
+fn gradients_add_up() {
     use crate::{embedding, layer_norm, linear, negative_log_likelihood, rms_norm};
     for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
         let mut rng = TestRng::new(2);
