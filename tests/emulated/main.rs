@@ -7,6 +7,7 @@
 mod folder;
 
 use candle_core::{DType, Device};
+use rlhf_lm::{CausalLm, LanguageModel, Sampled, SamplingConfig, Weights, generate};
 use rlhf_train::{Interrupt, OnExisting, ProgressStyle, RunDir, Saving, Session, Stage, Training};
 use serde_json::Value;
 
@@ -36,6 +37,28 @@ fn lines<S: Stage>(run: &std::path::Path, config: &S::Config, name: &str) -> Vec
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+/// Responses under every filter, of rows that start at different times.
+fn responses(folder: &Folder) -> Vec<Sampled> {
+    let base = folder.path("base");
+    let base = LanguageModel::load(&base, Weights::Frozen, DType::F32, &Device::Cpu).unwrap();
+    let model = CausalLm::new(&base.config, &base.params).unwrap();
+    let prompts: Vec<Vec<u32>> = ["What colour is thing 1?", "Question: what"]
+        .iter()
+        .map(|text| base.tokenizer.encode(text).unwrap())
+        .collect();
+    let config = SamplingConfig {
+        temperature: 0.8,
+        top_k: Some(50),
+        top_p: Some(0.9),
+        repetition_penalty: 1.2,
+        min_new_tokens: 3,
+        max_new_tokens: 8,
+        max_rows: 4,
+        ..Default::default()
+    };
+    generate(&model, &base.tokenizer, &prompts, 3, &config, &mut |_| ()).unwrap()
 }
 
 /// What the stages leave: losses and gradient norms of SFT, of the reward model; those and the responses of PPO.
@@ -126,11 +149,21 @@ fn stages_on_the_grid_learn_and_say_what_they_do_on_the_cpu() {
     folder.pairs("prefs.jsonl");
     folder.prompts("prompts.jsonl");
     let (want, said) = all(&folder, "cpu");
+    let on_cpu = responses(&folder);
     assert_eq!(rlhf_ops::kernel_launches(), 0);
     rlhf_ops::emulate_everywhere(rlhf_grid::launch);
     let (got, says) = all(&folder, "grid");
     assert!(rlhf_ops::kernel_launches() > 0);
     assert_eq!(said, says);
+    for (got, want) in responses(&folder).iter().zip(&on_cpu) {
+        assert_eq!((&got.tokens, got.finished), (&want.tokens, want.finished));
+        let pairs = got.logprobs.iter().zip(&want.logprobs);
+        assert!(
+            pairs
+                .into_iter()
+                .all(|(got, want)| (got - want).abs() < 1e-5)
+        );
+    }
     assert_eq!(want.len(), got.len());
     // Sums in f32 in another order; the policy's loss is a mean of advantages, which cancel.
     for (got, want) in got.iter().zip(&want) {

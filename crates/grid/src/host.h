@@ -405,6 +405,7 @@ SCHEDULER inline bool next_copy(Copy& copy) {
 #define SHARED(S, m) S& m = *(S*)grid::shared_memory(sizeof(S))
 #define UNROLL
 #define UNROLL_4
+#define ROLLED
 #define INFINITE INFINITY
 #define TENSOR_CORES
 
@@ -425,6 +426,8 @@ DEVICE void narrow(bf16& y, float x) { // to the nearest, ties to even
 }
 DEVICE void narrow(f16& y, float x) { const _Float16 half = (_Float16)x; memcpy(&y.bits, &half, 2); }
 
+DEVICE u32 bits_of(float x) { u32 bits; memcpy(&bits, &x, 4); return bits; }
+DEVICE float float_of(u32 bits) { float x; memcpy(&x, &bits, 4); return x; }
 DEVICE float exp_(float x) { return expf(x); }
 DEVICE float quick_exp(float x) { return expf(x); }
 DEVICE float log_(float x) { return logf(x); }

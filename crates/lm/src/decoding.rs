@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rlhf_base::rng::uniform;
-use rlhf_ops::DecodeRows;
+use rlhf_ops::{DecodeRows, SampleRow};
 
 use crate::likely::{TokenScore, score};
 use crate::sampling::{Draw, Sampler};
@@ -43,13 +43,15 @@ impl Manner {
 }
 
 /// A prompt whose keys and values are in the cache.
-#[derive(Default)]
 pub(crate) struct Computed {
     /// Where its tokens are.
     pub(crate) places: Vec<u32>,
-    /// Logits after its last token.
-    pub(crate) logits: Vec<f32>,
+    /// Logits after its last token, `[1, V]`.
+    pub(crate) logits: Tensor,
 }
+
+/// A row's next token, and beside it the likeliest ones where the manner asks for them.
+type Drawn = Result<(Draw, Option<TokenScore>)>;
 
 /// A response in the making.
 pub(crate) struct Row {
@@ -137,22 +139,26 @@ impl<'a> Decoder<'a> {
             .prefill(&packer.finish(&self.device)?, &mut self.cache)?;
         let last = Tensor::new(last, &self.device)?;
         let logits = self.logits(&hidden.index_select(&last, 0)?)?;
-        let logits = logits.chunks_exact(logits.len() / prompts.len());
-        let computed = rows.into_iter().zip(logits).map(|(rows, logits)| Computed {
-            places: rows.map(|row| (first + row) as u32).collect(),
-            logits: logits.to_vec(),
+        let computed = rows.into_iter().enumerate().map(|(i, rows)| {
+            Ok(Computed {
+                places: rows.map(|row| (first + row) as u32).collect(),
+                logits: logits.narrow(0, i, 1)?,
+            })
         });
-        Ok(computed.collect())
+        computed.collect()
     }
 
     /// Draws the first token of `rows`; `logits` gives what follows the prompt of each. Those that end with it are `finished`.
     pub(crate) fn start(
         &mut self,
         rows: Vec<Row>,
-        logits: &[&[f32]],
+        logits: &[&Tensor],
         finished: &mut Vec<(Row, End)>,
     ) -> Result<()> {
-        self.draw(rows, &|i| logits[i], finished)
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.draw(rows, &Tensor::cat(logits, 0)?, finished)
     }
 
     /// Draws the next token of every active row; those that end with it are `finished`.
@@ -160,14 +166,13 @@ impl<'a> Decoder<'a> {
         if self.active.is_empty() {
             return Ok(());
         }
-        let all = self.decode()?;
+        let logits = self.decode()?;
         let rows = std::mem::take(&mut self.active);
-        let vocabulary = all.len() / rows.len();
-        self.draw(rows, &|i| &all[i * vocabulary..][..vocabulary], finished)
+        self.draw(rows, &logits, finished)
     }
 
-    /// Runs the newest token of every active row through the model: logits `[R·V]`.
-    fn decode(&mut self) -> Result<Vec<f32>> {
+    /// Runs the newest token of every active row through the model: logits `[R, V]`.
+    fn decode(&mut self) -> Result<Tensor> {
         let first = self.cache.len();
         let mut ids: Vec<u32> = Vec::with_capacity(self.active.len());
         let mut positions: Vec<u32> = Vec::with_capacity(self.active.len());
@@ -185,33 +190,23 @@ impl<'a> Decoder<'a> {
         self.logits(&hidden)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let logits = self.model.logits(hidden)?.to_dtype(DType::F32)?;
-        Ok(rlhf_ops::read_to_host(&logits)?)
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.model.logits(hidden)?.to_dtype(DType::F32)?)
     }
 
-    /// Draws the next token of each of `rows`, and puts the row among the `finished` or back among the active ones.
-    fn draw<'l>(
+    /// Draws the next token of each of `rows` from its logits in `[R, V]`, and puts the row among the `finished` or back among the active ones.
+    fn draw(
         &mut self,
         mut rows: Vec<Row>,
-        logits: &(dyn Fn(usize) -> &'l [f32] + Sync),
+        logits: &Tensor,
         finished: &mut Vec<(Row, End)>,
     ) -> Result<()> {
         let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
-        let draws = rlhf_ops::parallel_map(rows.len(), |i| {
-            let (row, z) = (&rows[i], logits(i));
-            let config = &row.manner.config;
-            let forbidden = match row.response().len() < config.min_new_tokens {
-                true => self.tokenizer.end_ids(),
-                false => &[],
-            };
-            let mut sampler = self.idle_samplers().pop().unwrap_or_default();
-            let draw = sampler.draw(config, z, &row.seen, forbidden, chances[i]);
-            self.idle_samplers().push(sampler);
-            let draw = draw?;
-            let scored = row.manner.likeliest.map(|n| score(z, draw.token, n));
-            Ok::<_, Error>((draw, scored))
-        });
+        let scored = rows.iter().any(|row| row.manner.likeliest.is_some());
+        let draws = match !scored && rlhf_ops::samples_on_device(logits) {
+            true => self.draws_on_device(&rows, logits, &chances)?,
+            false => self.draws_on_host(&rows, logits, &chances)?,
+        };
         for (mut row, draw) in rows.into_iter().zip(draws) {
             let (draw, scored) = draw?;
             row.scores.extend(scored);
@@ -221,6 +216,56 @@ impl<'a> Decoder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tokens that may not come next.
+    fn forbidden(&self, row: &Row) -> &[u32] {
+        match row.response().len() < row.manner.config.min_new_tokens {
+            true => self.tokenizer.end_ids(),
+            false => &[],
+        }
+    }
+
+    fn draws_on_device(
+        &self,
+        rows: &[Row],
+        logits: &Tensor,
+        chances: &[f64],
+    ) -> Result<Vec<Drawn>> {
+        let ways = rows.iter().zip(chances).map(|(row, &uniform)| {
+            let config = &row.manner.config;
+            SampleRow {
+                temperature: config.temperature,
+                top_k: config.top_k,
+                top_p: config.top_p,
+                penalty: config.repetition_penalty,
+                seen: &row.seen,
+                forbidden: self.forbidden(row),
+                uniform,
+            }
+        });
+        let drawn = rlhf_ops::sample(logits, &ways.collect::<Vec<_>>())?;
+        let draws = drawn.into_iter().map(|drawn| match drawn {
+            Some((token, logprob)) => Ok((Draw { token, logprob }, None)),
+            None => Err(Error::NotSampled(
+                "the largest logit is not finite, or one is NaN (weights that are not finite, or every token forbidden)".to_owned(),
+            )),
+        });
+        Ok(draws.collect())
+    }
+
+    fn draws_on_host(&self, rows: &[Row], logits: &Tensor, chances: &[f64]) -> Result<Vec<Drawn>> {
+        let (all, vocabulary) = (rlhf_ops::read_to_host(logits)?, logits.dim(1)?);
+        Ok(rlhf_ops::parallel_map(rows.len(), |i| {
+            let (row, z) = (&rows[i], &all[i * vocabulary..][..vocabulary]);
+            let (config, forbidden) = (&row.manner.config, self.forbidden(row));
+            let mut sampler = self.idle_samplers().pop().unwrap_or_default();
+            let draw = sampler.draw(config, z, &row.seen, forbidden, chances[i]);
+            self.idle_samplers().push(sampler);
+            let draw = draw?;
+            let scored = row.manner.likeliest.map(|n| score(z, draw.token, n));
+            Ok((draw, scored))
+        }))
     }
 
     /// Samplers hold scratch memory alone, so a panic leaves them usable.

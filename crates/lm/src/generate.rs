@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use rlhf_base::rng::stream;
 
 use crate::decoding::{Computed, Decoder, End, Manner, Row};
@@ -206,7 +207,7 @@ impl<'a> Batch<'a> {
         for (i, computed) in fresh.into_iter().zip(self.decoder.prefill(&ids)?) {
             self.prompts[i].computed = Some(computed);
         }
-        let (mut rows, mut logits): (Vec<Row>, Vec<&[f32]>) = (Vec::new(), Vec::new());
+        let (mut rows, mut logits): (Vec<Row>, Vec<&Tensor>) = (Vec::new(), Vec::new());
         for &(prompt, index, sample) in &entering {
             let from = &self.prompts[prompt];
             // Computed just now or by an earlier row, and kept until its last row has started.

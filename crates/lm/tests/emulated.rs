@@ -10,8 +10,11 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use rlhf_base::rng;
-use rlhf_lm::{CausalLm, Gradients, ModelConfig, Packed, Packer};
-use rlhf_ops::{kernel_launches, on_the_emulated_grid};
+use rlhf_lm::{CausalLm, Gradients, KvCache, ModelConfig, Packed, Packer};
+use rlhf_ops::{
+    DecodeRows, SampleRow, host_reads, kernel_launches, on_the_emulated_grid, sample,
+    samples_on_device,
+};
 
 use models::{configs, tokens};
 
@@ -85,4 +88,51 @@ fn every_family_has_the_loss_and_gradients_of_the_cpu() {
             assert_eq!(launches, [2 * (6 + 7 + 2) + 4, 2 * (10 + 14) + 8]);
         }
     }
+}
+
+/// A token of each of two rows, in a Llama of two blocks: what is launched, and how often the host waits. `BENCHMARKS.md` has these counts.
+#[test]
+fn a_decoded_token_is_read_once_and_launches_sixteen_kernels_a_block() {
+    if !rlhf_grid::AVAILABLE {
+        return;
+    }
+    let all = configs();
+    let (_, config) = all.iter().find(|it| it.0 == "llama, tied").unwrap();
+    let params = models::params(config, 3, DType::F32);
+    let model = CausalLm::new(config, &params).unwrap();
+    let mut packer = Packer::new();
+    let prompts = [tokens(&mut rng::stream(1, "emulated", 0), 4), vec![1, 2]];
+    let places = prompts.map(|ids| packer.sequence(&ids));
+    let step = || {
+        let mut cache = KvCache::new(2);
+        let batch = packer.finish(&Device::Cpu).unwrap();
+        model.prefill(&batch, &mut cache).unwrap();
+        let before = (kernel_launches(), host_reads());
+        let first = cache.len() as u32;
+        let with_newest = |(r, rows): (usize, &std::ops::Range<usize>)| {
+            let mut seen: Vec<u32> = rows.clone().map(|place| place as u32).collect();
+            seen.push(first + r as u32);
+            seen
+        };
+        let rows = DecodeRows::new(places.iter().enumerate().map(with_newest).collect());
+        let of = |numbers: [u32; 2]| Tensor::new(&numbers, &Device::Cpu).unwrap();
+        let hidden = model.decode(&of([3, 4]), &of([4, 2]), &rows, &mut cache);
+        let logits = model.logits(&hidden.unwrap()).unwrap();
+        let way = SampleRow {
+            temperature: 1.0,
+            top_k: Some(5),
+            top_p: Some(0.9),
+            penalty: 1.0,
+            seen: &[],
+            forbidden: &[],
+            uniform: 0.5,
+        };
+        assert!(samples_on_device(&logits));
+        sample(&logits, &[way, way]).unwrap();
+        (kernel_launches() - before.0, host_reads() - before.1)
+    };
+    // A block: two norms, seven products, two copies of the residual stream, two rotations, attention in two, the activation. Then the embedding, the
+    // last norm, the head and the draw.
+    let found = on_the_emulated_grid(rlhf_grid::launch, step);
+    assert_eq!(found, (2 * (2 + 7 + 2 + 2 + 2 + 1) + 4, 1));
 }

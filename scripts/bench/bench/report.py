@@ -32,8 +32,8 @@ def write(results, to):
     path.write_text("\n".join(page(merged, kept)))
 
 
-# Sections that other scripts write, in their order; a new report keeps them.
-OTHERS = ["families", "products", "serving", "ranks"]
+# Sections that other scripts write, and one that tests hold (launches), in their order; a new report keeps them.
+OTHERS = ["families", "products", "serving", "ranks", "launches"]
 
 
 def marked(name):

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::Tensor;
 use rlhf_base::rng::stream;
 
 use super::queue::{Load, Queue};
@@ -107,7 +108,7 @@ impl Engine<'_> {
         }
         let ids: Vec<&[u32]> = prompts.iter().map(|(ids, _)| &ids[..]).collect();
         let computed = self.decoder.prefill(&ids)?;
-        let (mut starting, mut logits): (Vec<Row>, Vec<&[f32]>) = (Vec::new(), Vec::new());
+        let (mut starting, mut logits): (Vec<Row>, Vec<&Tensor>) = (Vec::new(), Vec::new());
         for (i, (manner, limit, choices)) in rows.into_iter().enumerate() {
             for choice in 0..choices {
                 let index = (first + i, choice);

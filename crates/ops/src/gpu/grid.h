@@ -25,8 +25,10 @@ typedef long long i64;
 #define AT
 // `S& m`: the block's shared memory, laid out as an S.
 #define SHARED(S, m) extern __shared__ __align__(16) unsigned char shared_memory_[]; S& m = *(S*)shared_memory_
+// UNROLL: as often as the loop runs; ROLLED: not at all, where the compiler would until registers run out.
 #define UNROLL _Pragma("unroll")
 #define UNROLL_4 _Pragma("unroll 4")
+#define ROLLED _Pragma("unroll 1")
 #define INFINITE __int_as_float(0x7f800000)
 
 struct bf16 { u16 bits; };
@@ -38,6 +40,8 @@ DEVICE void narrow(float& y, float x) { y = x; }
 DEVICE void narrow(bf16& y, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
 DEVICE void narrow(f16& y, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
 
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
 DEVICE float exp_(float x) { return expf(x); }
 DEVICE float quick_exp(float x) { return __expf(x); } // within a few units in the last place
 DEVICE float log_(float x) { return logf(x); }
@@ -104,6 +108,7 @@ typedef long i64;
 #define SHARED(S, m) threadgroup S m
 #define UNROLL
 #define UNROLL_4
+#define ROLLED
 #define INFINITE INFINITY
 
 typedef bfloat bf16;
@@ -118,6 +123,8 @@ DEVICE void narrow(threadgroup float& y, float x) { y = x; }
 DEVICE void narrow(threadgroup bf16& y, float x) { y = (bf16)x; }
 DEVICE void narrow(threadgroup f16& y, float x) { y = (f16)x; }
 
+DEVICE u32 bits_of(float x) { return as_type<u32>(x); }
+DEVICE float float_of(u32 bits) { return as_type<float>(bits); }
 DEVICE float exp_(float x) { return exp(x); }
 DEVICE float quick_exp(float x) { return fast::exp(x); }
 DEVICE float log_(float x) { return log(x); }
@@ -133,7 +140,7 @@ DEVICE float erf_(float x) {
     return copysign(1 - p * exp(-a * a), x);
 }
 
-DEVICE void block_sync() { threadgroup_barrier(mem_flags::mem_threadgroup); }
+DEVICE void block_sync() { threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device); }
 DEVICE void warp_sync() { simdgroup_barrier(mem_flags::mem_threadgroup); }
 DEVICE float shuffle_xor(float v, int mask) { return simd_shuffle_xor(v, (ushort)mask); }
 DEVICE void copy_wait() {}

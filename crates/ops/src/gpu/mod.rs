@@ -147,6 +147,9 @@ pub(crate) fn addresses(tensors: &[&Tensor], device: &Device) -> Result<Vec<i64>
         .collect()
 }
 
+/// Sums and maxima over a block, for the texts that need them.
+pub(crate) const BLOCK: &str = include_str!("block.h");
+
 /// Products of tiles in shared memory, for the texts that need them.
 pub(crate) const TILE: &str = include_str!("tile.h");
 

@@ -153,6 +153,36 @@ fn quick_vocabulary() {
     );
 }
 
+/// Filters that take every way through the kernel; the oracle is in `sample`'s own tests.
+#[test]
+fn quick_sample() {
+    let row = crate::SampleRow {
+        temperature: 0.9,
+        top_k: Some(40),
+        top_p: Some(0.9),
+        penalty: 1.3,
+        seen: &[0, 2, 2, 5],
+        forbidden: &[3, 4],
+        uniform: 0.6,
+    };
+    let whole = crate::SampleRow {
+        top_k: None,
+        top_p: None,
+        ..row
+    };
+    let logits = TestRng::new(11).tensor(&[2, 300]);
+    let run = |order| {
+        rlhf_grid::with_order(order, || {
+            crate::on_the_emulated_grid(rlhf_grid::launch, || {
+                crate::sample(&logits, &[row, whole]).unwrap()
+            })
+        })
+    };
+    let found = run(0);
+    assert!(found.iter().all(Option::is_some));
+    assert_eq!(found, run(1));
+}
+
 /// A prompt of more than a tile of keys, with continuations that together need several pieces of work on a tile.
 fn layout() -> Layout {
     let mut segments = vec![Segment {

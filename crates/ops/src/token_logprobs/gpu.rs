@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::TokenLogprobs;
 use crate::gpu::Argument::{Float, In, Int, Out};
-use crate::gpu::{Argument, Destination, Kernel, Memory, attach2, new_product, product};
+use crate::gpu::{Argument, BLOCK, Destination, Kernel, Memory, attach2, new_product, product};
 use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
@@ -85,6 +85,7 @@ impl Head {
 
     fn kernel(&self, name: &'static str, warps: usize) -> Kernel {
         let mut kernel = Kernel::new(TEXT, name, self.dtype);
+        kernel.text = vec![BLOCK, TEXT];
         kernel.threads = THREADS;
         kernel.shared = warps * 4;
         kernel

@@ -1,30 +1,9 @@
 // What follows the projection onto the vocabulary, for a chunk of rows from token `first` on. z is hidden·vocabᵀ in float, from which a logit is
 // x = scale·z, or capped c·tanh(scale·z/c) where `cap` is not 0. A block for each row.
 
-#define WARPS (THREADS / 32)
 struct Scratch { float of_warp[WARPS]; };
 
 DEVICE float logit(float z, float scale, float cap) { return cap == 0 ? scale * z : cap * tanh_(scale * z / cap); }
-
-// Every thread gets the same bits.
-DEVICE float block_sum(HERE float v, LOCAL Scratch& m) {
-    v = warp_sum(v);
-    block_sync(); // earlier results have been read
-    if (THREAD % 32 == 0) m.of_warp[THREAD / 32] = v;
-    block_sync();
-    float sum = 0;
-    UNROLL for (int i = 0; i < WARPS; i++) sum += m.of_warp[i];
-    return sum;
-}
-DEVICE float block_max(HERE float v, LOCAL Scratch& m) {
-    v = warp_max(v);
-    block_sync();
-    if (THREAD % 32 == 0) m.of_warp[THREAD / 32] = v;
-    block_sync();
-    float top = m.of_warp[0];
-    UNROLL for (int i = 1; i < WARPS; i++) top = max_(top, m.of_warp[i]);
-    return top;
-}
 
 // log p of the target, entropy, and log Σ e^x. A target beyond the vocabulary gives NaN, which stops a run.
 KERNEL(row_statistics, GLOBAL const float* z, GLOBAL const u32* targets, INT first, INT v, FLOAT scale, FLOAT cap, GLOBAL float* logprobs,
