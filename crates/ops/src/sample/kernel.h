@@ -22,7 +22,7 @@ DEVICE Found descend(HERE GLOBAL const float* w, i64 v, u32 low, float target, L
     ROLLED for (int shift = 28; shift >= 0; shift -= 4) {
         float sums[DIGITS];
         UNROLL for (int d = 0; d < DIGITS; d++) sums[d] = 0;
-        for (i64 i = THREAD; i < v; i += THREADS) {
+        ROLLED for (i64 i = THREAD; i < v; i += THREADS) {
             const u32 key = bits_of(w[i]), digit = key >> shift & (DIGITS - 1);
             const bool counts = key >= low && (shift == 28 || key >> (shift + 4) == found.key);
             const float more = !counts ? 0 : COUNT ? 1 : w[i];
@@ -64,10 +64,10 @@ DEVICE i64 walk(HERE GLOBAL const float* w, i64 v, u32 low, u32 high, bool count
     block_sync();
     if (THREAD > 0) return 0;
     float all = 0;
-    for (int t = 0; t < THREADS; t++) all += m.of_thread[0][t];
+    ROLLED for (int t = 0; t < THREADS; t++) all += m.of_thread[0][t];
     if (!count) left *= all;
     int last = 0, part = -1;
-    for (int t = 0; t < THREADS && part < 0; t++) {
+    ROLLED for (int t = 0; t < THREADS && part < 0; t++) {
         if (m.of_thread[0][t] == 0) continue;
         last = t;
         if (left < m.of_thread[0][t]) part = t;
