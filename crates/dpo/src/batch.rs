@@ -44,9 +44,27 @@ impl Batch {
     /// `log π(y|x) = Σ_t log π(y_t|x, y_<t)` of every response, `[R]` f32; the mean over its tokens instead of their sum if
     /// `normalise`.
     pub fn logprobs(&self, model: &CausalLm, normalise: bool) -> Result<Tensor> {
-        let hidden = self.episodes.hidden(model)?;
+        self.of_hidden(&self.episodes.hidden(model)?, model, normalise)
+    }
+
+    /// [`logprobs`](Self::logprobs), and of a mixture of experts the load-balancing loss over the tokens of the batch.
+    pub fn logprobs_balanced(
+        &self,
+        model: &CausalLm,
+        normalise: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (hidden, balance) = self.episodes.hidden_balanced(model)?;
+        Ok((self.of_hidden(&hidden, model, normalise)?, balance))
+    }
+
+    /// Tokens of the batch, prompts counted once.
+    pub fn tokens(&self) -> usize {
+        self.episodes.packed.tokens()
+    }
+
+    fn of_hidden(&self, hidden: &Tensor, model: &CausalLm, normalise: bool) -> Result<Tensor> {
         let tokens = model
-            .logprobs(&hidden, &self.episodes.targets, 1.0)?
+            .logprobs(hidden, &self.episodes.targets, 1.0)?
             .logprobs;
         let (responses, device) = (self.lengths.len(), model.device());
         let sums = Tensor::zeros(responses, DType::F32, device)?;

@@ -2,7 +2,8 @@
 
 use rlhf_base::caption::Caption;
 use rlhf_train::captions::{
-    EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, RANKS_SECONDS, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND,
+    EPOCH, EVAL_LOSS, GRAD_NORM, LOAD_BALANCING, LOSS, LR, RANKS_SECONDS, STEP_SECONDS, TOKENS,
+    TOKENS_PER_SECOND,
 };
 
 /// The captions of this stage's metrics, in the order of its page.
@@ -79,6 +80,7 @@ pub const CAPTIONS: &[Caption] = &[
         "Reference point z₀",
         "KTO's estimate of how far the policy is from the reference, from answers to other prompts, in nats.",
     ),
+    LOAD_BALANCING,
     GRAD_NORM,
     EPOCH,
     LR,

@@ -39,6 +39,9 @@ rlhf_train::settings! {
         /// λ_U of `kto`: weight of disliked answers. The authors advise that λ_D times the liked ones be 1 to 4/3 of λ_U times the
         /// disliked ones.
         pub undesirable_weight: f64 = 1.0 => 0.0..=1e3,
+        /// Weight of the loss that spreads tokens evenly over the experts of a mixture of experts; absent takes what its config.json says:
+        /// router_aux_loss_coef where output_router_logits is on, else 0.
+        pub router_aux_loss_coef: Option<f64> = None => 0.0..=100.0,
         /// Take special tokens that the rows spell (<|im_end|>) as these tokens, not as plain text.
         pub allow_special: bool = false,
         /// Take plain strings as they are, although the model has a chat template; the model is then asked so too.

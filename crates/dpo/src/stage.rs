@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_train::feedback::{Divided, Item};
 use rlhf_train::{
-    Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training, row_limit,
+    Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
+    router_aux_loss_coef, row_limit,
 };
 use serde_json::{Map, Value};
 
@@ -120,6 +121,7 @@ impl Stage for Dpo {
         let held_out = Judged::held_out(held_out, &trained, config.loss, max_length)?;
         Ok(Box::new(PreferenceLearning {
             config: config.clone(),
+            balance: router_aux_loss_coef(Self::NAME, &model.config, config.router_aux_loss_coef)?,
             extent,
             model,
             trained: Judged::to_train_on(trained, config.loss, max_length)?,

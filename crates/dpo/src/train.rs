@@ -8,8 +8,8 @@ use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::feedback::{Counts, Item, Report, report};
 use rlhf_train::{
-    Checkpoint, Comm, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem, Pace, Plan,
-    Prepared, Progress, RunDir, Session, Summary, check_finite, check_update,
+    Balancing, Checkpoint, Comm, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem,
+    Pace, Plan, Prepared, Progress, RunDir, Session, Summary, check_finite, check_update,
 };
 use serde_json::{Map, json};
 
@@ -36,9 +36,14 @@ pub struct Outcome {
     pub report: Report,
 }
 
+/// The load-balancing loss of a mixture of experts, over a number of tokens.
+type Balance = (Option<Tensor>, usize);
+
 /// A policy and the feedback it is to learn from.
 pub(crate) struct PreferenceLearning {
     pub(crate) config: Config,
+    /// Weight of the load-balancing loss.
+    pub(crate) balance: f64,
     pub(crate) extent: Extent,
     pub(crate) model: LanguageModel,
     pub(crate) trained: Judged,
@@ -199,19 +204,21 @@ impl Prepared for PreferenceLearning {
                 }
                 _ => 0.0,
             };
-            // The loss of the items `micro` of the batch, and log π of their responses.
-            let forward = |micro: &[usize], share: f32| -> Result<(Tensor, Tensor)> {
+            // The loss of the items `micro` of the batch, how unevenly experts were used over how many tokens, and log π of the responses.
+            let forward = |micro: &[usize], share: f32| -> Result<(Tensor, Balance, Tensor)> {
                 let items: Vec<&Item> = micro.iter().map(|&item| batch[item]).collect();
                 let packed = Batch::pack(&items, &session.device)?;
-                let now = packed.logprobs(&policy, config.normalise)?;
+                let (now, balance) = packed.logprobs_balanced(&policy, config.normalise)?;
                 let rows: Vec<usize> = micro.iter().map(|&item| order[item]).collect();
                 let then = reference.trained.of_items(&rows);
                 let ratios = (&now - Tensor::new(then, &session.device)?)?;
-                Ok((feedback_loss(config, &ratios, &items, share, z0)?, now))
+                let loss = feedback_loss(config, &ratios, &items, share, z0)?;
+                Ok((loss, (balance, packed.tokens()), now))
             };
 
             let mut gradients = Gradients::new();
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
+            let mut balancing = Balancing::new(self.balance, tokens);
             let mut logprobs = Vec::new();
             let own = comm.deal(&lengths);
             let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
@@ -219,19 +226,23 @@ impl Prepared for PreferenceLearning {
             while let Some(micro) = micros.next() {
                 let micro = &own[micro];
                 let teaches = micro.iter().any(|&item| teaches(config, batch[item]));
-                let (loss, now) = forward(micro, share)?;
-                // Ties alone leave no loss that depends on the policy where they count nothing.
-                if teaches || loss.track_op() {
-                    comm.accumulate(params, &mut gradients, &loss, micros.len() == 0)?;
-                }
+                let (loss, (balance, held), now) = forward(micro, share)?;
                 total = (total + loss.detach())?;
+                let minimised = balancing.minimised(loss, balance, held)?;
+                // Ties alone leave no loss that depends on the policy where they count nothing.
+                if teaches || minimised.track_op() {
+                    comm.accumulate(params, &mut gradients, &minimised, micros.len() == 0)?;
+                }
                 logprobs.push(now.detach());
             }
-            let total = comm.sum_gradients(&mut [(params, &mut gradients)], &total)?;
-            logprobs.insert(0, total.reshape(1)?);
+            let [balance, balanced] = balancing.numbers(&session.device)?;
+            let sums = Tensor::stack(&[total, balance, balanced], 0)?;
+            let sums = comm.sum_gradients(&mut [(params, &mut gradients)], &sums)?;
+            logprobs.insert(0, sums);
             let found = Gradients::read(&Tensor::cat(&logprobs, 0)?, &[&gradients])?;
-            last_loss = f64::from(found[0]);
-            let now = by_item(own.iter().map(|&item| batch[item]), &found[1..]);
+            let (sums, found) = found.split_at(3);
+            last_loss = f64::from(sums[0]);
+            let now = by_item(own.iter().map(|&item| batch[item]), found);
             let now = comm.in_order(&own, now)?.concat();
             // Ties alone have no gradient at the start.
             if !checked && batch.iter().any(|item| teaches(config, item)) {
@@ -254,6 +265,7 @@ impl Prepared for PreferenceLearning {
                 &log_ratios(&now, &then),
                 &now,
             ));
+            Balancing::log([sums[1], sums[2]], &mut line);
             if config.loss == Loss::Kto {
                 line.insert("kl".to_owned(), json!(z0));
             }

@@ -57,6 +57,12 @@ impl EpisodeBatch {
         )?)
     }
 
+    /// [`hidden`](Self::hidden), and of a mixture of experts the load-balancing loss over the tokens of the batch.
+    pub fn hidden_balanced(&self, model: &CausalLm) -> Result<(Tensor, Option<Tensor>)> {
+        let (hidden, balance) = model.hidden_balanced(&self.packed)?;
+        Ok((rlhf_ops::embedding(&self.rows, &hidden)?, balance))
+    }
+
     /// V_t, read where y_t is predicted, `[N]`.
     pub fn values(&self, critic: &ScalarModel) -> Result<Tensor> {
         let hidden = rlhf_ops::embedding(&self.rows, &critic.hidden(&self.packed)?)?;

@@ -2,7 +2,8 @@
 
 use rlhf_base::caption::Caption;
 use rlhf_train::captions::{
-    EPOCH, EVAL_LOSS, GRAD_NORM, LOSS, LR, RANKS_SECONDS, STEP_SECONDS, TOKENS, TOKENS_PER_SECOND,
+    EPOCH, EVAL_LOSS, GRAD_NORM, LOAD_BALANCING, LOSS, LR, RANKS_SECONDS, STEP_SECONDS, TOKENS,
+    TOKENS_PER_SECOND,
 };
 
 /// The captions of this stage's metrics, in the order of its page.
@@ -19,12 +20,7 @@ pub const CAPTIONS: &[Caption] = &[
         "Loss of guessing",
         "ln V: the loss of a model that finds all tokens of the vocabulary equally likely. One that comes back to it has been killed by its learning rate.",
     ),
-    Caption::health(
-        "load_balancing",
-        "Load balancing",
-        "Of a mixture of experts, how unevenly its experts are used: the number of experts that a token gets where all are used alike, and more the more some are \
-            preferred. It rises where training sends ever more tokens to few experts; sft.router_aux_loss_coef works against that.",
-    ),
+    LOAD_BALANCING,
     GRAD_NORM,
     EPOCH,
     LR,

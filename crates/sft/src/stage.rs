@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rlhf_base::caption::Caption;
 use rlhf_dataset::{Demonstration, Loaded, Placed, Reading, Tolerance, hold_out};
 use rlhf_lm::SaveDtype;
 use rlhf_train::{
     Bundled, LossMonitor, Makes, MayChange, Prepared, Session, Source, Stage, Training,
-    read_and_tell, row_limit, tell_skipped,
+    read_and_tell, router_aux_loss_coef, row_limit, tell_skipped,
 };
 use serde_json::{Map, Value};
 
@@ -126,14 +126,7 @@ impl Stage for Sft {
             tracing::warn!("{warning}");
         }
         let wanted = config.router_aux_loss_coef;
-        let balance = match (model.config.router_aux_loss_coef(), wanted) {
-            (Some(of_model), wanted) => wanted.unwrap_or(of_model),
-            (None, None) => 0.0,
-            (None, Some(_)) => bail!(
-                "sft.router_aux_loss_coef is for mixtures of experts, and this model ({}) has no experts: leave it out",
-                model.config.model_type()
-            ),
-        };
+        let balance = router_aux_loss_coef(Self::NAME, &model.config, wanted)?;
         Ok(Box::new(LanguageModelling {
             stage: Self::NAME,
             extent: config.training.extent(

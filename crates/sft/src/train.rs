@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype};
 use rlhf_train::{
-    Checkpoint, Comm, DiskUse, Extent, Finding, GUESSING_LOSS, Interrupted, LossMonitor,
+    Balancing, Checkpoint, Comm, DiskUse, Extent, Finding, GUESSING_LOSS, Interrupted, LossMonitor,
     MemoryItem, Pace, Plan, Prepared, Progress, RunDir, Session, Summary, Training, check_finite,
     check_update,
 };
@@ -193,7 +193,7 @@ impl Prepared for LanguageModelling {
 
             let mut gradients = Gradients::new();
             let mut total = Tensor::zeros((), DType::F32, &session.device)?;
-            let mut balance: Option<Tensor> = None;
+            let mut balancing = Balancing::new(self.balance, tokens);
             let lengths: Vec<usize> = batch.iter().map(|row| row.ids().len()).collect();
             let own = comm.deal(&lengths);
             let lengths: Vec<usize> = own.iter().map(|&row| lengths[row]).collect();
@@ -201,27 +201,14 @@ impl Prepared for LanguageModelling {
             while let Some(micro) = micros.next() {
                 let micro: Vec<&Example> = own[micro].iter().map(|&row| batch[row]).collect();
                 let packed = ExampleBatch::pack(&micro, &session.device)?;
-                let (loss, balanced) = packed.loss_balanced(&model, targets)?;
+                let (loss, balance) = packed.loss_balanced(&model, targets)?;
                 total = (total + loss.detach())?;
-                let mut minimised = loss;
-                if let Some(balanced) = balanced {
-                    // By its share of the tokens: how evenly they are spread is asked of every micro-batch.
-                    let balanced = (balanced * (packed.packed.tokens() as f64 / tokens as f64))?;
-                    if self.balance > 0.0 {
-                        minimised = (minimised + (&balanced * self.balance)?)?;
-                    }
-                    balance = Some(match balance {
-                        Some(sum) => (sum + balanced.detach())?,
-                        None => balanced.detach(),
-                    });
-                }
+                let minimised = balancing.minimised(loss, balance, packed.packed.tokens())?;
                 let last = micros.len() == 0;
                 comm.accumulate(params, &mut gradients, &minimised, last)?;
             }
-            // A rank without rows has none, and yet sends as many numbers as the others.
-            let nothing = total.zeros_like()?;
-            let balanced = (&nothing + if balance.is_some() { 1.0 } else { 0.0 })?;
-            let numbers = Tensor::stack(&[total, balance.unwrap_or(nothing), balanced], 0)?;
+            let [balance, balanced] = balancing.numbers(&session.device)?;
+            let numbers = Tensor::stack(&[total, balance, balanced], 0)?;
             let numbers = comm.sum_gradients(&mut [(params, &mut gradients)], &numbers)?;
             let numbers = Gradients::read(&numbers, &[&gradients])?;
             outcome.loss = f64::from(numbers[0]);
@@ -238,10 +225,8 @@ impl Prepared for LanguageModelling {
             let done = step + 1;
             let mut line = Map::new();
             line.insert("loss".into(), json!(outcome.loss));
-            if let [_, balance, balanced] = numbers[..]
-                && balanced > 0.0
-            {
-                line.insert("load_balancing".into(), json!(f64::from(balance)));
+            if let [_, balance, balanced] = numbers[..] {
+                Balancing::log([balance, balanced], &mut line);
             }
             line.insert("grad_norm".into(), json!(grad_norm));
             line.insert("lr".into(), json!(lr));

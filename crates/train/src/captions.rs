@@ -20,6 +20,13 @@ pub const GRAD_NORM: Caption = Caption::health(
     "Gradient norm",
     "The norm of the gradient before clipping. Spikes mark unusual batches; steady growth marks instability.",
 );
+/// How unevenly experts are used.
+pub const LOAD_BALANCING: Caption = Caption::health(
+    "load_balancing",
+    "Load balancing",
+    "Of a mixture of experts, how unevenly its experts are used: the number of experts that a token gets where all are used alike, and more the more some are \
+        preferred. It rises where training sends ever more tokens to few experts; the setting router_aux_loss_coef works against that.",
+);
 /// Epochs so far.
 pub const EPOCH: Caption = Caption::speed("epoch", "Epochs", "Passes over the data so far.");
 /// The learning rate.

@@ -12,6 +12,7 @@
 //!
 //! A [`Session`] is what a stage is given besides its own settings.
 
+mod balancing;
 pub mod captions;
 mod checkpoint;
 mod checksum;
@@ -48,6 +49,7 @@ pub mod statistics;
 mod training;
 mod variants;
 
+pub use balancing::{Balancing, router_aux_loss_coef};
 pub use checkpoint::{Checkpoint, newest_checkpoint, policies_of_checkpoints};
 pub use checksum::sha256_of_file;
 pub use comm::{Comm, Pace, Parcel, Traffic};
