@@ -24,7 +24,7 @@ pub(crate) enum Backend {
 pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
     let all = |dtype| operands.iter().all(|t| t.dtype() == dtype);
     let all_on = |here: fn(&Device) -> bool| operands.iter().all(|t| here(t.device()));
-    let emulated = emulated();
+    let emulated = is_emulated();
     if reference_only() {
         Backend::Reference
     } else if !emulated && all(DType::F32) && all_on(Device::is_cpu) {
@@ -46,8 +46,8 @@ thread_local! {
 /// Whether they do on every thread.
 static EMULATED_EVERYWHERE: AtomicBool = AtomicBool::new(false);
 
-/// Whether GPU kernels run on tensors on the CPU.
-pub(crate) fn emulated() -> bool {
+/// Whether GPU kernels run on tensors on the CPU: by [`emulate_everywhere`], or in [`on_the_emulated_grid`].
+pub fn is_emulated() -> bool {
     EMULATED.get() || EMULATED_EVERYWHERE.load(Ordering::Relaxed)
 }
 

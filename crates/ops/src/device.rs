@@ -31,7 +31,7 @@ pub fn describe(device: &Device) -> String {
         DeviceLocation::Cpu => {
             let threads = rayon::current_num_threads();
             let plural = if threads == 1 { "" } else { "s" };
-            let what = match crate::backend::emulated() {
+            let what = match crate::is_emulated() {
                 true => "emulated grid".to_owned(),
                 false => format!("{}{}", instructions(), half()),
             };
@@ -59,7 +59,7 @@ pub fn arithmetic(device: &Device) -> String {
         DeviceLocation::Cpu if crate::reference_only() => {
             format!("cpu, {}, reference", instructions())
         }
-        DeviceLocation::Cpu if crate::backend::emulated() => "emulated grid".to_owned(),
+        DeviceLocation::Cpu if crate::is_emulated() => "emulated grid".to_owned(),
         DeviceLocation::Cpu => format!("cpu, {}{}", instructions(), half()),
         DeviceLocation::Cuda { .. } => "cuda".to_owned(),
         DeviceLocation::Metal { .. } => "metal".to_owned(),

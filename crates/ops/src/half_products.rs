@@ -16,10 +16,11 @@ thread_local! {
     static HERE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this CPU multiplies in bf16 faster than in f32, which takes the instructions of AVX512-BF16.
+/// Whether this CPU multiplies in bf16 faster than in f32, which takes the instructions of AVX512-BF16. One that stands for a GPU does not: there
+/// bf16 is the type of tensors.
 pub fn has_bf16_products() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::cpu::simd::avx512_bf16();
+    return crate::cpu::simd::avx512_bf16() && !crate::is_emulated();
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }

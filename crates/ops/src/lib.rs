@@ -69,7 +69,9 @@ mod vocabulary;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw, adamw_all};
 pub use attention::{AttentionConfig, attention, fused_attention, parts as attention_parts};
-pub use backend::{emulate_everywhere, on_the_emulated_grid, reference_only, set_reference_only};
+pub use backend::{
+    emulate_everywhere, is_emulated, on_the_emulated_grid, reference_only, set_reference_only,
+};
 pub use categorical::{argmax, pick, softmax_weights};
 pub use causal_convolution::{causal_convolution, decode_convolution};
 pub use decode_attention::{DecodeRows, decode_attention};
@@ -78,7 +80,7 @@ pub use embedding::embedding;
 pub use experts::{Routing, combine, dispatch, expert_linear, quantised_expert_linear};
 pub use finite::is_finite;
 pub use gelu::{gelu_erf, gelu_tanh};
-pub use gpu::{Emulator, kernel_launches};
+pub use gpu::{Emulator, KernelTrial, kernel_launches, try_kernels};
 pub use gradient_sums::{GradientSums, TakeSum, backward_into, backward_offering};
 pub use half_products::{computes_in_f32, has_bf16_products, set_bf16_products};
 pub use host::{host_reads, read_to_host};

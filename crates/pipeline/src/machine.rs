@@ -75,7 +75,9 @@ impl Machine {
         if device.is_cpu() {
             rlhf_ops::device::keep_freed_memory();
         }
-        let dtype = match device.is_cpu() && !rlhf_ops::reference_only() {
+        // The CPU's own kernels compute in f32.
+        let own = !rlhf_ops::reference_only() && !rlhf_ops::is_emulated();
+        let dtype = match device.is_cpu() && own {
             true => on_cpu(dtype),
             false => dtype,
         };

@@ -18,6 +18,7 @@ mod rows;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::cell::Cell;
 
@@ -31,6 +32,7 @@ pub(crate) use memory::Memory;
 pub(crate) use product::{Destination, new_product, product};
 pub(crate) use rows::Rows;
 pub(crate) use sums::{column_sums, row_sums, rows_per_part};
+pub use trial::{KernelTrial, try_kernels};
 
 /// What every kernel's text begins with.
 const GRID: &str = include_str!("grid.h");

@@ -26,7 +26,9 @@ pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
 pub fn reference(x: &Tensor) -> Result<Tensor> {
     let (dtype, x) = (x.dtype(), x.to_dtype(reference_dtype(x))?);
     let negative = x.minimum(&x.zeros_like()?)?;
-    (negative - (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?.to_dtype(dtype)
+    // −|x|. candle has 1 as the gradient of |x| at 0 and 1/2 as that of the minimum, so that of this is 0 there, as it should be.
+    let less = ((&negative * 2.0)? - &x)?;
+    (negative - (less.exp()? + 1.0)?.log()?)?.to_dtype(dtype)
 }
 
 struct LogSigmoid;
@@ -65,6 +67,20 @@ mod tests {
     use super::*;
     use crate::testing::{TestRng, check_op};
     use candle_core::Device;
+
+    /// DPO's first margins are 0: the policy is the reference model.
+    #[test]
+    fn the_gradient_at_zero_is_a_half() {
+        for form in [log_sigmoid, reference] {
+            let x = candle_core::Var::new(&[0f32], &Device::Cpu).unwrap();
+            let y = form(&x).unwrap();
+            let gradient = y.backward().unwrap().get(&x).unwrap().to_vec1::<f32>();
+            assert_eq!(
+                (y.to_vec1::<f32>().unwrap(), gradient.unwrap()),
+                (vec![-(2f32.ln())], vec![0.5])
+            );
+        }
+    }
 
     #[test]
     fn agrees_with_the_reference_and_finite_differences() {

@@ -27,6 +27,9 @@ pub(super) fn check(machine: &Machine, out: &Path, report: &mut Report) {
     let device = rlhf_ops::device::describe(&machine.device);
     let device = format!("{device}, {}", machine.dtype.as_str());
     report.push(Finding::new("device", device, &[]));
+    if let Some(tried) = kernels(machine).transpose() {
+        report.push(Finding::of("kernels", tried));
+    }
     report.push(Finding::of("arithmetic", arithmetic(machine)));
     let of = |(free, all)| format!("{} of {} free", readable_bytes(free), readable_bytes(all));
     report.push(Finding::new("memory", of(memory()), &[]));
@@ -36,6 +39,20 @@ pub(super) fn check(machine: &Machine, out: &Path, report: &mut Report) {
     report.push(disk(out, 0));
     report.push(Finding::of("folder", writable(out)));
     report.push(hub());
+}
+
+/// Every kernel for GPUs, compiled and tried; nothing on a device that has none.
+fn kernels(machine: &Machine) -> anyhow::Result<Option<String>> {
+    let tried = rlhf_ops::try_kernels(&machine.device, machine.dtype)?;
+    Ok(tried.map(|tried| {
+        format!(
+            "{} operations by {} launches of our own in {}, within {:.1e} of the reference forms in f64; the others take these",
+            tried.operations,
+            tried.launches,
+            machine.dtype.as_str(),
+            tried.difference
+        )
+    }))
 }
 
 /// Longest wait for the hub.
