@@ -113,8 +113,7 @@ impl Trial<'_> {
             let size = want.iter().fold(1.0, |size: f64, x| size.max(x.abs()));
             for (got, want) in got.iter().zip(&want) {
                 let difference = (got - want).abs() / size;
-                // Written so that a NaN is none.
-                if !(difference <= bound) {
+                if difference > bound || difference.is_nan() {
                     bail!(
                         "kernels of {name}: {got} in the place of {want}; set RLHF_REFERENCE=1 to run without kernels, and report it"
                     )
