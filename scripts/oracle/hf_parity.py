@@ -128,6 +128,11 @@ CASES = {
         **GEMMA4, hidden_size_per_layer_input=0, attention_k_eq_v=True, num_global_key_value_heads=1, attention_bias=True,
         layer_types=["sliding_attention", "full_attention"]
     ),
+    # As 26B-A4B: experts beside every MLP.
+    "gemma4-moe": Gemma4TextConfig(
+        **GEMMA4, hidden_size_per_layer_input=0, enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=10,
+        layer_types=["sliding_attention", "full_attention"]
+    ),
     "gemma4-nested": Gemma4Config(
         text_config=Gemma4TextConfig(**GEMMA4, hidden_size_per_layer_input=8, layer_types=["sliding_attention", "full_attention"]),
         vision_config=dict(
@@ -337,7 +342,7 @@ def in_file(key, config):
 def balance(model, sequences):
     """The load-balancing loss of the router's logits for all tokens, and its gradients."""
     experts = getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None)
-    if experts is None:
+    if experts is None or model.config.model_type.startswith("gemma4"):  # for which transformers has no such loss
         return {}
     outputs = [model(input_ids=ids[None], use_cache=False, output_router_logits=True).router_logits for ids in sequences]
     logits = tuple(torch.cat(layer) for layer in zip(*outputs))

@@ -177,7 +177,16 @@ impl ModelConfig {
     pub fn mlp_activations(&self) -> usize {
         let size = self.dimensions();
         match self.family.mixture() {
-            Some(mixture) => mixture.chosen * (3 * mixture.inner + 2 * size.hidden),
+            Some(mixture) => {
+                let experts = mixture.chosen * (3 * mixture.inner + 2 * size.hidden);
+                let beside = mixture.names.beside.is_some();
+                experts
+                    + if beside {
+                        3 * self.family.mlp_width()
+                    } else {
+                        0
+                    }
+            }
             None => 3 * self.family.mlp_width(),
         }
     }

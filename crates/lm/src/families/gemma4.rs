@@ -13,6 +13,7 @@ use super::decoder::{
 };
 use super::family::{GgufSpelling, ModelType, StoredLayout, count, refuse};
 use super::gemma::cap;
+use super::mixture::{self, Mixture};
 use crate::gguf;
 use crate::{Error, Result};
 
@@ -75,6 +76,7 @@ fn gemma4(json: &Map<String, Value>) -> Result<Decoder> {
     decoder.set_windows(window, &slides);
     set_heads(&mut decoder, json, &slides)?;
     share_keys(&mut decoder, json, &slides)?;
+    set_experts(&mut decoder, json)?;
     set_ropes(&mut decoder, json, &slides)?;
     let keys = json!({"layer_types": layer_types(&slides), "sliding_window": window, "final_logit_softcapping": decoder.logits.cap});
     decoder.spelled_out.extend(gguf::object(keys));
@@ -82,10 +84,9 @@ fn gemma4(json: &Map<String, Value>) -> Result<Decoder> {
 }
 
 fn refuse_others(json: &Map<String, Value>) -> Result<()> {
-    if flag(json, "enable_moe_block")? {
+    if flag(json, "enable_moe_block")? && count(json, "num_kv_shared_layers", 0)? > 0 {
         return Err(Error::config(
-            "enable_moe_block = true: the experts of Gemma 4 26B-A4B, which stand beside an MLP and not in its place, are not supported; the dense \
-             models are (E2B, E4B, 31B)",
+            "enable_moe_block = true with num_kv_shared_layers above 0 is not supported: no published model has both",
         ));
     }
     // What pictures see of each other does not concern texts.
@@ -230,6 +231,22 @@ fn share_keys(decoder: &mut Decoder, json: &Map<String, Value>, slides: &[bool])
     Ok(())
 }
 
+/// Puts experts beside every MLP, where `config.json` says so.
+fn set_experts(decoder: &mut Decoder, json: &Map<String, Value>) -> Result<()> {
+    if !flag(json, "enable_moe_block")? {
+        return Ok(());
+    }
+    let inner = count(json, "moe_intermediate_size", 0)?;
+    let chosen = count(json, "top_k_experts", 0)?;
+    let mut keys = json.clone();
+    keys.insert("num_experts_per_tok".into(), chosen.into());
+    let mixture = Mixture::from_json(&keys, (0, 0), (inner, true), &mixture::BESIDE)?;
+    decoder.set_experts(mixture, |_| true);
+    let keys = json!({"enable_moe_block": true, "num_experts": mixture.experts, "top_k_experts": chosen, "moe_intermediate_size": inner});
+    decoder.spelled_out.extend(gguf::object(keys));
+    Ok(())
+}
+
 /// The rotary embeddings of the layers without a window and of those with one.
 fn set_ropes(decoder: &mut Decoder, json: &Map<String, Value>, slides: &[bool]) -> Result<()> {
     let usual = json!({
@@ -345,7 +362,10 @@ mod tests {
 
     #[test]
     fn what_transformers_would_compute_otherwise_is_refused() {
-        assert!(said(json!({"enable_moe_block": true})).contains("26B-A4B"));
+        let none = said(json!({"enable_moe_block": true}));
+        assert!(none.contains("num_experts = 0"), "{none}");
+        let both = said(json!({"enable_moe_block": true, "num_kv_shared_layers": 1}));
+        assert!(both.contains("no published model has both"), "{both}");
         let all = said(json!({"use_bidirectional_attention": "all"}));
         assert!(all.contains("use_bidirectional_attention"), "{all}");
         parsed(json!({"use_bidirectional_attention": "vision"}));

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::family::count;
 use crate::{Error, Result};
 
-/// A mixture of experts in the place of an MLP: of every token, the experts that its router finds most likely (Shazeer et al. 2017,
+/// A mixture of experts in the place of an MLP, or beside it: of every token, the experts that its router finds most likely (Shazeer et al. 2017,
 /// arXiv:1701.06538).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mixture {
@@ -34,6 +34,19 @@ pub(crate) struct MixtureNames {
     pub(crate) down: &'static str,
     /// The module under which files hold the matrices of every expert by number, where they do not hold them together.
     pub(crate) numbered: Option<&'static str>,
+    /// What there is more where the experts stand beside an MLP and not in its place.
+    pub(crate) beside: Option<BesideNames>,
+}
+
+/// The names of parameters of experts beside an MLP, within a block.
+#[derive(Debug)]
+pub(crate) struct BesideNames {
+    /// `[H]`, the weight of the norm of what the router reads, times √H.
+    pub(crate) router_norm: &'static str,
+    /// `[E]`, a factor of every expert.
+    pub(crate) factors: &'static str,
+    /// The norms after the MLP, before the experts and after them.
+    pub(crate) norms: [&'static str; 3],
 }
 
 /// Those of Qwen3 and OLMoE.
@@ -42,6 +55,7 @@ pub(super) const NUMBERED: MixtureNames = MixtureNames {
     gate_up: "mlp.experts.gate_up_proj",
     down: "mlp.experts.down_proj",
     numbered: Some("mlp.experts"),
+    beside: None,
 };
 
 /// Those of Granite.
@@ -50,6 +64,24 @@ pub(super) const TOGETHER: MixtureNames = MixtureNames {
     gate_up: "block_sparse_moe.input_linear.weight",
     down: "block_sparse_moe.output_linear.weight",
     numbered: None,
+    beside: None,
+};
+
+/// Those of Gemma 4.
+pub(super) const BESIDE: MixtureNames = MixtureNames {
+    router: "router.proj.weight",
+    gate_up: "experts.gate_up_proj",
+    down: "experts.down_proj",
+    numbered: None,
+    beside: Some(BesideNames {
+        router_norm: "router.scale",
+        factors: "router.per_expert_scale",
+        norms: [
+            "post_feedforward_layernorm_1",
+            "pre_feedforward_layernorm_2",
+            "post_feedforward_layernorm_2",
+        ],
+    }),
 };
 
 impl Mixture {

@@ -10,9 +10,11 @@ use crate::models::{configs_of, params, weights};
 
 /// Most nodes a block may record: four more where a norm follows attention and MLP, which keeps the addition out of the product; with
 /// experts those of the router's softmax, and rows that go and come back; with a recurrence those of its gates; with inputs of every layer the
-/// cut, the gate and a norm, and a factor of the result.
+/// cut, the gate and a norm, and a factor of the result; with experts beside an MLP both of these, and norms of either.
 fn most_nodes(name: &str) -> usize {
-    if name.ends_with("moe") || name.starts_with("qwen3_5") || name.starts_with("gemma4") {
+    if name.ends_with("experts beside") {
+        48
+    } else if name.ends_with("moe") || name.starts_with("qwen3_5") || name.starts_with("gemma4") {
         32
     } else if name.starts_with("gemma") || name.starts_with("olmo") {
         20

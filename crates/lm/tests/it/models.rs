@@ -136,6 +136,13 @@ pub(crate) fn configs_of(layers: usize) -> Vec<(&'static str, ModelConfig)> {
                 json!({"layer_types": kinds(layers), "attention_k_eq_v": true, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}),
             )),
         ),
+        (
+            "gemma4, experts beside",
+            llama(gemma4(
+                json!({"layer_types": kinds(layers), "hidden_size_per_layer_input": 0, "enable_moe_block": true, "num_experts": 4, "top_k_experts": 2,
+                    "moe_intermediate_size": 9}),
+            )),
+        ),
         ("gpt_neox", neox(json!({}))),
         (
             "gpt_neox, one after the other",

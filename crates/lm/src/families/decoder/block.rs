@@ -12,6 +12,7 @@ use super::per_layer::PerLayerStep;
 use super::{Activation, Decoder, Mixer};
 use crate::Result;
 use crate::attend::Attend;
+use crate::families::mixture::{BesideNames, Mixture};
 use crate::linear::Linear;
 use crate::norm::RmsNorm;
 
@@ -40,6 +41,7 @@ enum Mixing {
 enum FeedForward {
     Mlp(Mlp),
     Experts(Experts),
+    Both(Both),
 }
 
 impl Block {
@@ -71,7 +73,10 @@ impl Block {
             },
             around_mlp: Residual::new(decoder, decoder.block_norms.mlp, &vb)?,
             mlp: match decoder.mixture.filter(|_| layer.experts) {
-                Some(mixture) => FeedForward::Experts(Experts::new(decoder, mixture, vb)?),
+                Some(mixture) => match &mixture.names.beside {
+                    None => FeedForward::Experts(Experts::new(decoder, mixture, vb)?),
+                    Some(names) => FeedForward::Both(Both::new(decoder, (mixture, names), vb)?),
+                },
                 None => {
                     let inner = decoder.sizes(layer).intermediate;
                     FeedForward::Mlp(Mlp::new(decoder, inner, vb.pp(decoder.naming.mlp))?)
@@ -82,7 +87,7 @@ impl Block {
 
     /// Whether it has experts.
     pub(super) fn has_experts(&self) -> bool {
-        matches!(self.mlp, FeedForward::Experts(_))
+        matches!(self.mlp, FeedForward::Experts(_) | FeedForward::Both(_))
     }
 
     /// Whether later blocks attend to its keys and values.
@@ -125,7 +130,12 @@ impl Block {
                 self.around_mlp.add(&x, &mlp.down, &inner)?
             }
             FeedForward::Experts(experts) => {
-                let (y, loads) = experts.forward(&normed, wants_loads)?;
+                let (y, loads) = experts.forward(&normed, &normed, wants_loads)?;
+                second = second.or(loads);
+                self.around_mlp.add_plain(&x, &y)?
+            }
+            FeedForward::Both(both) => {
+                let (y, loads) = both.forward(&normed, &x, wants_loads)?;
                 second = second.or(loads);
                 self.around_mlp.add_plain(&x, &y)?
             }
@@ -228,6 +238,49 @@ impl Mlp {
             }
         };
         gated(self.activation, &gate, &up)
+    }
+}
+
+/// An MLP, and experts that read what comes before its norm: the sum of both, each normalised.
+struct Both {
+    mlp: Mlp,
+    experts: Experts,
+    after_mlp: RmsNorm,
+    before: RmsNorm,
+    after: RmsNorm,
+}
+
+impl Both {
+    fn new(
+        decoder: &Decoder,
+        (mixture, names): (Mixture, &BesideNames),
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
+        let norm = |name| decoder.norm(decoder.size.hidden, vb.pp::<&str>(name));
+        let [after_mlp, before, after] = names.norms;
+        let inner = decoder.size.intermediate;
+        Ok(Self {
+            mlp: Mlp::new(decoder, inner, vb.pp(decoder.naming.mlp))?,
+            after_mlp: norm(after_mlp)?,
+            before: norm(before)?,
+            after: norm(after)?,
+            experts: Experts::new(decoder, mixture, vb)?,
+        })
+    }
+
+    /// Of the residual stream `x` and the same `normed`.
+    fn forward(
+        &self,
+        normed: &Tensor,
+        x: &Tensor,
+        wants_loads: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let dense = self.mlp.down.forward(&self.mlp.forward(normed)?)?;
+        let (sparse, loads) = self
+            .experts
+            .forward(&self.before.forward(x)?, x, wants_loads)?;
+        let y = (self.after_mlp.forward(&dense)? + self.after.forward(&sparse)?)?;
+        Ok((y, loads))
     }
 }
 

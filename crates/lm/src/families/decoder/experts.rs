@@ -1,7 +1,7 @@
 //! A mixture of experts in a block of a decoder.
 
 use candle_core::{DType, Tensor};
-use candle_nn::VarBuilder;
+use candle_nn::{Init, VarBuilder};
 use rlhf_ops::{QuantisedWeight, Routing, WeightLayout};
 
 use super::Decoder;
@@ -11,9 +11,10 @@ use crate::linear::normal;
 use crate::{Result, quantised};
 
 /// `y = Σ_k w_k · down_k(act(gate_k(x)) ∘ up_k(x))` over the K experts k that the router finds most likely for a token, with w the
-/// softmax of its logits, over all experts or over those K.
+/// softmax of its logits, over all experts or over those K, and where experts have factors times these.
 pub(super) struct Experts {
     router: Tensor, // [E, H]
+    scales: Option<Scales>,
     gate_up: Stack, // [E, 2·inner, H]
     down: Stack,    // [E, H, inner]
     mixture: Mixture,
@@ -28,6 +29,14 @@ impl Experts {
             |rows, columns, name: &str| Stack::new((experts, rows, columns), name, std, &vb);
         Ok(Self {
             router: vb.get_with_hints((experts, width), names.router, normal(std))?,
+            scales: match &names.beside {
+                None => None,
+                Some(names) => Some(Scales {
+                    norm: vb.get_with_hints(width, names.router_norm, Init::Const(1.0))?,
+                    factors: vb.get_with_hints(experts, names.factors, Init::Const(1.0))?,
+                    epsilon: decoder.epsilon,
+                }),
+            },
             gate_up: stack(2 * mixture.inner, width, names.gate_up)?,
             down: stack(width, mixture.inner, names.down)?,
             mixture,
@@ -35,13 +44,18 @@ impl Experts {
         })
     }
 
-    /// Of `x` `[T, H]`: y, and where asked for [`loads`].
+    /// Of `x` `[T, H]` and what the router reads of the same tokens: y, and where asked for [`loads`].
     pub(super) fn forward(
         &self,
         x: &Tensor,
+        read: &Tensor,
         wants_loads: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let logits = rlhf_ops::linear(x, &self.router, WeightLayout::OutIn, None)?;
+        let read = match &self.scales {
+            Some(scales) => scales.normed(read)?,
+            None => read.clone(),
+        };
+        let logits = rlhf_ops::linear(&read, &self.router, WeightLayout::OutIn, None)?;
         let logits = logits.to_dtype(DType::F32)?;
         let routing = Routing::top(&logits.detach(), self.mixture.chosen)?;
         let chosen = routing.experts(x.device())?;
@@ -49,6 +63,10 @@ impl Experts {
         let weights = match self.mixture.normalised {
             true => candle_nn::ops::softmax(&logits.gather(&chosen, 1)?, 1)?,
             false => candle_nn::ops::softmax(&logits, 1)?.gather(&chosen, 1)?,
+        };
+        let weights = match &self.scales {
+            Some(scales) => scales.times_factors(&weights, &chosen)?,
+            None => weights,
         };
         let rows = rlhf_ops::dispatch(x, &routing)?;
         let both = self.gate_up.forward(&rows, &routing)?;
@@ -59,6 +77,29 @@ impl Experts {
         let y = rlhf_ops::combine(&said, &weights.to_dtype(x.dtype())?, &routing)?;
         let loads = wants_loads.then(|| loads(&logits, &routing)).transpose()?;
         Ok((y, loads))
+    }
+}
+
+/// What the router of experts beside an MLP has more.
+struct Scales {
+    /// The weight of the norm of what it reads, times √H.
+    norm: Tensor, // [H]
+    /// Of the experts.
+    factors: Tensor, // [E]
+    epsilon: f64,
+}
+
+impl Scales {
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = (&self.norm / (self.norm.elem_count() as f64).sqrt())?;
+        Ok(rlhf_ops::rms_norm(x, &weight, self.epsilon)?)
+    }
+
+    /// `weights` `[T, K]`, times the factors of the experts `chosen`.
+    fn times_factors(&self, weights: &Tensor, chosen: &Tensor) -> Result<Tensor> {
+        let factors = self.factors.to_dtype(DType::F32)?;
+        let factors = factors.index_select(&chosen.flatten_all()?, 0)?;
+        Ok((weights * factors.reshape(weights.shape())?)?)
     }
 }
 
