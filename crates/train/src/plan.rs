@@ -114,7 +114,7 @@ impl MemoryItem {
         Self::new(what, activation_bytes(tokens, model, recompute))
     }
 
-    /// What sampling keeps of `tokens` of all rows together, and of `rows` rows side by side with the prompts they began with; see [`cache_bytes`].
+    /// What sampling keeps of `tokens` of all rows together, and of `rows` rows side by side with the prompts they began with.
     pub fn cache(tokens: u64, rows: u64, model: &ModelConfig, dtype: DType) -> Self {
         let states = match model.state_width() {
             0 => "keys and values while sampling",

@@ -41,7 +41,7 @@ enum Mixing {
 enum FeedForward {
     Mlp(Mlp),
     Experts(Experts),
-    Both(Both),
+    Both(Box<Both>),
 }
 
 impl Block {
@@ -75,7 +75,9 @@ impl Block {
             mlp: match decoder.mixture.filter(|_| layer.experts) {
                 Some(mixture) => match &mixture.names.beside {
                     None => FeedForward::Experts(Experts::new(decoder, mixture, vb)?),
-                    Some(names) => FeedForward::Both(Both::new(decoder, (mixture, names), vb)?),
+                    Some(names) => {
+                        FeedForward::Both(Box::new(Both::new(decoder, (mixture, names), vb)?))
+                    }
                 },
                 None => {
                     let inner = decoder.sizes(layer).intermediate;
