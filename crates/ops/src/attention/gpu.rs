@@ -280,7 +280,11 @@ mod tests {
             for d in (1..=512).filter(|&d| has_heads_of(d, dtype)) {
                 let tiles = Tiles::new(d, dtype);
                 let kernel = tiles.kernel("attention_backward_kv", 2, 2, 2 * tiles.columns);
-                assert!(kernel.shared <= 99 << 10, "{dtype:?} {d}: {}", kernel.shared);
+                assert!(
+                    kernel.shared <= 99 << 10,
+                    "{dtype:?} {d}: {}",
+                    kernel.shared
+                );
             }
         }
     }
