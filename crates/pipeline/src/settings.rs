@@ -451,9 +451,11 @@ fn hint(key: &str, section: &Section, sections: &[Section]) -> String {
     if let Some(longer) = known.iter().find(|name| name.starts_with(key)) {
         return format!("; did you mean \"{longer}\"?");
     }
-    match sections.iter().find(|section| section.has(key)) {
-        Some(other) => format!("; it is one of [{}]", other.name),
-        None => nearest(key, &known),
+    let others = sections.iter().filter(|section| section.has(key));
+    let others: Vec<_> = others.map(|other| format!("[{}]", other.name)).collect();
+    match others.as_slice() {
+        [] => nearest(key, &known),
+        all => format!("; it is one of {}", all.join(", ")),
     }
 }
 

@@ -55,32 +55,6 @@ pub(super) trait Word: Sync {
     }
 }
 
-/// One number, in f32.
-pub(super) struct Single;
-
-impl Word for Single {
-    const NUMBERS: usize = 1;
-
-    fn pack<const W: usize>(
-        of: Lines<'_>,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut Vec<f32>,
-    ) {
-        pack::<W>(of, lines, depth, out);
-    }
-
-    fn pack_panel<const W: usize>(
-        of: Lines<'_>,
-        first: usize,
-        end: usize,
-        depth: Range<usize>,
-        out: &mut Uninit,
-    ) {
-        pack_panel::<W>(of, first, end, depth, out);
-    }
-}
-
 /// Prefetch distance, in rows.
 pub(super) const AHEAD: usize = 6;
 
@@ -182,86 +156,91 @@ pub(super) fn panels_of<const W: usize>(
         .map(|(i, panel)| (i * W, panel))
 }
 
-/// [`Word::pack`] of single numbers.
-fn pack<const W: usize>(
-    of: Lines<'_>,
-    lines: Range<usize>,
-    depth: Range<usize>,
-    out: &mut Vec<f32>,
-) {
-    let panel = W * depth.len();
-    let len = lines.len().div_ceil(W) * panel;
-    out.clear();
-    let memory = room(out, len);
-    let whole = if of.stride == 1 { lines.len() / W } else { 0 };
-    // Where lines are adjacent in memory, all panels are filled from one sequential read.
-    for (i, k) in depth.clone().enumerate() {
-        let start = lines.start + k * of.step;
-        let from = &of.data[start..][..whole * W];
-        // Each k lies in another page, and hardware prefetchers stop at the end of a page.
-        let later = of.data.as_ptr().wrapping_add(start + AHEAD * of.step);
-        (0..from.len())
-            .step_by(CACHE_LINE)
-            .for_each(|line| prefetch(later.wrapping_add(line)));
-        for (j, from) in from.chunks_exact(W).enumerate() {
-            write_copy(&mut memory[j * panel + i * W..][..W], from);
-        }
-    }
-    for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
-        pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
-    }
-    // SAFETY: the first `whole` panels were written line by line, the others each by itself.
-    unsafe { out.set_len(len) }
-}
+/// One number, in f32.
+pub(super) struct Single;
 
-/// [`Word::pack_panel`] of single numbers.
-fn pack_panel<const W: usize>(
-    of: Lines<'_>,
-    first: usize,
-    end: usize,
-    depth: Range<usize>,
-    out: &mut Uninit,
-) {
-    assert_eq!(out.len(), W * depth.len());
-    let lines = W.min(end - first);
-    if lines < W {
-        write_zeros(out);
-    }
-    let start = first * of.stride + depth.start * of.step;
-    if of.stride == 1 {
-        for (k, out) in out.chunks_exact_mut(W).enumerate() {
-            write_copy(&mut out[..lines], &of.data[start + k * of.step..][..lines]);
+impl Word for Single {
+    const NUMBERS: usize = 1;
+
+    fn pack<const W: usize>(
+        of: Lines<'_>,
+        lines: Range<usize>,
+        depth: Range<usize>,
+        out: &mut Vec<f32>,
+    ) {
+        let panel = W * depth.len();
+        let len = lines.len().div_ceil(W) * panel;
+        out.clear();
+        let memory = room(out, len);
+        let whole = if of.stride == 1 { lines.len() / W } else { 0 };
+        // Where lines are adjacent in memory, all panels are filled from one sequential read.
+        for (i, k) in depth.clone().enumerate() {
+            let start = lines.start + k * of.step;
+            let from = &of.data[start..][..whole * W];
+            // Each k lies in another page, and hardware prefetchers stop at the end of a page.
+            let later = of.data.as_ptr().wrapping_add(start + AHEAD * of.step);
+            (0..from.len())
+                .step_by(CACHE_LINE)
+                .for_each(|line| prefetch(later.wrapping_add(line)));
+            for (j, from) in from.chunks_exact(W).enumerate() {
+                write_copy(&mut memory[j * panel + i * W..][..W], from);
+            }
         }
-        return;
+        for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
+            Self::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+        }
+        // SAFETY: the first `whole` panels were written line by line, the others each by itself.
+        unsafe { out.set_len(len) }
     }
-    // Blocks of eight elements of eight lines, of the last block fewer lines; then what is left of each line, one by one.
-    let whole = if of.step == 1 && lines == W {
-        depth.len() - depth.len() % BLOCK
-    } else {
-        0
-    };
-    for i in (0..if whole > 0 { W } else { 0 }).step_by(BLOCK) {
-        let rows = BLOCK.min(W - i);
-        for k in (0..whole).step_by(BLOCK) {
-            let from = &of.data[start + i * of.stride + k..][..(rows - 1) * of.stride + BLOCK];
-            let to = &mut out[k * W + i..][..(BLOCK - 1) * W + rows];
-            let (from, to) = (from.as_ptr(), to.as_mut_ptr().cast());
-            // SAFETY: panels are made only on machines with AVX2; the slices hold a block at their strides.
-            unsafe {
-                match rows {
-                    BLOCK => transpose::<BLOCK>(from, of.stride, to, W),
-                    6 => transpose::<6>(from, of.stride, to, W),
-                    _ => unreachable!("kernel: panels of {W} lines"),
+
+    fn pack_panel<const W: usize>(
+        of: Lines<'_>,
+        first: usize,
+        end: usize,
+        depth: Range<usize>,
+        out: &mut Uninit,
+    ) {
+        assert_eq!(out.len(), W * depth.len());
+        let lines = W.min(end - first);
+        if lines < W {
+            write_zeros(out);
+        }
+        let start = first * of.stride + depth.start * of.step;
+        if of.stride == 1 {
+            for (k, out) in out.chunks_exact_mut(W).enumerate() {
+                write_copy(&mut out[..lines], &of.data[start + k * of.step..][..lines]);
+            }
+            return;
+        }
+        // Blocks of eight elements of eight lines, of the last block fewer lines; then what is left of each line, one by one.
+        let whole = if of.step == 1 && lines == W {
+            depth.len() - depth.len() % BLOCK
+        } else {
+            0
+        };
+        for i in (0..if whole > 0 { W } else { 0 }).step_by(BLOCK) {
+            let rows = BLOCK.min(W - i);
+            for k in (0..whole).step_by(BLOCK) {
+                let from = &of.data[start + i * of.stride + k..][..(rows - 1) * of.stride + BLOCK];
+                let to = &mut out[k * W + i..][..(BLOCK - 1) * W + rows];
+                let (from, to) = (from.as_ptr(), to.as_mut_ptr().cast());
+                // SAFETY: panels are made only on machines with AVX2; the slices hold a block at their strides.
+                unsafe {
+                    match rows {
+                        BLOCK => transpose::<BLOCK>(from, of.stride, to, W),
+                        6 => transpose::<6>(from, of.stride, to, W),
+                        _ => unreachable!("kernel: panels of {W} lines"),
+                    }
                 }
             }
         }
-    }
-    let rest = if whole < depth.len() { lines } else { 0 };
-    for i in 0..rest {
-        let line = &of.data[start + i * of.stride + whole * of.step..];
-        let line = line.iter().step_by(of.step).take(depth.len() - whole);
-        for (out, x) in out[whole * W + i..].iter_mut().step_by(W).zip(line) {
-            out.write(*x);
+        let rest = if whole < depth.len() { lines } else { 0 };
+        for i in 0..rest {
+            let line = &of.data[start + i * of.stride + whole * of.step..];
+            let line = line.iter().step_by(of.step).take(depth.len() - whole);
+            for (out, x) in out[whole * W + i..].iter_mut().step_by(W).zip(line) {
+                out.write(*x);
+            }
         }
     }
 }
