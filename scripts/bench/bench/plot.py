@@ -5,8 +5,9 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 60, 52
-COLOURS = ["#2f74c0", "#d9822b"]
+COLOURS = ["#2f74c0", "#d9822b", "#8a8a8a"]
 GREY = "#8a8a8a"
+LIMIT = 2  # the series that is one
 
 
 def short(x):
@@ -19,7 +20,7 @@ def nice_ceiling(x):
 
 
 def chart(title, x_label, y_label, series):
-    """`series`: {label: [(x, y)]}. The x axis is logarithmic, the y axis starts at zero."""
+    """`series`: {label: [(x, y)]}, of which a third is a limit: dashed, and without numbers. The x axis is logarithmic, the y axis starts at zero."""
     xs = sorted({x for points in series.values() for x, _ in points})
     top = nice_ceiling(1.05 * max(y for points in series.values() for _, y in points))
     low, span = math.log(xs[0]), math.log(xs[-1] / xs[0]) or 1
@@ -49,8 +50,9 @@ def chart(title, x_label, y_label, series):
     for i, (label, points) in enumerate(series.items()):
         colour, places = COLOURS[i], [at(x, y) for x, y in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for (x, y), (_, value) in zip(places, points):
+        dashed = ' stroke-dasharray="6 4"' if i == LIMIT else ""
+        out.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dashed}/>')
+        for (x, y), (_, value) in zip(places, points if i != LIMIT else []):
             out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
             # The first series is labelled above its points, the second below.
             out.append(text(x, y - 9 if i == 0 else y + 18, short(value), size=11, colour=colour))

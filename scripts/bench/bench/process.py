@@ -8,6 +8,13 @@ from bench.home import HOME
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 
+# Where RLHF_SIMD narrows our instructions, these narrow PyTorch's, MKL's and oneDNN's alike.
+NARROWED = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "MKL_ENABLE_INSTRUCTIONS": "AVX512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "avx512_bf16": {"ATEN_CPU_CAPABILITY": "avx512", "MKL_ENABLE_INSTRUCTIONS": "AVX512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+}
+
 
 class Failed(Exception):
     pass
@@ -24,7 +31,7 @@ def run(command, log, cores=CORES):
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
         "HF_DATASETS_CACHE": str(HOME / "datasets"),
-    }
+    } | NARROWED.get(os.environ.get("RLHF_SIMD"), {})
     busy = busy_seconds(cores), os.times().elapsed
     with log.open("w") as out:
         child = subprocess.Popen(

@@ -15,8 +15,8 @@ class Sizes:
     """How much of each work is done."""
 
     dense_steps: int = 6
-    sft_steps: int = 12
-    reward_steps: int = 16
+    sft_steps: int = 6
+    reward_steps: int = 8
     new_tokens: int = 64
     episodes: int = 16
     response_length: int = 64
@@ -37,6 +37,8 @@ class Rival:
     aim: float | None = None
     # Largest difference of the first loss, where both sides have one that must be the same.
     tolerance: float | None = None
+    # A work and a side of it that does the same: what was measured there a moment ago is taken instead.
+    same_as: tuple[str, str] | None = None
 
 
 @dataclasses.dataclass
@@ -87,7 +89,7 @@ def agreement(rival, mine, theirs):
 
 def gpt2(bf16):
     return lambda s: rival.run(
-        "gpt2_step.py", "gpt2-bf16" if bf16 else "gpt2-f32",
+        "step.py", "gpt2-bf16" if bf16 else "gpt2-f32",
         ["--model", GPT2, "--rows", ROWS / "dense-256.ids.jsonl", "--steps", s.dense_steps, "--batch", 4, "--bf16", bf16],
     )
 
@@ -97,7 +99,7 @@ def generation(batch, at_least, aim):
         name=f"generate-{batch}",
         title=f"generation, batch {batch}, 64 new tokens, GPT-2",
         unit="tokens/s",
-        rounds=3,
+        rounds=2,
         ours=lambda s: ours.generate(f"generate-{batch}", GPT2, ROWS / "generate.jsonl", batch, s.new_tokens),
         rivals={
             "transformers": Rival(
@@ -139,7 +141,7 @@ def lora(title, model, name):
         name=name,
         title=title,
         unit="real tokens/s",
-        rounds=2,
+        rounds=1,
         alike=False,
         ours=lambda s: ours.sft(name, model, ROWS / "sft.jsonl", s.batch, s.sft_steps, 512, lr="2e-4", lora=16),
         rivals={
@@ -150,7 +152,7 @@ def lora(title, model, name):
                     ["--model", SMOLLM2, "--rows", ROWS / "sft.ids.jsonl", "--batch", s.batch, "--steps", s.sft_steps]
                     + ["--lr", "2e-4", "--lora", 16],
                 ),
-                4, 5, tolerance=1e-3,
+                4, 5, tolerance=1e-3, same_as=("lora", "trl"),
             )
         },
         note="Rank 16, alpha 32, without dropout; both adapters start from B = 0, so that the first losses are the same, and from different A.",
@@ -166,7 +168,7 @@ def ppo_lora(title, model, name):
         rounds=1,
         per_step=lambda s: 1,
         ours=lambda s: ppo_ours(s, name, model, lora=16),
-        rivals={"full": Rival("rlhf, all weights", ppo_ours)},
+        rivals={"full": Rival("rlhf, all weights", ppo_ours, same_as=("ppo", "ours"))},
         note="Policy, critic and reward model are adapters over one base in memory, and the reference is that base; with all weights "
         "there are four models.",
     )
@@ -195,7 +197,7 @@ WORKS = [
     ),
     Work(
         name="sft",
-        title="SFT on ragged real rows (96 rows, batch 8, ≤ 512 tokens), SmolLM2",
+        title="SFT on ragged real rows (batch 8, ≤ 512 tokens), SmolLM2",
         unit="real tokens/s",
         rounds=2,
         alike=False,
@@ -217,7 +219,7 @@ WORKS = [
     lora("the same over the quantised base, which stays in its blocks", MODELS / "smollm2.gguf", "lora-gguf"),
     Work(
         name="reward",
-        title="reward training on real pairs (128 pairs, batch 8), SmolLM2",
+        title="reward training on real pairs (batch 8), SmolLM2",
         unit="pairs/s",
         rounds=2,
         alike=False,
@@ -238,11 +240,12 @@ WORKS = [
     ),
     generation(8, 2.5, 4),
     generation(32, 3.5, 5),
+    generation(64, 3.5, 5),
     Work(
         name="ppo",
         title="PPO step, 16 episodes × 64 tokens, 4 epochs, separate critic, SmolLM2",
         unit="steps/s",
-        rounds=2,
+        rounds=1,
         per_step=lambda s: 1,
         ours=ppo_ours,
         rivals={"trl": Rival("TRL 0.24 PPOTrainer, f32", ppo_theirs, 1.8, 2.5)},

@@ -1,16 +1,12 @@
-"""One training step of a model of any family: `--make` writes random models of about 30 million parameters, else PyTorch eager trains one."""
+"""Writes random models of about 30 million parameters, one of every family, and prints their names."""
 
 import argparse
-import os
 import pathlib
 import shutil
-import time
 
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-from common import read, write
 
 # A vocabulary of 1024 keeps the size in the blocks.
 SHARED = dict(hidden_size=512, num_hidden_layers=9, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1376, max_position_embeddings=4096)
@@ -63,38 +59,13 @@ def make(to, tokenizer, wanted):
                 shutil.copyfile(tokenizer / file, to / name / file)
 
 
-def train(a):
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).train()
-    model.config.use_cache = False
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
-    rows = torch.tensor([row["input_ids"][: a.length] for row in read(a.rows)])
-    seconds, losses = [], []
-    for ids in rows[: a.steps * a.batch].split(a.batch):
-        begun = time.perf_counter()
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        seconds.append(time.perf_counter() - begun)
-    tokens = [a.batch * a.length] * len(seconds)
-    write(a.result, seconds=seconds, losses=losses, tokens=tokens, parameters=sum(p.numel() for p in model.parameters()))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--make", type=pathlib.Path, metavar="FOLDER")
-    parser.add_argument("--tokenizer", type=pathlib.Path)
+    parser.add_argument("--to", type=pathlib.Path, metavar="FOLDER", required=True)
+    parser.add_argument("--tokenizer", type=pathlib.Path, required=True)
     parser.add_argument("--only", nargs="*")
-    parser.add_argument("--model")
-    parser.add_argument("--rows", type=pathlib.Path)
-    parser.add_argument("--result", type=pathlib.Path)
-    for name, default in [("batch", 4), ("steps", 4), ("length", 256)]:
-        parser.add_argument(f"--{name}", type=int, default=default)
     a = parser.parse_args()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    make(a.make, a.tokenizer, a.only) if a.make else train(a)
+    make(a.to, a.tokenizer, a.only)
 
 
 main()

@@ -16,6 +16,7 @@ LLAMAS = {
     "llama-85m": (768, 2048, 12, 12, 12),
     "llama-180m": (1024, 2752, 14, 16, 16),
     "llama-350m": (1280, 3456, 18, 20, 20),
+    "llama-1b": (2048, 5504, 20, 16, 16),
 }
 
 
@@ -48,7 +49,7 @@ def random_llama(shape, tokenizer, to):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=4096,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=8192,
         tie_word_embeddings=True, bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(to)

@@ -145,10 +145,11 @@ def main():
 
     sft(rows, smollm2, a.to)
     reward(pairs(a.data), smollm2, a.to)
-    prompts(rows, gpt2, a.to, "generate", 32)
+    prompts(rows, gpt2, a.to, "generate", 64)
     prompts(rows, smollm2, a.to, "ppo", 16)
     dense(text, gpt2, a.to, "dense-256", 256, 24)
     dense(corpus, small, a.to, "corpus-2048", 2048, 64)
+    dense(corpus, small, a.to, "corpus-8192", 8192, 4)
     shared_prompts(corpus, small, a.to)
 
 

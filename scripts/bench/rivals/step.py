@@ -1,17 +1,17 @@
-"""PyTorch eager: forward, loss, backward, clipping, AdamW; GPT-2 on dense rows."""
+"""PyTorch eager: forward, loss, backward, clipping, AdamW, of any causal language model on dense rows."""
 
 import time
 
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 from common import arguments, read, write
 
-a = arguments(__doc__, batch=4, steps=6, lr=2e-5, bf16=0)
-model = GPT2LMHeadModel.from_pretrained(a.model, dtype=torch.float32).train()
+a = arguments(__doc__, batch=4, steps=6, length=256, lr=2e-5, bf16=0)
+model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).train()
 model.config.use_cache = False
 optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, weight_decay=0.0)
-rows = torch.tensor([row["input_ids"] for row in read(a.rows)])
+rows = torch.tensor([row["input_ids"][: a.length] for row in read(a.rows)])
 batches = rows[: a.steps * a.batch].split(a.batch)
 
 seconds, losses = [], []
@@ -25,4 +25,5 @@ for ids in batches:
     optimizer.zero_grad()
     losses.append(loss.item())
     seconds.append(time.perf_counter() - begun)
-write(a.result, seconds=seconds, losses=losses, tokens=[ids.numel() for ids in batches])
+tokens = [ids.numel() for ids in batches]
+write(a.result, seconds=seconds, losses=losses, tokens=tokens, parameters=sum(p.numel() for p in model.parameters()))
