@@ -70,7 +70,8 @@ pub fn arithmetic(device: &Device) -> String {
 /// `RAYON_NUM_THREADS` says, else one per core. Call once, before the first tensor operation; results are the same bytes for any `n`.
 ///
 /// The calling thread takes part because it would otherwise sleep through every parallel section, and waking it costs more than a small
-/// kernel. candle's own pool is set to one thread: its workers busy-wait after each element-wise operation, on cores that our kernels need.
+/// kernel. candle adds gradients in a pool of its own, whose workers would busy-wait after each operation on cores that our kernels need: they are
+/// told to sleep at once.
 pub fn set_threads(n: usize) -> Result<()> {
     start_threads(n, true)
 }
@@ -87,9 +88,13 @@ fn start_threads(n: usize, caller_is_one: bool) -> Result<()> {
         n => n,
     };
     // candle reads these variables when it first needs them: for matrix products, and for its own pool.
-    for (variable, threads) in [("RAYON_NUM_THREADS", n), ("CANDLE_NUM_THREADS", 1)] {
+    for (variable, value) in [
+        ("RAYON_NUM_THREADS", n),
+        ("CANDLE_NUM_THREADS", n),
+        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", 1),
+    ] {
         // SAFETY: no other thread reads or writes the environment meanwhile: the binary calls this before it starts any.
-        unsafe { std::env::set_var(variable, threads.to_string()) }
+        unsafe { std::env::set_var(variable, value.to_string()) }
     }
     let mut pool = rayon::ThreadPoolBuilder::new().num_threads(n);
     if caller_is_one {

@@ -5,8 +5,9 @@
 //! them hold the sums of a tile of 32 by 32, and four the operands. A panel of rows has 16 words of one line after the other, a panel of
 //! columns is one of [`Pair`]s.
 //!
-//! No machine with AMX has run this: the panels are tested with an emulation of the unit, and the unit is asked for a product that is known
-//! before it is used.
+//! A tile whose sums are not scaled is added to where it belongs, without a way through memory; the next columns are fetched into the first-level
+//! cache meanwhile. Where there is no such unit the panels are tested with an emulation of it; where there is one, it is asked for a product that
+//! is known before it is used.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -86,7 +87,11 @@ unsafe fn is_understood() -> bool {
         accumulate: false,
     };
     // SAFETY: the caller's promise; the panels are two registers deep.
-    unsafe { Amx::sum_products(&a, &b, DEPTH, out) }
+    unsafe {
+        Amx::begin();
+        Amx::sum_products(&a, &b, DEPTH, out);
+        Amx::end();
+    }
     sums == products(&a, &b, DEPTH)
 }
 
@@ -254,53 +259,104 @@ impl Tile<SIDE, SIDE> for Amx {
     type Left = Rows;
     type Right = Columns;
 
-    unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
-        let mut sums = [[0f32; SIDE]; SIDE];
-        // Bytes from a row to the next: of a panel of rows, and of a panel of columns and of the sums.
-        let (of_rows, of_columns) = (4 * WORDS, 4 * SIDE);
-        // SAFETY: the caller's promise. Both panels are a whole number of registers deep, of which each turn of the loop reads one, 2048 bytes
-        // of either. No code but this uses the unit's registers, and they are given back.
+    unsafe fn begin() {
+        // SAFETY: the caller's promise.
         unsafe {
-            asm!(
-                "ldtilecfg [{all}]",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "test {left}, {left}",
-                "jz 3f",
-                "2:",
-                "tileloadd tmm4, [{a} + {of_rows}*1]",
-                "tileloadd tmm6, [{b} + {of_columns}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + {of_columns}*1 + 64]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {of_rows}*1 + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a}, 2048",
-                "add {b}, 2048",
-                "dec {left}",
-                "jnz 2b",
-                "3:",
-                "tilestored [{sums} + {of_columns}*1], tmm0",
-                "tilestored [{sums} + {of_columns}*1 + 64], tmm1",
-                "tilestored [{sums} + {of_columns}*1 + 2048], tmm2",
-                "tilestored [{sums} + {of_columns}*1 + 2112], tmm3",
-                "tilerelease",
-                all = in(reg) &raw const ALL,
-                a = inout(reg) a.as_ptr() => _,
-                b = inout(reg) b.as_ptr() => _,
-                left = inout(reg) depth / WORDS => _,
-                of_rows = in(reg) of_rows,
-                of_columns = in(reg) of_columns,
-                sums = in(reg) sums.as_mut_ptr(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
+            asm!("ldtilecfg [{all}]", all = in(reg) &raw const ALL, options(nostack, readonly))
+        }
+    }
+
+    unsafe fn end() {
+        // SAFETY: the caller's promise.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+
+    // The sums are scaled in vectors.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
+        // SAFETY: the caller's promises, which are those of both.
+        unsafe {
+            if out.scale == 1.0 {
+                add_products(a, b, depth, out.first, out.stride, out.accumulate);
+                return;
+            }
+            let mut sums = [[0f32; SIDE]; SIDE];
+            add_products(a, b, depth, sums.as_mut_ptr().cast(), SIDE, false);
             write(&sums, out);
         }
+    }
+}
+
+/// `sums = Σ_k a_k·b_kᵀ` (or `+=`), for rows of sums `stride` apart.
+///
+/// # Safety
+/// As of [`Tile::sum_products`].
+#[inline(always)]
+unsafe fn add_products(
+    a: &[f32],
+    b: &[f32],
+    depth: usize,
+    sums: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    // Bytes from a row to the next: of a panel of rows, of a panel of columns, of the sums.
+    let (of_rows, of_columns, of_sums) = (4 * WORDS, 4 * SIDE, 4 * stride);
+    // SAFETY: the caller's promise. Both panels are a whole number of registers deep, of which each turn of the loop reads one, 2048 bytes
+    // of either. No code but this uses the unit's registers between `begin` and `end`.
+    unsafe {
+        let lower = sums.add(WORDS * stride);
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {accumulate:e}, {accumulate:e}",
+            "jz 4f",
+            "tileloadd tmm0, [{upper} + {of_sums}*1]",
+            "tileloadd tmm1, [{upper} + {of_sums}*1 + 64]",
+            "tileloadd tmm2, [{lower} + {of_sums}*1]",
+            "tileloadd tmm3, [{lower} + {of_sums}*1 + 64]",
+            "4:",
+            "test {left}, {left}",
+            "jz 3f",
+            "2:",
+            "tileloadd tmm4, [{a} + {of_rows}*1]",
+            "tileloadd tmm6, [{b} + {of_columns}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            // The columns of the turn after the next, line by line.
+            ".set line, 0",
+            ".rept 32",
+            "prefetcht0 [{b} + 4096 + line]",
+            ".set line, line + 64",
+            ".endr",
+            "tileloadd tmm7, [{b} + {of_columns}*1 + 64]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {of_rows}*1 + 1024]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 2048",
+            "add {b}, 2048",
+            "dec {left}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{upper} + {of_sums}*1], tmm0",
+            "tilestored [{upper} + {of_sums}*1 + 64], tmm1",
+            "tilestored [{lower} + {of_sums}*1], tmm2",
+            "tilestored [{lower} + {of_sums}*1 + 64], tmm3",
+            a = inout(reg) a.as_ptr() => _,
+            b = inout(reg) b.as_ptr() => _,
+            left = inout(reg) depth / WORDS => _,
+            of_rows = in(reg) of_rows,
+            of_columns = in(reg) of_columns,
+            of_sums = in(reg) of_sums,
+            upper = in(reg) sums,
+            lower = in(reg) lower,
+            accumulate = in(reg) u32::from(accumulate),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }
 
@@ -308,6 +364,7 @@ impl Tile<SIDE, SIDE> for Amx {
 ///
 /// # Safety
 /// As of [`Tile::sum_products`].
+#[inline(always)]
 unsafe fn write(sums: &[[f32; SIDE]; SIDE], out: Out) {
     for (r, sums) in sums.iter().enumerate() {
         for (c, sum) in sums.iter().enumerate() {

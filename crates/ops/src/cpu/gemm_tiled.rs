@@ -17,7 +17,7 @@ use super::amx::{self, Amx};
 use super::gemm::Threads;
 use super::matrix::{Matrix, Target};
 use super::pairs::Pair;
-use super::panels::{DEPTH, Lines, Panels, Single, Word, blocks, panels_of};
+use super::panels::{CACHE_LINE, DEPTH, Lines, Panels, Single, Word, blocks, panels_of};
 use super::simd;
 use super::vector::Vector;
 
@@ -79,6 +79,9 @@ pub(super) unsafe fn multiply_into(
     }
 }
 
+/// Prefetch distance of a tile, in words of a line.
+const AHEAD: usize = 8;
+
 /// Where the sums of a tile go, and how.
 #[derive(Clone, Copy)]
 pub(super) struct Out {
@@ -99,10 +102,22 @@ pub(super) trait Tile<const R: usize, const C: usize> {
     /// What those of the right one hold, as many words of a line.
     type Right: Word;
 
+    /// Sets this thread's registers up for [`sum_products`](Self::sum_products), until [`end`](Self::end).
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn begin() {}
+
+    /// Gives them back.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    unsafe fn end() {}
+
     /// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`).
     ///
     /// # Safety
-    /// The machine has the instructions. `a` holds `depth` columns of `R` words, `b` holds `depth` rows of `C`. The tile's elements at
+    /// The machine has the instructions, and this thread is between [`begin`](Self::begin) and [`end`](Self::end). `a` holds `depth` columns of `R` words, `b` holds `depth` rows of `C`. The tile's elements at
     /// `out` are the caller's alone, and initialised to be added to.
     unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out);
 }
@@ -178,6 +193,10 @@ unsafe fn sum_products<V: Vector, W: Terms<V>, const R: usize, const N: usize>(
         let mut sums = [[V::splat(0.0); N]; R];
         let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
         for _ in 0..depth {
+            let later = b.wrapping_add(AHEAD * N * V::LANES);
+            for line in (0..N * V::LANES).step_by(CACHE_LINE) {
+                simd::prefetch(later.wrapping_add(line));
+            }
             let row: [V; N] = array::from_fn(|v| V::load(b.add(v * V::LANES)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let weight = V::splat(*a.add(r));
@@ -228,12 +247,13 @@ impl Product<'_> {
         if m <= n {
             let packed = Panels::<T::Left, R>::all(Lines::rows(self.a), self.threads);
             let share = self.share(n.div_ceil(C), columns_piece / (C * DEPTH));
-            self.each(n.div_ceil(share * C), |task, piece| {
+            let compute = |task, piece: &mut Vec<f32>| {
                 let columns = task * share * C..n.min((task + 1) * share * C);
                 for (block, depth) in blocks::<T::Left>(k) {
                     let words = T::Left::words(depth.len());
-                    T::Right::pack::<C>(Lines::columns(self.b), columns.clone(), depth, piece);
-                    for (row, a) in packed.block(block, words) {
+                    let lines = Lines::columns(self.b);
+                    T::Right::pack::<C>(lines, columns.clone(), depth.clone(), piece);
+                    for (row, a) in packed.block(&depth) {
                         for (column, b) in panels_of::<C>(piece, words) {
                             let at = (row, columns.start + column);
                             // SAFETY: the caller's promise; every tile is one task's.
@@ -241,16 +261,18 @@ impl Product<'_> {
                         }
                     }
                 }
-            });
+            };
+            // SAFETY: the caller's promise.
+            unsafe { self.each::<T, R, C>(n.div_ceil(share * C), compute) }
         } else {
             let packed = Panels::<T::Right, C>::all(Lines::columns(self.b), self.threads);
             let share = self.share(m.div_ceil(R), rows_piece / (R * DEPTH));
-            self.each(m.div_ceil(share * R), |task, piece| {
+            let compute = |task, piece: &mut Vec<f32>| {
                 let rows = task * share * R..m.min((task + 1) * share * R);
                 for (block, depth) in blocks::<T::Left>(k) {
                     let words = T::Left::words(depth.len());
-                    T::Left::pack::<R>(Lines::rows(self.a), rows.clone(), depth, piece);
-                    for (column, b) in packed.block(block, words) {
+                    T::Left::pack::<R>(Lines::rows(self.a), rows.clone(), depth.clone(), piece);
+                    for (column, b) in packed.block(&depth) {
                         for (row, a) in panels_of::<R>(piece, words) {
                             let at = (rows.start + row, column);
                             // SAFETY: as above.
@@ -258,23 +280,32 @@ impl Product<'_> {
                         }
                     }
                 }
-            });
+            };
+            // SAFETY: as above.
+            unsafe { self.each::<T, R, C>(m.div_ceil(share * R), compute) }
         }
     }
 
-    /// Panels of one task: at most `most`, so that there are at least two tasks for each thread, and equally many where possible. With one
-    /// task each, a thread that the system delays would make all others wait.
+    /// Panels of one task: at most `most`, so that there are at least four tasks for each thread, and equally many where possible. A thread
+    /// that the system delays makes the others wait for its last task.
     fn share(&self, panels: usize, most: usize) -> usize {
         let threads = match self.threads {
             Threads::One => 1,
-            Threads::All => 2 * rayon::current_num_threads(),
+            Threads::All => 4 * rayon::current_num_threads(),
         };
         let tasks = panels.div_ceil(most).next_multiple_of(threads);
         panels.div_ceil(tasks).max(1)
     }
 
-    /// Calls `f` with every task and memory for its piece.
-    fn each(&self, tasks: usize, f: impl Fn(usize, &mut Vec<f32>) + Sync) {
+    /// Calls `f` with every task and memory for its piece, between [`Tile::begin`] and [`Tile::end`].
+    ///
+    /// # Safety
+    /// The machine has the instructions of `T`.
+    unsafe fn each<T: Tile<R, C>, const R: usize, const C: usize>(
+        &self,
+        tasks: usize,
+        f: impl Fn(usize, &mut Vec<f32>) + Sync,
+    ) {
         thread_local! {
             /// The piece that this thread works on; kept, because fresh memory costs a page fault for every 4 KiB.
             static PIECE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -282,12 +313,17 @@ impl Product<'_> {
         // Taken out and not borrowed: a thread that waits in rayon may begin another task.
         let run = |task| {
             let mut piece = PIECE.take();
-            f(task, &mut piece);
+            // SAFETY: the caller's promise; no task begins within another.
+            unsafe {
+                T::begin();
+                f(task, &mut piece);
+                T::end();
+            }
             PIECE.set(piece);
         };
         match self.threads {
             Threads::One => (0..tasks).for_each(run),
-            Threads::All => (0..tasks).into_par_iter().for_each(run),
+            Threads::All => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
         }
     }
 
@@ -348,12 +384,13 @@ mod tests {
     use crate::cpu::pairs::numbers;
     use crate::testing::TestRng;
 
-    /// `start + 0.5 · a·b`, or `0.5 · a·b` without a start, by one instruction set.
-    type Compute = fn(&mut [f32], bool, Matrix<'_>, Matrix<'_>, Threads);
+    /// `start + scale · a·b`, or `scale · a·b` without a start, by one instruction set.
+    type Compute = fn(&mut [f32], bool, f32, Matrix<'_>, Matrix<'_>, Threads);
 
     fn compute<T: Tile<R, C>, const R: usize, const C: usize>(
         out: &mut [f32],
         accumulate: bool,
+        scale: f32,
         a: Matrix<'_>,
         b: Matrix<'_>,
         threads: Threads,
@@ -366,7 +403,7 @@ mod tests {
             },
             a,
             b,
-            scale: 0.5,
+            scale,
             accumulate,
             threads,
         };
@@ -494,7 +531,7 @@ mod tests {
                 for b in [Matrix::new(&b, 1, n), Matrix::new(&b, n, 1).t()] {
                     for compute in tiles_of_pairs() {
                         let mut out = vec![0.0; m * n];
-                        compute(&mut out, false, Matrix::new(&a, m, 1), b, Threads::One);
+                        compute(&mut out, false, 0.5, Matrix::new(&a, m, 1), b, Threads::One);
                         for y in out {
                             let same = y == 0.5 * want || y.is_nan() && want.is_nan();
                             assert!(same, "{x} became {y}");
@@ -529,11 +566,17 @@ mod tests {
                     false => Matrix::new(&b, k, n),
                 };
                 for accumulate in [false, true] {
+                    // Tiles that need not scale may take another way.
+                    let scale = if a_transposed == b_transposed {
+                        1.0
+                    } else {
+                        0.5
+                    };
                     let mut results = Vec::new();
                     for compute in tiles {
                         for threads in [Threads::One, Threads::All] {
                             let mut out = start.clone();
-                            compute(&mut out, accumulate, left, right, threads);
+                            compute(&mut out, accumulate, scale, left, right, threads);
                             results.push(out);
                         }
                     }
@@ -567,7 +610,7 @@ mod tests {
                         } else {
                             0.0
                         };
-                        let error = (f64::from(out[at]) - (initial + 0.5 * sum)).abs();
+                        let error = (f64::from(out[at]) - (initial + f64::from(scale) * sum)).abs();
                         assert!(
                             error < 1e-5 * (k as f64).sqrt(),
                             "{case}: {error} at ({i}, {j})"

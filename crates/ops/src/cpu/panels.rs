@@ -17,6 +17,9 @@ use super::simd::prefetch;
 /// Block of k, in words: how many products are summed in registers before they are added to the result.
 pub(super) const DEPTH: usize = 256;
 
+/// What the length of a block of k is a multiple of: a row of a register of AMX, in numbers; whole vectors of the other tiles.
+const BLOCK_UNIT: usize = 32;
+
 /// What a panel holds of a line at one place.
 pub(super) trait Word: Sync {
     /// How many neighbouring numbers of the line it has.
@@ -61,10 +64,11 @@ pub(super) const AHEAD: usize = 6;
 /// Elements of a cache line.
 pub(super) const CACHE_LINE: usize = 16;
 
-/// The blocks of k: each with its number and range.
+/// The blocks of k, of equal length but for the last: each with its number and range.
 pub(super) fn blocks<F: Word>(depth: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let block = DEPTH * F::NUMBERS;
-    (0..depth.div_ceil(block)).map(move |i| (i, i * block..depth.min((i + 1) * block)))
+    let count = depth.div_ceil(DEPTH * F::NUMBERS);
+    let block = depth.div_ceil(count.max(1)).next_multiple_of(BLOCK_UNIT);
+    (0..count).map(move |i| (i, i * block..depth.min((i + 1) * block)))
 }
 
 /// The rows of the left operand or the columns of the right one: lines of `depth` elements, the k of the product.
@@ -106,10 +110,11 @@ pub(super) struct Panels<F, const W: usize> {
 impl<F: Word, const W: usize> Panels<F, W> {
     pub(super) fn all(of: Lines<'_>, threads: Threads) -> Self {
         let lines = of.lines.next_multiple_of(W);
-        let len = lines * F::words(of.depth);
+        let words = blocks::<F>(of.depth).map(|(_, depth)| F::words(depth.len()));
+        let len = lines * words.sum::<usize>();
         let mut data = Vec::new();
         let mut rest = room(&mut data, len);
-        let mut tasks = Vec::with_capacity(lines / W * F::words(of.depth).div_ceil(DEPTH));
+        let mut tasks = Vec::with_capacity(lines / W * blocks::<F>(of.depth).count());
         for (_, depth) in blocks::<F>(of.depth) {
             for panel in 0..lines / W {
                 let (own, after) = rest.split_at_mut(W * F::words(depth.len()));
@@ -133,14 +138,11 @@ impl<F: Word, const W: usize> Panels<F, W> {
         }
     }
 
-    /// The panels of one block, which is so many words deep, each with its first line.
-    pub(super) fn block(
-        &self,
-        block: usize,
-        words: usize,
-    ) -> impl Iterator<Item = (usize, &[f32])> {
+    /// The panels of one of [`blocks`], each with its first line.
+    pub(super) fn block(&self, depth: &Range<usize>) -> impl Iterator<Item = (usize, &[f32])> {
+        let [before, words] = [depth.start, depth.len()].map(F::words);
         panels_of::<W>(
-            &self.data[block * DEPTH * self.lines..][..self.lines * words],
+            &self.data[before * self.lines..][..words * self.lines],
             words,
         )
     }
