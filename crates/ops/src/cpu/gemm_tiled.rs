@@ -117,8 +117,8 @@ pub(super) trait Tile<const R: usize, const C: usize> {
     /// `out = scale · Σ_k a_k·b_kᵀ` (or `+=`).
     ///
     /// # Safety
-    /// The machine has the instructions, and this thread is between [`begin`](Self::begin) and [`end`](Self::end). `a` holds `depth` columns of `R` words, `b` holds `depth` rows of `C`. The tile's elements at
-    /// `out` are the caller's alone, and initialised to be added to.
+    /// The machine has the instructions, and this thread is between [`begin`](Self::begin) and [`end`](Self::end). `a` holds `depth` columns of
+    /// `R` words, `b` holds `depth` rows of `C`. The tile's elements at `out` are the caller's alone, and initialised to be added to.
     unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out);
 }
 
