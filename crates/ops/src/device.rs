@@ -4,6 +4,8 @@
 
 use candle_core::{Device, DeviceLocation, Result, bail};
 
+use crate::cpu::level;
+
 /// The device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for the first of CUDA, Metal and CPU that is compiled in and present.
 /// Of several processes on one host the `local`-th (from 0) gets the GPU of that number, unless the name has one.
 pub fn pick(name: &str, local: usize) -> Result<Device> {
@@ -33,7 +35,7 @@ pub fn describe(device: &Device) -> String {
             let plural = if threads == 1 { "" } else { "s" };
             let what = match crate::is_emulated() {
                 true => "emulated grid".to_owned(),
-                false => format!("{}{}", instructions(), half()),
+                false => format!("{}{}", level::name(), half()),
             };
             format!("cpu ({threads} thread{plural}, {what})")
         }
@@ -57,10 +59,10 @@ pub fn memory(device: &Device) -> Option<(u64, u64)> {
 pub fn arithmetic(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cpu if crate::reference_only() => {
-            format!("cpu, {}, reference", instructions())
+            format!("cpu, {}, reference", level::name())
         }
         DeviceLocation::Cpu if crate::is_emulated() => "emulated grid".to_owned(),
-        DeviceLocation::Cpu => format!("cpu, {}{}", instructions(), half()),
+        DeviceLocation::Cpu => format!("cpu, {}{}", level::name(), half()),
         DeviceLocation::Cuda { .. } => "cuda".to_owned(),
         DeviceLocation::Metal { .. } => "metal".to_owned(),
     }
@@ -182,21 +184,6 @@ fn half() -> &'static str {
         true => ", products in bf16",
         false => "",
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instructions() -> &'static str {
-    use crate::cpu::simd;
-    match (simd::avx512(), simd::avx2()) {
-        (true, _) => "AVX-512",
-        (_, true) => "AVX2",
-        _ => "SSE2",
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instructions() -> &'static str {
-    std::env::consts::ARCH
 }
 
 fn accelerator(local: usize) -> Option<Device> {

@@ -20,7 +20,7 @@ thread_local! {
 /// bf16 is the type of tensors.
 pub fn has_bf16_products() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::cpu::simd::avx512_bf16() && !crate::is_emulated();
+    return crate::cpu::level::avx512_bf16() && !crate::is_emulated();
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }

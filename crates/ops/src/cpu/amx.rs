@@ -16,10 +16,11 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::buffer::{Uninit, write_zeros};
-use super::gemm_tiled::{Out, Tile};
+use super::level;
 use super::pairs::{Pair, numbers, pack_adjacent, word};
-use super::panels::{BLOCK, Lines, Word, transpose};
-use super::simd;
+use super::panels::{Lines, Part, Word};
+use super::tile::{Out, Tile};
+use super::transpose::{BLOCK, transpose};
 
 /// Words of a row of a register.
 const WORDS: usize = 16;
@@ -31,7 +32,7 @@ const SIDE: usize = 32;
 pub(crate) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         // SAFETY: tried only where it was found.
-        simd::may_use_amx() && is_there() && is_permitted() && unsafe { is_understood() }
+        level::may_use_amx() && is_there() && is_permitted() && unsafe { is_understood() }
     });
     *AVAILABLE
 }
@@ -126,19 +127,14 @@ impl Word for Rows {
         words(numbers)
     }
 
-    fn pack_panel<const W: usize>(
-        of: Lines<'_>,
-        first: usize,
-        end: usize,
-        depth: Range<usize>,
-        out: &mut Uninit,
-    ) {
+    fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit) {
+        let Part { of, lines, depth } = part;
+        let (first, lines) = (lines.start, lines.len());
         assert_eq!(out.len(), W * words(depth.len()));
-        let lines = W.min(end - first);
         write_zeros(out);
         for (i, out) in out.chunks_exact_mut(W * WORDS).enumerate() {
             let from = depth.start + i * WORDS * Self::NUMBERS;
-            let fast = from + WORDS * Self::NUMBERS <= depth.end && simd::avx512_bf16();
+            let fast = from + WORDS * Self::NUMBERS <= depth.end && level::avx512_bf16();
             // SAFETY: the instructions were found, and what they read is within the lines.
             unsafe {
                 match (of.stride, of.step) {
@@ -161,15 +157,9 @@ impl Word for Columns {
         words(numbers)
     }
 
-    fn pack_panel<const W: usize>(
-        of: Lines<'_>,
-        first: usize,
-        end: usize,
-        depth: Range<usize>,
-        out: &mut Uninit,
-    ) {
-        let (pairs, rest) = out.split_at_mut(W * Pair::words(depth.len()));
-        Pair::pack_panel::<W>(of, first, end, depth, pairs);
+    fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit) {
+        let (pairs, rest) = out.split_at_mut(W * Pair::words(part.depth.len()));
+        Pair::pack_panel::<W>(part, pairs);
         write_zeros(rest);
     }
 }

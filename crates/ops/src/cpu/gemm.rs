@@ -4,10 +4,8 @@ use gemm::Parallelism;
 
 use super::buffer::{SharedMut, zeros};
 use super::matrix::{Matrix, Target};
-#[cfg(target_arch = "x86_64")]
-use super::{gemm_few_rows, gemm_tiled};
-#[cfg(target_arch = "x86_64")]
-use crate::half_products::bf16_products;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::{gemm_few_rows, gemm_tiled::Product};
 
 /// The threads that compute a product.
 #[derive(Clone, Copy, PartialEq)]
@@ -33,15 +31,23 @@ pub(crate) unsafe fn multiply_into(
 ) {
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     assert!(k == b.rows(), "kernel: {m}×{k} by {}×{n}", b.rows());
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
-        let in_pairs = threads == Threads::All && bf16_products() && gemm_tiled::has_pairs(a, b);
-        if in_pairs || gemm_tiled::is_worthwhile(a, b, threads) {
-            // SAFETY: one of both was found; the rest is the caller's promise.
-            unsafe {
-                gemm_tiled::multiply_into(target, a, b, scale, accumulate, threads, in_pairs);
-            }
-            return;
+        let product = Product {
+            target,
+            a,
+            b,
+            scale,
+            accumulate,
+            threads,
+        };
+        // SAFETY of both: the caller's promise.
+        #[cfg(target_arch = "x86_64")]
+        if product.is_in_pairs() {
+            return unsafe { product.compute_in_pairs() };
+        }
+        if product.is_worthwhile() {
+            return unsafe { product.compute() };
         }
     }
     let parallelism = match threads {
@@ -111,7 +117,7 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
 
 /// `x·w`, or `y + x·w` where there is a `y`, for a contiguous `x` of `rows`. A few rows take the kernel that reads the weights in place.
 pub(crate) fn project(y: Option<Vec<f32>>, x: &[f32], rows: usize, w: Matrix<'_>) -> Vec<f32> {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if gemm_few_rows::is_supported(rows, w) {
         let mut y = y.unwrap_or_else(|| zeros(rows * w.columns()));
         gemm_few_rows::add_product(&mut y, x, rows, w);

@@ -3,6 +3,9 @@
 //! A general matrix product first copies the weights into tiles, which is repaid only when hundreds of rows use the copy. Here every weight
 //! is read in place, once, and multiplied with all rows. The order of a row's sums does not depend on the other rows.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::array;
 use std::ops::Range;
@@ -10,14 +13,15 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::buffer::SharedMut;
+use super::level;
 use super::matrix::Matrix;
-use super::simd::{self, prefetch};
+use super::simd::prefetch;
 use super::vector::{Pair, Vector};
 
 /// Largest number of rows that takes this path.
 const MAX_ROWS: usize = 15;
 
-/// Elements of a vector, of two registers with AVX2.
+/// Elements of a vector: of two registers with AVX2, of four with NEON.
 const LANES: usize = 16;
 
 /// Outputs of one task: a multiple of every tile's below, with weights that fit a second-level cache.
@@ -28,7 +32,7 @@ const DEPTH: usize = 16;
 
 /// Whether this path takes the product: few rows, and a machine with fused multiply-add.
 pub(super) fn is_supported(rows: usize, w: Matrix<'_>) -> bool {
-    rows <= MAX_ROWS && w.rows() >= LANES && w.columns() >= LANES && simd::avx2()
+    rows <= MAX_ROWS && w.rows() >= LANES && w.columns() >= LANES && level::has_products()
 }
 
 /// `y += x·w` for a contiguous `x`, where [`is_supported`].
@@ -40,11 +44,17 @@ pub(super) fn add_product(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>) 
         is_supported(rows, w) && x.len() == rows * inputs && y.len() == rows * outputs,
         "kernel: {rows}×{inputs}×{outputs}"
     );
-    add_product_with(y, x, rows, w, simd::avx512());
+    #[cfg(target_arch = "x86_64")]
+    match level::avx512() {
+        true => add_product_with::<Avx512>(y, x, rows, w),
+        false => add_product_with::<Avx2>(y, x, rows, w),
+    }
+    #[cfg(target_arch = "aarch64")]
+    add_product_with::<Neon>(y, x, rows, w);
 }
 
-/// [`add_product`] with AVX-512 if `wide`, else with AVX2.
-fn add_product_with(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: bool) {
+/// [`add_product`] with one of the instruction sets that the machine has.
+fn add_product_with<K: Kernel>(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>) {
     let (inputs, outputs) = (w.rows(), w.columns());
     let target = SharedMut::new(y);
     let share = if w.is_transposed() {
@@ -70,11 +80,9 @@ fn add_product_with(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<'_>, wide: 
             };
             // SAFETY: `is_supported` has found these instructions; each output of every row is one task's.
             unsafe {
-                match (wide, w.is_transposed()) {
-                    (true, true) => task.dots_avx512(),
-                    (true, false) => task.columns_avx512(),
-                    (false, true) => task.dots_avx2(),
-                    (false, false) => task.columns_avx2(),
+                match w.is_transposed() {
+                    true => K::dots(&task),
+                    false => K::columns(&task),
                 }
             }
         });
@@ -106,59 +114,67 @@ macro_rules! in_tiles {
     };
 }
 
+/// How one instruction set computes a task.
+trait Kernel {
+    /// From weights that are `[outputs, inputs]` in memory: products of their rows and those of `x`.
+    ///
+    /// # Safety
+    /// The machine has the instructions; the task's outputs are initialised and its alone.
+    unsafe fn dots(task: &Task<'_>);
+
+    /// From weights that are `[inputs, outputs]`: their rows, weighted by those of `x`.
+    ///
+    /// # Safety
+    /// As for [`dots`](Self::dots).
+    unsafe fn columns(task: &Task<'_>);
+}
+
+/// A [`Kernel`] for one instruction set, whose vectors have [`LANES`] elements; in rows by outputs of the given sizes.
+macro_rules! kernel {
+    (
+        $set:ident $(($features:literal))?, $vector:ty,
+        dots: $dot_rows:tt x $dots:tt, columns: $column_rows:tt x $columns:tt
+    ) => {
+        struct $set;
+
+        impl Kernel for $set {
+            $(#[target_feature(enable = $features)])?
+            unsafe fn dots(task: &Task<'_>) {
+                in_tiles!(row in 0, task.rows, $dot_rows, R => {
+                    in_tiles!(output in task.first, task.end, $dots, O => {
+                        // SAFETY: the caller's promise; rows and outputs are in bounds.
+                        unsafe { task.dots::<$vector, R, O>(row, output) }
+                    });
+                });
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn columns(task: &Task<'_>) {
+                let tail = task.end - (task.end - task.first) % LANES;
+                for inputs in task.depths() {
+                    in_tiles!(row in 0, task.rows, $column_rows, R => {
+                        in_tiles!(output in task.first, tail, $columns, N => {
+                            // SAFETY: as above.
+                            unsafe { task.columns::<$vector, R, { N / LANES }>(row, output, &inputs) }
+                        });
+                    });
+                }
+                // SAFETY: as above.
+                unsafe { task.columns_one_by_one(tail) }
+            }
+        }
+    };
+}
+
+// As many running sums as there are registers, less those for operands.
+#[cfg(target_arch = "x86_64")]
+kernel!(Avx512("avx512f"), __m512, dots: [6, 4, 2, 1] x [4, 1], columns: [8, 4, 2, 1] x [48, 16]);
+#[cfg(target_arch = "x86_64")]
+kernel!(Avx2("avx2,fma"), Pair<__m256>, dots: [2, 1] x [3, 1], columns: [4, 2, 1] x [16]);
+#[cfg(target_arch = "aarch64")]
+kernel!(Neon("neon"), Pair<Pair<float32x4_t>>, dots: [2, 1] x [2, 1], columns: [6, 4, 2, 1] x [16]);
+
 impl Task<'_> {
-    // Tile sizes: as many running sums as there are registers, less those for operands.
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn dots_avx512(&self) {
-        in_tiles!(row in 0, self.rows, [6, 4, 2, 1], R => {
-            in_tiles!(output in self.first, self.end, [4, 1], O => {
-                // SAFETY: rows and outputs are in bounds.
-                unsafe { self.dots::<__m512, R, O>(row, output) }
-            });
-        });
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn dots_avx2(&self) {
-        in_tiles!(row in 0, self.rows, [2, 1], R => {
-            in_tiles!(output in self.first, self.end, [3, 1], O => {
-                // SAFETY: rows and outputs are in bounds.
-                unsafe { self.dots::<Pair<__m256>, R, O>(row, output) }
-            });
-        });
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn columns_avx512(&self) {
-        let tail = self.end - (self.end - self.first) % LANES;
-        for inputs in self.depths() {
-            in_tiles!(row in 0, self.rows, [8, 4, 2, 1], R => {
-                in_tiles!(output in self.first, tail, [48, 16], N => {
-                    // SAFETY: rows and outputs are in bounds.
-                    unsafe { self.columns::<__m512, R, { N / LANES }>(row, output, &inputs) }
-                });
-            });
-        }
-        // SAFETY: as above.
-        unsafe { self.columns_one_by_one(tail) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn columns_avx2(&self) {
-        let tail = self.end - (self.end - self.first) % LANES;
-        for inputs in self.depths() {
-            in_tiles!(row in 0, self.rows, [4, 2, 1], R => {
-                in_tiles!(output in self.first, tail, [16], N => {
-                    // SAFETY: rows and outputs are in bounds.
-                    unsafe { self.columns::<Pair<__m256>, R, { N / LANES }>(row, output, &inputs) }
-                });
-            });
-        }
-        // SAFETY: as above.
-        unsafe { self.columns_one_by_one(tail) }
-    }
-
     /// The inputs in blocks of [`DEPTH`].
     fn depths(&self) -> impl Iterator<Item = Range<usize>> {
         let inputs = self.inputs;
@@ -256,12 +272,24 @@ impl Task<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::vector::Plain;
     use crate::testing::TestRng;
 
-    /// Brute force in f64.
+    /// [`add_product_with`] one of the kernels.
+    type Compute = fn(&mut [f32], &[f32], usize, Matrix<'_>);
+
+    // Without any instruction set's own functions.
+    kernel!(Portable, Plain, dots: [2, 1] x [2, 1], columns: [2, 1] x [32, 16]);
+
+    /// Brute force in f64. Every instruction set gives the bits of the portable kernel, because the order of the sums is the same.
     #[test]
     fn agrees_with_sums_of_products_for_every_size_of_tile() {
         let mut rng = TestRng::new(1);
+        let others: &[Compute] = &[
+            add_product_with::<Portable>,
+            #[cfg(target_arch = "x86_64")]
+            add_product_with::<Avx2>, // where AVX-512 is what runs
+        ];
         for (rows, inputs, outputs) in [
             (1, 16, 16),
             (3, 20, 33),
@@ -283,12 +311,11 @@ mod tests {
                 }
                 let mut y = start.clone();
                 add_product(&mut y, &x, rows, matrix);
-                let mut narrow = start.clone();
-                add_product_with(&mut narrow, &x, rows, matrix, false);
-                assert_eq!(
-                    y, narrow,
-                    "{rows}×{inputs}×{outputs}: AVX-512 and AVX2 differ"
-                );
+                for other in others {
+                    let mut same = start.clone();
+                    other(&mut same, &x, rows, matrix);
+                    assert_eq!(y, same, "{rows}×{inputs}×{outputs}: kernels differ");
+                }
                 for (i, (got, start)) in y.iter().zip(&start).enumerate() {
                     let (row, output) = (i / outputs, i % outputs);
                     let weight = |k| {

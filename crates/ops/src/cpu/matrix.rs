@@ -56,7 +56,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Whether the matrix is column-major.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn is_transposed(&self) -> bool {
         self.column_stride != 1
     }

@@ -3,20 +3,26 @@
 //! Work is divided by the shapes of the operands and sums are taken in a fixed order, so results are the same bytes on any number of
 //! threads.
 
+// Modules of products are for both architectures that have kernels of their own; all others take the `gemm` crate.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 pub(crate) mod buffer;
 pub(crate) mod gemm;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod gemm_few_rows;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod gemm_tiled;
+pub(crate) mod level;
 pub(crate) mod matrix;
 pub(crate) mod operand;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panels;
 pub(crate) mod simd;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tile;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod transpose;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;

@@ -7,8 +7,10 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::buffer::{Uninit, room, write_zeros};
-use super::panels::{AHEAD, BLOCK, CACHE_LINE, Lines, Word, transpose};
-use super::simd::{self, prefetch};
+use super::level;
+use super::panels::{AHEAD, CACHE_LINE, Lines, Part, Word};
+use super::simd::prefetch;
+use super::transpose::{BLOCK, transpose};
 
 /// Two numbers in bf16, in the bits of an f32.
 pub(super) struct Pair;
@@ -16,39 +18,30 @@ pub(super) struct Pair;
 impl Word for Pair {
     const NUMBERS: usize = 2;
 
-    fn pack<const W: usize>(
-        of: Lines<'_>,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut Vec<f32>,
-    ) {
+    fn pack<const W: usize>(part: Part<'_>, out: &mut Vec<f32>) {
+        let Part { of, lines, depth } = part.clone();
         let panel = W * Self::words(depth.len());
         let len = lines.len().div_ceil(W) * panel;
         out.clear();
         let memory = room(out, len);
-        let whole = match of.stride == 1 && simd::avx512_bf16() {
+        let whole = match of.stride == 1 && level::avx512_bf16() {
             true => lines.len() / W,
             false => 0,
         };
         // SAFETY: the instructions were found, if they are needed.
-        unsafe { pack_adjacent::<W>(of, lines.start, whole, depth.clone(), memory) }
+        unsafe { pack_adjacent::<W>(of, lines.start, whole, depth, memory) }
         for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
-            Self::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+            Self::pack_panel::<W>(part.panel::<W>(i), out);
         }
         // SAFETY: the first `whole` panels were written together, the others each by itself.
         unsafe { out.set_len(len) }
     }
 
-    fn pack_panel<const W: usize>(
-        of: Lines<'_>,
-        first: usize,
-        end: usize,
-        depth: Range<usize>,
-        out: &mut Uninit,
-    ) {
+    fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit) {
+        let Part { of, lines, depth } = part;
+        let (first, lines) = (lines.start, lines.len());
         assert_eq!(out.len(), W * Self::words(depth.len()));
-        let lines = W.min(end - first);
-        let fast = lines == W && simd::avx512_bf16();
+        let fast = lines == W && level::avx512_bf16();
         // Numbers of each line that are copied block by block; the rest one by one.
         let whole = match (of.stride, of.step) {
             (1, _) if fast => depth.len() - depth.len() % Self::NUMBERS,

@@ -3,7 +3,6 @@
 //! A panel holds a few neighbouring lines, rows of the left operand or columns of the right one, interleaved: for each k one element of
 //! every line. A tile then reads both of its panels from front to back.
 
-use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -13,6 +12,7 @@ use super::buffer::{Uninit, room, write_copy, write_zeros};
 use super::gemm::Threads;
 use super::matrix::Matrix;
 use super::simd::prefetch;
+use super::transpose::{BLOCK, transpose};
 
 /// Block of k, in words: how many products are summed in registers before they are added to the result.
 pub(super) const DEPTH: usize = 256;
@@ -25,32 +25,20 @@ pub(super) trait Word: Sync {
     /// How many neighbouring numbers of the line it has.
     const NUMBERS: usize;
 
-    /// Copies some lines, in a range of k, into panels.
-    fn pack<const W: usize>(
-        of: Lines<'_>,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut Vec<f32>,
-    ) {
-        let panel = W * Self::words(depth.len());
-        let len = lines.len().div_ceil(W) * panel;
+    /// Copies lines into panels of `W`. What is left of the last panel is zeros.
+    fn pack<const W: usize>(part: Part<'_>, out: &mut Vec<f32>) {
+        let panel = W * Self::words(part.depth.len());
+        let len = part.lines.len().div_ceil(W) * panel;
         out.clear();
         for (i, out) in room(out, len).chunks_exact_mut(panel).enumerate() {
-            Self::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+            Self::pack_panel::<W>(part.panel::<W>(i), out);
         }
         // SAFETY: whole panels make up the memory, and each was written.
         unsafe { out.set_len(len) }
     }
 
-    /// Copies up to `W` lines from `first` on. Lines from `end` on are zeros. Writes every word of `out`, which has room for `W` lines of this
-    /// depth.
-    fn pack_panel<const W: usize>(
-        of: Lines<'_>,
-        first: usize,
-        end: usize,
-        depth: Range<usize>,
-        out: &mut Uninit,
-    );
+    /// Copies up to `W` lines into one panel; zeros stand for the others. Writes every word of `out`, which has room for `W` lines of this depth.
+    fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit);
 
     /// Words that hold so many numbers of a line.
     fn words(numbers: usize) -> usize {
@@ -99,6 +87,25 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// Some lines of an operand in a range of k: what is copied at once.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub(super) of: Lines<'a>,
+    pub(super) lines: Range<usize>,
+    pub(super) depth: Range<usize>,
+}
+
+impl Part<'_> {
+    /// The lines of panel `i` of `W` lines: fewer in the last one.
+    pub(super) fn panel<const W: usize>(&self, i: usize) -> Self {
+        let first = self.lines.start + i * W;
+        Self {
+            lines: first..self.lines.end.min(first + W),
+            ..self.clone()
+        }
+    }
+}
+
 /// All lines of an operand in panels of `W` lines: for each block of k, one panel after another.
 pub(super) struct Panels<F, const W: usize> {
     data: Vec<f32>,
@@ -118,13 +125,16 @@ impl<F: Word, const W: usize> Panels<F, W> {
         for (_, depth) in blocks::<F>(of.depth) {
             for panel in 0..lines / W {
                 let (own, after) = rest.split_at_mut(W * F::words(depth.len()));
-                tasks.push((depth.clone(), panel, own));
+                let part = Part {
+                    of,
+                    lines: 0..of.lines,
+                    depth: depth.clone(),
+                };
+                tasks.push((part.panel::<W>(panel), own));
                 rest = after;
             }
         }
-        let pack = |(depth, panel, out): (Range<usize>, usize, &mut Uninit)| {
-            F::pack_panel::<W>(of, panel * W, of.lines, depth, out);
-        };
+        let pack = |(part, out): (Part<'_>, &mut Uninit)| F::pack_panel::<W>(part, out);
         match threads {
             Threads::One => tasks.into_iter().for_each(pack),
             Threads::All => tasks.into_par_iter().for_each(pack),
@@ -164,19 +174,15 @@ pub(super) struct Single;
 impl Word for Single {
     const NUMBERS: usize = 1;
 
-    fn pack<const W: usize>(
-        of: Lines<'_>,
-        lines: Range<usize>,
-        depth: Range<usize>,
-        out: &mut Vec<f32>,
-    ) {
+    fn pack<const W: usize>(part: Part<'_>, out: &mut Vec<f32>) {
+        let Part { of, lines, depth } = part.clone();
         let panel = W * depth.len();
         let len = lines.len().div_ceil(W) * panel;
         out.clear();
         let memory = room(out, len);
         let whole = if of.stride == 1 { lines.len() / W } else { 0 };
         // Where lines are adjacent in memory, all panels are filled from one sequential read.
-        for (i, k) in depth.clone().enumerate() {
+        for (i, k) in depth.enumerate() {
             let start = lines.start + k * of.step;
             let from = &of.data[start..][..whole * W];
             // Each k lies in another page, and hardware prefetchers stop at the end of a page.
@@ -189,21 +195,16 @@ impl Word for Single {
             }
         }
         for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
-            Self::pack_panel::<W>(of, lines.start + i * W, lines.end, depth.clone(), out);
+            Self::pack_panel::<W>(part.panel::<W>(i), out);
         }
         // SAFETY: the first `whole` panels were written line by line, the others each by itself.
         unsafe { out.set_len(len) }
     }
 
-    fn pack_panel<const W: usize>(
-        of: Lines<'_>,
-        first: usize,
-        end: usize,
-        depth: Range<usize>,
-        out: &mut Uninit,
-    ) {
+    fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit) {
+        let Part { of, lines, depth } = part;
+        let (first, lines) = (lines.start, lines.len());
         assert_eq!(out.len(), W * depth.len());
-        let lines = W.min(end - first);
         if lines < W {
             write_zeros(out);
         }
@@ -226,7 +227,7 @@ impl Word for Single {
                 let from = &of.data[start + i * of.stride + k..][..(rows - 1) * of.stride + BLOCK];
                 let to = &mut out[k * W + i..][..(BLOCK - 1) * W + rows];
                 let (from, to) = (from.as_ptr(), to.as_mut_ptr().cast());
-                // SAFETY: panels are made only on machines with AVX2; the slices hold a block at their strides.
+                // SAFETY: panels are made only where `level::has_products`; the slices hold a block at their strides.
                 unsafe {
                     match rows {
                         BLOCK => transpose::<BLOCK>(from, of.stride, to, W),
@@ -243,62 +244,6 @@ impl Word for Single {
             for (out, x) in out[whole * W + i..].iter_mut().step_by(W).zip(line) {
                 out.write(*x);
             }
-        }
-    }
-}
-
-/// Columns of a [`transpose`], and most of its rows.
-pub(super) const BLOCK: usize = 8;
-
-/// Transposes `R` rows, six or eight, of eight elements: rows `stride` apart become columns of rows `width` apart.
-///
-/// # Safety
-/// The machine has AVX2; all elements can be read, and written.
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn transpose<const R: usize>(
-    from: *const f32,
-    stride: usize,
-    to: *mut f32,
-    width: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let row: [__m256; BLOCK] = std::array::from_fn(|i| {
-            if i < R {
-                _mm256_loadu_ps(from.add(i * stride))
-            } else {
-                _mm256_setzero_ps()
-            }
-        });
-        // Interleaves pairs of rows, then pairs of pairs, then the halves of the vectors.
-        let mut pairs = row;
-        for i in 0..4 {
-            pairs[2 * i] = _mm256_unpacklo_ps(row[2 * i], row[2 * i + 1]);
-            pairs[2 * i + 1] = _mm256_unpackhi_ps(row[2 * i], row[2 * i + 1]);
-        }
-        let mut fours = pairs;
-        for i in [0, 4] {
-            fours[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
-            fours[i + 1] = _mm256_shuffle_ps::<0xEE>(pairs[i], pairs[i + 2]);
-            fours[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
-            fours[i + 3] = _mm256_shuffle_ps::<0xEE>(pairs[i + 1], pairs[i + 3]);
-        }
-        let store = |k: usize, column: __m256| {
-            let to = to.add(k * width);
-            if R == BLOCK {
-                _mm256_storeu_ps(to, column);
-            } else {
-                _mm_storeu_ps(to, _mm256_castps256_ps128(column));
-                let rest = _mm_castps_pd(_mm256_extractf128_ps::<1>(column));
-                _mm_storel_pd(to.add(4).cast(), rest);
-            }
-        };
-        for i in 0..4 {
-            store(i, _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]));
-            store(
-                i + 4,
-                _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]),
-            );
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Vector arithmetic: a kernel is one body of plain Rust, which [`vectorised!`] compiles for AVX-512, for AVX2 and for the baseline; which
-//! of them runs is decided at run time.
+//! of them runs is decided at run time. On arm64 the baseline is all there is: it has NEON.
 //!
 //! Nothing here names an instruction. The compiler vectorises the loops of `body` for the features of the function that it is inlined
 //! into, so what such a loop calls must be inlined too: these functions are `#[inline(always)]`. A sum over floats is not vectorised by
@@ -24,11 +24,11 @@ macro_rules! vectorised {
                 fn avx2 $(<$life>)? ($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
                 }
-                if $crate::cpu::simd::avx512() {
+                if $crate::cpu::level::avx512() {
                     // SAFETY: the features were detected.
                     return unsafe { avx512($($arg),*) };
                 }
-                if $crate::cpu::simd::avx2() {
+                if $crate::cpu::level::avx2() {
                     // SAFETY: as above.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -39,80 +39,20 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
-/// The instruction sets that kernels are compiled for, each with all that the one before it has.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-enum Level {
-    Baseline,
-    /// With fused multiply-add.
-    Avx2,
-    Avx512,
-    /// With sums of products of pairs in bf16.
-    Avx512Bf16,
-    /// With products of whole tiles in bf16, where `cpu::amx` finds them.
-    Amx,
-}
-
-/// What the machine has, or less where the environment has `RLHF_SIMD=avx512_bf16`, `avx512`, `avx2` or `baseline`: to try on a newer machine what an
-/// older one computes. Read here for the reason of `RLHF_REFERENCE`.
-#[cfg(target_arch = "x86_64")]
-static LEVEL: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    let avx512 = avx2
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512bw");
-    let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-    let most = match std::env::var_os("RLHF_SIMD") {
-        Some(name) if name == "avx512_bf16" => Level::Avx512Bf16,
-        Some(name) if name == "avx512" => Level::Avx512,
-        Some(name) if name == "avx2" => Level::Avx2,
-        Some(name) if name == "baseline" => Level::Baseline,
-        _ => Level::Amx,
-    };
-    let has = match (avx512_bf16, avx512, avx2) {
-        (true, ..) => Level::Amx, // if it has that, too
-        (_, true, _) => Level::Avx512,
-        (.., true) => Level::Avx2,
-        _ => Level::Baseline,
-    };
-    match has < most {
-        true => has,
-        false => most,
-    }
-});
-
-/// Whether AMX may be used, on a machine that has it.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn may_use_amx() -> bool {
-    *LEVEL == Level::Amx
-}
-
-/// Whether to use AVX-512 with bf16.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx512_bf16() -> bool {
-    *LEVEL >= Level::Avx512Bf16
-}
-
-/// Whether to use AVX-512, as [`vectorised!`] does.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx512() -> bool {
-    *LEVEL >= Level::Avx512
-}
-
-/// Whether to use AVX2 and fused multiply-add, or more.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx2() -> bool {
-    *LEVEL >= Level::Avx2
-}
-
 /// Loads the cache line at `from` ahead of its use. The address need not be valid.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn prefetch(from: *const f32) {
     // SAFETY: a prefetch of an invalid address does nothing.
-    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast()) }
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast())
+    }
+    // SAFETY: as above. The intrinsic for it is unstable.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{from}]", from = in(reg) from, options(readonly, nostack, preserves_flags));
+    }
 }
 
 /// Running sums of a [`sum`]: two AVX-512 vectors, enough to hide the latency of an addition.
