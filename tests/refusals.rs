@@ -319,3 +319,16 @@ fn one_of_several_processes_does_not_begin_the_work_of_all() {
     assert!(remedies.iter().any(|it| said.contains(it)), "{said}");
     assert_eq!(start("1"), "");
 }
+
+#[test]
+fn a_switch_of_the_environment_with_an_unknown_value_is_refused() {
+    let folder = Folder::empty();
+    for (switch, expected) in [("RLHF_SIMD", "baseline"), ("RLHF_REFERENCE", "expected 1")] {
+        let mut command = folder.command("doctor");
+        let output = command.env(switch, "nonsense").output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let named = said.contains(&format!("error: {switch} is \"nonsense\""));
+        assert!(named && said.contains(expected), "{said}");
+    }
+}

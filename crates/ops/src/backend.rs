@@ -1,10 +1,11 @@
 //! Which implementation of an operation runs.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::gpu::{Emulator, emulate};
 
@@ -77,12 +78,30 @@ pub(crate) fn reference_dtype(t: &Tensor) -> DType {
     }
 }
 
-/// Initially set where the environment has `RLHF_REFERENCE=1`.
+/// The environment variable that initially sets [`REFERENCE_ONLY`].
 ///
 /// Read here and not in the binary, because integration tests run without the binary's `main`. This crate's unit tests ignore the
 /// variable: they compare the two backends.
+const SWITCH: &str = "RLHF_REFERENCE";
+
+/// What `value` of [`SWITCH`] asks for: 1 is on; 0, empty or unset is off.
+fn is_on(value: Option<&OsStr>) -> Result<bool> {
+    match value {
+        Some(value) if value == "1" => Ok(true),
+        Some(value) if !value.is_empty() && value != "0" => bail!(
+            "{SWITCH} is {value:?}; expected 1, for the reference forms of all operations, or 0"
+        ),
+        _ => Ok(false),
+    }
+}
+
+/// Errors where [`SWITCH`] is neither on nor off.
+pub(crate) fn check_switch() -> Result<()> {
+    is_on(std::env::var_os(SWITCH).as_deref()).map(drop)
+}
+
 static REFERENCE_ONLY: LazyLock<AtomicBool> = LazyLock::new(|| {
-    let requested = std::env::var_os("RLHF_REFERENCE").is_some_and(|value| value == "1");
+    let requested = is_on(std::env::var_os(SWITCH).as_deref()).unwrap_or(false);
     AtomicBool::new(requested && !cfg!(test))
 });
 
@@ -96,4 +115,24 @@ pub fn set_reference_only(on: bool) {
 /// Whether every operation uses its reference form: by [`set_reference_only`], or by `RLHF_REFERENCE=1` in the environment.
 pub fn reference_only() -> bool {
     REFERENCE_ONLY.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_is_on_or_off_and_else_refused() {
+        let of = |value: &str| is_on(Some(OsStr::new(value)));
+        assert!(of("1").unwrap());
+        for off in [of("0"), of(""), is_on(None)] {
+            assert!(!off.unwrap());
+        }
+        let refusal = of("yes").unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("RLHF_REFERENCE is \"yes\"; expected 1"),
+            "{refusal}"
+        );
+        check_switch().unwrap(); // of this very run
+    }
 }

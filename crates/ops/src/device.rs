@@ -6,6 +6,13 @@ use candle_core::{Device, DeviceLocation, Result, bail};
 
 use crate::cpu::level;
 
+/// Errors where the environment has `RLHF_SIMD` or `RLHF_REFERENCE` with a value that neither knows, which would be as if it were not set.
+/// Call at the start of a process.
+pub fn check_switches() -> Result<()> {
+    level::check_switch()?;
+    crate::backend::check_switch()
+}
+
 /// The device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` for the first of CUDA, Metal and CPU that is compiled in and present.
 /// Of several processes on one host the `local`-th (from 0) gets the GPU of that number, unless the name has one.
 pub fn pick(name: &str, local: usize) -> Result<Device> {

@@ -136,7 +136,8 @@ pub fn main() -> ExitCode {
         // What cannot be written to stderr is not worth a panic there.
         .log_internal_errors(false)
         .init();
-    let comm = match ranks::join(&typed, launched) {
+    let understood = rlhf_ops::device::check_switches().map_err(|error| exit::usage!("{error}"));
+    let comm = match understood.and_then(|()| ranks::join(&typed, launched)) {
         Ok(comm) => comm,
         Err(error) => return exit::code(Err(error)),
     };
