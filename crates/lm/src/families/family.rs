@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use candle_core::quantized::gguf_file::Value as MetadataValue;
 use candle_nn::VarBuilder;
+use rlhf_ops::DeltaHeads;
 use serde_json::{Map, Value};
 
 use super::Mixture;
@@ -66,6 +67,16 @@ pub(crate) trait Family: Debug + Send + Sync {
     /// The experts in the place of an MLP, where blocks have them.
     fn mixture(&self) -> Option<Mixture> {
         None
+    }
+
+    /// The heads of its recurrent layers, where it has some.
+    fn recurrent_heads(&self) -> Option<DeltaHeads> {
+        None
+    }
+
+    /// Modules that files may hold parameters of though nothing reads them.
+    fn unread_modules(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Turns the tensors that files hold into the model's parameters, where the two differ in more than names.
@@ -175,11 +186,12 @@ pub(crate) struct GgufSpelling {
     pub(crate) config: fn(&Keys<'_>, bool) -> Result<Map<String, Value>>,
     /// Modules outside the blocks, and llama.cpp's name of each.
     pub(crate) modules: &'static [(&'static str, &'static str)],
-    /// Modules of a block, and llama.cpp's name of each, in several tables, since families share most of them; of a parameter that it stores in several tensors, stretches along the last dimension but
-    /// one, their names with a `+` between.
+    /// Modules of a block, and llama.cpp's name of each, in several tables, since families share most of them. A parameter that is no module's `weight` or
+    /// `bias` has its whole name here, and so has what is stored for it; of one stored in several tensors, stretches along the last dimension but one,
+    /// these are the names with a `+` between.
     pub(crate) block: &'static [&'static [(&'static str, &'static str)]],
     /// How a parameter of this name and rank is laid out in the file.
-    pub(crate) layout: fn(&Dimensions, &str, usize) -> StoredLayout,
+    pub(crate) layout: fn(&dyn Family, &str, usize) -> StoredLayout,
     /// Whether files hold a tied embedding a second time, as a head.
     pub(crate) repeats_embedding: bool,
 }
@@ -253,6 +265,25 @@ pub(crate) enum StoredLayout {
     PlusOne,
     /// Without the dimension of size 1 in the middle, `[C, L]` for `[C, 1, L]`.
     Squeezed,
+    /// A part of a recurrent layer, whose heads of values are in another order.
+    Recurrent(DeltaHeads, RecurrentPart),
+}
+
+/// The parameters of a recurrent layer by what their rows or columns are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecurrentPart {
+    /// Rows for the queries of all heads, for their keys, and for their values.
+    QueriesKeysValues,
+    /// The same, of a convolution `[C, 1, L]`, stored as `[C, L]`.
+    Convolution,
+    /// Rows for values.
+    Values,
+    /// A row or a number for each head of values.
+    Heads,
+    /// The same of A, of which the file has −e^A.
+    Decay,
+    /// Columns for values.
+    Out,
 }
 
 /// For settings that llama.cpp's `architecture` does not have.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{
-    Activation, Biases, BlockNorms, Decoder, Defaults, HeadNorms, KeyValues, LLAMA_BLOCK,
-    LLAMA_MODULES, LayerSizes, PerLayer, flag, layer_kinds, layer_types, rope_of, sliding_window,
+    Activation, BLOCK_FACTOR, Biases, BlockNorms, Decoder, Defaults, EXPERTS_BESIDE, HeadNorms,
+    KeyValues, LAYERS, LayerSizes, NORMS_AFTER, PerLayer, flag, keys_of_unequal, layer_kinds,
+    layer_types, rope_of, sliding_window,
 };
 use super::family::{GgufSpelling, ModelType, StoredLayout, count, refuse};
 use super::gemma::cap;
@@ -24,13 +25,26 @@ pub(super) const GEMMA4: ModelType = ModelType {
     parse: |json| Ok(Arc::new(gemma4(json)?)),
     gguf: &GgufSpelling {
         architecture: "gemma4",
-        config: |_, _| {
-            Err(Error::Invalid(
-                "GGUF files of Gemma 4 are not read: take the Hugging Face directory".into(),
-            ))
-        },
-        modules: LLAMA_MODULES,
-        block: LLAMA_BLOCK,
+        config: |keys, tied| keys_of_unequal(keys, GEMMA4.name, tied),
+        modules: &[
+            ("model.embed_tokens", "token_embd"),
+            ("model.norm", "output_norm"),
+            ("lm_head", "output"),
+            ("model.embed_tokens_per_layer", "per_layer_token_embd"),
+            ("model.per_layer_model_projection", "per_layer_model_proj"),
+            ("model.per_layer_projection_norm", "per_layer_proj_norm"),
+        ],
+        block: &[
+            NORMS_AFTER,
+            LAYERS,
+            EXPERTS_BESIDE,
+            &[
+                (BLOCK_FACTOR, "layer_output_scale.weight"),
+                ("per_layer_input_gate", "inp_gate"),
+                ("per_layer_projection", "proj"),
+                ("post_per_layer_input_norm", "post_norm"),
+            ],
+        ],
         layout: |_, _, _| StoredLayout::Same,
         repeats_embedding: false,
     },

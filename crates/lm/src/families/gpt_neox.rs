@@ -60,8 +60,8 @@ const GGUF: GgufSpelling = GgufSpelling {
         ("mlp.dense_h_to_4h", "ffn_up"),
         ("mlp.dense_4h_to_h", "ffn_down"),
     ]],
-    layout: |dimensions, name, _| match name.contains(".query_key_value.") {
-        true => StoredLayout::Stacked(dimensions.heads),
+    layout: |family, name, _| match name.contains(".query_key_value.") {
+        true => StoredLayout::Stacked(family.dimensions().heads),
         false => StoredLayout::Same,
     },
     repeats_embedding: false,

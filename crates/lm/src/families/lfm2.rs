@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::decoder::{
     Decoder, Defaults, HeadNorms, Mixer, Naming, flag, keys_like_llama, layer_kinds_of, number,
 };
-use super::family::{Dimensions, GgufSpelling, ModelType, StoredLayout, count, refuse};
+use super::family::{GgufSpelling, ModelType, StoredLayout, count, refuse};
 use crate::gguf::{self, Keys};
 use crate::{Error, Result};
 
@@ -41,7 +41,7 @@ pub(super) const LFM2: ModelType = ModelType {
             ("feed_forward.w3", "ffn_up"),
             ("feed_forward.w2", "ffn_down"),
         ]],
-        layout: |_: &Dimensions, name, _| match name.ends_with(".conv.conv.weight") {
+        layout: |_, name, _| match name.ends_with(".conv.conv.weight") {
             true => StoredLayout::Squeezed,
             false => StoredLayout::Same,
         },

@@ -19,7 +19,9 @@ mod qwen;
 mod qwen3_5;
 mod smollm3;
 
-pub(crate) use family::{Dimensions, Family, GgufSpelling, LogitsRule, ModelType, StoredLayout};
+pub(crate) use family::{
+    Dimensions, Family, GgufSpelling, LogitsRule, ModelType, RecurrentPart, StoredLayout,
+};
 pub(crate) use mixture::Mixture;
 pub(crate) use nested::{text_part, text_tensor};
 

@@ -7,7 +7,8 @@ use rlhf_ops::DeltaHeads;
 use serde_json::{Map, Value, json};
 
 use super::decoder::{
-    Biases, Decoder, Defaults, HeadNorms, LLAMA_BLOCK, LLAMA_MODULES, Mixer, flag, layer_kinds_of,
+    Biases, DELTA_NET, Decoder, Defaults, HeadNorms, LAYERS, LLAMA_MODULES, Mixer, NORMS_AFTER,
+    delta_net_layout, flag, keys_of_recurrent, layer_kinds_of,
 };
 use super::family::{GgufSpelling, ModelType, StoredLayout, count, refuse};
 use crate::gguf;
@@ -19,15 +20,16 @@ pub(super) const QWEN3_5: ModelType = ModelType {
     parse: |json| Ok(Arc::new(qwen3_5(json)?)),
     gguf: &GgufSpelling {
         architecture: "qwen35",
-        config: |_, _| {
-            Err(Error::Invalid(
-                "GGUF files of Qwen3.5, which hold the heads of its recurrent layers in another order, are not read: take the Hugging Face directory"
-                    .into(),
-            ))
-        },
+        config: |keys, tied| keys_of_recurrent(keys, QWEN3_5.name, tied),
         modules: LLAMA_MODULES,
-        block: LLAMA_BLOCK,
-        layout: |_, _, _| StoredLayout::Same,
+        // The norm before the MLP, which is called as if it stood behind attention.
+        block: &[NORMS_AFTER, LAYERS, DELTA_NET],
+        // llama.cpp has one norm, whose weights are the factors.
+        layout: |family, name, _| match delta_net_layout(family, name) {
+            Some(layout) => layout,
+            None if name.ends_with("norm.weight") => StoredLayout::PlusOne,
+            None => StoredLayout::Same,
+        },
         repeats_embedding: false,
     },
 };

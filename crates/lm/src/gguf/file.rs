@@ -237,10 +237,16 @@ impl GgufFile {
         Ok(Some((kind, blocks)))
     }
 
+    /// The type of tensor `name`, where it can stay in its blocks.
+    pub(super) fn block_kind(&self, name: &str) -> Option<GgmlDType> {
+        let kind = known(self.tensors.get(name)?.kind).ok();
+        kind.filter(|kind| can_stay(*kind))
+    }
+
     /// Numbers and bytes of tensor `name`, where it can stay in its blocks.
     pub(super) fn blocks_size(&self, name: &str) -> Option<(u64, u64)> {
         let stored = self.tensors.get(name)?;
-        let dtype = known(stored.kind).ok().filter(|kind| can_stay(*kind))?;
+        let dtype = self.block_kind(name)?;
         let blocks = stored.elements / dtype.block_size();
         Some((stored.elements as u64, (blocks * dtype.type_size()) as u64))
     }

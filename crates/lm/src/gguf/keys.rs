@@ -5,13 +5,15 @@ use serde_json::{Map, Value, json};
 
 use super::file::GgufFile;
 use super::{header, rope};
-use crate::Result;
+use crate::{Error, Result};
 
 /// No model has more layers, heads or columns; larger numbers are mistakes.
 pub(super) const MOST: usize = 1 << 20;
 /// The longest context and the largest vocabulary a file may claim.
 const LONGEST: usize = 1 << 31;
 
+/// The number of blocks behind the model's that guess further tokens ahead.
+pub(super) const AHEAD: &str = "nextn_predict_layers";
 /// The tensor of Llama 3's stretched frequencies.
 pub(crate) const DIVISORS: &str = "rope_freqs.weight";
 /// The tensors of LongRoPE's divisors, up to the original length and beyond it.
@@ -83,9 +85,39 @@ impl<'a> Keys<'a> {
         self.file.flag(&self.name(key))
     }
 
-    /// Which of `layers` have a sliding window, where the file says it: a flag for each, or the number n of which the last has none.
+    /// An error about the file.
+    pub(crate) fn error(&self, what: impl Into<String>) -> Error {
+        self.file.error(what)
+    }
+
+    /// A number of heads or columns for each of `layers`: a list, or one for all.
+    pub(crate) fn sizes(&self, key: &str, layers: usize) -> Result<Vec<usize>> {
+        let name = self.name(key);
+        let Some(header::Value::Array(_)) = self.file.value(&name) else {
+            return Ok(vec![self.size(key)?; layers]);
+        };
+        let size = |value: &header::Value| match value {
+            header::Value::Integer(size) => usize::try_from(*size).ok().filter(|n| *n <= MOST),
+            _ => None,
+        };
+        let sizes = self.file.list(&name, "a size", size)?.unwrap_or_default();
+        match sizes.len() == layers {
+            true => Ok(sizes),
+            false => Err(self.file.error(format!(
+                "{name} has {} numbers for {layers} layers",
+                sizes.len()
+            ))),
+        }
+    }
+
+    /// Which of `layers` have a sliding window, where the file says it.
     pub(crate) fn sliding_layers(&self, layers: usize) -> Result<Option<Vec<bool>>> {
-        let name = self.name("attention.sliding_window_pattern");
+        self.flags("attention.sliding_window_pattern", layers)
+    }
+
+    /// A flag for each of `layers`, where the key is there; it may hold the number n of which the last is false.
+    pub(crate) fn flags(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>> {
+        let name = self.name(key);
         let found = match self.file.value(&name) {
             None => return Ok(None),
             Some(header::Value::Integer(n)) if *n > 0 => {
@@ -125,17 +157,27 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The number of blocks, of which each has tensors: no more than there are tensors.
+    /// The number of blocks, of which each has tensors: no more than there are tensors. Those that guess further tokens ahead are not counted.
     pub(crate) fn blocks(&self) -> Result<usize> {
         let tensors = self.file.names().count();
         let blocks = self.size("block_count")?;
+        let ahead = self.blocks_ahead()?;
         match blocks <= tensors {
-            true => Ok(blocks),
+            true if ahead >= blocks => Err(self.file.error(format!(
+                "{} = {ahead} leaves nothing of {blocks} blocks",
+                self.name(AHEAD)
+            ))),
+            true => Ok(blocks - ahead),
             false => Err(self.file.error(format!(
                 "{} = {blocks}, but there are {tensors} tensors in all",
                 self.name("block_count")
             ))),
         }
+    }
+
+    /// The number of blocks behind the model's that guess further tokens ahead.
+    pub(crate) fn blocks_ahead(&self) -> Result<usize> {
+        Ok(self.optional_size(AHEAD)?.unwrap_or(0))
     }
 
     /// The rows of the embedding, which a key may repeat.
@@ -157,6 +199,11 @@ impl<'a> Keys<'a> {
     /// Whether the file has a tensor of this name.
     pub(crate) fn has(&self, tensor: &str) -> bool {
         self.file.shape(tensor).is_some()
+    }
+
+    /// What the rotary frequencies are divided by, where a tensor says so.
+    pub(crate) fn divisors(&self) -> Option<&[f32]> {
+        self.divisors.as_deref()
     }
 
     /// The value of `rope_scaling` for rotary frequencies of `dim` numbers and base `theta`: as the metadata say, or as the divisors

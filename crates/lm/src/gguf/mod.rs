@@ -10,6 +10,7 @@ mod export;
 mod file;
 mod header;
 mod keys;
+mod recurrent;
 mod rope;
 mod splitting;
 mod tokenizer;

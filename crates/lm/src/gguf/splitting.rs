@@ -72,7 +72,7 @@ pub(super) fn bytes(split: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": split})
 }
 
-fn all() -> [Splitting; 7] {
+fn all() -> [Splitting; 8] {
     let digits = json!({"type": "Digits", "individual_digits": true});
     let sequence =
         |first: Value, then: Value| json!({"type": "Sequence", "pretokenizers": [first, then]});
@@ -80,7 +80,7 @@ fn all() -> [Splitting; 7] {
         let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
         sequence(split, bytes(false))
     };
-    let pattern = |digits| split(words(digits));
+    let pattern = |digits| split(words(r"\p{L}", digits));
     [
         Splitting {
             names: &["gpt-2", "default", "phi-2"],
@@ -142,13 +142,25 @@ fn all() -> [Splitting; 7] {
             ignore_merges: false,
             adds_begin: false,
         },
+        // Qwen3.5's: marks belong to words.
+        Splitting {
+            names: &["qwen35"],
+            normalizer: json!({"type": "NFC"}),
+            pre_tokenizer: split(words(r"\p{L}\p{M}", r"\p{N}")),
+            ignore_merges: false,
+            adds_begin: false,
+        },
     ]
 }
 
-/// The pattern of Llama 3 and Qwen2, which differ in how many digits stay together.
-fn words(digits: &str) -> String {
+/// The pattern of Llama 3, Qwen2 and Qwen3.5, which differ in what a word is made of and in how many digits stay together.
+fn words(letters: &str, digits: &str) -> String {
+    let word = match letters {
+        r"\p{L}" => letters.to_owned(),
+        several => format!("[{several}]"),
+    };
     format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{word}+|{digits}| ?[^\s{letters}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
 }
 
@@ -173,21 +185,23 @@ mod tests {
 
     use super::*;
 
-    /// The oracle is tiktoken's pattern, run by another engine (scripts/oracle/splitting.py).
+    /// The oracles are the patterns of tiktoken and of `transformers`' Qwen3_5Tokenizer, run by another engine (scripts/oracle/splitting.py).
     #[test]
-    fn texts_are_split_as_gpt_4o_splits_them() {
+    fn texts_are_split_as_gpt_4o_and_qwen3_5_split_them() {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
         let cases = fs_err::read_to_string(fixture.join("splitting.json")).unwrap();
         let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
-        let steps = named("gpt-4o").unwrap().pre_tokenizer;
-        let split = steps["pretokenizers"][0].clone();
-        let split: PreTokenizerWrapper = serde_json::from_value(split).unwrap();
-        for case in cases {
-            let mut text = PreTokenizedString::from(case["text"].as_str().unwrap());
-            split.pre_tokenize(&mut text).unwrap();
-            let words = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
-            let words: Vec<&str> = words.into_iter().map(|(word, ..)| word).collect();
-            assert_eq!(json!(words), case["words"]);
+        for name in ["gpt-4o", "qwen35"] {
+            let steps = named(name).unwrap().pre_tokenizer;
+            let split = steps["pretokenizers"][0].clone();
+            let split: PreTokenizerWrapper = serde_json::from_value(split).unwrap();
+            for case in &cases {
+                let mut text = PreTokenizedString::from(case["text"].as_str().unwrap());
+                split.pre_tokenize(&mut text).unwrap();
+                let words = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+                let words: Vec<&str> = words.into_iter().map(|(word, ..)| word).collect();
+                assert_eq!(json!(words), case[name]);
+            }
         }
     }
 

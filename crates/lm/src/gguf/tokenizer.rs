@@ -1,7 +1,8 @@
 //! The tokenizer of a GGUF file as a `tokenizer.json` and a `tokenizer_config.json`.
 //!
-//! Two kinds exist (`tokenizer.ggml.model`): `gpt2`, byte-level BPE whose `tokenizer.ggml.pre` names how
-//! text is split before merging, and `llama`, SentencePiece's BPE, where scores order the merges.
+//! Three kinds exist (`tokenizer.ggml.model`): `gpt2`, byte-level BPE whose `tokenizer.ggml.pre` names how
+//! text is split before merging, `llama`, SentencePiece's BPE, where scores order the merges, and `gemma4`,
+//! the same with a list of merges.
 //! Where llama.cpp and the model's own `tokenizer.json` differ (it skips Qwen2's normalisation), the
 //! latter is followed.
 
@@ -56,9 +57,13 @@ pub(super) fn read(file: &GgufFile, rows: usize) -> Result<Tokenizer> {
     let (mut json, adds_begin) = match file.text(MODEL)? {
         Some("gpt2") => byte_level(file, &vocabulary)?,
         Some("llama") => (sentence_piece(file, &vocabulary)?, true),
+        Some("gemma4") => {
+            let merges = listed_merges(file)?;
+            (pieces(&vocabulary, merges, false), true)
+        }
         Some(other) => {
             return Err(file.error(format!(
-                "{MODEL} {other:?} is not known; expected gpt2 (byte-level BPE) or llama (SentencePiece)"
+                "{MODEL} {other:?} is not known; expected gpt2 (byte-level BPE), llama (SentencePiece) or gemma4"
             )));
         }
         None => return Err(file.missing(MODEL)),
@@ -205,16 +210,22 @@ fn same_length(file: &GgufFile, key: &str, found: usize, tokens: usize) -> Resul
     }
 }
 
+/// The merges, where the file lists them.
+fn listed_merges(file: &GgufFile) -> Result<Vec<(&str, &str)>> {
+    fn pair(value: &header::Value) -> Option<(&str, &str)> {
+        match value {
+            header::Value::Text(text) => text.split_once(' '),
+            _ => None,
+        }
+    }
+    file.list(MERGES, "two tokens with a space between", pair)?
+        .ok_or_else(|| file.missing(MERGES))
+}
+
 /// `tokenizer.json` of a byte-level BPE, and whether such tokenizers begin a text with the begin
 /// token when the file does not say.
-fn byte_level<'a>(file: &'a GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)> {
-    let pair = |value: &'a header::Value| match value {
-        header::Value::Text(text) => text.split_once(' '),
-        _ => None,
-    };
-    let merges = file
-        .list(MERGES, "two tokens with a space between", pair)?
-        .ok_or_else(|| file.missing(MERGES))?;
+fn byte_level(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Value, bool)> {
+    let merges = listed_merges(file)?;
     let pre = file.text(PRE)?.unwrap_or(splitting::UNNAMED);
     let split = splitting::named(pre).ok_or_else(|| {
         file.error(format!(
@@ -238,7 +249,7 @@ fn byte_level<'a>(file: &'a GgufFile, vocabulary: &Vocabulary<'_>) -> Result<(Va
     Ok((json, split.adds_begin))
 }
 
-/// `tokenizer.json` of SentencePiece's BPE: the spelling of Llama 2.
+/// `tokenizer.json` of SentencePiece's BPE.
 fn sentence_piece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value> {
     let score = |value: &header::Value| match value {
         header::Value::Float(score) if score.is_finite() => Some(*score),
@@ -249,6 +260,11 @@ fn sentence_piece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value>
         .ok_or_else(|| file.missing(SCORES))?;
     same_length(file, SCORES, scores.len(), vocabulary.tokens.len())?;
     let prefix = file.flag(PREPENDS_SPACE)?.unwrap_or(true);
+    Ok(pieces(vocabulary, merges(vocabulary, &scores), prefix))
+}
+
+/// `tokenizer.json` of a BPE over characters, with a space before every text if `prefix`: the spelling of Llama 2.
+fn pieces(vocabulary: &Vocabulary<'_>, merges: Vec<(&str, &str)>, prefix: bool) -> Value {
     let unknown = vocabulary
         .types
         .iter()
@@ -265,7 +281,7 @@ fn sentence_piece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value>
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    Ok(json!({
+    json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": null,
@@ -274,9 +290,9 @@ fn sentence_piece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value>
         "model": {
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocabulary.json(), "merges": merges(vocabulary, &scores),
+            "vocab": vocabulary.json(), "merges": merges,
         },
-    }))
+    })
 }
 
 /// Every way to put a token together from two others, the best token first: SentencePiece merges the

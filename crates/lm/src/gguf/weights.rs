@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rlhf_ops::{QuantisedWeight, WeightLayout};
 
 use super::file::GgufFile;
-use super::keys::{DIVISORS, LONG_ROPE};
-use crate::families::{GgufSpelling, StoredLayout};
+use super::keys::{AHEAD, DIVISORS, LONG_ROPE, MOST};
+use super::recurrent;
+use crate::families::{GgufSpelling, RecurrentPart, StoredLayout};
 use crate::schema::Misfits;
 use crate::{CausalLm, ModelConfig, Result};
 
@@ -24,18 +25,21 @@ pub(super) fn gguf_names(
             .map(|(_, theirs)| *theirs)
     };
     let (module, part) = match name.rsplit_once('.')? {
-        split @ (_, "weight" | "bias") => split,
-        // Parameters that belong to no layer of their own.
-        _ => (name, "weight"),
+        (module, part @ ("weight" | "bias")) => (module, Some(part)),
+        _ => (name, None),
+    };
+    let whole = |theirs: String| match part {
+        Some(part) => format!("{theirs}.{part}"),
+        None => theirs,
     };
     if let Some(theirs) = find(&[spelling.modules], module) {
-        return Some(vec![format!("{theirs}.{part}")]);
+        return Some(vec![whole(theirs.to_owned())]);
     }
     let names = config.family().names();
     let block = module.strip_prefix(&format!("{}.{}.", names.trunk, names.blocks))?;
     let (index, module) = block.split_once('.')?;
     let theirs = find(spelling.block, module)?;
-    let stored = |theirs| format!("blk.{index}.{theirs}.{part}");
+    let stored = |theirs| whole(format!("blk.{index}.{theirs}"));
     Some(theirs.split('+').map(stored).collect())
 }
 
@@ -55,6 +59,7 @@ fn relaid(tensor: Tensor, stored: StoredLayout) -> candle_core::Result<Tensor> {
         }
         StoredLayout::PlusOne => tensor - 1.0,
         StoredLayout::Squeezed => tensor.unsqueeze(1),
+        StoredLayout::Recurrent(heads, part) => recurrent::relaid(&tensor, heads, part),
         StoredLayout::Interleaved(heads) => {
             let shape = tensor.shape().clone();
             let columns = tensor.elem_count() / shape.dims()[0];
@@ -80,8 +85,10 @@ pub(super) fn laid_out(tensor: Tensor, stored: StoredLayout) -> candle_core::Res
                 .transpose(0, 1)?
                 .reshape(shape)
         }
-        StoredLayout::PlusOne => tensor + 1.0,
+        // Half precision has too few digits for the sum.
+        StoredLayout::PlusOne => tensor.to_dtype(DType::F32)? + 1.0,
         StoredLayout::Squeezed => tensor.squeeze(1),
+        StoredLayout::Recurrent(heads, part) => recurrent::laid_out(&tensor, heads, part),
         StoredLayout::Interleaved(heads) => {
             let shape = tensor.shape().clone();
             let columns = tensor.elem_count() / shape.dims()[0];
@@ -92,6 +99,30 @@ pub(super) fn laid_out(tensor: Tensor, stored: StoredLayout) -> candle_core::Res
                 .reshape(shape)
         }
     }
+}
+
+/// The shape in which a file holds a parameter of shape `dims`.
+fn stored_shape(dims: &[usize], stored: StoredLayout) -> Vec<usize> {
+    let mut shape = dims.to_vec();
+    match stored {
+        StoredLayout::Transposed => shape.reverse(),
+        StoredLayout::Squeezed | StoredLayout::Recurrent(_, RecurrentPart::Convolution) => {
+            shape.remove(1);
+        }
+        _ => {}
+    }
+    shape
+}
+
+/// Whether the matrix stored under the name `stored` can stay in its quantised blocks.
+fn stays(file: &GgufFile, stored: &str, layout: StoredLayout) -> bool {
+    let kind = file.block_kind(stored);
+    kind.is_some_and(|kind| match layout {
+        StoredLayout::Recurrent(heads, part) => {
+            recurrent::keeps_blocks(heads, part, kind.block_size())
+        }
+        _ => true,
+    })
 }
 
 /// Weights that stay in quantised blocks, by name.
@@ -112,7 +143,11 @@ pub(super) fn quantised_size(
             continue;
         }
         let stored = gguf_names(spelling, config, name).unwrap_or_default();
-        let sizes = stored.iter().map(|stored| file.blocks_size(stored));
+        let layout = (spelling.layout)(config.family(), name, shape.rank());
+        let sizes = stored.iter().map(|stored| {
+            let stays = stays(file, stored, layout);
+            file.blocks_size(stored).filter(|_| stays)
+        });
         for (count, size) in sizes.collect::<Option<Vec<_>>>().unwrap_or_default() {
             numbers += count;
             bytes += size;
@@ -129,20 +164,14 @@ pub(super) fn read(
     config: &ModelConfig,
     keep: bool,
 ) -> Result<(BTreeMap<String, Tensor>, Quantised)> {
-    let dimensions = config.dimensions();
     let mut plan = Vec::new();
     let mut asked = BTreeSet::new();
     let mut misfits = Misfits::default();
     for (name, shape) in CausalLm::schema(config)?.iter() {
         let stored = gguf_names(spelling, config, name)
             .ok_or_else(|| file.error(format!("has no name for parameter {name}")))?;
-        let layout = (spelling.layout)(&dimensions, name, shape.rank());
-        let mut expected = shape.dims().to_vec();
-        match layout {
-            StoredLayout::Transposed => expected.reverse(),
-            StoredLayout::Squeezed => expected.retain(|size| *size != 1),
-            _ => {}
-        }
+        let layout = (spelling.layout)(config.family(), name, shape.rank());
+        let mut expected = stored_shape(shape.dims(), layout);
         if let [.., rows, _] = &mut expected[..] {
             *rows /= stored.len();
         }
@@ -152,9 +181,18 @@ pub(super) fn read(
         }
         plan.push((name.to_owned(), shape.clone(), stored, layout));
     }
+    for module in config.family().unread_modules() {
+        for part in ["weight", "bias"] {
+            asked.extend(
+                gguf_names(spelling, config, &format!("{module}.{part}")).unwrap_or_default(),
+            );
+        }
+    }
+    let ahead = blocks_ahead(file, spelling, config)?;
     misfits.unexpected = file
         .names()
         .filter(|name| !asked.contains(*name) && !is_constant(name, config.tied()))
+        .filter(|name| !ahead.iter().any(|block| name.starts_with(block)))
         .map(str::to_owned)
         .collect();
     if let Some(misfits) = misfits.listed() {
@@ -183,6 +221,7 @@ pub(super) fn read(
         let module = name.strip_suffix(".weight");
         let as_layer = module.and_then(|module| linear.get(module));
         if let Some(order) = as_layer
+            && stays(file, stored, layout)
             && let Some((kind, blocks)) = file.blocks(stored)?
         {
             // Rows of numbers are rows of blocks. A matrix that `transformers` holds the transpose of is turned when its numbers are computed.
@@ -191,7 +230,9 @@ pub(super) fn read(
                 | StoredLayout::Transposed
                 | StoredLayout::PlusOne
                 | StoredLayout::Squeezed => blocks,
-                StoredLayout::Interleaved(_) | StoredLayout::Stacked(_) => relaid(blocks, layout)?,
+                StoredLayout::Interleaved(_)
+                | StoredLayout::Stacked(_)
+                | StoredLayout::Recurrent(..) => relaid(blocks, layout)?,
             };
             quantised.insert(name, QuantisedWeight::new(blocks, kind, *order)?);
             continue;
@@ -227,6 +268,20 @@ fn stacked_blocks(
     let whole = whole.reshape((experts * rows, bytes))?;
     let weight = QuantisedWeight::new(whole, kind, WeightLayout::OutIn)?;
     Ok(Some(weight.stacked(experts)?))
+}
+
+/// The blocks behind the model's that guess further tokens ahead, which are not read, each with the dot behind its name.
+fn blocks_ahead(
+    file: &GgufFile,
+    spelling: &GgufSpelling,
+    config: &ModelConfig,
+) -> Result<Vec<String>> {
+    let key = format!("{}.{AHEAD}", spelling.architecture);
+    let layers = config.dimensions().layers;
+    let ahead = file.integer(&key, MOST)?.unwrap_or(0);
+    Ok((layers..layers + ahead)
+        .map(|block| format!("blk.{block}."))
+        .collect())
 }
 
 /// Tensors that are no parameters: rotary frequencies, and a head that repeats the embedding.

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use rlhf_ops::AttentionConfig;
+use rlhf_ops::{AttentionConfig, DeltaHeads};
 use serde_json::{Map, Value, json};
 
 use super::Mixture;
@@ -35,8 +35,9 @@ pub(super) use config::{
     Defaults, flag, layer_kinds, layer_kinds_of, number, rope_of, sliding_window,
 };
 pub(super) use gguf::{
-    LAYERS, LLAMA_BLOCK, LLAMA_MODULES, NORMS_AFTER, add_windows, interleaved, keys_like_llama,
-    keys_of_decoder, keys_of_mixture, layer_types,
+    DELTA_NET, EXPERTS_BESIDE, LAYERS, LLAMA_BLOCK, LLAMA_MODULES, NORMS_AFTER, add_windows,
+    delta_net_layout, interleaved, keys_like_llama, keys_of_decoder, keys_of_mixture,
+    keys_of_recurrent, keys_of_unequal, layer_types,
 };
 pub(super) use layer::{KeyValues, Layer, LayerSizes, Mixer};
 pub(super) use per_layer::PerLayer;
@@ -214,20 +215,6 @@ impl Decoder {
         }
     }
 
-    /// Takes out the keys and values that files may hold of layers which attend to those of others.
-    fn drop_unread(&self, tensors: &mut BTreeMap<String, Tensor>) {
-        for (number, layer) in self.layers.iter().enumerate() {
-            if let KeyValues::Of(_) = layer.keys {
-                let attention = format!("{}.{}.{number}.self_attn.", NAMES.trunk, NAMES.blocks);
-                let unread = ["k_proj.", "v_proj.", "k_norm.", "v_norm."];
-                tensors.retain(|name, _| {
-                    let module = name.strip_prefix(&attention);
-                    !module.is_some_and(|module| unread.iter().any(|m| module.starts_with(m)))
-                });
-            }
-        }
-    }
-
     /// The names of the blocks with experts, each up to its dot, and the experts.
     fn blocks_with_experts(&self) -> Option<(Mixture, Vec<String>)> {
         let layers = self.layers.iter().enumerate();
@@ -320,8 +307,32 @@ impl Family for Decoder {
         self.mixture
     }
 
+    fn recurrent_heads(&self) -> Option<DeltaHeads> {
+        let mut layers = self.layers.iter();
+        layers.find_map(|layer| match layer.mixer {
+            Mixer::DeltaNet { heads, .. } => Some(heads),
+            Mixer::Attention | Mixer::Convolution { .. } => None,
+        })
+    }
+
+    /// The keys and values of layers that attend to those of others.
+    fn unread_modules(&self) -> Vec<String> {
+        let layers = self.layers.iter().enumerate();
+        let borrow = layers.filter(|(_, layer)| matches!(layer.keys, KeyValues::Of(_)));
+        let modules = |(number, _)| {
+            ["k_proj", "v_proj", "k_norm", "v_norm"].map(|module| {
+                let Names { trunk, blocks, .. } = NAMES;
+                format!("{trunk}.{blocks}.{number}.self_attn.{module}")
+            })
+        };
+        borrow.flat_map(modules).collect()
+    }
+
     fn join_parts(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
-        self.drop_unread(tensors);
+        for module in self.unread_modules() {
+            let within = format!("{module}.");
+            tensors.retain(|name, _| !name.starts_with(&within));
+        }
         match self.blocks_with_experts() {
             Some((mixture, blocks)) => mixture.together(&blocks, tensors),
             None => Ok(()),

@@ -48,7 +48,9 @@ impl Quantisation {
         // Routers are small, and a token goes elsewhere where they err.
         let is_router = name.ends_with("ffn_gate_inp.weight");
         // A few numbers a channel, which llama.cpp convolves with in f32 alone.
-        let is_convolution = name.ends_with("shortconv.conv.weight");
+        let is_convolution = ["shortconv.conv.weight", "ssm_conv1d.weight"]
+            .iter()
+            .any(|end| name.ends_with(end));
         if rank < 2 || is_router || is_convolution || name == "position_embd.weight" {
             return GgmlDType::F32;
         }

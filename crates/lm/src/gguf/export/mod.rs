@@ -60,7 +60,8 @@ pub fn export(
     let spelling = config.gguf_spelling();
     let architecture = spelling.architecture;
     let model = config.family().gguf(architecture).map_err(refused)?;
-    let texts = vocabulary::metadata(&tokenizer, config.vocab_size()).map_err(refused)?;
+    let texts =
+        vocabulary::metadata(&tokenizer, config.vocab_size(), architecture).map_err(refused)?;
 
     let mut metadata = vec![
         ("general.architecture".to_owned(), text(architecture)),
@@ -90,7 +91,7 @@ pub fn export(
                 "llama.cpp has no name for {parameter}"
             )))
         })?;
-        let layout = (spelling.layout)(&config.dimensions(), &parameter, tensor.rank());
+        let layout = (spelling.layout)(config.family(), &parameter, tensor.rank());
         let tensor = laid_out(tensor, layout)?;
         let parts = match &stored[..] {
             [_] => vec![tensor],

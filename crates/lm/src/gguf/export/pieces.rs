@@ -41,11 +41,18 @@ pub(super) fn prefix(json: &Json) -> Option<Prefix> {
     let writes_spaces = |step: &Json| {
         is(step, "Replace") && step["pattern"]["String"] == " " && step["content"] == "▁"
     };
+    let splits_at_spaces = |step: &Json| {
+        is(step, "Split") && step["pattern"]["String"] == " " && step["invert"] == false
+    };
     match (&steps[..], &pre_tokenizer) {
         ([prepend, replace], Json::Null) if prepends(prepend) && writes_spaces(replace) => {
             Some(Prefix::EveryText)
         }
         ([replace], Json::Null) if writes_spaces(replace) => Some(Prefix::None),
+        // Gemma's, which never finds the spaces it splits at, since they are written otherwise by then.
+        ([replace], split) if writes_spaces(replace) && splits_at_spaces(split) => {
+            Some(Prefix::None)
+        }
         ([], space)
             if is(space, "Metaspace") && space["replacement"] == "▁" && space["split"] == false =>
         {

@@ -1,7 +1,7 @@
 //! A tokenizer as the metadata of a GGUF file, so that llama.cpp gives every text the same ids.
 //!
-//! Two kinds can be written, those that the reader knows: byte-level BPE under the name of a way of splitting that is ours to the letter
-//! (`splitting`), and SentencePiece's BPE, whose merges become scores (`pieces`).
+//! Three kinds can be written, those that the reader knows: byte-level BPE under the name of a way of splitting that is ours to the letter
+//! (`splitting`), SentencePiece's BPE, whose merges become scores (`pieces`), and Gemma 4's, whose merges are listed.
 
 use std::collections::BTreeMap;
 
@@ -26,14 +26,20 @@ pub(super) struct Texts {
 /// What a user can do about a tokenizer that we cannot write.
 const REMEDY: &str = "llama.cpp's convert_hf_to_gguf.py, which knows more of them, takes the Hugging Face folder (`rlhf merge` makes one of an adapter)";
 
-/// The metadata of `tokenizer`, whose model has an embedding of `rows` rows.
-pub(super) fn metadata(tokenizer: &Tokenizer, rows: usize) -> Result<Texts> {
+/// The metadata of `tokenizer`, whose model of llama.cpp's `architecture` has an embedding of `rows` rows.
+pub(super) fn metadata(tokenizer: &Tokenizer, rows: usize, architecture: &str) -> Result<Texts> {
     let json = tokenizer.json()?;
     let vocabulary = Vocabulary::read(tokenizer, &json, rows);
     let mut notes = Vec::new();
     let mut metadata = match json["model"]["type"].as_str() {
         Some("BPE") if json["model"]["byte_fallback"] == true => {
-            sentence_piece(&json, &vocabulary, &mut notes)?
+            match listed(&json, architecture) {
+                Some(metadata) => {
+                    notes.extend(listed_otherwise(tokenizer, &json));
+                    metadata
+                }
+                None => sentence_piece(&json, &vocabulary, &mut notes)?,
+            }
         }
         Some("BPE") => byte_level(&json)?,
         other => {
@@ -152,17 +158,59 @@ fn byte_level(json: &Json) -> Result<Metadata> {
             splitting::names().join(", ")
         )));
     };
+    Ok(vec![
+        (MODEL, text("gpt2")),
+        (PRE, text(split.names[0])),
+        (
+            MERGES,
+            Value::Array(merges(json).map(Value::String).collect()),
+        ),
+    ])
+}
+
+/// The merges of `tokenizer.json`, each as two tokens with a space between.
+fn merges(json: &Json) -> impl Iterator<Item = String> {
     let merge = |pair: &Json| match pair {
         Json::String(pair) => Some(pair.clone()),
         pair => Some(format!("{} {}", pair[0].as_str()?, pair[1].as_str()?)),
     };
     let merges = json["model"]["merges"].as_array().into_iter().flatten();
-    let merges = merges.filter_map(merge).map(Value::String).collect();
-    Ok(vec![
-        (MODEL, text("gpt2")),
-        (PRE, text(split.names[0])),
-        (MERGES, Value::Array(merges)),
-    ])
+    merges.filter_map(merge)
+}
+
+/// The metadata of Gemma 4's tokenizer, for a model that has one: pieces of characters whose merges are listed.
+fn listed(json: &Json, architecture: &str) -> Option<Metadata> {
+    let merged = architecture == "gemma4" && pieces::prefix(json) == Some(pieces::Prefix::None);
+    merged.then(|| {
+        vec![
+            (MODEL, text("gemma4")),
+            (
+                MERGES,
+                Value::Array(merges(json).map(Value::String).collect()),
+            ),
+            (PREPENDS_SPACE, Value::Bool(false)),
+        ]
+    })
+}
+
+/// What llama.cpp does otherwise with such a tokenizer.
+fn listed_otherwise(tokenizer: &Tokenizer, json: &Json) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !tokenizer.adds_bos() {
+        notes.push(
+            "llama.cpp begins every text with the BOS token, which the tokenizer does not"
+                .to_owned(),
+        );
+    }
+    // It splits a text where newlines begin and end.
+    let mixed = |merge: String| {
+        let whole = merge.replacen(' ', "", 1);
+        whole.contains('\n') && whole.chars().any(|c| c != '\n')
+    };
+    if merges(json).any(mixed) {
+        notes.push("the tokenizer has tokens of newlines and other characters together, which llama.cpp never finds".to_owned());
+    }
+    notes
 }
 
 fn sentence_piece(

@@ -1,177 +1,13 @@
-//! How llama.cpp spells a decoder.
+//! What llama.cpp has to know of a decoder.
 
 use candle_core::quantized::gguf_file::Value as MetadataValue;
-use serde_json::{Map, Value, json};
 
-use super::{Decoder, HeadNorms, Layer, Mixer};
-use crate::families::family::{Dimensions, GgufMetadata, StoredLayout, not_run};
-use crate::gguf::{self, DIVISORS, Keys, LONG_ROPE};
+use super::super::{Decoder, HeadNorms, Layer, Mixer};
+use super::{recurrent, unequal};
+use crate::Result;
+use crate::families::family::{GgufMetadata, not_run};
+use crate::gguf::{DIVISORS, LONG_ROPE};
 use crate::rotary::{Rope, RopeScaling, frequencies};
-use crate::{Error, Result};
-
-/// Modules outside the blocks, and llama.cpp's name of each.
-pub(in crate::families) const LLAMA_MODULES: &[(&str, &str)] = &[
-    ("model.embed_tokens", "token_embd"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-];
-
-/// The norms of a block like Llama's.
-pub(in crate::families) const NORMS_BEFORE: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-];
-
-/// The norms of a block like OLMo 2's, and among those of one like Gemma's, which has others before.
-pub(in crate::families) const NORMS_AFTER: &[(&str, &str)] = &[
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-    ("input_layernorm", "attn_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-];
-
-/// The other modules of a block.
-pub(in crate::families) const LAYERS: &[(&str, &str)] = &[
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// A mixture of experts, in the names of Qwen3 and OLMoE, and in those of Granite.
-pub(in crate::families) const EXPERTS: &[(&str, &str)] = &[
-    ("mlp.gate", "ffn_gate_inp"),
-    ("mlp.experts.gate_up_proj", "ffn_gate_exps+ffn_up_exps"),
-    ("mlp.experts.down_proj", "ffn_down_exps"),
-    ("block_sparse_moe.router.layer", "ffn_gate_inp"),
-    ("block_sparse_moe.input_linear", "ffn_gate_exps+ffn_up_exps"),
-    ("block_sparse_moe.output_linear", "ffn_down_exps"),
-];
-
-/// All modules of a block like Llama's, with an MLP or with experts.
-pub(in crate::families) const LLAMA_BLOCK: &[&[(&str, &str)]] = &[NORMS_BEFORE, LAYERS, EXPERTS];
-
-/// Files of Llama hold queries and keys in another order, and so do those of its closest relatives.
-pub(in crate::families) fn interleaved(
-    dimensions: &Dimensions,
-    name: &str,
-    _rank: usize,
-) -> StoredLayout {
-    if name.contains(".q_proj.") {
-        StoredLayout::Interleaved(dimensions.heads)
-    } else if name.contains(".k_proj.") {
-        StoredLayout::Interleaved(dimensions.kv_heads)
-    } else {
-        StoredLayout::Same
-    }
-}
-
-/// The `config.json` of a decoder that turns whole heads, as far as all families have the same keys.
-pub(in crate::families) fn keys_like_llama(
-    keys: &Keys<'_>,
-    model_type: &str,
-    tied: bool,
-) -> Result<Map<String, Value>> {
-    let json = keys_of_decoder(keys, model_type, tied)?;
-    let head_dim = json["head_dim"].as_u64().unwrap_or_default();
-    keys.refuse("rope.dimension_count", head_dim as usize)?;
-    Ok(json)
-}
-
-/// The window of a file, and where it says so which layers have it.
-pub(in crate::families) fn add_windows(
-    json: &mut Map<String, Value>,
-    keys: &Keys<'_>,
-) -> Result<()> {
-    let window = keys.optional_length("attention.sliding_window")?;
-    let window = window.filter(|window| *window > 0);
-    json.insert("sliding_window".into(), json!(window));
-    if let Some(slides) = keys.sliding_layers(keys.blocks()?)? {
-        json.insert("layer_types".into(), layer_types(&slides));
-    }
-    Ok(())
-}
-
-/// The value of `layer_types`.
-pub(in crate::families) fn layer_types(slides: &[bool]) -> Value {
-    let kind = |slides: &bool| match slides {
-        true => "sliding_attention",
-        false => "full_attention",
-    };
-    slides.iter().map(kind).collect::<Vec<_>>().into()
-}
-
-/// The same of one that may turn only a part of every head.
-pub(in crate::families) fn keys_of_decoder(
-    keys: &Keys<'_>,
-    model_type: &str,
-    tied: bool,
-) -> Result<Map<String, Value>> {
-    keys.refuse("expert_count", 0)?;
-    all_keys(keys, model_type, tied)
-}
-
-/// That of a mixture of experts that turns whole heads.
-pub(in crate::families) fn keys_of_mixture(
-    keys: &Keys<'_>,
-    model_type: &str,
-    tied: bool,
-) -> Result<Map<String, Value>> {
-    let mut json = all_keys(keys, model_type, tied)?;
-    let head_dim = json["head_dim"].as_u64().unwrap_or_default();
-    keys.refuse("rope.dimension_count", head_dim as usize)?;
-    keys.refuse("expert_shared_count", 0)?;
-    let experts = keys.size("expert_count")?;
-    json.insert("num_experts".into(), experts.into());
-    json.insert("num_local_experts".into(), experts.into());
-    let chosen = keys.size("expert_used_count")?;
-    json.insert("num_experts_per_tok".into(), chosen.into());
-    let inner = keys.optional_size("expert_feed_forward_length")?;
-    let inner = inner.filter(|inner| *inner > 0);
-    let inner = inner.map_or_else(|| keys.size("feed_forward_length"), Ok)?;
-    json.insert("moe_intermediate_size".into(), inner.into());
-    Ok(json)
-}
-
-fn all_keys(keys: &Keys<'_>, model_type: &str, tied: bool) -> Result<Map<String, Value>> {
-    let (width, heads) = (
-        keys.size("embedding_length")?,
-        keys.size("attention.head_count")?,
-    );
-    let head_dim = match keys.optional_size("attention.key_length")? {
-        Some(size) => size,
-        None => width / heads,
-    };
-    keys.refuse("attention.value_length", head_dim)?;
-    let turned = keys.optional_size("rope.dimension_count")?;
-    let turned = turned.unwrap_or(head_dim);
-    let theta = keys.positive("rope.freq_base")?.unwrap_or(1e4);
-    let kv_heads = keys.optional_size("attention.head_count_kv")?;
-    Ok(gguf::object(json!({
-        "model_type": model_type,
-        "vocab_size": keys.vocabulary()?,
-        "hidden_size": width,
-        "intermediate_size": keys.size("feed_forward_length")?,
-        "num_hidden_layers": keys.blocks()?,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads.unwrap_or(heads),
-        "head_dim": head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": keys.length("context_length")?,
-        "rms_norm_eps": keys.positive("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6),
-        "rope_theta": theta,
-        "rope_scaling": keys.rope_scaling(theta, turned)?,
-        "partial_rotary_factor": turned as f64 / head_dim as f64,
-        "tie_word_embeddings": tied,
-    })))
-}
 
 /// What runs a Llama but for biases and head norms, and nothing else.
 const LIKE_LLAMA: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -181,21 +17,11 @@ const UNTIED: [&str; 2] = ["olmo2", "olmoe"];
 const TIED: [&str; 1] = ["gemma2"];
 
 /// What llama.cpp has to know to run `model` as `architecture`. What it cannot be told shows when the metadata are read again.
-pub(super) fn metadata(model: &Decoder, architecture: &str) -> Result<GgufMetadata> {
+pub(in crate::families::decoder) fn metadata(
+    model: &Decoder,
+    architecture: &str,
+) -> Result<GgufMetadata> {
     let refused = |what: &str| Err(not_run(architecture, what));
-    let recurs = |layer: &Layer| matches!(layer.mixer, Mixer::DeltaNet { .. });
-    if model.layers.iter().any(recurs) {
-        return Err(Error::Invalid(
-            "GGUF files of Qwen3.5 are not written here: llama.cpp's convert_hf_to_gguf.py takes the Hugging Face folder"
-                .into(),
-        ));
-    }
-    if model.block_factors {
-        return Err(Error::Invalid(
-            "GGUF files of Gemma 4 are not written here: llama.cpp's convert_hf_to_gguf.py takes the Hugging Face folder"
-                .into(),
-        ));
-    }
     let (size, rope) = (&model.size, &model.ropes[0]);
     let mut metadata = GgufMetadata::of(size);
     metadata.set_number("attention.layer_norm_rms_epsilon", model.epsilon);
@@ -250,7 +76,7 @@ pub(super) fn metadata(model: &Decoder, architecture: &str) -> Result<GgufMetada
         let slides = model.layers.iter().map(|layer| layer.window.is_some());
         let flags = slides.map(MetadataValue::Bool).collect();
         // The other families' pattern is theirs alone, and has no key.
-        if architecture == "olmo2" {
+        if ["olmo2", "gemma4"].contains(&architecture) {
             metadata.set(
                 "attention.sliding_window_pattern",
                 MetadataValue::Array(flags),
@@ -282,6 +108,10 @@ pub(super) fn metadata(model: &Decoder, architecture: &str) -> Result<GgufMetada
         let heads = model.layers.iter().map(heads).collect();
         metadata.set("attention.head_count_kv", MetadataValue::Array(heads));
     }
+    recurrent::describe(model, architecture, &mut metadata)?;
+    if architecture == "gemma4" {
+        unequal::describe(model, architecture, &mut metadata)?;
+    }
     Ok(metadata)
 }
 
@@ -297,6 +127,14 @@ fn stretch(metadata: &mut GgufMetadata, rope: &Rope, architecture: &str) -> Resu
         RopeScaling::Linear { factor } => kind(metadata, "linear", *factor),
         RopeScaling::Llama3 { .. } if architecture != "llama" => {
             return Err(not_run(architecture, "rope_type llama3"));
+        }
+        RopeScaling::Proportional { factor, .. } if architecture == "gemma4" && *factor == 1.0 => {
+            let kept = frequencies(rope.dim, rope.theta, &rope.scaling);
+            // What a frequency is divided by to be next to none (`generate_extra_tensors` in the converter).
+            let divisor = |f: &f32| if *f == 0.0 { 1e30 } else { 1.0 };
+            metadata
+                .tensors
+                .push((DIVISORS, kept.iter().map(divisor).collect()));
         }
         RopeScaling::Proportional { .. } => {
             return Err(not_run(architecture, "rope_type proportional"));
