@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use rlhf_lm::{ModelConfig, Size};
-use rlhf_train::{Ahead, MemoryItem};
+use rlhf_train::{Ahead, MemoryItem, Sampled};
 use serde_json::json;
 
 /// A size of model: its name, and what of its shape memory depends on.
@@ -72,6 +72,14 @@ struct Row {
     base: Base,
     measured: [Option<f64>; 4],
 }
+
+/// What a step of PPO samples, as the page says, to prompts of as many tokens.
+const SAMPLED: Sampled = Sampled {
+    rows: 16,
+    per_prompt: 1,
+    prompt: 64,
+    response: 64,
+};
 
 const NOT_MEASURED: [Option<f64>; 4] = [None; 4];
 
@@ -238,7 +246,7 @@ fn computed(stage: &str, base: Base, size: &Size, config: &ModelConfig) -> f64 {
         recompute: false,
     };
     let items: Vec<MemoryItem> = match stage {
-        "PPO" => ahead.ppo(),
+        "PPO" => ahead.ppo(SAMPLED),
         _ => ahead.on_rows(),
     };
     items.iter().map(|item| item.bytes).sum::<u64>() as f64 / (1_u64 << 30) as f64

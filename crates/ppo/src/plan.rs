@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use rlhf_lm::Params;
-use rlhf_train::{DiskUse, MemoryItem, Plan, Session};
+use rlhf_train::{DiskUse, MemoryItem, Plan, Sampled, Session};
 
 use crate::policy_optimization::PolicyOptimization;
 
@@ -10,12 +10,14 @@ impl PolicyOptimization {
     /// What sampling keeps at its fullest: every row with a response of the largest length, and the longest prompt once for its samples.
     fn sampled(&self, session: &Session) -> MemoryItem {
         let config = &self.config;
-        let rows = config.rollout_rows.min(config.batch);
-        let prompts = rows.div_ceil(config.samples_per_prompt);
         let longest = self.prompts.iter().map(|prompt| prompt.ids.len()).max();
-        let tokens = prompts * longest.unwrap_or(0) + rows * config.response_length;
-        let model = &self.language_model.config;
-        MemoryItem::cache(tokens as u64, rows as u64, model, session.dtype)
+        let sampled = Sampled {
+            rows: config.rollout_rows.min(config.batch),
+            per_prompt: config.samples_per_prompt,
+            prompt: longest.unwrap_or(0),
+            response: config.response_length,
+        };
+        MemoryItem::cache(sampled, &self.language_model.config, session.dtype)
     }
 
     /// Models, data, batch arithmetic, memory.
@@ -58,13 +60,8 @@ impl PolicyOptimization {
             (per_step as u64 / config.minibatches as u64).min(self.micro_batch_tokens as u64);
         let model = &self.language_model.config;
         let activations = MemoryItem::activations(held, model, session.recompute);
-        let cache = self.sampled(session);
         // What is sampled with is gone before anything is learnt.
-        memory.push(if cache.bytes > activations.bytes {
-            cache
-        } else {
-            activations
-        });
+        memory.push(self.sampled(session).or_larger(activations));
         let demonstrations = self.demonstrations.iter();
         let demonstrations = demonstrations.map(|d| ("demonstrations", d.len()));
         let data = [

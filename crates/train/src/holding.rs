@@ -3,8 +3,8 @@
 use candle_core::{DType, Device};
 use rlhf_lm::{ModelConfig, Params, Size};
 
-use crate::MemoryItem;
 use crate::plan::{MOMENTS, micro_batch_tokens};
+use crate::{MemoryItem, Sampled};
 
 /// What training holds of one model, in counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,14 +96,16 @@ impl Ahead<'_> {
         items
     }
 
-    /// Memory of PPO: policy and critic are trained; the reference and a reward model of the same size stand beside them.
-    pub fn ppo(&self) -> Vec<MemoryItem> {
+    /// Memory of PPO: policy and critic are trained; the reference and a reward model of the same size stand beside them. What sampling keeps is gone
+    /// before activations are kept, so that the larger of the two counts.
+    pub fn ppo(&self, sampled: Sampled) -> Vec<MemoryItem> {
         let one = Holding::ahead(self.size, self.rank, self.dtype);
         let mut items = one.trained("policy");
         items.push(one.beside("reference", self.dtype));
         items.push(one.beside("reward model", self.dtype));
         items.extend(one.learnt("critic"));
-        items.push(self.activations());
+        let cache = MemoryItem::cache(sampled, self.config, self.dtype);
+        items.push(cache.or_larger(self.activations()));
         items
     }
 
@@ -154,10 +156,28 @@ mod tests {
         };
         let total = |items: Vec<MemoryItem>| items.iter().map(|item| item.bytes).sum::<u64>();
         let activations = of(None).activations().bytes;
+        let sampled = Sampled {
+            rows: 4,
+            per_prompt: 2,
+            prompt: 6,
+            response: 5,
+        };
         let (n, a) = (size.parameters, size.adapter(4));
         assert_eq!(total(of(None).on_rows()) - activations, 16 * n);
-        assert_eq!(total(of(None).ppo()) - activations, 40 * n);
+        assert_eq!(total(of(None).ppo(sampled)) - activations, 40 * n);
         assert_eq!(total(of(Some(4)).on_rows()) - activations, 4 * n + 16 * a);
-        assert_eq!(total(of(Some(4)).ppo()) - activations, 4 * n + 40 * a);
+        assert_eq!(
+            total(of(Some(4)).ppo(sampled)) - activations,
+            4 * n + 40 * a
+        );
+        // Two prompts of 6 tokens and a million of responses, with room for 2²⁰: of a token a key and a value of 8 numbers in each of two layers.
+        let long = Sampled {
+            response: 1_000_000 / 4,
+            ..sampled
+        };
+        assert_eq!(
+            total(of(None).ppo(long)),
+            40 * n + 4 * 2 * 2 * 8 * (1 << 20)
+        );
     }
 }

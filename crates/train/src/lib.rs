@@ -65,7 +65,8 @@ pub use loss_monitor::{GUESSING_LOSS, LossMonitor};
 pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig};
 pub use plan::{
-    DiskUse, MemoryItem, Plan, activation_bytes, marked, micro_batch_tokens, readable_bytes,
+    DiskUse, MemoryItem, Plan, Sampled, activation_bytes, marked, micro_batch_tokens,
+    readable_bytes,
 };
 pub use progress::{Progress, ProgressStyle};
 pub use range::Range;

@@ -114,13 +114,45 @@ impl MemoryItem {
         Self::new(what, activation_bytes(tokens, model, recompute))
     }
 
-    /// What sampling keeps of `tokens` of all rows together, and of `rows` rows side by side with the prompts they began with.
-    pub fn cache(tokens: u64, rows: u64, model: &ModelConfig, dtype: DType) -> Self {
+    /// Whichever is larger, of two that are never kept at once.
+    #[must_use]
+    pub fn or_larger(self, other: Self) -> Self {
+        if self.bytes > other.bytes {
+            self
+        } else {
+            other
+        }
+    }
+
+    /// What sampling keeps of `sampled`: keys and values of all tokens together, and the states of rows and of the prompts they began with.
+    pub fn cache(sampled: Sampled, model: &ModelConfig, dtype: DType) -> Self {
+        let (tokens, rows) = (sampled.tokens() as u64, sampled.rows as u64);
         let states = match model.state_width() {
             0 => "keys and values while sampling",
             _ => "keys, values and states while sampling",
         };
         Self::new(states, cache_bytes(tokens, rows, model, dtype))
+    }
+}
+
+/// Responses that are sampled side by side, at their fullest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// How many.
+    pub rows: usize,
+    /// How many of them share a prompt.
+    pub per_prompt: usize,
+    /// Tokens of the longest prompt.
+    pub prompt: usize,
+    /// Tokens of the longest response.
+    pub response: usize,
+}
+
+impl Sampled {
+    /// The tokens of all, a prompt once for its responses.
+    fn tokens(&self) -> usize {
+        let prompts = self.rows.div_ceil(self.per_prompt.max(1));
+        prompts * self.prompt + self.rows * self.response
     }
 }
 
@@ -503,15 +535,22 @@ mod tests {
             json.as_object_mut().unwrap().extend(extra);
             ModelConfig::from_json(json).unwrap()
         };
+        // Five responses of 160 tokens, to two prompts of 100.
+        let thousand = Sampled {
+            rows: 5,
+            per_prompt: 3,
+            prompt: 100,
+            response: 160,
+        };
         let llama = config(json!({"model_type": "llama"}));
-        let item = MemoryItem::cache(1000, 5, &llama, DType::BF16);
+        let item = MemoryItem::cache(thousand, &llama, DType::BF16);
         assert_eq!(item.what, "keys and values while sampling");
         assert_eq!(item.bytes, 1024 * 4 * 256 * 2);
         let qwen = config(
             json!({"model_type": "qwen3_5_text", "linear_num_key_heads": 1, "linear_num_value_heads": 2,
             "linear_key_head_dim": 8, "linear_value_head_dim": 6}),
         );
-        let item = MemoryItem::cache(1000, 5, &qwen, DType::F32);
+        let item = MemoryItem::cache(thousand, &qwen, DType::F32);
         assert_eq!(item.what, "keys, values and states while sampling");
         let state = 3 * (2 * 8 * 6 + 3 * (2 * 8 + 2 * 6));
         assert_eq!(item.bytes, 1024 * 256 * 4 + 2 * 5 * state * 4);

@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use rlhf_lm::Outline;
-use rlhf_train::Ahead;
+use rlhf_train::{Ahead, Sampled};
 
 /// Rank of adapters: what is usual, and enough for the sizes this program trains.
 pub(super) const RANK: u64 = 16;
@@ -10,8 +10,8 @@ pub(super) const RANK: u64 = 16;
 /// Share of the free memory that may be planned for: an estimate is no measurement.
 const MOST_OF_MEMORY: f64 = 0.8;
 
-/// Bytes that the largest stage takes, as its plan counts them.
-pub(super) fn bytes_needed(model: &Outline, how: How, ppo: bool) -> u64 {
+/// Bytes that the largest stage takes, as its plan counts them: PPO with what it samples, or the stages that train on rows.
+pub(super) fn bytes_needed(model: &Outline, how: How, ppo: Option<Sampled>) -> u64 {
     let ahead = Ahead {
         config: &model.config,
         size: &model.size,
@@ -19,7 +19,10 @@ pub(super) fn bytes_needed(model: &Outline, how: How, ppo: bool) -> u64 {
         dtype: DType::F32,
         recompute: how.recompute,
     };
-    let items = if ppo { ahead.ppo() } else { ahead.on_rows() };
+    let items = match ppo {
+        Some(sampled) => ahead.ppo(sampled),
+        None => ahead.on_rows(),
+    };
     items.iter().map(|item| item.bytes).sum()
 }
 
@@ -34,7 +37,7 @@ pub(super) struct How {
 
 /// The first that fits into `free` bytes of: all weights, the same with recomputed activations, an adapter, the same with them. An adapter
 /// alone where it `must` be one; the smallest where nothing fits.
-pub(super) fn how(model: &Outline, must: bool, ppo: bool, free: u64) -> How {
+pub(super) fn how(model: &Outline, must: bool, ppo: Option<Sampled>, free: u64) -> How {
     let ways = [(false, false), (false, true), (true, false), (true, true)];
     let mut ways = ways
         .map(|(lora, recompute)| How { lora, recompute })
@@ -170,15 +173,21 @@ mod tests {
             lora: false,
             recompute: false,
         };
-        let needed = bytes_needed(&model, all, true);
+        let few = Some(Sampled {
+            rows: EPISODES,
+            per_prompt: 1,
+            prompt: 64,
+            response: 16,
+        });
+        let needed = bytes_needed(&model, all, few);
         let activations = (1 << 29) as f64;
         let weights = 40.0 * model.size.parameters as f64;
         assert!((needed as f64 - weights - activations).abs() < 0.2 * activations);
-        assert_eq!(how(&model, false, true, 2 * needed), all);
-        let adapter = how(&model, true, true, 2 * needed);
+        assert_eq!(how(&model, false, few, 2 * needed), all);
+        let adapter = how(&model, true, few, 2 * needed);
         assert!(adapter.lora && !adapter.recompute);
         // Nothing fits into nothing.
-        let least = how(&model, false, true, 0);
+        let least = how(&model, false, few, 0);
         assert!(least.lora && least.recompute);
         assert!(fits(80, 100) && !fits(81, 100));
     }

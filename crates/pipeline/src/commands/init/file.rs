@@ -45,20 +45,15 @@ impl Given {
             .flatten()
     }
 
-    /// Whether a policy is to be improved: there is feedback, or there are prompts whose answers can be judged.
-    fn has_ppo(&self) -> bool {
-        self.prefs.is_some() || self.prompts.is_some()
-    }
-
     /// How the model is trained.
     fn how(&self) -> How {
         let must = self.is_adapter || self.outline.is_gguf;
-        how(&self.outline, must, self.has_ppo(), self.free)
+        how(&self.outline, must, self.sampled(), self.free)
     }
 
     /// Bytes that `how` takes, for people.
     fn bytes(&self, how: How) -> String {
-        readable_bytes(bytes_needed(&self.outline, how, self.has_ppo()))
+        readable_bytes(bytes_needed(&self.outline, how, self.sampled()))
     }
 
     /// Why an adapter is trained.

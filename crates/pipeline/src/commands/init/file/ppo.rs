@@ -1,7 +1,7 @@
 //! The section `[ppo]`.
 
 use candle_core::Device;
-use rlhf_train::micro_batch_tokens;
+use rlhf_train::{Sampled, micro_batch_tokens};
 
 use super::super::choices::{EPISODES, Learns, answers_each, round_up, share};
 use super::super::look::{Rows, names, quantile};
@@ -9,6 +9,18 @@ use super::super::text::Text;
 use super::{Given, files};
 
 impl Given {
+    /// What a step of PPO samples, where a policy is to be improved: there is feedback, or there are prompts whose answers can be judged.
+    pub(super) fn sampled(&self) -> Option<Sampled> {
+        let asked = self.prompts.as_ref().or(self.prefs.as_ref())?;
+        let (response, _) = self.response_length();
+        Some(Sampled {
+            rows: EPISODES,
+            per_prompt: answers_each(kept(asked)),
+            prompt: self.prompt_length(asked, response),
+            response,
+        })
+    }
+
     pub(super) fn ppo(&self, text: &mut Text, prompts: Option<&Rows>, lora: bool) {
         text.section(
             "ppo",
@@ -35,7 +47,7 @@ impl Given {
             "every model answers them at the end.",
         );
         self.lengths(text, asked);
-        let kept = asked.prompts - (asked.prompts as f64 * share) as usize;
+        let kept = kept(asked);
         let each = answers_each(kept);
         let distinct = EPISODES / each;
         text.set(
@@ -97,6 +109,27 @@ impl Given {
     /// How long prompts and answers may be.
     pub(super) fn lengths(&self, text: &mut Text, asked: &Rows) {
         let most = self.outline.config.max_length();
+        let (length, why) = self.response_length();
+        text.set(
+            "response_length",
+            length as i64,
+            &format!("{why} Longer ones cost time, and a response that does not end scores −1."),
+        );
+        let allowed = self.prompt_length(asked, length);
+        let left_out = asked.prompt_tokens.iter().filter(|&&n| n > allowed).count();
+        text.set(
+            "max_prompt_length",
+            allowed as i64,
+            &match left_out {
+                0 => format!("No prompt is longer; with the answer that is within the {most} tokens that the model reads."),
+                n => format!("{n} prompts are longer, up to {}, and left out.", asked.prompt_tokens.last().unwrap_or(&0)),
+            },
+        );
+    }
+
+    /// The longest answer, in tokens, and why.
+    fn response_length(&self) -> (usize, String) {
+        let most = self.outline.config.max_length();
         let mut examples = [&self.data, &self.prefs].into_iter().flatten();
         let from = examples.find(|rows| !rows.answer_tokens.is_empty());
         let (wanted, why) = match from {
@@ -114,22 +147,17 @@ impl Given {
                     .to_owned(),
             ),
         };
-        let length = wanted.clamp(16, 512.min(most / 2));
-        text.set(
-            "response_length",
-            length as i64,
-            &format!("{why} Longer ones cost time, and a response that does not end scores −1."),
-        );
-        let longest = quantile(&asked.prompt_tokens, 0.99);
-        let allowed = round_up(longest.max(1), 64).min(most - length);
-        let left_out = asked.prompt_tokens.iter().filter(|&&n| n > allowed).count();
-        text.set(
-            "max_prompt_length",
-            allowed as i64,
-            &match left_out {
-                0 => format!("No prompt is longer; with the answer that is within the {most} tokens that the model reads."),
-                n => format!("{n} prompts are longer, up to {}, and left out.", asked.prompt_tokens.last().unwrap_or(&0)),
-            },
-        );
+        (wanted.clamp(16, 512.min(most / 2)), why)
     }
+
+    /// The longest prompt that is taken, in tokens, of those in `asked`, where an answer has up to `response`.
+    fn prompt_length(&self, asked: &Rows, response: usize) -> usize {
+        let longest = quantile(&asked.prompt_tokens, 0.99);
+        round_up(longest.max(1), 64).min(self.outline.config.max_length() - response)
+    }
+}
+
+/// How many prompts are not held out.
+fn kept(asked: &Rows) -> usize {
+    asked.prompts - (asked.prompts as f64 * share(asked.prompts)) as usize
 }
