@@ -138,6 +138,26 @@ fn all(folder: &Folder, name: &str) -> (Vec<f64>, Vec<Value>) {
     (numbers, responses.collect())
 }
 
+/// What fine-tuning copies to the device in so many steps of one pass each. A step has four copies: the batch, the plan of its attention, the
+/// addresses of the gradients, of which squares are summed, and those of AdamW. `BENCHMARKS.md` has the number.
+fn uploads(folder: &Folder, steps: usize) -> u64 {
+    let config = rlhf_sft::Config {
+        model: folder.path("base").display().to_string(),
+        data: vec![folder.path("demos.jsonl")],
+        training: Training {
+            batch: 4,
+            micro_batch_tokens: 4096,
+            steps,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let before = rlhf_ops::host_uploads();
+    let run = folder.path(&format!("uploads-{steps}"));
+    lines::<rlhf_sft::Sft>(&run, &config, "metrics.jsonl");
+    rlhf_ops::host_uploads() - before
+}
+
 #[test]
 fn stages_on_the_grid_learn_and_say_what_they_do_on_the_cpu() {
     if !rlhf_grid::AVAILABLE || rlhf_ops::reference_only() {
@@ -164,6 +184,7 @@ fn stages_on_the_grid_learn_and_say_what_they_do_on_the_cpu() {
                 .all(|(got, want)| (got - want).abs() < 1e-5)
         );
     }
+    assert_eq!(uploads(&folder, 5) - uploads(&folder, 2), 3 * 4);
     assert_eq!(want.len(), got.len());
     // Sums in f32 in another order; the policy's loss is a mean of advantages, which cancel.
     for (got, want) in got.iter().zip(&want) {

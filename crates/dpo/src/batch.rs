@@ -36,7 +36,7 @@ impl Batch {
             .collect();
         Ok(Self {
             episodes: EpisodeBatch::pack(&prompts, &episodes, device)?,
-            owners: Tensor::new(owners, device)?,
+            owners: rlhf_ops::upload(&owners, owners.len(), device)?,
             lengths,
         })
     }
@@ -73,7 +73,7 @@ impl Batch {
             return Ok(sums);
         }
         let lengths: Vec<f32> = self.lengths.iter().map(|n| *n as f32).collect();
-        Ok((sums / Tensor::new(lengths, device)?)?)
+        Ok((sums / rlhf_ops::upload(&lengths, responses, device)?)?)
     }
 }
 

@@ -3,8 +3,8 @@
 //! Log-ratios of a whole micro-batch arrive as one vector; every term says which entries it compares and how much it weighs, so that the
 //! loss of a step does not depend on how the step is cut into micro-batches.
 
-use candle_core::{Device, Result, Tensor};
-use rlhf_ops::log_sigmoid;
+use candle_core::{Result, Tensor};
+use rlhf_ops::{log_sigmoid, upload_lists};
 use rlhf_train::feedback::Comparison;
 use serde::{Deserialize, Serialize};
 
@@ -55,12 +55,14 @@ pub fn preference_loss(
     smoothing: f64,
 ) -> Result<Tensor> {
     let device = ratios.device();
-    let winners = indices(comparisons, |c| c.winner, device)?;
-    let losers = indices(comparisons, |c| c.loser, device)?;
+    let winners: Vec<u32> = comparisons.iter().map(|c| c.winner as u32).collect();
+    let losers: Vec<u32> = comparisons.iter().map(|c| c.loser as u32).collect();
+    let [winners, losers] = upload_lists([&winners, &losers], device)?;
     let h = (ratios.index_select(&winners, 0)? - ratios.index_select(&losers, 0)?)?;
     let margins: Vec<f32> = comparisons.iter().map(|c| c.margin).collect();
     let weights: Vec<f32> = comparisons.iter().map(|c| c.weight).collect();
-    let rewarded = || (&h * beta)? - Tensor::new(margins, device)?;
+    let [margins, weights] = upload_lists([&margins, &weights], device)?;
+    let rewarded = || (&h * beta)? - &margins;
     let losses = match loss {
         Loss::Sigmoid => {
             let gap = rewarded()?;
@@ -74,7 +76,7 @@ pub fn preference_loss(
         Loss::Hinge => (1.0 - rewarded()?)?.relu()?,
         Loss::Kto => candle_core::bail!("kto judges each answer by itself"),
     };
-    (losses * Tensor::new(weights, device)?)?.sum_all()
+    (losses * weights)?.sum_all()
 }
 
 /// `Σ w λ (1 − σ(±β(ℓ − z₀)))`: plus and λ_D for a liked answer, minus and λ_U for a disliked one.
@@ -94,24 +96,16 @@ pub fn kto_loss(
     let signs: Vec<f32> = answers.iter().map(|(liked, _)| sign(*liked)).collect();
     let weights = answers.iter().map(|(liked, w)| lambda(*liked) * w);
     let weights: Vec<f32> = weights.collect();
-    let gained = ((ratios - z0)? * Tensor::new(signs, device)?)?;
+    let [signs, weights] = upload_lists([&signs, &weights], device)?;
+    let gained = ((ratios - z0)? * signs)?;
     let losses = (1.0 - log_sigmoid(&gained)?.exp()?)?;
-    (losses * Tensor::new(weights, device)?)?.sum_all()
-}
-
-fn indices(
-    comparisons: &[Comparison],
-    pick: impl Fn(&Comparison) -> usize,
-    device: &Device,
-) -> Result<Tensor> {
-    let list: Vec<u32> = comparisons.iter().map(|c| pick(c) as u32).collect();
-    Tensor::new(list, device)
+    (losses * weights)?.sum_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Var;
+    use candle_core::{Device, Var};
 
     const ONE: Comparison = Comparison {
         winner: 0,

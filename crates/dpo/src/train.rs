@@ -211,7 +211,8 @@ impl Prepared for PreferenceLearning {
                 let (now, balance) = packed.logprobs_balanced(&policy, config.normalise)?;
                 let rows: Vec<usize> = micro.iter().map(|&item| order[item]).collect();
                 let then = reference.trained.of_items(&rows);
-                let ratios = (&now - Tensor::new(then, &session.device)?)?;
+                let then = rlhf_ops::upload(&then, then.len(), &session.device)?;
+                let ratios = (&now - then)?;
                 let loss = feedback_loss(config, &ratios, &items, share, z0)?;
                 Ok((loss, (balance, packed.tokens()), now))
             };

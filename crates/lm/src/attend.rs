@@ -28,30 +28,20 @@ pub(crate) enum Attend<'a> {
     },
 }
 
+/// Cosines and sines of the tokens' rotary angles, where queries and keys are to be rotated.
+pub(crate) type Turn<'a> = Option<(&'a Tensor, &'a Tensor)>;
+
 /// Queries, keys and values, in the layout of [`rlhf_ops::attention`].
 pub(crate) enum Qkv<'a> {
-    /// As three tensors.
-    Apart(&'a Tensor, &'a Tensor, &'a Tensor),
+    /// As three tensors, of which the first two are rotated by `turn` before anything else.
+    Apart {
+        q: &'a Tensor,
+        k: &'a Tensor,
+        v: &'a Tensor,
+        turn: Turn<'a>,
+    },
     /// Side by side in one tensor, with `kv_heads` heads of keys.
     Fused { qkv: &'a Tensor, kv_heads: usize },
-}
-
-impl Qkv<'_> {
-    fn attention(&self, layout: &Layout, config: AttentionConfig) -> Result<Tensor> {
-        Ok(match *self {
-            Self::Apart(q, k, v) => rlhf_ops::attention(q, k, v, layout, config)?,
-            Self::Fused { qkv, kv_heads } => {
-                rlhf_ops::fused_attention(qkv, kv_heads, layout, config)?
-            }
-        })
-    }
-
-    fn parts(&self, head_dim: usize) -> Result<(Tensor, Tensor, Tensor)> {
-        Ok(match *self {
-            Self::Apart(q, k, v) => (q.clone(), k.clone(), v.clone()),
-            Self::Fused { qkv, kv_heads } => rlhf_ops::attention_parts(qkv, kv_heads, head_dim)?,
-        })
-    }
 }
 
 impl Attend<'_> {
@@ -62,16 +52,34 @@ impl Attend<'_> {
         qkv: Qkv<'_>,
         config: AttentionConfig,
     ) -> Result<Tensor> {
+        let head_dim = config.head_dim;
+        let parts;
+        let ([q, k, v], turn) = match qkv {
+            Qkv::Apart { q, k, v, turn } => ([q, k, v], turn),
+            Qkv::Fused { qkv, kv_heads } => {
+                if let Self::Packed(layout) = self {
+                    return Ok(rlhf_ops::fused_attention(qkv, kv_heads, layout, config)?);
+                }
+                parts = rlhf_ops::attention_parts(qkv, kv_heads, head_dim)?;
+                ([&parts.0, &parts.1, &parts.2], None)
+            }
+        };
+        let turned = |x: &Tensor| match turn {
+            Some((cos, sin)) => rlhf_ops::rope(x, cos, sin, head_dim),
+            None => Ok(x.clone()),
+        };
         match self {
-            Self::Packed(layout) => qkv.attention(layout, config),
+            Self::Packed(layout) => {
+                let (q, k) = (turned(q)?, turned(k)?);
+                Ok(rlhf_ops::attention(&q, &k, v, layout, config)?)
+            }
             Self::Prefill { cache, layout } => {
-                let (_, k, v) = qkv.parts(config.head_dim)?;
-                cache.append(layer, &[&k, &v])?;
-                qkv.attention(layout, config)
+                let (q, k) = (turned(q)?, turned(k)?);
+                cache.append_heads(layer, [&q, &k, v], None, head_dim)?;
+                Ok(rlhf_ops::attention(&q, &k, v, layout, config)?)
             }
             Self::Cached { cache, rows } => {
-                let (q, k, v) = qkv.parts(config.head_dim)?;
-                cache.append(layer, &[&k, &v])?;
+                let q = cache.append_heads(layer, [q, k, v], turn, head_dim)?;
                 cached(cache, rows, layer, &q, config)
             }
         }
@@ -103,11 +111,11 @@ impl Attend<'_> {
         match self {
             Self::Packed(layout) => Ok(rlhf_ops::causal_convolution(x, weights, layout)?),
             Self::Prefill { cache, layout } => {
-                cache.append(layer, &[x])?;
+                cache.append(layer, x)?;
                 Ok(rlhf_ops::causal_convolution(x, weights, layout)?)
             }
             Self::Cached { cache, rows } => {
-                cache.append(layer, &[x])?;
+                cache.append(layer, x)?;
                 match cache.pools(layer)? {
                     [pool] => Ok(rlhf_ops::decode_convolution(pool, weights, rows)?),
                     _ => Err(foreign(layer)),
@@ -137,8 +145,8 @@ impl Attend<'_> {
                 recurrence.packed(projected, gates, layout)
             }
             Self::Cached { cache, rows } => {
-                let before = |row: &Vec<u32>| Some(row[row.len().checked_sub(2)?]);
-                let places: Vec<Option<u32>> = rows.rows().iter().map(before).collect();
+                let before = |row: &[u32]| Some(row[row.len().checked_sub(2)?]);
+                let places: Vec<Option<u32>> = rows.rows().map(before).collect();
                 let states = places.iter().map(|place| match place {
                     Some(place) => cache.state(layer, *place).map(Some),
                     None => Ok(None),
@@ -210,7 +218,7 @@ impl Attend<'_> {
                 let length = |s: &rlhf_ops::Segment| s.prefix.len() + s.tokens.len();
                 layout.segments().iter().map(length).max()
             }
-            Self::Cached { rows, .. } => rows.rows().iter().map(Vec::len).max(),
+            Self::Cached { rows, .. } => rows.rows().map(<[u32]>::len).max(),
         };
         match longest {
             Some(found) if found > max_length => Err(Error::Invalid(format!(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use crate::attend::Turn;
 use crate::recurrence::RowState;
 use crate::{Error, Result};
 
@@ -111,31 +112,61 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes `parts` of new tokens, such as keys and values `[T, Hkv·D]`, into the free places of `layer`, which has had as many before. They
-    /// count once [`advance`](Self::advance) is called, after every layer has written.
-    pub(crate) fn append(&mut self, layer: usize, parts: &[&Tensor]) -> Result<()> {
+    /// Writes what convolutions reach back to, `x` `[T, C]` of new tokens, into the free places of `layer`. They count once
+    /// [`advance`](Self::advance) is called, after every layer has written.
+    pub(crate) fn append(&mut self, layer: usize, x: &Tensor) -> Result<()> {
+        let (x, len) = (x.detach().contiguous()?, self.len);
+        for pool in self.with_room(layer, &[&x])? {
+            pool.slice_set(&x, 0, len)?;
+        }
+        Ok(())
+    }
+
+    /// Writes keys `k` and values `v`, `[T, Hkv·D]`, of new tokens likewise, the keys rotated where there is a `turn`. Returns their queries `q`, rotated
+    /// too.
+    pub(crate) fn append_heads(
+        &mut self,
+        layer: usize,
+        [q, k, v]: [&Tensor; 3],
+        turn: Turn<'_>,
+        head_dim: usize,
+    ) -> Result<Tensor> {
+        let len = self.len;
+        match self.with_room(layer, &[k, v])? {
+            [keys, values] => {
+                let pools = [keys, values];
+                Ok(rlhf_ops::rope_append(
+                    [q, k, v],
+                    turn,
+                    head_dim,
+                    pools,
+                    len,
+                )?)
+            }
+            _ => Err(Error::Invalid(format!("cache: layer {layer} has no pools"))),
+        }
+    }
+
+    /// The pools of `layer`, with room for what `new` tokens have of each.
+    fn with_room(&mut self, layer: usize, new: &[&Tensor]) -> Result<&[Tensor]> {
         let (len, layers) = (self.len, self.pools.len());
         let Some(slot) = self.pools.get_mut(layer) else {
             return Err(Error::Invalid(format!(
                 "cache: made for {layers} layers, used with a model that has more"
             )));
         };
-        let old = slot.take();
-        let mut pools = Vec::with_capacity(parts.len());
-        for (i, new) in parts.iter().enumerate() {
-            let new = new.detach().contiguous()?;
+        let old = slot.take().unwrap_or_default();
+        let mut pools = Vec::with_capacity(new.len());
+        for (i, new) in new.iter().enumerate() {
             let needed = len + new.dim(0)?;
             let capacity = needed.next_power_of_two().max(FIRST_CAPACITY);
-            let pool = match old.as_ref().and_then(|old| old.get(i)) {
+            pools.push(match old.get(i) {
                 Some(pool) if pool.dim(0)? >= needed => pool.clone(),
                 Some(full) => resized(full, len, capacity)?,
-                None => resized(&new, 0, capacity)?,
-            };
-            pool.slice_set(&new, 0, len)?;
-            pools.push(pool);
+                None => resized(new, 0, capacity)?,
+            });
         }
-        *slot = Some(pools);
-        Ok(())
+        Ok(slot.insert(pools))
     }
 
     /// Counts `tokens` more.
@@ -183,7 +214,8 @@ mod tests {
     fn append(cache: &mut KvCache, range: std::ops::Range<u32>) {
         let (keys, values) = tokens(range.clone());
         for layer in 0..2 {
-            cache.append(layer, &[&keys, &values]).unwrap();
+            let heads = [&keys, &keys, &values];
+            cache.append_heads(layer, heads, None, 1).unwrap();
         }
         cache.advance(range.len());
     }

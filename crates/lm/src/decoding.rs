@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rlhf_base::rng::uniform;
-use rlhf_ops::{DecodeRows, SampleRow};
+use rlhf_ops::{DecodeRows, SampleRow, Sampling};
 
 use crate::likely::{TokenScore, score};
 use crate::sampling::{Draw, Sampler};
@@ -49,6 +49,10 @@ pub(crate) struct Computed {
     /// Logits after its last token, `[1, V]`.
     pub(crate) logits: Tensor,
 }
+
+/// Tokens that a device draws before the host reads them, where nobody waits for each: a read costs as much as a few launches, and a row computes at
+/// most this many tokens less one after its end.
+pub(crate) const TOKENS_A_READ: usize = 16;
 
 /// A row's next token, and beside it the likeliest ones where the manner asks for them.
 type Drawn = Result<(Draw, Option<TokenScore>)>;
@@ -94,10 +98,39 @@ impl Row {
         }
     }
 
+    /// How many tokens the response may still have.
+    fn left(&self) -> usize {
+        self.limit - self.response().len()
+    }
+
+    /// How many tokens come before one may end the response.
+    fn end_allowed_after(&self) -> usize {
+        let least = self.manner.config.min_new_tokens;
+        least.saturating_sub(self.response().len())
+    }
+
     /// The response so far.
     pub(crate) fn response(&self) -> &[u32] {
         &self.seen[self.prompt_length..]
     }
+}
+
+/// By row, what was drawn one after another.
+fn drawn(sampling: Sampling) -> Result<Vec<Vec<Drawn>>> {
+    let by_step = sampling.read()?;
+    let mut by_row: Vec<Vec<Drawn>> = Vec::new();
+    by_row.resize_with(by_step.first().map_or(0, Vec::len), Vec::new);
+    for step in by_step {
+        for (row, drawn) in by_row.iter_mut().zip(step) {
+            row.push(match drawn {
+                Some((token, logprob)) => Ok((Draw { token, logprob }, None)),
+                None => Err(Error::NotSampled(
+                    "the largest logit is not finite, or one is NaN (weights that are not finite, or every token forbidden)".to_owned(),
+                )),
+            });
+        }
+    }
+    Ok(by_row)
 }
 
 /// Rows of one model side by side: some leave, others enter, and none can tell.
@@ -137,7 +170,7 @@ impl<'a> Decoder<'a> {
         let hidden = self
             .model
             .prefill(&packer.finish(&self.device)?, &mut self.cache)?;
-        let last = Tensor::new(last, &self.device)?;
+        let last = rlhf_ops::upload(&last, last.len(), &self.device)?;
         let logits = self.logits(&hidden.index_select(&last, 0)?)?;
         let computed = rows.into_iter().enumerate().map(|(i, rows)| {
             Ok(Computed {
@@ -151,42 +184,89 @@ impl<'a> Decoder<'a> {
     /// Draws the first token of `rows`; `logits` gives what follows the prompt of each. Those that end with it are `finished`.
     pub(crate) fn start(
         &mut self,
-        rows: Vec<Row>,
+        mut rows: Vec<Row>,
         logits: &[&Tensor],
         finished: &mut Vec<(Row, End)>,
     ) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.draw(rows, &Tensor::cat(logits, 0)?, finished)
+        let logits = Tensor::cat(logits, 0)?;
+        let draws = match self.draws_on_device(&rows)? {
+            true => {
+                let mut sampling = self.sampling(&mut rows, 1)?;
+                sampling.draw(&logits)?;
+                drawn(sampling)?
+            }
+            false => self.draw_on_host(&mut rows, &logits)?,
+        };
+        self.extend_all(rows, draws, finished)
     }
 
-    /// Draws the next token of every active row; those that end with it are `finished`.
-    pub(crate) fn step(&mut self, finished: &mut Vec<(Row, End)>) -> Result<()> {
+    /// Draws the next token of every active row; those that end with it are `finished`. Where tokens are drawn on the device, up to `most` of them are
+    /// before the host reads any: what a row draws after its end is thrown away.
+    pub(crate) fn step(&mut self, most: usize, finished: &mut Vec<(Row, End)>) -> Result<()> {
         if self.active.is_empty() {
             return Ok(());
         }
-        let logits = self.decode()?;
-        let rows = std::mem::take(&mut self.active);
-        self.draw(rows, &logits, finished)
+        let mut rows = std::mem::take(&mut self.active);
+        let draws = match self.draws_on_device(&rows)? {
+            true => {
+                let left = rows.iter().map(Row::left).max().unwrap_or(1);
+                // States of recurrent layers are kept for the newest token alone.
+                let recurrent = self.model.config().state_width() > 0;
+                let steps = if recurrent { 1 } else { most.min(left) };
+                let mut sampling = self.sampling(&mut rows, steps)?;
+                let (mut ids, ahead) = self.ahead(&mut rows, steps)?;
+                for (positions, rows) in &ahead {
+                    let logits = self.decode(&ids, positions, rows)?;
+                    ids = sampling.draw(&logits)?;
+                }
+                drawn(sampling)?
+            }
+            false => {
+                let (ids, ahead) = self.ahead(&mut rows, 1)?;
+                let (positions, seen) = &ahead[0];
+                let logits = self.decode(&ids, positions, seen)?;
+                self.draw_on_host(&mut rows, &logits)?
+            }
+        };
+        self.extend_all(rows, draws, finished)
     }
 
-    /// Runs the newest token of every active row through the model: logits `[R, V]`.
-    fn decode(&mut self) -> Result<Tensor> {
-        let first = self.cache.len();
-        let mut ids: Vec<u32> = Vec::with_capacity(self.active.len());
-        let mut positions: Vec<u32> = Vec::with_capacity(self.active.len());
-        for (i, row) in self.active.iter_mut().enumerate() {
-            ids.extend(row.seen.last());
-            positions.push(row.places.len() as u32);
-            row.places.push((first + i) as u32);
+    /// The newest token of each row, u32 `[R]`; and for each of the next steps the positions, u32 `[R]`, and what the rows see. None of it depends on the
+    /// tokens that will be drawn, so that it is uploaded for all steps at once.
+    fn ahead(&self, rows: &mut [Row], steps: usize) -> Result<(Tensor, Vec<(Tensor, DecodeRows)>)> {
+        let (first, count) = (self.cache.len(), rows.len());
+        let mut numbers: Vec<u32> = rows
+            .iter()
+            .filter_map(|row| row.seen.last().copied())
+            .collect();
+        let mut lengths = Vec::with_capacity(steps);
+        for step in 0..steps {
+            for (i, row) in rows.iter_mut().enumerate() {
+                // A row that has all its tokens by then stays where it is.
+                if step < row.left() {
+                    row.places.push((first + step * count + i) as u32);
+                }
+            }
+            let seen = rows.iter().map(|row| row.places.len());
+            lengths.push(seen.clone().collect());
+            numbers.extend(seen.map(|seen| (seen - 1) as u32));
         }
-        let rows = DecodeRows::new(self.active.iter().map(|row| row.places.clone()).collect());
-        let ids = Tensor::new(ids, &self.device)?;
-        let positions = Tensor::new(positions, &self.device)?;
-        let hidden = self
-            .model
-            .decode(&ids, &positions, &rows, &mut self.cache)?;
+        let numbers = rlhf_ops::upload(&numbers, (steps + 1, count), &self.device)?;
+        let places = rows.iter().map(|row| row.places.clone()).collect();
+        let seen = DecodeRows::steps(places, lengths).into_iter();
+        let ahead = seen.enumerate().map(|(step, seen)| {
+            let positions = numbers.get(step + 1)?;
+            Ok((positions, seen))
+        });
+        Ok((numbers.get(0)?, ahead.collect::<Result<_>>()?))
+    }
+
+    /// Runs a token of every row through the model: logits `[R, V]`.
+    fn decode(&mut self, ids: &Tensor, positions: &Tensor, rows: &DecodeRows) -> Result<Tensor> {
+        let hidden = self.model.decode(ids, positions, rows, &mut self.cache)?;
         self.logits(&hidden)
     }
 
@@ -194,23 +274,24 @@ impl<'a> Decoder<'a> {
         Ok(self.model.logits(hidden)?.to_dtype(DType::F32)?)
     }
 
-    /// Draws the next token of each of `rows` from its logits in `[R, V]`, and puts the row among the `finished` or back among the active ones.
-    fn draw(
+    /// Adds to each of `rows` what it drew, up to its end, and puts it among the `finished` or back among the active ones.
+    fn extend_all(
         &mut self,
-        mut rows: Vec<Row>,
-        logits: &Tensor,
+        rows: Vec<Row>,
+        draws: Vec<Vec<Drawn>>,
         finished: &mut Vec<(Row, End)>,
     ) -> Result<()> {
-        let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
-        let scored = rows.iter().any(|row| row.manner.likeliest.is_some());
-        let draws = match !scored && rlhf_ops::samples_on_device(logits) {
-            true => self.draws_on_device(&rows, logits, &chances)?,
-            false => self.draws_on_host(&rows, logits, &chances)?,
-        };
-        for (mut row, draw) in rows.into_iter().zip(draws) {
-            let (draw, scored) = draw?;
-            row.scores.extend(scored);
-            match self.extend(&mut row, draw)? {
+        for (mut row, draws) in rows.into_iter().zip(draws) {
+            let mut end = None;
+            for draw in draws {
+                let (draw, scored) = draw?;
+                row.scores.extend(scored);
+                end = self.extend(&mut row, draw)?;
+                if end.is_some() {
+                    break;
+                }
+            }
+            match end {
                 Some(end) => finished.push((row, end)),
                 None => self.active.push(row),
             }
@@ -220,19 +301,23 @@ impl<'a> Decoder<'a> {
 
     /// Tokens that may not come next.
     fn forbidden(&self, row: &Row) -> &[u32] {
-        match row.response().len() < row.manner.config.min_new_tokens {
-            true => self.tokenizer.end_ids(),
-            false => &[],
+        match row.end_allowed_after() {
+            0 => &[],
+            _ => self.tokenizer.end_ids(),
         }
     }
 
-    fn draws_on_device(
-        &self,
-        rows: &[Row],
-        logits: &Tensor,
-        chances: &[f64],
-    ) -> Result<Vec<Drawn>> {
-        let ways = rows.iter().zip(chances).map(|(row, &uniform)| {
+    fn draws_on_device(&self, rows: &[Row]) -> Result<bool> {
+        let scored = rows.iter().any(|row| row.manner.likeliest.is_some());
+        let vocabulary = self.model.vocab_weight().dim(0)?;
+        Ok(!scored && rlhf_ops::samples_on_device(&self.device, vocabulary))
+    }
+
+    /// How the next `steps` tokens of the rows are drawn.
+    fn sampling(&self, rows: &mut [Row], steps: usize) -> Result<Sampling> {
+        let draw = |row: &mut Row| (0..steps).map(|_| uniform(&mut row.rng)).collect();
+        let uniforms: Vec<Vec<f64>> = rows.iter_mut().map(draw).collect();
+        let ways = rows.iter().zip(&uniforms).map(|(row, uniforms)| {
             let config = &row.manner.config;
             SampleRow {
                 temperature: config.temperature,
@@ -241,22 +326,19 @@ impl<'a> Decoder<'a> {
                 penalty: config.repetition_penalty,
                 seen: &row.seen,
                 forbidden: self.forbidden(row),
-                uniform,
+                allowed_after: row.end_allowed_after(),
+                uniforms,
             }
         });
-        let drawn = rlhf_ops::sample(logits, &ways.collect::<Vec<_>>())?;
-        let draws = drawn.into_iter().map(|drawn| match drawn {
-            Some((token, logprob)) => Ok((Draw { token, logprob }, None)),
-            None => Err(Error::NotSampled(
-                "the largest logit is not finite, or one is NaN (weights that are not finite, or every token forbidden)".to_owned(),
-            )),
-        });
-        Ok(draws.collect())
+        let vocabulary = self.model.vocab_weight().dim(0)?;
+        let ways: Vec<SampleRow<'_>> = ways.collect();
+        Ok(Sampling::new(&ways, vocabulary, &self.device)?)
     }
 
-    fn draws_on_host(&self, rows: &[Row], logits: &Tensor, chances: &[f64]) -> Result<Vec<Drawn>> {
+    fn draw_on_host(&self, rows: &mut [Row], logits: &Tensor) -> Result<Vec<Vec<Drawn>>> {
+        let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
         let (all, vocabulary) = (rlhf_ops::read_to_host(logits)?, logits.dim(1)?);
-        Ok(rlhf_ops::parallel_map(rows.len(), |i| {
+        let draw = |i: usize| -> Drawn {
             let (row, z) = (&rows[i], &all[i * vocabulary..][..vocabulary]);
             let (config, forbidden) = (&row.manner.config, self.forbidden(row));
             let mut sampler = self.idle_samplers().pop().unwrap_or_default();
@@ -265,7 +347,9 @@ impl<'a> Decoder<'a> {
             let draw = draw?;
             let scored = row.manner.likeliest.map(|n| score(z, draw.token, n));
             Ok((draw, scored))
-        }))
+        };
+        let draws = rlhf_ops::parallel_map(rows.len(), draw);
+        Ok(draws.into_iter().map(|draw| vec![draw]).collect())
     }
 
     /// Samplers hold scratch memory alone, so a panic leaves them usable.

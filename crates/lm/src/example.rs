@@ -110,10 +110,11 @@ impl ExampleBatch {
                 }
             }
         }
+        let (packed, [rows, targets]) = packer.finish_beside([&rows, &targets], device)?;
         Ok(Self {
-            packed: packer.finish(device)?,
-            rows: Tensor::new(rows, device)?,
-            targets: Tensor::new(targets, device)?,
+            packed,
+            rows,
+            targets,
         })
     }
 

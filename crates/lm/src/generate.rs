@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rlhf_base::rng::stream;
 
-use crate::decoding::{Computed, Decoder, End, Manner, Row};
+use crate::decoding::{Computed, Decoder, End, Manner, Row, TOKENS_A_READ};
 use crate::{CausalLm, Error, Result, SamplingConfig, Tokenizer};
 
 /// A sampled response.
@@ -61,7 +61,7 @@ pub fn generate_rows(
     let mut finished: Vec<Sampled> = Vec::with_capacity(total);
     while finished.len() < total {
         let before = finished.len();
-        batch.round(&mut finished)?;
+        batch.round(TOKENS_A_READ, &mut finished)?;
         if finished.len() > before {
             progress(finished.len());
         }
@@ -85,7 +85,7 @@ pub fn stream_response(
     let mut finished = Vec::with_capacity(1);
     let mut told = 0;
     loop {
-        batch.round(&mut finished)?;
+        batch.round(1, &mut finished)?;
         let spoken = match (finished.first(), batch.decoder.active.first()) {
             (Some(response), _) => &response.tokens,
             (None, Some(row)) => row.response(),
@@ -177,11 +177,11 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Lets waiting rows start and draws the next token of every row; those that end with it are `finished`.
-    fn round(&mut self, finished: &mut Vec<Sampled>) -> Result<()> {
+    /// Lets waiting rows start and draws the next token of every row, on a device up to `most` of them; those that end are `finished`.
+    fn round(&mut self, most: usize, finished: &mut Vec<Sampled>) -> Result<()> {
         let mut ended = Vec::new();
         self.admit(&mut ended)?;
-        self.decoder.step(&mut ended)?;
+        self.decoder.step(most, &mut ended)?;
         finished.extend(ended.into_iter().map(sampled));
         let held = self.prompts.iter_mut().filter_map(|p| p.computed.as_mut());
         let mut held: Vec<&mut Vec<u32>> = held.map(|c| &mut c.places).collect();

@@ -96,12 +96,33 @@ impl Packer {
 
     /// The batch, on `device`.
     pub fn finish(self, device: &Device) -> Result<Packed> {
+        let (batch, []) = self.finish_beside([], device)?;
+        Ok(batch)
+    }
+
+    /// The batch, and beside it lists of other numbers about it, such as rows and their targets: all in one upload.
+    pub fn finish_beside<const N: usize>(
+        self,
+        beside: [&[u32]; N],
+        device: &Device,
+    ) -> Result<(Packed, [Tensor; N])> {
         let tokens = self.ids.len();
-        Ok(Packed {
-            ids: Tensor::from_vec(self.ids, tokens, device)?,
-            positions: Tensor::from_vec(self.positions, tokens, device)?,
+        let mut all = self.ids;
+        all.extend(self.positions);
+        let mut from = all.len();
+        all.extend(beside.iter().copied().flatten());
+        let all = rlhf_ops::upload(&all, all.len(), device)?;
+        let batch = Packed {
+            ids: all.narrow(0, 0, tokens)?,
+            positions: all.narrow(0, tokens, tokens)?,
             layout: Layout::new(self.blocks)?,
-        })
+        };
+        let mut tensors = beside.map(|_| all.clone());
+        for (tensor, list) in tensors.iter_mut().zip(beside) {
+            *tensor = all.narrow(0, from, list.len())?;
+            from += list.len();
+        }
+        Ok((batch, tensors))
     }
 
     fn push(&mut self, ids: &[u32], prefix: Range<usize>) -> Range<usize> {
@@ -131,6 +152,23 @@ mod tests {
         let batch = packer.finish(&Device::Cpu).unwrap();
         assert_eq!(batch.positions.to_vec1::<u32>().unwrap(), [0, 1, 0]);
         assert!(batch.layout.segments().iter().all(|b| b.prefix.is_empty()));
+    }
+
+    #[test]
+    fn what_goes_beside_a_batch_is_uploaded_with_it() {
+        let mut packer = Packer::new();
+        packer.sequence(&[7, 8, 9]);
+        let before = rlhf_ops::host_uploads();
+        let (batch, [rows, none, targets]) = packer
+            .finish_beside([&[0, 1], &[], &[8, 9]], &Device::Cpu)
+            .unwrap();
+        assert_eq!(rlhf_ops::host_uploads() - before, 1);
+        let numbers = |t: &Tensor| t.to_vec1::<u32>().unwrap();
+        assert_eq!(numbers(&batch.ids), [7, 8, 9]);
+        assert_eq!(numbers(&batch.positions), [0, 1, 2]);
+        assert_eq!(numbers(&rows), [0, 1]);
+        assert!(numbers(&none).is_empty());
+        assert_eq!(numbers(&targets), [8, 9]);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub fn mean_hidden(
 /// The rows of the last tokens, `[r, H]`.
 pub(crate) fn at_the_ends(hidden: &Tensor, spans: &[Range<usize>]) -> Result<Tensor> {
     let last: Vec<u32> = spans.iter().map(|span| span.end as u32 - 1).collect();
-    Ok(hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?)
+    Ok(hidden.index_select(&rlhf_ops::upload(&last, last.len(), hidden.device())?, 0)?)
 }
 
 /// Calls `take` with the hidden states `[T, H]` of one forward pass after another, where each response's tokens are in them, and the groups that they belong

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use rlhf_base::rng;
-use rlhf_lm::{CausalLm, Gradients, KvCache, ModelConfig, Packed, Packer};
-use rlhf_ops::{
-    DecodeRows, SampleRow, host_reads, kernel_launches, on_the_emulated_grid, sample,
-    samples_on_device,
+use rlhf_lm::{
+    CausalLm, Gradients, ModelConfig, Packed, Packer, SamplingConfig, Tokenizer, generate,
+    train_bpe,
 };
+use rlhf_ops::{host_reads, host_uploads, kernel_launches, on_the_emulated_grid};
 
 use models::{configs, tokens};
 
@@ -90,9 +90,76 @@ fn every_family_has_the_loss_and_gradients_of_the_cpu() {
     }
 }
 
-/// A token of each of two rows, in a Llama of two blocks: what is launched, and how often the host waits. `BENCHMARKS.md` has these counts.
+/// Of more tokens than the models have, whose 23 are the first bytes that can be seen: `!` to `7`.
+fn tokenizer() -> Tokenizer {
+    train_bpe(["ab ab ab cd"].iter(), 258, &["<|endoftext|>"]).unwrap()
+}
+
+/// Rows that stop within the tokens that are read together, others that reach the model's longest sequence, and more of them than run side by side.
 #[test]
-fn a_decoded_token_is_read_once_and_launches_sixteen_kernels_a_block() {
+fn responses_are_those_of_the_cpu_wherever_rows_end() {
+    if !rlhf_grid::AVAILABLE {
+        return;
+    }
+    let (rng, tokenizer) = (&mut rng::stream(2, "emulated", 0), tokenizer());
+    let prompts = [3, 1, 30].map(|length| tokens(rng, length));
+    let sampling = SamplingConfig {
+        temperature: 0.9,
+        top_k: Some(20),
+        top_p: Some(0.95),
+        repetition_penalty: 1.2,
+        min_new_tokens: 2,
+        max_new_tokens: 21,
+        stop: vec!["#".into()],
+        max_rows: 4,
+        ..Default::default()
+    };
+    let mut all = Vec::new();
+    for name in [
+        "gpt2",
+        "llama, tied",
+        "mistral, sliding window",
+        "gemma2",
+        "lfm2",
+    ] {
+        let (_, config) = configs().into_iter().find(|it| it.0 == name).unwrap();
+        let model = CausalLm::new(&config, &models::params(&config, 3, DType::F32)).unwrap();
+        let run = || {
+            let reads = host_reads();
+            let rows = generate(&model, &tokenizer, &prompts, 3, &sampling, &mut |_| ()).unwrap();
+            (rows, host_reads() - reads)
+        };
+        let (want, read_on_cpu) = run();
+        let (got, read) = on_the_emulated_grid(rlhf_grid::launch, run);
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(
+                got.tokens, want.tokens,
+                "{name}: {}, {}",
+                want.prompt, want.sample
+            );
+            assert_eq!(got.finished, want.finished, "{name}");
+            let pairs = got.logprobs.iter().zip(&want.logprobs);
+            let apart = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{name}: {apart}");
+        }
+        all.extend(want);
+        assert!(
+            2 * read < read_on_cpu,
+            "{name}: {read} reads, on the CPU {read_on_cpu}"
+        );
+    }
+    let ended = |finished: bool, lengths: std::ops::Range<usize>| {
+        let mut rows = all.iter();
+        rows.any(|row| row.finished == finished && lengths.contains(&row.tokens.len()))
+    };
+    assert!(ended(true, 1..16) && ended(true, 17..21) && ended(false, 21..22));
+    assert!(ended(false, 10..11), "the longest sequence has 40 tokens");
+}
+
+/// Tokens of two rows, in a Llama of two blocks: what is launched and uploaded, and how often the host waits. `BENCHMARKS.md` has these counts.
+#[test]
+fn sixteen_decoded_tokens_are_read_once_and_launch_fifteen_kernels_a_block_each() {
     if !rlhf_grid::AVAILABLE {
         return;
     }
@@ -100,39 +167,29 @@ fn a_decoded_token_is_read_once_and_launches_sixteen_kernels_a_block() {
     let (_, config) = all.iter().find(|it| it.0 == "llama, tied").unwrap();
     let params = models::params(config, 3, DType::F32);
     let model = CausalLm::new(config, &params).unwrap();
-    let mut packer = Packer::new();
+    let tokenizer = tokenizer();
     let prompts = [tokens(&mut rng::stream(1, "emulated", 0), 4), vec![1, 2]];
-    let places = prompts.map(|ids| packer.sequence(&ids));
-    let step = || {
-        let mut cache = KvCache::new(2);
-        let batch = packer.finish(&Device::Cpu).unwrap();
-        model.prefill(&batch, &mut cache).unwrap();
-        let before = (kernel_launches(), host_reads());
-        let first = cache.len() as u32;
-        let with_newest = |(r, rows): (usize, &std::ops::Range<usize>)| {
-            let mut seen: Vec<u32> = rows.clone().map(|place| place as u32).collect();
-            seen.push(first + r as u32);
-            seen
-        };
-        let rows = DecodeRows::new(places.iter().enumerate().map(with_newest).collect());
-        let of = |numbers: [u32; 2]| Tensor::new(&numbers, &Device::Cpu).unwrap();
-        let hidden = model.decode(&of([3, 4]), &of([4, 2]), &rows, &mut cache);
-        let logits = model.logits(&hidden.unwrap()).unwrap();
-        let way = SampleRow {
-            temperature: 1.0,
+    let counts = |tokens: usize| {
+        let sampling = SamplingConfig {
             top_k: Some(5),
             top_p: Some(0.9),
-            penalty: 1.0,
-            seen: &[],
-            forbidden: &[],
-            uniform: 0.5,
+            repetition_penalty: 1.1,
+            min_new_tokens: tokens,
+            max_new_tokens: tokens,
+            ..Default::default()
         };
-        assert!(samples_on_device(&logits));
-        sample(&logits, &[way, way]).unwrap();
-        (kernel_launches() - before.0, host_reads() - before.1)
+        let before = [kernel_launches(), host_reads(), host_uploads()];
+        let found = generate(&model, &tokenizer, &prompts, 1, &sampling, &mut |_| ()).unwrap();
+        assert!(found.iter().all(|row| row.tokens.len() == tokens));
+        let after = [kernel_launches(), host_reads(), host_uploads()];
+        [0, 1, 2].map(|i| after[i] - before[i])
     };
-    // A block: two norms, seven products, two copies of the residual stream, two rotations, attention in two, the activation. Then the embedding, the
-    // last norm, the head and the draw.
-    let found = on_the_emulated_grid(rlhf_grid::launch, step);
-    assert_eq!(found, (2 * (2 + 7 + 2 + 2 + 2 + 1) + 4, 1));
+    let [one, after_one, twice] =
+        on_the_emulated_grid(rlhf_grid::launch, || [counts(1), counts(17), counts(33)]);
+    // A block: two norms, seven products, two copies of the residual stream, one that rotates and fills the cache, attention in two, the activation.
+    // Then the embedding, the last norm, the head and the draw. What is uploaded: how to draw, ids and positions, what rows see.
+    let a_token = 2 * (2 + 7 + 2 + 1 + 2 + 1) + 4;
+    let sixteen = [16 * a_token, 1, 3];
+    assert_eq!([0, 1, 2].map(|i| after_one[i] - one[i]), sixteen);
+    assert_eq!([0, 1, 2].map(|i| twice[i] - after_one[i]), sixteen);
 }

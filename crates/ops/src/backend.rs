@@ -39,6 +39,11 @@ pub(crate) fn backend(operands: &[&Tensor]) -> Backend {
     }
 }
 
+/// Whether tensors of the types with kernels get them on this device.
+pub(crate) fn has_kernels(device: &Device) -> bool {
+    !reference_only() && (device.is_cuda() || is_emulated() && device.is_cpu())
+}
+
 thread_local! {
     /// Whether GPU kernels run on this thread's tensors on the CPU.
     static EMULATED: Cell<bool> = const { Cell::new(false) };

@@ -1,11 +1,12 @@
-//! Reads from the device to the host, counted. Training reads results here and nowhere else.
+//! Numbers from the device to the host and from the host to the device, counted. Training reads results here and nowhere else.
 
 use std::cell::Cell;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Shape, Tensor, WithDType};
 
 thread_local! {
     static READS: Cell<u64> = const { Cell::new(0) };
+    static UPLOADS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The elements of an `f32` tensor, row-major, in the host's memory.
@@ -22,6 +23,39 @@ pub fn host_reads() -> u64 {
     READS.get()
 }
 
+/// `values`, row-major, as a tensor of this shape on `device`.
+///
+/// On a GPU each call is a copy of its own, which costs as much time as a launch however little it copies: what is needed at the same time goes
+/// together, and is cut with `narrow`. [`host_uploads`] counts the calls.
+pub fn upload<T: WithDType>(
+    values: &[T],
+    shape: impl Into<Shape>,
+    device: &Device,
+) -> Result<Tensor> {
+    UPLOADS.set(UPLOADS.get() + 1);
+    Tensor::from_slice(values, shape.into(), device)
+}
+
+/// Several lists as tensors on `device`, in one [`upload`].
+pub fn upload_lists<T: WithDType, const N: usize>(
+    lists: [&[T]; N],
+    device: &Device,
+) -> Result<[Tensor; N]> {
+    let all = lists.concat();
+    let (all, mut from) = (upload(&all, all.len(), device)?, 0);
+    let mut tensors = lists.map(|_| all.clone());
+    for (tensor, list) in tensors.iter_mut().zip(lists) {
+        *tensor = all.narrow(0, from, list.len())?;
+        from += list.len();
+    }
+    Ok(tensors)
+}
+
+/// Number of uploads by this thread.
+pub fn host_uploads() -> u64 {
+    UPLOADS.get()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +68,12 @@ mod tests {
         assert_eq!(read_to_host(&t.t().unwrap()).unwrap(), [1.0, 3.0, 2.0, 4.0]);
         assert_eq!(read_to_host(&t.sum_all().unwrap()).unwrap(), [10.0]);
         assert_eq!(host_reads() - before, 2);
+        let before = host_uploads();
+        let t = upload(&[1u32, 2, 3, 4], (2, 2), &Device::Cpu).unwrap();
+        assert_eq!(t.to_vec2::<u32>().unwrap(), [[1, 2], [3, 4]]);
+        let lists: [&[u32]; 3] = [&[1, 2], &[], &[3]];
+        let tensors = upload_lists(lists, &Device::Cpu).unwrap();
+        assert_eq!(tensors.map(|t| t.to_vec1::<u32>().unwrap()), lists);
+        assert_eq!(host_uploads() - before, 2);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{Result, bail};
 
 use crate::attention::plan::Plans;
+use crate::causal_convolution::Cached;
 
 /// A segment of a packed stream: one sequence, or the continuation of a prefix that several sequences share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +26,8 @@ pub struct Layout {
     segments: Arc<[Segment]>,
     /// What kernels need of it, built and uploaded once for all layers.
     pub(crate) plans: Arc<Plans>,
+    /// And what kernels of convolutions do.
+    pub(crate) pasts: Arc<Cached>,
 }
 
 impl PartialEq for Layout {
@@ -58,6 +61,7 @@ impl Layout {
         Ok(Self {
             segments: segments.into(),
             plans: Arc::default(),
+            pasts: Arc::default(),
         })
     }
 

@@ -40,7 +40,7 @@ impl Aggregate {
             Self::Sequence => {
                 let weight = |&n: &usize| std::iter::repeat_n(1.0 / n as f32, n);
                 let weights: Vec<f32> = lengths.iter().flat_map(weight).collect();
-                let weights = Tensor::new(weights, losses.device())?;
+                let weights = rlhf_ops::upload(&weights, weights.len(), losses.device())?;
                 (losses * weights)?.sum_all()? / whole.responses as f64
             }
         }

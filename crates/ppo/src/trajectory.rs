@@ -115,7 +115,7 @@ impl Trajectory {
             .flat_map(|&i| &field[i])
             .map(|x| f64::from(*x) as f32)
             .collect();
-        Ok(Tensor::new(flat, device)?)
+        Ok(rlhf_ops::upload(&flat, flat.len(), device)?)
     }
 }
 

@@ -26,10 +26,8 @@ impl Batch {
                 last.push((packer.continuation(prompt, response).end - 1) as u32);
             }
         }
-        Ok(Self {
-            packed: packer.finish(device)?,
-            last: Tensor::new(last, device)?,
-        })
+        let (packed, [last]) = packer.finish_beside([&last], device)?;
+        Ok(Self { packed, last })
     }
 }
 

@@ -41,10 +41,11 @@ impl EpisodeBatch {
             targets.extend_from_slice(&episode.response);
             lengths.push(episode.response.len());
         }
+        let (packed, [rows, targets]) = packer.finish_beside([&rows, &targets], device)?;
         Ok(Self {
-            packed: packer.finish(device)?,
-            rows: Tensor::new(rows, device)?,
-            targets: Tensor::new(targets, device)?,
+            packed,
+            rows,
+            targets,
             lengths,
         })
     }

@@ -334,9 +334,8 @@ impl Block {
         let qkv = qkv.index_select(&self.columns, 1)?;
         let head_dim = self.attention.head_dim;
         let (q, k, v) = rlhf_ops::attention_parts(&qkv, self.heads, head_dim)?;
-        let q = rlhf_ops::rope(&q, cos, sin, head_dim)?;
-        let k = rlhf_ops::rope(&k, cos, sin, head_dim)?;
-        let seen = attend.attention(layer, Qkv::Apart(&q, &k, &v), self.attention)?;
+        let (q, k, v, turn) = (&q, &k, &v, Some((cos, sin)));
+        let seen = attend.attention(layer, Qkv::Apart { q, k, v, turn }, self.attention)?;
         let attended = self.out.forward_add(x, &seen)?;
         let into_mlp = if self.parallel { x } else { &attended };
         let up = self.up.forward(&self.mlp_norm.forward(into_mlp)?)?;

@@ -71,7 +71,7 @@ impl Engine<'_> {
                 .is_some_and(|a| a.voices.contains_key(&row.index.1))
         };
         self.decoder.active.retain(goes_on);
-        self.decoder.step(&mut ended)?;
+        self.decoder.step(1, &mut ended)?;
         for (row, end) in ended {
             self.tell(&row, Some(end))?;
         }

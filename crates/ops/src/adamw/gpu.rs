@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::AdamWTensors;
 use crate::gpu::Argument::{In, Int};
 use crate::gpu::{Kernel, addresses};
+use crate::upload;
 
 /// `EACH` of the text.
 const EACH: usize = 16;
@@ -23,19 +24,23 @@ fn launch(all: &[&AdamWTensors<'_>], dtype: DType, device: &Device) -> Result<()
     let kernel = Kernel::new(include_str!("kernel.h"), "adamw", dtype);
     let grads: Result<Vec<Tensor>> = all.iter().map(|t| t.grad.detach().contiguous()).collect();
     let grads = grads?;
-    let (mut table, mut factors, mut blocks) = (Vec::new(), Vec::new(), 0);
+    let (mut table, mut blocks) = (Vec::new(), 0);
     for (t, grad) in all.iter().zip(&grads) {
         let n = t.param.elem_count();
         table.extend(addresses(&[t.param, grad, t.m, t.v], device)?);
         table.extend([n as i64, blocks as i64]);
-        factors.extend(t.step.factors().all());
+        table.extend(t.step.factors().all().chunks(2).map(pair));
         blocks += n.div_ceil(kernel.threads * EACH);
     }
-    let table = Tensor::new(table, device)?;
-    let factors = Tensor::new(factors, device)?;
-    kernel.launch(
-        device,
-        [blocks, 1],
-        &[In(&table), In(&factors), Int(all.len())],
-    )
+    let table = upload(&table, table.len(), device)?;
+    kernel.launch(device, [blocks, 1], &[In(&table), Int(all.len())])
+}
+
+/// One or two floats in the bytes of a whole number, the first at the lower address.
+fn pair(floats: &[f32]) -> i64 {
+    let mut bytes = [0; 8];
+    for (bytes, float) in bytes.chunks_exact_mut(4).zip(floats) {
+        bytes.copy_from_slice(&float.to_ne_bytes());
+    }
+    i64::from_ne_bytes(bytes)
 }

@@ -1,13 +1,12 @@
 // One step of AdamW over all tensors: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← decay·θ − rate·m / (root·√v + ε), with g scaled first.
 //
-// A tensor's row of `table`: the addresses of θ, g, m and v, its elements, and the first block that works on it; its row of `factors`: the constants
-// of its step. A block has EACH elements for each of its threads.
+// A tensor's row of `table`: the addresses of θ, g, m and v, its elements, and the first block that works on it; then the constants of its step, two
+// floats in each number. A block has EACH elements for each of its threads.
 
 #define EACH 16
-#define COLUMNS 6
-#define FACTORS 9
+#define COLUMNS 11
 
-KERNEL(adamw, GLOBAL const i64* table, GLOBAL const float* factors, INT tensors) {
+KERNEL(adamw, GLOBAL const i64* table, INT tensors) {
     i64 low = 0, high = tensors; // the last tensor whose first block is not after this one
     while (high - low > 1) {
         const i64 middle = (low + high) / 2;
@@ -15,7 +14,7 @@ KERNEL(adamw, GLOBAL const i64* table, GLOBAL const float* factors, INT tensors)
         else high = middle;
     }
     GLOBAL const i64* t = table + low * COLUMNS;
-    GLOBAL const float* f = factors + low * FACTORS;
+    GLOBAL const float* f = (GLOBAL const float*)(t + 6);
     GLOBAL float* param = (GLOBAL float*)t[0];
     GLOBAL const REAL* grad = (GLOBAL const REAL*)t[1];
     GLOBAL float *m = (GLOBAL float*)t[2], *v = (GLOBAL float*)t[3];

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, DeviceLocation, Result, Tensor};
 
 use crate::layout::{Layout, Segment};
+use crate::upload;
 
 /// What a plan depends on besides the layout.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,15 +40,23 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    fn new(numbers: Vec<usize>, width: usize, device: &Device) -> Result<Self> {
-        let rows = numbers.len() / width;
-        let mut numbers: Vec<i64> = numbers.into_iter().map(|n| n as i64).collect();
-        numbers.resize(numbers.len().max(1), 0); // an empty tensor has no address
-        let n = numbers.len();
-        Ok(Self {
-            rows,
-            tensor: Tensor::from_vec(numbers, n, device)?,
-        })
+    /// Tables of rows of some `width`, in one upload.
+    fn new<const N: usize>(tables: [(Vec<usize>, usize); N], device: &Device) -> Result<[Self; N]> {
+        let mut all: Vec<i64> = Vec::new();
+        for (numbers, _) in &tables {
+            all.extend(numbers.iter().map(|&n| n as i64));
+        }
+        all.push(0); // the address of an empty table is one of the tensor too
+        let (all, mut from) = (upload(&all, all.len(), device)?, 0);
+        let mut cut = tables.each_ref().map(|(numbers, width)| Self {
+            rows: numbers.len() / width,
+            tensor: all.clone(),
+        });
+        for (table, (numbers, _)) in cut.iter_mut().zip(&tables) {
+            table.tensor = all.narrow(0, from, numbers.len().max(1))?;
+            from += numbers.len();
+        }
+        Ok(cut)
     }
 }
 
@@ -101,11 +110,13 @@ impl Plan {
                 }
             }
         }
+        let tables = [(queries, 5), (keys, 6), (ranges, 3), (shared, 4)];
+        let [queries, keys, ranges, shared] = Table::new(tables, device)?;
         Ok(Self {
-            queries: Table::new(queries, 5, device)?,
-            keys: Table::new(keys, 6, device)?,
-            ranges: Table::new(ranges, 3, device)?,
-            shared: Table::new(shared, 4, device)?,
+            queries,
+            keys,
+            ranges,
+            shared,
             slots,
         })
     }

@@ -29,26 +29,6 @@ impl CausalConvolution {
         let back = |back: usize| w.iter().skip(taps - 1 - back).step_by(taps).copied();
         (0..taps).flat_map(back).collect()
     }
-
-    /// By token, where its list begins in the second: the tokens that see it, each with how far back it is.
-    fn future(&self) -> (Vec<usize>, Vec<(u32, u32)>) {
-        let Past { taps, tokens } = &self.0;
-        let mut starts = vec![0; tokens.len() / taps + 1];
-        for &seen in tokens.iter().filter(|seen| **seen != NONE) {
-            starts[seen as usize + 1] += 1;
-        }
-        for token in 1..starts.len() {
-            starts[token] += starts[token - 1];
-        }
-        let mut next = starts.clone();
-        let mut seen_by = vec![(0, 0); starts[starts.len() - 1]];
-        for (slot, &seen) in tokens.iter().enumerate().filter(|(_, seen)| **seen != NONE) {
-            let place = &mut next[seen as usize];
-            seen_by[*place] = ((slot / taps) as u32, (slot % taps) as u32);
-            *place += 1;
-        }
-        (starts, seen_by)
-    }
 }
 
 impl CustomOp2 for CausalConvolution {
@@ -95,7 +75,7 @@ impl CustomOp2 for CausalConvolution {
         let mut gradients = (None, None);
         if x.track_op() {
             let by_distance = self.by_distance(&w_values);
-            let (starts, seen_by) = self.future();
+            let (starts, seen_by) = self.0.future();
             let dx = fill(x_values.len(), channels, |at, piece| {
                 let piece = write_zeros(piece);
                 for (i, dx) in piece.chunks_exact_mut(channels.max(1)).enumerate() {

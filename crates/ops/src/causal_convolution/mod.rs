@@ -1,6 +1,7 @@
 //! The convolution of every channel with its own few weights over a sequence's past.
 
 mod cpu;
+mod gpu;
 pub(crate) mod reference;
 
 use candle_core::{Result, Tensor, bail};
@@ -8,6 +9,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::DecodeRows;
 use crate::backend::{Backend, backend};
 use crate::layout::Layout;
+pub(crate) use gpu::Cached;
 
 /// `y[t, c] = Σ_{j < L} w[c, L−1−j] · x[t−j, c]`, where t−j is the token j places before t in its sequence, its prefix included; before the
 /// sequence's first token there are zeros.
@@ -27,7 +29,8 @@ pub fn causal_convolution(x: &Tensor, w: &Tensor, layout: &Layout) -> Result<Ten
             let past = Past::of(layout, taps);
             x.apply_op2(w, cpu::CausalConvolution(past))
         }
-        Backend::Kernel | Backend::Reference => reference::causal_convolution(x, w, layout),
+        Backend::Kernel => gpu::causal_convolution(x, w, layout, taps),
+        Backend::Reference => reference::causal_convolution(x, w, layout),
     }
 }
 
@@ -36,11 +39,18 @@ pub fn causal_convolution(x: &Tensor, w: &Tensor, layout: &Layout) -> Result<Ten
 pub fn decode_convolution(pool: &Tensor, w: &Tensor, rows: &DecodeRows) -> Result<Tensor> {
     let (held, channels) = pool.dims2()?;
     let taps = check(channels, w)?;
-    let beyond = |row: &Vec<u32>| row.iter().any(|&index| index as usize >= held);
-    if rows.rows().iter().any(beyond) {
-        bail!("decode_convolution: an index beyond the pool's {held} rows")
+    if rows.leave(held) {
+        bail!(
+            "decode_convolution: a row without indices, or an index beyond the pool's {held} rows"
+        )
     }
-    reference::decode_convolution(pool, w, rows, taps)
+    match backend(&[pool, w]) {
+        Backend::Kernel => {
+            let past = rows.past(taps, pool.device())?;
+            Ok(gpu::convolve(pool, w, &past)?.tensor())
+        }
+        Backend::Fused | Backend::Reference => reference::decode_convolution(pool, w, rows, taps),
+    }
 }
 
 /// L, of weights for `channels`.
@@ -63,7 +73,7 @@ struct Past {
 }
 
 /// Before the first token.
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 impl Past {
     fn of(layout: &Layout, taps: usize) -> Self {
@@ -82,6 +92,26 @@ impl Past {
             }
         }
         Self { taps, tokens }
+    }
+
+    /// By token, where its list begins in the second: the tokens that see it, each with how far back it is.
+    fn future(&self) -> (Vec<usize>, Vec<(u32, u32)>) {
+        let Past { taps, tokens } = self;
+        let mut starts = vec![0; tokens.len() / taps + 1];
+        for &seen in tokens.iter().filter(|seen| **seen != NONE) {
+            starts[seen as usize + 1] += 1;
+        }
+        for token in 1..starts.len() {
+            starts[token] += starts[token - 1];
+        }
+        let mut next = starts.clone();
+        let mut seen_by = vec![(0, 0); starts[starts.len() - 1]];
+        for (slot, &seen) in tokens.iter().enumerate().filter(|(_, seen)| **seen != NONE) {
+            let place = &mut next[seen as usize];
+            seen_by[*place] = ((slot / taps) as u32, (slot % taps) as u32);
+            *place += 1;
+        }
+        (starts, seen_by)
     }
 }
 

@@ -26,12 +26,12 @@ pub(super) fn decode_convolution(
     taps: usize,
 ) -> Result<Tensor> {
     let (_, channels) = pool.dims2()?;
-    let mut past = Vec::with_capacity(rows.rows().len() * taps);
+    let mut past = Vec::with_capacity(rows.count() * taps);
     for row in rows.rows() {
         let back = |back: usize| row.len().checked_sub(back + 1).map_or(NONE, |at| row[at]);
         past.extend((0..taps).map(back));
     }
-    selected(pool, w, &past, (rows.rows().len(), channels, taps))
+    selected(pool, w, &past, (rows.count(), channels, taps))
 }
 
 /// `Σ_j w[:, L−1−j] · x[past[t, j]]`, where what is [`NONE`] counts nothing.

@@ -17,7 +17,7 @@ pub(super) fn decode_attention(
     HeadShape { heads, kv_heads, d }: HeadShape,
     config: AttentionConfig,
 ) -> Result<Tensor> {
-    let r = rows.rows.len();
+    let r = rows.count();
     let [queries, keys, values] = &[q, pool_k, pool_v].map(Operand::of);
     let (queries, keys, values) = (
         Heads::of(queries, d)?,

@@ -4,37 +4,113 @@ mod cpu;
 mod gpu;
 pub(crate) mod reference;
 
-use candle_core::{Result, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, bail};
 
 use crate::attention::{AttentionConfig, HeadShape};
 use crate::backend::{Backend, backend};
 
 /// The part of the cache that each row of a decoding batch attends to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DecodeRows {
+    steps: Arc<Steps>,
+    step: usize,
+}
+
+/// What rows attend to in successive steps, which each adds to what they saw before.
+#[derive(Debug)]
+struct Steps {
+    /// The indices of every row after the last step.
     rows: Vec<Vec<u32>>,
-    /// What kernels need of the lists, built once for all layers.
+    /// How many of them each row sees, by step.
+    lengths: Vec<Vec<usize>>,
+    /// The largest index that a row sees, by step.
+    largest: Vec<u32>,
+    /// What kernels need of the lists, built once for all layers and steps.
     tables: gpu::Cached,
+    /// What those of convolutions do.
+    pasts: gpu::Pasts,
 }
 
 impl DecodeRows {
     /// For each row the indices into the cache of all its sequence's tokens, in order of position, its newest token's own included.
     pub fn new(rows: Vec<Vec<u32>>) -> Self {
-        Self {
-            rows,
-            tables: gpu::Cached::default(),
-        }
+        let lengths = vec![rows.iter().map(Vec::len).collect()];
+        let mut steps = Self::steps(rows, lengths);
+        steps.swap_remove(0)
     }
 
-    /// The lists.
-    pub fn rows(&self) -> &[Vec<u32>] {
-        &self.rows
+    /// The rows of successive tokens: at step `s` row `r` sees the first `lengths[s][r]` of its indices, no fewer than at the step before. What
+    /// kernels need of all steps is uploaded once.
+    pub fn steps(rows: Vec<Vec<u32>>, lengths: Vec<Vec<usize>>) -> Vec<Self> {
+        let (mut seen, mut top) = (vec![0; rows.len()], 0);
+        let largest = lengths.iter().map(|lengths| {
+            for ((row, seen), &length) in rows.iter().zip(&mut seen).zip(lengths) {
+                top = row[*seen..length].iter().copied().fold(top, u32::max);
+                *seen = length;
+            }
+            top
+        });
+        let (largest, count) = (largest.collect(), lengths.len());
+        let steps = Arc::new(Steps {
+            rows,
+            lengths,
+            largest,
+            tables: gpu::Cached::default(),
+            pasts: gpu::Pasts::default(),
+        });
+        let of = |step| Self {
+            steps: steps.clone(),
+            step,
+        };
+        (0..count).map(of).collect()
+    }
+
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.steps.rows.len()
+    }
+
+    /// The indices of row `r`.
+    pub fn row(&self, r: usize) -> &[u32] {
+        self.steps.row(self.step, r)
+    }
+
+    /// The indices of each row.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u32]> {
+        (0..self.count()).map(|r| self.row(r))
     }
 
     /// The indices of row `r` that lie within the window: the last ones.
     fn visible(&self, r: usize, window: Option<usize>) -> &[u32] {
-        let row = &self.rows[r];
-        &row[window.map_or(0, |window| row.len().saturating_sub(window))..]
+        &self.row(r)[self.steps.unseen(self.step, r, window)..]
+    }
+
+    /// Of each row the last `taps` indices, the newest first, and [`NONE`](crate::causal_convolution::NONE) before the first: u32 `[R, taps]`, uploaded once for all steps.
+    pub(crate) fn past(&self, taps: usize, device: &Device) -> Result<Tensor> {
+        self.steps
+            .pasts
+            .of(&self.steps, taps, device)?
+            .get(self.step)
+    }
+
+    /// Whether a row sees nothing, or an index beyond a pool of `n`.
+    pub(crate) fn leave(&self, n: usize) -> bool {
+        let steps = &self.steps;
+        steps.lengths[self.step].contains(&0)
+            || self.count() > 0 && steps.largest[self.step] as usize >= n
+    }
+}
+
+impl Steps {
+    fn row(&self, step: usize, r: usize) -> &[u32] {
+        &self.rows[r][..self.lengths[step][r]]
+    }
+
+    /// How many of row `r`'s indices lie before the window.
+    fn unseen(&self, step: usize, r: usize, window: Option<usize>) -> usize {
+        window.map_or(0, |window| self.lengths[step][r].saturating_sub(window))
     }
 }
 
@@ -78,19 +154,20 @@ fn check(
             pool_v.dims()
         )
     };
-    if rows.rows.len() != r {
+    if rows.count() != r {
         bail!(
             "decode_attention: expected one list of indices for each of {r} queries, found {}",
-            rows.rows.len()
+            rows.count()
         )
     }
-    for (i, row) in rows.rows.iter().enumerate() {
-        if row.is_empty() || row.iter().any(|&index| index as usize >= n) {
-            bail!(
-                "decode_attention: row {i} has {} indices; expected at least one, all below the pool's {n}",
-                row.len()
-            )
-        }
+    if rows.leave(n) {
+        let found = rows
+            .rows()
+            .find(|row| row.is_empty() || row.iter().any(|&index| index as usize >= n));
+        bail!(
+            "decode_attention: a row has {} indices; expected at least one, all below the pool's {n}",
+            found.map_or(0, <[u32]>::len)
+        )
     }
     Ok(shape)
 }
@@ -260,5 +337,35 @@ mod tests {
             let rows = DecodeRows::new(vec![row]);
             assert!(decode_attention(&x, &x, &x, &rows, AttentionConfig::new(2)).is_err());
         }
+    }
+
+    /// Each step is the same as its rows by themselves; a row that does not grow stays as it is. All steps go to the device in one upload.
+    #[test]
+    fn steps_see_what_their_rows_would_alone() {
+        if !rlhf_grid::AVAILABLE {
+            return;
+        }
+        let mut rng = TestRng::new(6);
+        let long: Vec<u32> = (0..300).map(|_| rng.below(40) as u32).collect();
+        let lists = vec![long, vec![4, 9, 12, 30]];
+        let lengths = vec![vec![255, 2], vec![256, 3], vec![257, 3], vec![300, 4]];
+        let [q, k, v] = [(2, 4), (40, 2), (40, 2)].map(|(n, h)| rng.tensor(&[n, h * 16]));
+        for window in [None, Some(3), Some(258)] {
+            let of = |rows: &DecodeRows| {
+                crate::on_the_emulated_grid(rlhf_grid::launch, || {
+                    flat(&decode_attention(&q, &k, &v, rows, config(16, 0.5, window)).unwrap())
+                })
+            };
+            let steps = DecodeRows::steps(lists.clone(), lengths.clone());
+            let uploads = crate::host_uploads();
+            let found: Vec<_> = steps.iter().map(of).collect();
+            assert_eq!(crate::host_uploads() - uploads, 1);
+            for (lengths, found) in lengths.iter().zip(found) {
+                let own = lists.iter().zip(lengths).map(|(row, n)| row[..*n].to_vec());
+                assert_eq!(found, of(&DecodeRows::new(own.collect())), "{lengths:?}");
+            }
+        }
+        let beyond = DecodeRows::steps(vec![vec![39, 40]], vec![vec![1], vec![2]]);
+        assert!(!beyond[0].leave(40) && beyond[1].leave(40));
     }
 }

@@ -16,7 +16,7 @@ pub fn decode_attention(
     config: AttentionConfig,
 ) -> Result<Tensor> {
     let HeadShape { heads, kv_heads, d } = check(q, pool_k, pool_v, rows, config)?;
-    let r = rows.rows.len();
+    let r = rows.count();
     let visible: Vec<&[u32]> = (0..r).map(|i| rows.visible(i, config.window)).collect();
     let longest = visible.iter().map(|row| row.len()).max().unwrap_or(0);
     let mut places = vec![0u32; r * longest];

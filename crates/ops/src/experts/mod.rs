@@ -4,6 +4,7 @@
 //! tokens are dropped.
 
 mod cpu;
+mod gpu;
 mod quantised;
 pub(crate) mod reference;
 mod routing;
@@ -25,7 +26,8 @@ pub fn dispatch(x: &Tensor, routing: &Routing) -> Result<Tensor> {
     }
     match backend(&[x]) {
         Backend::Fused => x.apply_op1(cpu::Dispatch(routing.clone())),
-        Backend::Kernel | Backend::Reference => reference::dispatch(x, routing),
+        Backend::Kernel => gpu::dispatch(x, routing),
+        Backend::Reference => reference::dispatch(x, routing),
     }
 }
 
@@ -34,7 +36,8 @@ pub fn expert_linear(x: &Tensor, w: &Tensor, routing: &Routing) -> Result<Tensor
     check_rows(x, w.dims3()?, routing)?;
     match backend(&[x, w]) {
         Backend::Fused => x.apply_op2(w, cpu::ExpertLinear(routing.clone())),
-        Backend::Kernel | Backend::Reference => reference::expert_linear(x, w, routing),
+        Backend::Kernel => gpu::expert_linear(x, w, routing),
+        Backend::Reference => reference::expert_linear(x, w, routing),
     }
 }
 
@@ -53,7 +56,8 @@ pub fn combine(x: &Tensor, weights: &Tensor, routing: &Routing) -> Result<Tensor
     }
     match backend(&[x, weights]) {
         Backend::Fused => x.apply_op2(weights, cpu::Combine(routing.clone())),
-        Backend::Kernel | Backend::Reference => reference::combine(x, weights, routing),
+        Backend::Kernel => gpu::combine(x, weights, routing),
+        Backend::Reference => reference::combine(x, weights, routing),
     }
 }
 

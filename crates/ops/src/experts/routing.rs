@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::gpu::{Cached, Tables};
 use crate::host::read_to_host;
 
 /// The experts that a router has chosen for each token. Rows, one for each token and expert of it, lie sorted by expert, and those of one expert
@@ -23,6 +24,8 @@ struct Lists {
     tokens: Vec<u32>,
     /// By expert: its first row; then the number of rows.
     starts: Vec<usize>,
+    /// What kernels need of it.
+    tables: Cached,
 }
 
 impl Routing {
@@ -72,6 +75,7 @@ impl Routing {
             rows,
             tokens,
             starts,
+            tables: Cached::default(),
         }))
     }
 
@@ -88,12 +92,17 @@ impl Routing {
     /// The experts of each token by rank, u32 `[T, K]`.
     pub fn experts(&self, device: &Device) -> Result<Tensor> {
         let shape = (self.num_tokens(), self.0.chosen);
-        Tensor::from_slice(&self.0.experts, shape, device)
+        crate::upload(&self.0.experts, shape, device)
     }
 
     /// How many experts there are.
     pub(super) fn num_experts(&self) -> usize {
         self.0.starts.len() - 1
+    }
+
+    /// What kernels need of it on this device.
+    pub(super) fn tables(&self, device: &Device) -> Result<Arc<Tables>> {
+        self.0.tables.of(self, device)
     }
 
     /// T.

@@ -138,6 +138,58 @@ fn quick_rows_of_a_table() {
     });
 }
 
+/// Queries that lie apart, as beside keys and values in one tensor.
+#[test]
+fn quick_cache() {
+    let mut rng = TestRng::new(12);
+    let (all, angles) = (rng.tensor(&[5, 32]), rng.tensor(&[5, 2]));
+    let found = |order, dtype| {
+        let all = all.to_dtype(dtype).unwrap();
+        let part = |from, width| all.narrow(1, from, width).unwrap();
+        let pools = [8, 8].map(|width| Tensor::zeros((9, width), dtype, &Device::Cpu).unwrap());
+        let run = || {
+            let qkv = [&part(0, 16), &part(16, 8), &part(24, 8)];
+            let turn = Some((&angles, &angles));
+            crate::rope_append(qkv, turn, 8, [&pools[0], &pools[1]], 3).unwrap()
+        };
+        let q = rlhf_grid::with_order(order, || {
+            crate::on_the_emulated_grid(rlhf_grid::launch, run)
+        });
+        [&q, &pools[0], &pools[1]].map(crate::testing::flat)
+    };
+    for dtype in [DType::F32, DType::BF16] {
+        assert_eq!(found(0, dtype), found(1, dtype));
+    }
+}
+
+/// A prefix whose end two sequences see.
+#[test]
+fn quick_convolution() {
+    let segments = [(0..9, 0..0), (9..14, 0..9), (14..16, 0..9)];
+    let segments = segments.map(|(tokens, prefix)| Segment { tokens, prefix });
+    let layout = Layout::new(segments.to_vec()).unwrap();
+    let mut rng = TestRng::new(13);
+    let operands = [rng.tensor(&[16, 20]), rng.tensor(&[20, 4])];
+    check("causal_convolution", &operands, |t| {
+        crate::causal_convolution(&t[0], &t[1], &layout)
+    });
+}
+
+/// More rows than a block has warps, and an expert without any.
+#[test]
+fn quick_experts() {
+    let mut rng = TestRng::new(14);
+    let logits = rng.tensor(&[7, 12]);
+    let routing = crate::Routing::top(&logits, 2).unwrap();
+    let (x, weights) = (rng.tensor(&[7, 40]), rng.tensor(&[7, 2]));
+    let w = rng.tensor(&[12, 40, 40]);
+    check("experts", &[x, w, weights], |t| {
+        let rows = crate::dispatch(&t[0], &routing)?;
+        let rows = crate::expert_linear(&rows, &t[1], &routing)?;
+        crate::combine(&rows, &t[2], &routing)
+    });
+}
+
 #[test]
 fn quick_vocabulary() {
     let mut rng = TestRng::new(4);
@@ -153,17 +205,19 @@ fn quick_vocabulary() {
     );
 }
 
-/// Filters that take every way through the kernel; the oracle is in `sample`'s own tests.
+/// Filters that take every way through the kernel, and a second token after one that was penalised; the oracle is in `sample`'s own tests.
 #[test]
 fn quick_sample() {
+    let seen: Vec<u32> = (0..300).collect();
     let row = crate::SampleRow {
         temperature: 0.9,
         top_k: Some(40),
         top_p: Some(0.9),
         penalty: 1.3,
-        seen: &[0, 2, 2, 5],
+        seen: &seen,
         forbidden: &[3, 4],
-        uniform: 0.6,
+        allowed_after: 1,
+        uniforms: &[0.6, 0.3],
     };
     let whole = crate::SampleRow {
         top_k: None,
@@ -174,12 +228,16 @@ fn quick_sample() {
     let run = |order| {
         rlhf_grid::with_order(order, || {
             crate::on_the_emulated_grid(rlhf_grid::launch, || {
-                crate::sample(&logits, &[row, whole]).unwrap()
+                let rows = [row, whole];
+                let mut sampling = crate::Sampling::new(&rows, 300, &Device::Cpu).unwrap();
+                sampling.draw(&logits).unwrap();
+                sampling.draw(&logits).unwrap();
+                sampling.read().unwrap()
             })
         })
     };
     let found = run(0);
-    assert!(found.iter().all(Option::is_some));
+    assert!(found.iter().flatten().all(Option::is_some));
     assert_eq!(found, run(1));
 }
 

@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use crate::backend::{Backend, backend};
 use crate::{
-    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, Layout, SampleRow, Segment, WeightLayout,
+    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, Layout, Routing, SampleRow, Segment,
+    WeightLayout,
 };
 
 /// What was tried.
@@ -35,6 +36,7 @@ pub fn try_kernels(device: &Device, dtype: DType) -> Result<Option<KernelTrial>>
     trial.elements()?;
     trial.tokens()?;
     trial.attention()?;
+    trial.experts()?;
     trial.optimizer()?;
     Ok(Some(KernelTrial {
         operations: trial.operations,
@@ -176,7 +178,8 @@ impl Trial<'_> {
             penalty: 1.2,
             seen: &[3],
             forbidden: &[4],
-            uniform: 0.0, // under top-p this draws the likeliest token that may come
+            allowed_after: 1,
+            uniforms: &[0.0], // under top-p this draws the likeliest token that may come
         };
         let likeliest = SampleRow {
             temperature: 0.0,
@@ -207,6 +210,9 @@ impl Trial<'_> {
         self.of("attention", &[&[83, 128], &[83, 64], &[83, 64]], |t| {
             crate::attention(&t[0], &t[1], &t[2], &layout, config)
         })?;
+        self.of("causal_convolution", &[&[83, 64], &[64, 4]], |t| {
+            crate::causal_convolution(&t[0], &t[1], &layout)
+        })?;
         let rows = DecodeRows::new(vec![(0..70).collect(), vec![2, 5]]);
         let run = |device: &Device, dtype| {
             let of = |shape: &[usize]| -> Result<Tensor> {
@@ -220,7 +226,32 @@ impl Trial<'_> {
             run(self.device, self.dtype)?,
             run(&Device::Cpu, DType::F64)?,
         );
-        self.compare("decode_attention", &[got], &[want])
+        self.compare("decode_attention", &[got], &[want])?;
+        let run = |device: &Device, dtype| -> Result<[Tensor; 3]> {
+            let of = |shape: &[usize], dtype| -> Result<Tensor> {
+                let rounded = numbers(shape, 2.0)?.to_dtype(self.dtype)?;
+                rounded.to_dtype(dtype)?.to_device(device)
+            };
+            let (qkv, angles) = (of(&[3, 256], dtype)?, of(&[3, 16], DType::F32)?);
+            let pools = [of(&[5, 64], dtype)?, of(&[5, 64], dtype)?];
+            let part = |from, width| qkv.narrow(1, from, width);
+            let parts = [&part(0, 128)?, &part(128, 64)?, &part(192, 64)?];
+            let (turn, into) = (Some((&angles, &angles)), [&pools[0], &pools[1]]);
+            let q = crate::rope_append(parts, turn, 64, into, 1)?;
+            let [keys, values] = pools;
+            Ok([q, keys, values])
+        };
+        let got = run(self.device, self.dtype)?;
+        self.compare("rope_append", &got, &run(&Device::Cpu, DType::F64)?)
+    }
+
+    fn experts(&mut self) -> Result<()> {
+        let routing = Routing::top(&numbers(&[37, 5], 3.0)?, 2)?;
+        self.of("experts", &[&[37, 64], &[5, 48, 64], &[37, 2]], |t| {
+            let rows = crate::dispatch(&t[0], &routing)?;
+            let rows = crate::expert_linear(&rows, &t[1], &routing)?;
+            crate::combine(&rows, &t[2], &routing)
+        })
     }
 
     fn optimizer(&mut self) -> Result<()> {
@@ -274,7 +305,7 @@ mod tests {
                 let tried = crate::on_the_emulated_grid(rlhf_grid::launch, || {
                     try_kernels(&Device::Cpu, dtype).unwrap().unwrap()
                 });
-                assert_eq!(tried.operations, 17);
+                assert_eq!(tried.operations, 20);
                 assert!(tried.launches > 40 && tried.difference > 0.0, "{tried:?}");
             }
         }

@@ -2,8 +2,10 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::gpu::Argument::{Float, In, Int, Out};
+use crate::gpu::Argument::{Change, Float, In, Int, Out};
 use crate::gpu::{Kernel, Memory, Rows, attach1, elementwise};
+
+const TEXT: &str = include_str!("kernel.h");
 
 pub(super) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let angles = |t: &Tensor| t.detach().to_dtype(DType::F32)?.contiguous();
@@ -14,6 +16,43 @@ pub(super) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> R
     })
 }
 
+pub(super) fn rope_append(
+    qkv: [&Tensor; 3],
+    (cos, sin): (&Tensor, &Tensor),
+    head_dim: usize,
+    [keys, values]: [&Tensor; 2],
+    first: usize,
+) -> Result<Tensor> {
+    let angles = |t: &Tensor| t.detach().to_dtype(DType::F32)?.contiguous();
+    let (cos, sin) = (angles(cos)?, angles(sin)?);
+    let [q, k, v] = qkv.map(Rows::of);
+    let (q, k, v) = (q?, k?, v?);
+    let queries = Memory::new((q.count, q.width), q.tensor.dtype(), q.tensor.device())?;
+    let kernel = Kernel::new(TEXT, "rope_append", q.tensor.dtype());
+    let arguments = [
+        In(&q.tensor),
+        Int(q.stride),
+        In(&k.tensor),
+        Int(k.stride),
+        In(&v.tensor),
+        Int(v.stride),
+        In(&cos),
+        In(&sin),
+        Out(&queries),
+        Change(keys),
+        Change(values),
+        Int(q.count),
+        Int(q.width),
+        Int(k.width),
+        Int(head_dim),
+        Int(cos.dim(1)?),
+        Int(first),
+    ];
+    let n = q.count * (q.width + 2 * k.width);
+    kernel.launch(keys.device(), elementwise(n, &kernel), &arguments)?;
+    Ok(queries.tensor())
+}
+
 fn rotate(
     x: &Tensor,
     cos: &Tensor,
@@ -22,7 +61,7 @@ fn rotate(
     direction: f64,
 ) -> Result<Memory> {
     let (rows, y) = (Rows::of(x)?, Memory::like(x)?);
-    let kernel = Kernel::new(include_str!("kernel.h"), "rope", x.dtype());
+    let kernel = Kernel::new(TEXT, "rope", x.dtype());
     let arguments = [
         In(&rows.tensor),
         Int(rows.stride),

@@ -1,14 +1,33 @@
 // Rotates the first 2·pairs elements of every head: y₁ = x₁·cos − x₂·sin, y₂ = x₂·cos + x₁·sin; the others pass. `direction` is 1, or −1 for the
 // inverse rotation, which is the gradient. Rows of x are `stride` elements apart, of cos and sin `pairs`. Each thread has an element of the result.
 
+// Element i of a head, which lies at x; cos and sin are those of its token.
+DEVICE float rotated(GLOBAL const REAL* x, i64 i, GLOBAL const float* cos, GLOBAL const float* sin, i64 pairs, float direction) {
+    if (i < pairs) return wide(x[0]) * cos[i] - wide(x[pairs]) * (direction * sin[i]);
+    if (i < 2 * pairs) return wide(x[0]) * cos[i - pairs] + wide(x[-pairs]) * (direction * sin[i - pairs]);
+    return wide(x[0]);
+}
+
 KERNEL(rope, GLOBAL const REAL* x, INT stride, GLOBAL const float* cos, GLOBAL const float* sin, GLOBAL REAL* y, INT rows, INT width, INT head_dim,
        INT pairs, FLOAT direction) {
     for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * width; at += BLOCKS_X * THREADS) {
-        const i64 row = at / width, column = at % width, i = column % head_dim, angle = row * pairs + i % pairs;
-        GLOBAL const REAL* from = x + row * stride + column;
-        float value = wide(*from);
-        if (i < pairs) value = value * cos[angle] - wide(from[pairs]) * (direction * sin[angle]);
-        else if (i < 2 * pairs) value = value * cos[angle] + wide(from[-pairs]) * (direction * sin[angle]);
-        narrow(y[at], value);
+        const i64 row = at / width, column = at % width;
+        narrow(y[at], rotated(x + row * stride + column, column % head_dim, cos + row * pairs, sin + row * pairs, pairs, direction));
+    }
+}
+
+// New tokens of a cache: their queries rotated, [rows, q_width]; their keys rotated and their values as they are, to the rows of two pools from
+// `first` on, [.., width].
+KERNEL(rope_append, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride, GLOBAL const float* cos,
+       GLOBAL const float* sin, GLOBAL REAL* queries, GLOBAL REAL* keys, GLOBAL REAL* values, INT rows, INT q_width, INT width, INT head_dim, INT pairs,
+       INT first) {
+    const i64 all = q_width + 2 * width;
+    for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
+        const i64 row = at / all, column = at % all, key = column - q_width, value = key - width;
+        GLOBAL const float* c = cos + row * pairs;
+        GLOBAL const float* s = sin + row * pairs;
+        if (key < 0) narrow(queries[row * q_width + column], rotated(q + row * q_stride + column, column % head_dim, c, s, pairs, 1));
+        else if (value < 0) narrow(keys[(first + row) * width + key], rotated(k + row * k_stride + key, key % head_dim, c, s, pairs, 1));
+        else values[(first + row) * width + value] = v[row * v_stride + value];
     }
 }

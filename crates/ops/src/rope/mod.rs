@@ -16,6 +16,63 @@ use crate::cpu::simd::vectorised;
 /// gathered by each token's position, and get no gradient. Su et al. 2021, in the half-rotated form of Hugging Face's models. `R < D` is
 /// the partial rotation of GPT-NeoX and Phi (`partial_rotary_factor`).
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    check(x, cos, sin, head_dim)?;
+    match backend(&[x]) {
+        Backend::Fused => {
+            let angles = |t: &Tensor| t.detach().to_dtype(DType::F32);
+            x.apply_op3(&angles(cos)?, &angles(sin)?, Rope { head_dim })
+        }
+        Backend::Kernel => gpu::rope(x, cos, sin, head_dim),
+        Backend::Reference => reference(x, cos, sin, head_dim),
+    }
+}
+
+/// Puts new tokens into a cache: rotates their queries `q` `[R, Hq·D]` and keys `k` `[R, Hkv·D]` as [`rope`] does, where there is a `turn`, writes keys and
+/// values `v` into the rows of the `pools` `[N, Hkv·D]` from `first` on, and returns the queries. One launch on a GPU. No gradient.
+///
+/// The pools are changed in place: whoever else holds them sees it.
+pub fn rope_append(
+    [q, k, v]: [&Tensor; 3],
+    turn: Option<(&Tensor, &Tensor)>,
+    head_dim: usize,
+    pools: [&Tensor; 2],
+    first: usize,
+) -> Result<Tensor> {
+    let (rows, width) = k.dims2()?;
+    for pool in pools {
+        let (held, of_pool) = pool.dims2()?;
+        if of_pool != width || v.dims() != k.dims() || first + rows > held {
+            bail!(
+                "rope_append: keys {:?} and values {:?} do not fit into rows from {first} on of a pool {:?}",
+                k.dims(),
+                v.dims(),
+                pool.dims()
+            )
+        }
+    }
+    let Some((cos, sin)) = turn else {
+        pools[0].slice_set(&k.detach().contiguous()?, 0, first)?;
+        pools[1].slice_set(&v.detach().contiguous()?, 0, first)?;
+        return Ok(q.detach());
+    };
+    check(q, cos, sin, head_dim)?;
+    check(k, cos, sin, head_dim)?;
+    let stored = pools.iter().all(|pool| pool.is_contiguous());
+    if stored && backend(&[q, k, v, pools[0], pools[1]]) == Backend::Kernel {
+        return gpu::rope_append([q, k, v], (cos, sin), head_dim, pools, first);
+    }
+    let k = rope(k, cos, sin, head_dim)?;
+    rope_append(
+        [&rope(q, cos, sin, head_dim)?, &k, v],
+        None,
+        head_dim,
+        pools,
+        first,
+    )
+}
+
+/// Checks that `x` is rotated by `cos` and `sin`.
+fn check(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<()> {
     let (tokens, width) = x.dims2()?;
     let (angles, half) = cos.dims2()?;
     if half == 0
@@ -31,14 +88,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
             sin.dims()
         )
     }
-    match backend(&[x]) {
-        Backend::Fused => {
-            let angles = |t: &Tensor| t.detach().to_dtype(DType::F32);
-            x.apply_op3(&angles(cos)?, &angles(sin)?, Rope { head_dim })
-        }
-        Backend::Kernel => gpu::rope(x, cos, sin, head_dim),
-        Backend::Reference => reference(x, cos, sin, head_dim),
-    }
+    Ok(())
 }
 
 /// [`rope`](crate::rope) in tensor operations, computed in `f32` at least.
@@ -288,6 +338,68 @@ mod tests {
                 rope(&x, &cos, &cos, head_dim).is_err(),
                 "{angles:?} {head_dim}"
             );
+        }
+    }
+
+    /// The oracle is `rope`'s reference and a copy, in three number formats and for the CPU; rows of the pools that were not asked for stay.
+    #[test]
+    fn new_tokens_of_a_cache_are_rotated_and_written() {
+        let mut rng = TestRng::new(7);
+        let (rows, head_dim, first) = (3, 8, 2);
+        let all = rng.tensor(&[rows, 4 * head_dim + 2 * 2 * head_dim]);
+        let held = [
+            rng.tensor(&[7, 2 * head_dim]),
+            rng.tensor(&[7, 2 * head_dim]),
+        ];
+        let on_grid = [DType::F32, DType::BF16, DType::F16].map(|dtype| (dtype, true));
+        let grids = on_grid.iter().filter(|_| rlhf_grid::AVAILABLE);
+        for &(dtype, grid) in grids.chain(&[(DType::F32, false)]) {
+            for half in [4, 2] {
+                let (cos, sin) = (rng.tensor(&[rows, half]), rng.tensor(&[rows, half]));
+                let all = all.to_dtype(dtype).unwrap();
+                let part = |from, heads| all.narrow(1, from * head_dim, heads * head_dim).unwrap();
+                let (q, k, v) = (part(0, 4), part(4, 2), part(6, 2));
+                let pools = held
+                    .each_ref()
+                    .map(|pool| pool.to_dtype(dtype).unwrap().copy().unwrap());
+                let run = || {
+                    let turn = Some((&cos, &sin));
+                    rope_append([&q, &k, &v], turn, head_dim, [&pools[0], &pools[1]], first)
+                };
+                let launches = crate::kernel_launches();
+                let got = match grid {
+                    true => crate::on_the_emulated_grid(rlhf_grid::launch, run).unwrap(),
+                    false => run().unwrap(),
+                };
+                assert_eq!(crate::kernel_launches() - launches, u64::from(grid));
+                let tolerance = match dtype {
+                    DType::F32 => 1e-6,
+                    DType::BF16 => 1e-2,
+                    _ => 2e-3,
+                };
+                let wide = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+                let turned = |t: &Tensor| reference(&wide(t), &cos, &sin, head_dim).unwrap();
+                assert_close(&wide(&got), &turned(&q), tolerance, "queries");
+                for ((pool, held), new) in pools.iter().zip(&held).zip([turned(&k), wide(&v)]) {
+                    let rest = |from, count| {
+                        wide(
+                            &held
+                                .narrow(0, from, count)
+                                .unwrap()
+                                .to_dtype(dtype)
+                                .unwrap(),
+                        )
+                    };
+                    let want = Tensor::cat(
+                        &[rest(0, first), new, rest(first + rows, 7 - first - rows)],
+                        0,
+                    );
+                    assert_close(&wide(pool), &want.unwrap(), tolerance, "a pool");
+                }
+                assert!(
+                    rope_append([&q, &k, &v], None, head_dim, [&pools[0], &pools[1]], 5).is_err()
+                );
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 // One token from each row of logits z, `[rows, v]`: repetition penalty, forbidden tokens, temperature, top-k, top-p, then the cumulative distribution
 // inverted at u. A block for each row. `weights` is room for as many floats as z has.
 //
-// HEADER words of `table` for a row: c = 1/temperature, penalty, top-p and u as the bits of floats; whether the likeliest token is taken; top-k, or 0;
-// where in `table` its penalised tokens begin, where its forbidden ones do, and where these end. A row of `drawn`: the token, and its log-probability
-// under softmax(c·z), before penalty and filters. Without a finite largest logit the token is −1, with NaN or +∞ among the logits −2.
+// HEADER words of `table` for a row: c = 1/temperature, penalty and top-p as the bits of floats; where in `table` its u begin, the bits of one float for
+// each step; whether the likeliest token is taken; top-k, or 0; where in `table` its penalised tokens begin, where its forbidden ones do, and where
+// these end; the step from which these are allowed. `ids` and `drawn` have an entry for each step and row: the token; and again, with its
+// log-probability under softmax(c·z), before penalty and filters. Without a finite largest logit the token in `drawn` is −1, with NaN or +∞ among the
+// logits −2, and 0 in `ids`. What was drawn in earlier steps is penalised too.
 
-#define HEADER 9
+#define HEADER 10
 #define DIGITS 16
 struct Room { float of_warp[WARPS], of_digit[DIGITS], of_thread[DIGITS][THREADS]; };
 
@@ -85,13 +87,13 @@ DEVICE i64 walk(HERE GLOBAL const float* w, i64 v, u32 low, u32 high, bool count
     return token;
 }
 
-KERNEL(sample, GLOBAL const float* z, GLOBAL const u32* table, GLOBAL float* weights, GLOBAL float* drawn, INT v) {
+KERNEL(sample, GLOBAL const float* z, GLOBAL const u32* table, GLOBAL float* weights, GLOBAL u32* ids, GLOBAL float* drawn, INT v, INT step) {
     SHARED(Room, m);
     GLOBAL const float* x = z + BLOCK_X * v;
     GLOBAL float* w = weights + BLOCK_X * v;
     GLOBAL const u32* t = table + BLOCK_X * HEADER;
-    const float c = float_of(t[0]), penalty = float_of(t[1]), p = float_of(t[2]), u = float_of(t[3]);
-    const i64 k = t[5], seen = t[6], forbidden = t[7], end = t[8];
+    const float c = float_of(t[0]), penalty = float_of(t[1]), p = float_of(t[2]), u = float_of(table[t[3] + step]);
+    const i64 k = t[5], seen = t[6], forbidden = t[7], end = step < t[9] ? t[8] : forbidden, at = step * BLOCKS_X + BLOCK_X;
 
     float best = -INFINITE, sum = 0;
     for (i64 i = THREAD; i < v; i += THREADS) {
@@ -103,6 +105,8 @@ KERNEL(sample, GLOBAL const float* z, GLOBAL const u32* table, GLOBAL float* wei
     const float total = block_sum(AT sum, m);
     for (i64 i = seen + THREAD; i < forbidden; i += THREADS) w[table[i]] = x[table[i]] < 0 ? x[table[i]] * penalty : x[table[i]] / penalty;
     block_sync();
+    if (THREAD == 0 && penalty != 1) // one thread, because a token may have been drawn twice; none of them is forbidden
+        for (i64 i = BLOCK_X; i < at; i += BLOCKS_X) w[ids[i]] = x[ids[i]] < 0 ? x[ids[i]] * penalty : x[ids[i]] / penalty;
     for (i64 i = forbidden + THREAD; i < end; i += THREADS) w[table[i]] = -INFINITE;
     block_sync();
     best = -INFINITE;
@@ -115,7 +119,9 @@ KERNEL(sample, GLOBAL const float* z, GLOBAL const u32* table, GLOBAL float* wei
     const float peak = block_max(AT best, m);
     const float likeliest = -block_max(AT best == peak ? -(float)first : -INFINITE, m);
     if (!(peak > -INFINITE && peak < INFINITE) || !(total < INFINITE)) {
-        if (THREAD == 0) drawn[BLOCK_X * 2] = drawn[BLOCK_X * 2 + 1] = total < INFINITE || peak == -INFINITE ? -1 : -2;
+        if (THREAD > 0) return;
+        ids[at] = 0;
+        drawn[at * 2] = drawn[at * 2 + 1] = total < INFINITE || peak == -INFINITE ? -1 : -2;
         return;
     }
     sum = 0;
@@ -135,15 +141,16 @@ KERNEL(sample, GLOBAL const float* z, GLOBAL const u32* table, GLOBAL float* wei
             const float times = (enough - last.above) / float_of(last.key);
             const i64 whole = (i64)times, kept = larger(whole + ((float)whole < times), last.above == 0);
             const float target = u * (last.above + kept * float_of(last.key));
-            const Found at = descend<false>(AT w, v, kept ? last.key : last.key + 1, target, m);
-            const i64 rank = (i64)((target - at.above) / float_of(at.key)), equal = (i64)(at.size / float_of(at.key) + 0.5f);
-            const i64 most = (at.key == last.key ? smaller(kept, equal) : equal) - 1;
-            token = walk(AT w, v, at.key, at.key, true, larger(0, smaller(rank, most)) + 0.5f, m);
+            const Found it = descend<false>(AT w, v, kept ? last.key : last.key + 1, target, m);
+            const i64 rank = (i64)((target - it.above) / float_of(it.key)), equal = (i64)(it.size / float_of(it.key) + 0.5f);
+            const i64 most = (it.key == last.key ? smaller(kept, equal) : equal) - 1;
+            token = walk(AT w, v, it.key, it.key, true, larger(0, smaller(rank, most)) + 0.5f, m);
         } else {
             token = walk(AT w, v, low, bits_of(INFINITE), false, u, m);
         }
     }
     if (THREAD > 0) return;
-    drawn[BLOCK_X * 2] = token;
-    drawn[BLOCK_X * 2 + 1] = (x[token] - top) * c - log_(total);
+    ids[at] = (u32)token;
+    drawn[at * 2] = token;
+    drawn[at * 2 + 1] = (x[token] - top) * c - log_(total);
 }

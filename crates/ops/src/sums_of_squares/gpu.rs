@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::gpu::Argument::{In, Int, Out};
 use crate::gpu::{Kernel, Memory, addresses, blocks};
+use crate::upload;
 
 /// `EACH` of the text.
 const EACH: usize = 16;
@@ -21,7 +22,7 @@ pub(super) fn sums_of_squares(tensors: &[&Tensor], device: &Device) -> Result<Te
         count += t.elem_count().div_ceil(kernel.threads * EACH);
     }
     table.extend([0, 0, count as i64]);
-    let (table, n) = (Tensor::new(table, device)?, Int(all.len()));
+    let (table, n) = (upload(&table, table.len(), device)?, Int(all.len()));
     let parts = Memory::new(count, DType::F32, device)?;
     kernel.launch(device, [count, 1], &[In(&table), n, Out(&parts)])?;
     let (parts, y) = (parts.tensor(), Memory::new(all.len(), DType::F32, device)?);

@@ -5,7 +5,7 @@
 //! loss does not depend on how the step is cut into micro-batches. [`LossTerms`](super::LossTerms) gathers the terms.
 
 use candle_core::{D, Device, Result, Tensor};
-use rlhf_ops::log_sigmoid;
+use rlhf_ops::{log_sigmoid, upload, upload_lists};
 
 use super::Comparison;
 
@@ -19,16 +19,17 @@ pub fn comparison_loss(
     smoothing: f64,
 ) -> Result<Tensor> {
     let device = scores.device();
-    let gap = (scores.index_select(&indices(comparisons, |c| c.winner, device)?, 0)?
-        - scores.index_select(&indices(comparisons, |c| c.loser, device)?, 0)?)?;
+    let [winners, losers] = rows(comparisons, device)?;
+    let gap = (scores.index_select(&winners, 0)? - scores.index_select(&losers, 0)?)?;
     let margins: Vec<f32> = comparisons.iter().map(|c| c.margin).collect();
     let weights: Vec<f32> = comparisons.iter().map(|c| c.weight).collect();
-    let gap = (gap - Tensor::new(margins, device)?)?;
+    let [margins, weights] = upload_lists([&margins, &weights], device)?;
+    let gap = (gap - margins)?;
     let mut loss = (log_sigmoid(&gap)? * -(1.0 - smoothing))?;
     if smoothing > 0.0 {
         loss = (loss - (log_sigmoid(&gap.neg()?)? * smoothing)?)?;
     }
-    (loss * Tensor::new(weights, device)?)?.sum_all()
+    (loss * weights)?.sum_all()
 }
 
 /// Centering: `Σ w (r_w + r_l)²`, which keeps scores near zero without touching their differences.
@@ -36,10 +37,10 @@ pub fn comparison_loss(
 /// Source: Eisenstein et al., "Helping or Herding?" (2023), eq. 2.
 pub fn centering_loss(scores: &Tensor, comparisons: &[Comparison]) -> Result<Tensor> {
     let device = scores.device();
-    let sum = (scores.index_select(&indices(comparisons, |c| c.winner, device)?, 0)?
-        + scores.index_select(&indices(comparisons, |c| c.loser, device)?, 0)?)?;
+    let [winners, losers] = rows(comparisons, device)?;
+    let sum = (scores.index_select(&winners, 0)? + scores.index_select(&losers, 0)?)?;
     let weights: Vec<f32> = comparisons.iter().map(|c| c.weight).collect();
-    (sum.sqr()? * Tensor::new(weights, device)?)?.sum_all()
+    (sum.sqr()? * upload(&weights, weights.len(), device)?)?.sum_all()
 }
 
 /// `Σ w [−(1−ε) log softmax(r)_best − ε · mean over the others of log softmax(r)]` over choices among K responses.
@@ -54,9 +55,9 @@ pub fn best_of_loss(
     smoothing: f64,
 ) -> Result<Tensor> {
     let (rows, responses) = scores.dims2()?;
-    let weights = Tensor::new(weights, scores.device())?;
+    let weights = upload(weights, rows, scores.device())?;
     let log_softmax = candle_nn::ops::log_softmax(scores, D::Minus1)?;
-    let best = Tensor::new(best, scores.device())?.reshape((rows, 1))?;
+    let best = upload(best, (rows, 1), scores.device())?;
     let chosen = log_softmax.gather(&best, 1)?.squeeze(1)?;
     if smoothing == 0.0 {
         return (chosen * weights)?.sum_all()?.neg();
@@ -79,13 +80,11 @@ pub fn thumbs_loss(scores: &Tensor, labels: &Tensor, weights: &Tensor) -> Result
     ((up + down)? * weights)?.sum_all()?.neg()
 }
 
-fn indices(
-    comparisons: &[Comparison],
-    pick: impl Fn(&Comparison) -> usize,
-    device: &Device,
-) -> Result<Tensor> {
-    let list: Vec<u32> = comparisons.iter().map(|c| pick(c) as u32).collect();
-    Tensor::new(list, device)
+/// Where the scores of winners and of losers are.
+fn rows(comparisons: &[Comparison], device: &Device) -> Result<[Tensor; 2]> {
+    let winners: Vec<u32> = comparisons.iter().map(|c| c.winner as u32).collect();
+    let losers: Vec<u32> = comparisons.iter().map(|c| c.loser as u32).collect();
+    upload_lists([&winners, &losers], device)
 }
 
 #[cfg(test)]

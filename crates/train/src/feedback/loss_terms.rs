@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Result, Tensor};
+use rlhf_ops::{upload, upload_lists};
 
 use super::items::Judgement;
 use super::loss::{best_of_loss, centering_loss, comparison_loss, rating_loss, thumbs_loss};
@@ -94,7 +95,7 @@ impl LossTerms {
             loss = (loss + comparison_loss(scores, &self.comparisons, smoothing)?)?;
         }
         for (responses, choices) in &self.best {
-            let rows = Tensor::new(choices.rows.as_slice(), device)?;
+            let rows = upload(&choices.rows, choices.rows.len(), device)?;
             let own = scores.index_select(&rows, 0)?.reshape(((), *responses))?;
             loss = (loss + best_of_loss(&own, &choices.best, &choices.weights, smoothing)?)?;
         }
@@ -107,10 +108,9 @@ impl LossTerms {
         ];
         for (judged, loss_of) in alone {
             if !judged.rows.is_empty() {
-                let tensor = |list: &[f32]| Tensor::new(list, device);
-                let rows = Tensor::new(judged.rows.as_slice(), device)?;
+                let rows = upload(&judged.rows, judged.rows.len(), device)?;
                 let own = scores.index_select(&rows, 0)?;
-                let (targets, weights) = (tensor(&judged.targets)?, tensor(&judged.weights)?);
+                let [targets, weights] = upload_lists([&judged.targets, &judged.weights], device)?;
                 loss = (loss + loss_of(&own, &targets, &weights)?)?;
             }
         }

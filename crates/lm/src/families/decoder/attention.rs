@@ -135,16 +135,23 @@ impl Attention {
             (q, gate) = (own, Some(beside));
         }
         let norms = &self.norms;
-        q = self.placed(q, norms.queries.as_ref(), turn)?;
+        q = normed(q, norms.queries.as_ref())?;
+        let turned = |x: Tensor| match turn {
+            Some((cos, sin)) => Ok::<_, Error>(rlhf_ops::rope(&x, cos, sin, self.config.head_dim)?),
+            None => Ok(x),
+        };
         let mut lent = None;
         let seen = match (own, &self.projections) {
             (Some((k, v)), _) => {
-                let k = self.placed(k, norms.keys.as_ref(), turn)?;
-                let v = self.placed(v, norms.values.as_ref(), None)?;
+                let mut k = normed(k, norms.keys.as_ref())?;
+                let v = normed(v, norms.values.as_ref())?;
+                let mut turn = turn.map(|(cos, sin)| (cos, sin));
                 if self.lends {
+                    (q, k, turn) = (turned(q)?, turned(k)?, None); // what is lent is rotated
                     lent = Some(Tensor::cat(&[&k, &v], 1)?);
                 }
-                attend.attention(layer, Qkv::Apart(&q, &k, &v), self.config)?
+                let (q, k, v) = (&q, &k, &v);
+                attend.attention(layer, Qkv::Apart { q, k, v, turn }, self.config)?
             }
             (None, Projections::Queries { earlier, .. }) => {
                 let [k, v] = borrowed else {
@@ -152,7 +159,7 @@ impl Attention {
                         "layer {layer} was not given the keys and values of layer {earlier}"
                     )));
                 };
-                attend.attention_to(*earlier, [&q, k, v], self.config)?
+                attend.attention_to(*earlier, [&turned(q)?, k, v], self.config)?
             }
             (None, _) => return Err(Error::Invalid(format!("layer {layer} has no keys"))),
         };
@@ -160,22 +167,6 @@ impl Attention {
             Some(gate) => Ok(((seen * candle_nn::ops::sigmoid(&gate)?)?, lent)),
             None => Ok((seen, lent)),
         }
-    }
-
-    /// Heads `x`, normalised and turned.
-    fn placed(
-        &self,
-        mut x: Tensor,
-        norm: Option<&RmsNorm>,
-        turn: Option<&(Tensor, Tensor)>,
-    ) -> Result<Tensor> {
-        if let Some(norm) = norm {
-            x = norm.forward(&x)?;
-        }
-        if let Some((cos, sin)) = turn {
-            x = rlhf_ops::rope(&x, cos, sin, self.config.head_dim)?;
-        }
-        Ok(x)
     }
 
     /// The first and the second half of every head of `x` `[T, H·2D]`, `[T, H·D]` each.
@@ -190,5 +181,13 @@ impl Attention {
                 .reshape((tokens, width / 2))
         };
         Ok((half(0)?, half(dim)?))
+    }
+}
+
+/// Heads `x`, normalised where there is a norm.
+fn normed(x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
     }
 }
