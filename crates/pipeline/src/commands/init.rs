@@ -19,9 +19,9 @@ use self::templates::{Named, TEMPLATES, Template};
 use crate::exit::usage;
 use crate::flags::{CommonArgs, DoctorArgs, InitArgs};
 use crate::locate::model_folder;
-use crate::memory::memory;
+use crate::memory::{free_on, memory};
 use crate::output::{print, print_json};
-use crate::settings::Layers;
+use crate::settings::{Layers, RunSettings};
 
 pub(crate) fn run(args: &InitArgs) -> anyhow::Result<()> {
     let out = &args.out;
@@ -112,7 +112,6 @@ fn given(args: &InitArgs) -> anyhow::Result<Given> {
             "{model} has no chat template and no demonstrations are given: a model that was never taught to answer rarely does; give --data"
         ));
     }
-    let (free, _) = memory();
     Ok(Given {
         model: model.clone(),
         is_adapter: Outline::is_adapter(&folder),
@@ -120,10 +119,17 @@ fn given(args: &InitArgs) -> anyhow::Result<Given> {
         data,
         prefs,
         prompts,
-        free,
+        free: free(),
         typed: typed(args),
         out: args.out.display().to_string(),
     })
+}
+
+/// Bytes that are free on the device that a run of the file takes.
+fn free() -> u64 {
+    let device = rlhf_ops::device::pick(&RunSettings::default().device, 0).ok();
+    let free = device.and_then(|device| free_on(&device));
+    free.unwrap_or_else(|| memory().0)
 }
 
 /// The command that writes the file again.

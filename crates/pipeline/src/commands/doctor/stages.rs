@@ -15,7 +15,7 @@ use super::{Intent, Report};
 use crate::job::{Job, Standing};
 use crate::locate::{locate_unchecked, model_folder};
 use crate::machine::Machine;
-use crate::memory::memory;
+use crate::memory::free_on;
 use crate::record::refusal;
 use crate::settings::LABEL;
 use crate::stages::Configured;
@@ -234,11 +234,7 @@ impl Pipeline<'_> {
             _ => format!("about {} for {ranks} ranks", readable_bytes(needed)),
         };
         let device = &self.machine.device;
-        let free = match device.is_cpu() {
-            true => Some(memory().0),
-            false => rlhf_ops::device::memory(device).map(|(free, _)| free),
-        };
-        self.report.push(match free {
+        self.report.push(match free_on(device) {
             None => Finding::new("memory", format!("{about} on the device"), &[]),
             Some(free) if needed > free => Finding {
                 check: "memory".to_owned(),
