@@ -140,7 +140,7 @@ fn all(folder: &Folder, name: &str) -> (Vec<f64>, Vec<Value>) {
 
 /// What fine-tuning copies to the device in so many steps of one pass each. A step has four copies: the batch, the plan of its attention, the
 /// addresses of the gradients, of which squares are summed, and those of AdamW. `BENCHMARKS.md` has the number.
-fn uploads(folder: &Folder, steps: usize) -> u64 {
+fn uploads(folder: &Folder, steps: u64) -> u64 {
     let config = rlhf_sft::Config {
         model: folder.path("base").display().to_string(),
         data: vec![folder.path("demos.jsonl")],
