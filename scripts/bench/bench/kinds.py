@@ -47,7 +47,19 @@ def keep(results):
     for name, curve in results["curves"].items():
         known["curves"][name] = curve | origin
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{kind}.json").write_text(json.dumps(known, indent=1) + "\n")
+    (FOLDER / f"{kind}.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+
+
+def keep_products(products):
+    """Puts a table of matrix products in place of what was known of this kind of machine."""
+    kind = of_this_machine()
+    known = all_known().get(kind, {"works": {}, "machine": {}, "curves": {}}) | {"products": products}
+    (FOLDER / f"{kind}.json").write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+
+
+def all_products():
+    """(what the machine is called, its table) of every kind that has one."""
+    return [(LABELS[kind], of["products"]) for kind, of in all_known().items() if "products" in of]
 
 
 def summary(work, rounds):
