@@ -173,6 +173,7 @@ impl Sampling {
         let config = SamplingConfig {
             // Responses do not depend on what is sampled beside them.
             max_rows: 0,
+            lookup: 0,
             ..self.config.clone()
         };
         let names: Vec<&str> = self.speakers.iter().map(|it| it.name.as_str()).collect();

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use rlhf_ops::{DecodeRows, TokenLogprobs, WeightLayout};
+use rlhf_ops::{DecodeRows, QuantisedWeight, TokenLogprobs, WeightLayout};
 
 use crate::attend::Attend;
 use crate::families::LogitsRule;
 use crate::linear::normal;
 use crate::lora::Adapter;
+use crate::quantised;
 use crate::schema::Schema;
 use crate::trunk::Trunk;
 use crate::{KvCache, ModelConfig, Packed, Params, Result};
@@ -40,6 +41,8 @@ pub struct CausalLm {
     trunk: Box<dyn Trunk>,
     /// `None` when it is the embedding.
     vocab: Option<Tensor>,
+    /// The same in blocks, for logits alone, where the parameters are [rounded](Params::rounded).
+    vocab_blocks: Option<QuantisedWeight>,
     logits: LogitsRule,
 }
 
@@ -87,7 +90,9 @@ impl CausalLm {
                 normal(size.initializer_range),
             )?),
         };
+        let vocab_blocks = quantised::of(&vb, quantised::LOGITS)?;
         Ok(Self {
+            vocab_blocks,
             config: config.clone(),
             trunk: config.family().trunk(vb)?,
             vocab,
@@ -190,8 +195,11 @@ impl CausalLm {
 
     /// Logits `[N, V]` of hidden states `[N, H]`; for the few rows that are about to be sampled from.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (hidden, weight) = (self.scaled(hidden)?, self.vocab_weight());
-        let logits = rlhf_ops::linear(&hidden, weight, WeightLayout::OutIn, None)?;
+        let hidden = self.scaled(hidden)?;
+        let logits = match &self.vocab_blocks {
+            Some(blocks) => rlhf_ops::quantised_linear(&hidden, blocks, None)?,
+            None => rlhf_ops::linear(&hidden, self.vocab_weight(), WeightLayout::OutIn, None)?,
+        };
         match self.logits.cap {
             Some(cap) => Ok(rlhf_ops::softcap(&logits, cap)?),
             None => Ok(logits),

@@ -1,6 +1,9 @@
 //! Rows that grow side by side over one cache of keys and values: what [`generate`](crate::generate()) and
 //! [`serve`](crate::serving::serve) share.
 
+mod lookup;
+
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
@@ -73,6 +76,12 @@ pub(crate) struct Row {
     pub(crate) scores: Vec<TokenScore>,
     rng: ChaCha8Rng,
     manner: Arc<Manner>,
+    /// What is guessed to follow, each token with its place in the cache.
+    guess: VecDeque<(u32, u32)>,
+    /// Tokens guessed so far.
+    pub(crate) guessed: usize,
+    /// Those of them that were drawn.
+    pub(crate) hits: usize,
 }
 
 impl Row {
@@ -95,6 +104,9 @@ impl Row {
             scores: Vec::new(),
             rng,
             manner,
+            guess: VecDeque::new(),
+            guessed: 0,
+            hits: 0,
         }
     }
 
@@ -198,18 +210,21 @@ impl<'a> Decoder<'a> {
                 sampling.draw(&logits)?;
                 drawn(sampling)?
             }
-            false => self.draw_on_host(&mut rows, &logits)?,
+            false => self.draw_each_on_host(&mut rows, &logits)?,
         };
         self.extend_all(rows, draws, finished)
     }
 
     /// Draws the next token of every active row; those that end with it are `finished`. Where tokens are drawn on the device, up to `most` of them are
-    /// before the host reads any: what a row draws after its end is thrown away.
+    /// before the host reads any: what a row draws after its end is thrown away. Where a row takes [guesses](lookup), each is drawn as far as it was guessed.
     pub(crate) fn step(&mut self, most: usize, finished: &mut Vec<(Row, End)>) -> Result<()> {
         if self.active.is_empty() {
             return Ok(());
         }
         let mut rows = std::mem::take(&mut self.active);
+        if rows.iter().any(|row| row.manner.config.lookup > 0) {
+            return self.step_guessing(rows, finished);
+        }
         let draws = match self.draws_on_device(&rows)? {
             true => {
                 let left = rows.iter().map(Row::left).max().unwrap_or(1);
@@ -228,7 +243,7 @@ impl<'a> Decoder<'a> {
                 let (ids, ahead) = self.ahead(&mut rows, 1)?;
                 let (positions, seen) = &ahead[0];
                 let logits = self.decode(&ids, positions, seen)?;
-                self.draw_on_host(&mut rows, &logits)?
+                self.draw_each_on_host(&mut rows, &logits)?
             }
         };
         self.extend_all(rows, draws, finished)
@@ -335,11 +350,19 @@ impl<'a> Decoder<'a> {
         Ok(Sampling::new(&ways, vocabulary, &self.device)?)
     }
 
-    fn draw_on_host(&self, rows: &mut [Row], logits: &Tensor) -> Result<Vec<Vec<Drawn>>> {
-        let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
+    /// A token of each row, from its logits in `[R, V]`.
+    fn draw_each_on_host(&self, rows: &mut [Row], logits: &Tensor) -> Result<Vec<Vec<Drawn>>> {
         let (all, vocabulary) = (rlhf_ops::read_to_host(logits)?, logits.dim(1)?);
-        let draw = |i: usize| -> Drawn {
-            let (row, z) = (&rows[i], &all[i * vocabulary..][..vocabulary]);
+        let logits: Vec<&[f32]> = all.chunks_exact(vocabulary).collect();
+        let draws = self.draw_on_host(rows, &logits);
+        Ok(draws.into_iter().map(|draw| vec![draw]).collect())
+    }
+
+    /// A token of each row, from its `logits` of the whole vocabulary.
+    fn draw_on_host(&self, rows: &mut [Row], logits: &[&[f32]]) -> Vec<Drawn> {
+        let chances: Vec<f64> = rows.iter_mut().map(|row| uniform(&mut row.rng)).collect();
+        rlhf_ops::parallel_map(rows.len(), |i| {
+            let (row, z) = (&rows[i], logits[i]);
             let (config, forbidden) = (&row.manner.config, self.forbidden(row));
             let mut sampler = self.idle_samplers().pop().unwrap_or_default();
             let draw = sampler.draw(config, z, &row.seen, forbidden, chances[i]);
@@ -347,9 +370,7 @@ impl<'a> Decoder<'a> {
             let draw = draw?;
             let scored = row.manner.likeliest.map(|n| score(z, draw.token, n));
             Ok((draw, scored))
-        };
-        let draws = rlhf_ops::parallel_map(rows.len(), draw);
-        Ok(draws.into_iter().map(|draw| vec![draw]).collect())
+        })
     }
 
     /// Samplers hold scratch memory alone, so a panic leaves them usable.

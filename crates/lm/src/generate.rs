@@ -22,6 +22,17 @@ pub struct Sampled {
     pub finished: bool,
     /// log p of each token under the model at the sampling temperature, over the full vocabulary.
     pub logprobs: Vec<f32>,
+    /// Of tokens guessed by [`lookup`](SamplingConfig::lookup), how many there were and how many were drawn.
+    pub guessed: Guessed,
+}
+
+/// How often guesses were right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guessed {
+    /// Tokens guessed.
+    pub tokens: usize,
+    /// Those that were drawn.
+    pub hits: usize,
 }
 
 /// Samples `samples_per_prompt` responses to each prompt, in order of prompt, then sample.
@@ -122,6 +133,10 @@ fn sampled((row, end): (Row, End)) -> Sampled {
         sample: row.index.1,
         tokens: row.response().to_vec(),
         finished: end == End::Said,
+        guessed: Guessed {
+            tokens: row.guessed,
+            hits: row.hits,
+        },
         logprobs: row.logprobs,
     }
 }
@@ -143,6 +158,13 @@ impl<'a> Batch<'a> {
         config: &SamplingConfig,
     ) -> Result<Self> {
         let longest = model.config().max_length();
+        if config.lookup > 0 && model.config().state_width() > 0 {
+            return Err(Error::Invalid(format!(
+                "lookup is {}, and {} has recurrent layers, which cannot take back a guess: set it to 0",
+                config.lookup,
+                model.config().model_type()
+            )));
+        }
         let mut distinct: Vec<Prompt<'a>> = Vec::new();
         let mut index_of: HashMap<&[u32], usize> = HashMap::new();
         let mut places = Vec::with_capacity(prompts.len());

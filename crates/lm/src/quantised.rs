@@ -12,7 +12,11 @@ const BLOCKS: &str = "_blocks";
 /// Under the name with this end it finds the place of their type in [`KINDS`], whether the weight is `[in, out]`, and of how many experts it is.
 const KIND: &str = "_kind";
 
-const KINDS: [GgmlDType; 10] = [
+/// The vocabulary projection where logits are to be computed from blocks; the embedding, which it may be tied to, is there beside it.
+pub(crate) const LOGITS: &str = "logits.weight";
+
+const KINDS: [GgmlDType; 11] = [
+    GgmlDType::BF16,
     GgmlDType::Q4_0,
     GgmlDType::Q4_1,
     GgmlDType::Q5_0,
@@ -25,9 +29,9 @@ const KINDS: [GgmlDType; 10] = [
     GgmlDType::Q6K,
 ];
 
-/// Whether a weight of this type can stay in its blocks.
+/// Whether a weight of this type can stay in the blocks of its file.
 pub(crate) fn can_stay(kind: GgmlDType) -> bool {
-    KINDS.contains(&kind)
+    kind != GgmlDType::BF16 && KINDS.contains(&kind)
 }
 
 /// The weight `name` of the layer at `vb`, if it is held in quantised blocks.

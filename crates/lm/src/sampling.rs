@@ -32,6 +32,9 @@ pub struct SamplingConfig {
     pub seed: u64,
     /// How many responses are decoded side by side: bounds memory, never changes a result.
     pub max_rows: usize,
+    /// Tokens that are guessed at a time from what prompt and response have said before, and kept where they are drawn; 0 is off. Only speed
+    /// depends on it.
+    pub lookup: usize,
 }
 
 impl Default for SamplingConfig {
@@ -46,6 +49,7 @@ impl Default for SamplingConfig {
             stop: Vec::new(),
             seed: 0,
             max_rows: 64,
+            lookup: 0,
         }
     }
 }

@@ -74,6 +74,7 @@ pub use backend::{
 };
 pub use categorical::{argmax, pick, softmax_weights};
 pub use causal_convolution::{causal_convolution, decode_convolution};
+pub use cpu::gemm::FEW_ROWS;
 pub use decode_attention::{DecodeRows, decode_attention};
 pub use delta_rule::{DeltaHeads, delta_states, delta_step, gated_delta_rule};
 pub use embedding::embedding;

@@ -215,6 +215,26 @@ pub const CAPTIONS: &[Caption] = &[
         "Skipped updates",
         "Updates that were left out because a number was not finite. It should stay at zero.",
     ),
+    Caption::health(
+        "rollout/logprob_gap",
+        "Sampler's gap",
+        "How far a token's log-probability under the weights that responses are sampled with is from the policy's own, in nats, on average (ppo.rollout_weights).",
+    ),
+    Caption::health(
+        "rollout/logprob_gap_max",
+        "Sampler's largest gap",
+        "The same for the token of the step that is furthest off.",
+    ),
+    Caption::speed(
+        "rollout/guesses",
+        "Tokens guessed",
+        "Tokens of the step that were guessed from what a response had said before (ppo.rollout_lookup).",
+    ),
+    Caption::speed(
+        "rollout/guesses_hit",
+        "Guesses that were right",
+        "The share of them that was then drawn.",
+    ),
     Caption::speed("episode", "Episodes", "Responses sampled so far."),
     LR,
     TOKENS_PER_SECOND,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rlhf_lm::SamplingConfig;
+use rlhf_lm::{SamplingConfig, WeightFormat};
 use rlhf_rollout::RewardSource;
 use rlhf_train::{DataSettings, Range, ScheduleKind};
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,12 @@ rlhf_train::settings! {
         pub temperature: f64 = 0.7 => 0.01..=100.0,
         /// Responses decoded at a time, at most.
         pub rollout_rows: usize = 64 => 1..=1_000_000,
+        /// Weights that responses are sampled with: the policy's, `f32`, or on a CPU a copy in fewer bits, `bf16`, `q8_0` or `q4_0`, made anew at every
+        /// step. All log-probabilities, and evaluation, come from the policy itself; `rollout/logprob_gap` says how far it is from what was sampled.
+        pub rollout_weights: WeightFormat = WeightFormat::F32,
+        /// Tokens guessed at a time from what prompt and response have said before (prompt lookup), where fewer than 15 responses are left; those are
+        /// kept that are drawn too, so that the responses are the same. 0: no guesses.
+        pub rollout_lookup: usize = 0 => 0..=14,
         /// Peak learning rate of policy and critic.
         pub lr: f64 = 1e-5 => Range::above(0.0, 1.0),
         /// Schedule of the learning rate.
@@ -171,6 +177,14 @@ impl Config {
             seed,
             max_rows: self.rollout_rows,
             ..SamplingConfig::default()
+        }
+    }
+
+    /// How a step's responses are sampled.
+    pub(crate) fn rollout_sampling(&self, seed: u64) -> SamplingConfig {
+        SamplingConfig {
+            lookup: self.rollout_lookup,
+            ..self.sampling(seed)
         }
     }
 

@@ -37,6 +37,7 @@ mod record;
 mod rewards;
 mod rollout;
 mod run;
+mod sampler;
 mod samples;
 mod signal;
 mod signs;

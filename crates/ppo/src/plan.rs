@@ -1,6 +1,6 @@
 //! The plan: what a run is about to do, for the user to read before anything is spent.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rlhf_lm::Params;
 use rlhf_train::{DiskUse, MemoryItem, Plan, Sampled, Session};
 
@@ -60,8 +60,17 @@ impl PolicyOptimization {
             (per_step as u64 / config.minibatches as u64).min(self.micro_batch_tokens as u64);
         let model = &self.language_model.config;
         let activations = MemoryItem::activations(held, model, session.recompute);
+        let cache = self.sampled(session);
+        let copy = policy.rounded_bytes(model, config.rollout_weights);
+        let copy = copy.context("ppo.rollout_weights")? as u64;
+        let copy_stays = policy.adapter().is_some();
         // What is sampled with is gone before anything is learnt.
-        memory.push(self.sampled(session).or_larger(activations));
+        let sampling = cache.bytes + if copy_stays { 0 } else { copy };
+        let samples_most = sampling > activations.bytes;
+        if copy > 0 && (copy_stays || samples_most) {
+            memory.push(MemoryItem::new("weights to sample with", copy));
+        }
+        memory.push(if samples_most { cache } else { activations });
         let demonstrations = self.demonstrations.iter();
         let demonstrations = demonstrations.map(|d| ("demonstrations", d.len()));
         let data = [

@@ -14,6 +14,7 @@ use crate::critic::Critic;
 use crate::demonstrations::Demonstrations;
 use crate::kl::KlController;
 use crate::learner::Learner;
+use crate::sampler::KeptWeights;
 
 /// Everything a PPO step needs.
 pub(crate) struct PolicyOptimization {
@@ -23,6 +24,7 @@ pub(crate) struct PolicyOptimization {
     pub(crate) policy: Learner<CausalLm>,
     /// `None` where the advantage needs none.
     pub(crate) critic: Option<Critic>,
+    pub(crate) kept_weights: KeptWeights,
     pub(crate) reference: CausalLm,
     /// For the plan: what the reference keeps in memory.
     pub(crate) reference_params: Params,

@@ -38,6 +38,7 @@ impl Inputs {
         base.tokenizer
             .eos_id()
             .context("PPO needs an EOS token: a response must be able to end")?;
+        config.validate_sampler(&base.config)?;
         let (bases, dtype, device) = (&session.bases, session.dtype, &session.device);
         let reward = match config.reward.parse()? {
             RewardSource::Model(folder) if config.pessimism > 0.0 => {
@@ -120,6 +121,7 @@ impl PolicyOptimization {
                 adam: optimizer(config.adam_eps, session),
             },
             critic,
+            kept_weights: None,
             checked: GradientsChecked::default(),
             skipped: None,
             skipped_in_a_row: 0,

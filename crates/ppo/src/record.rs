@@ -138,12 +138,15 @@ impl PolicyOptimization {
             ("response/eos_fraction", Some(json!(finished / episodes))),
             ("tokens", Some(json!(prompt_tokens + tokens))),
         ];
+        let sampler = config.sampler_metrics(&t.drawings, &t.logprobs).into_iter();
+        let sampler = sampler.map(|(name, number)| (name.to_owned(), number));
         let times = clock.laps.iter();
         let times = times.map(|(name, seconds)| (format!("time/{name}"), json!(seconds)));
         let per_second = json!((prompt_tokens + tokens) as f64 / clock.total());
         Ok(numbers
             .into_iter()
             .filter_map(|(name, number)| Some((name.to_owned(), number?)))
+            .chain(sampler)
             .chain(times)
             .chain([("tokens_per_second".to_owned(), per_second)])
             .collect())

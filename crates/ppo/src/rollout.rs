@@ -6,8 +6,8 @@ use rlhf_base::rng::stream;
 use rlhf_dataset::order::across_epochs;
 use rlhf_lm::CausalLm;
 use rlhf_rollout::{
-    Episode, EpisodeBatch, PromptRow, each_episode, micro_batches, respond, response_logprobs,
-    ruled, scores_together,
+    Drawing, Episode, EpisodeBatch, PromptRow, each_episode, micro_batches, respond_and_tell,
+    response_logprobs, ruled, scores_together,
 };
 
 use crate::guards::blame_training;
@@ -37,18 +37,24 @@ impl PolicyOptimization {
             .collect()
     }
 
-    /// Responses to `prompts`, n to each.
-    pub(crate) fn responses(&self, prompts: &[PromptRow], step: u64) -> Result<Vec<Episode>> {
+    /// Responses to `prompts`, n to each, and how they were drawn.
+    pub(crate) fn responses(
+        &mut self,
+        prompts: &[PromptRow],
+        step: u64,
+    ) -> Result<(Vec<Episode>, Vec<Drawing>)> {
         let seed = stream(self.seed, "rollout", step).next_u64();
-        respond(
-            &self.policy.view,
+        let rounded = self.rounded_policy()?;
+        let drawn = respond_and_tell(
+            rounded.as_ref().unwrap_or(&self.policy.view),
             &self.language_model.tokenizer,
             prompts,
             self.config.samples_per_prompt,
-            &self.config.sampling(seed),
+            &self.config.rollout_sampling(seed),
             &self.comm,
-        )
-        .map_err(|error| blame_training(step, error))
+        );
+        let drawn = drawn.map_err(|error| blame_training(step, error))?;
+        Ok(drawn.into_iter().unzip())
     }
 
     /// S(x, y) of every episode, clipped and with the rule for a missing EOS token applied.

@@ -46,7 +46,13 @@ impl Stage for Ppo {
     ];
     const MAY_CHANGE: MayChange = MayChange {
         unseen: &["save_every", "reward_timeout", "keep_going"],
-        seen: &["steps", "micro_batch_tokens", "rollout_rows", "log_samples"],
+        seen: &[
+            "steps",
+            "micro_batch_tokens",
+            "rollout_rows",
+            "rollout_lookup",
+            "log_samples",
+        ],
     };
     const MAKES: Makes = Makes::Policy;
     const CAPTIONS: &'static [Caption] = CAPTIONS;

@@ -38,7 +38,7 @@ impl PolicyOptimization {
         let prompts = self.next_prompts(step);
 
         // 2. Rollout: sample responses from π over the whole vocabulary at temperature τ.
-        let episodes = self.responses(&prompts, step)?;
+        let (episodes, drawings) = self.responses(&prompts, step)?;
         clock.lap("rollout");
 
         // 3. Score: S(x, y) from the reward model (normalised; under pessimism mean − κ·sd over its heads), a rule or a program; clipped; with the rule for a missing EOS token.
@@ -83,6 +83,7 @@ impl PolicyOptimization {
         let trajectory = Trajectory {
             prompts,
             episodes,
+            drawings,
             scores,
             missing_eos,
             sd,

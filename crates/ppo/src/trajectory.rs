@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use rand::RngCore;
 use rlhf_base::rng::shuffle;
 use rlhf_dataset::order::file_order;
-use rlhf_rollout::Episode;
+use rlhf_rollout::{Drawing, Episode};
 
 use crate::guards::SIGNAL;
 
@@ -19,6 +19,8 @@ pub(crate) struct Trajectory {
     pub(crate) prompts: Vec<Vec<u32>>,
     /// `[B]` responses.
     pub(crate) episodes: Vec<Episode>,
+    /// `[B]` How they were drawn, in the sampler's numbers: for the record alone.
+    pub(crate) drawings: Vec<Drawing>,
     /// `[B]` S(x, y): the reward model's score, normalised, clipped, with the rule for a missing EOS token applied.
     pub(crate) scores: Vec<f64>,
     /// `[B]` What of it the rule for a missing EOS token has changed.

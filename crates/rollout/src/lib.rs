@@ -34,4 +34,6 @@ pub use logprobs::{kl_per_episode, response_logprobs};
 pub use packing::{EpisodeBatch, micro_batches};
 pub use prompt::{PromptRow, prompt_rows};
 pub use scorers::{RewardSource, Scorer, open_pessimistic, score_texts};
-pub use shared::{deal_episodes, each_episode, respond, scores_together};
+pub use shared::{
+    Drawing, deal_episodes, each_episode, respond, respond_and_tell, scores_together,
+};

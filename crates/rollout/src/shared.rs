@@ -6,6 +6,32 @@ use rlhf_train::{Comm, Parcel};
 
 use crate::{Episode, PromptRow, Scorer};
 
+/// How a response was drawn, in the sampler's numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Drawing {
+    /// log q(y_t) of every token at the sampling temperature, where q is the model that was sampled from.
+    pub logprobs: Vec<f32>,
+    /// Tokens guessed.
+    pub guesses: usize,
+    /// Those of them that were drawn.
+    pub hits: usize,
+}
+
+impl Parcel for Drawing {
+    fn pack(&self, bytes: &mut Vec<u8>) {
+        (self.logprobs.clone(), (self.guesses, self.hits)).pack(bytes);
+    }
+
+    fn unpack(bytes: &mut &[u8]) -> Option<Self> {
+        let (logprobs, (guesses, hits)) = Parcel::unpack(bytes)?;
+        Some(Self {
+            logprobs,
+            guesses,
+            hits,
+        })
+    }
+}
+
 impl Parcel for Episode {
     fn pack(&self, bytes: &mut Vec<u8>) {
         (self.prompt, (self.response.clone(), self.finished)).pack(bytes);
@@ -77,6 +103,19 @@ pub fn respond(
     sampling: &SamplingConfig,
     comm: &Comm,
 ) -> Result<Vec<Episode>> {
+    let drawn = respond_and_tell(model, tokenizer, prompts, samples, sampling, comm)?;
+    Ok(drawn.into_iter().map(|(episode, _)| episode).collect())
+}
+
+/// [`respond`], and how each response was drawn.
+pub fn respond_and_tell(
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    prompts: &[PromptRow],
+    samples: usize,
+    sampling: &SamplingConfig,
+    comm: &Comm,
+) -> Result<Vec<(Episode, Drawing)>> {
     // How long a response becomes is not known: each counts as long as it may be.
     let cost = |prompt: &PromptRow| prompt.ids.len() + sampling.max_new_tokens;
     let rows = |prompt: usize| (0..samples).map(move |sample| (prompt, sample));
@@ -93,10 +132,18 @@ pub fn respond(
     };
     let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let sampled = generate_rows(model, tokenizer, &ids, &own, sampling, &mut |_| {})?;
-    let episodes = sampled.into_iter().map(|s| Episode {
-        prompt: s.prompt,
-        response: s.tokens,
-        finished: s.finished,
+    let episodes = sampled.into_iter().map(|s| {
+        let episode = Episode {
+            prompt: s.prompt,
+            response: s.tokens,
+            finished: s.finished,
+        };
+        let drawing = Drawing {
+            logprobs: s.logprobs,
+            guesses: s.guessed.tokens,
+            hits: s.guessed.hits,
+        };
+        (episode, drawing)
     });
     let places: Vec<usize> = own
         .iter()

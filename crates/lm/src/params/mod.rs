@@ -14,10 +14,12 @@ use crate::{Error, Result};
 mod adapted;
 mod builder;
 mod param;
+mod rounded;
 #[cfg(test)]
 mod tests;
 
 use param::{Master, Param};
+pub use rounded::WeightFormat;
 
 /// What weights are loaded for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

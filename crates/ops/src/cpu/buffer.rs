@@ -238,6 +238,15 @@ impl<'a> SharedMut<'a> {
         }
     }
 
+    /// The elements from `at` on. Panics beyond the end.
+    pub(crate) fn skip(self, at: usize) -> Self {
+        Self {
+            start: self.pointer(at, self.len.saturating_sub(at)),
+            len: self.len - at,
+            ..self
+        }
+    }
+
     /// The address of the element at `at`, of which `len` elements are in bounds. Panics beyond the end.
     pub(crate) fn pointer(self, at: usize, len: usize) -> *mut f32 {
         assert!(

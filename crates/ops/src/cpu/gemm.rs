@@ -1,6 +1,9 @@
 //! Matrix products: which kernel computes one.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 use super::buffer::{SharedMut, zeros};
 use super::matrix::{Matrix, Target};
@@ -133,10 +136,110 @@ pub(crate) fn project(y: Option<Vec<f32>>, x: &[f32], rows: usize, w: Matrix<'_>
     }
 }
 
+/// Largest number of rows whose products read the weights in place ([`linear`](crate::linear) with weights of at least 16 by 16). Up to it the sums of
+/// a row on the CPU are the same bits whatever the other rows, and however many.
+pub const FEW_ROWS: usize = 15;
+
+/// Rows from which on the weights are decoded whole: the product then takes so long that writing and reading them once more is nothing.
+const MANY_ROWS: usize = 256;
+
+/// Numbers decoded at a time below that: 1 MiB, which a second-level cache holds until they are multiplied.
+const PIECE: usize = 1 << 18;
+
+/// [`project`] over weights that `decode(outputs, numbers)` writes: the rows `outputs` of `[outputs, inputs]`. The same bits as over all of them in
+/// memory, of which only as many are there at a time as a cache holds.
+pub(crate) fn project_decoded(
+    y: Option<Vec<f32>>,
+    x: &[f32],
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    decode: &(impl Fn(Range<usize>, &mut [f32]) + Sync),
+) -> Vec<f32> {
+    let mut y = y.unwrap_or_else(|| zeros(rows * outputs));
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    if gemm_few_rows::takes(rows, inputs, outputs) {
+        gemm_few_rows::add_decoded(&mut y, x, rows, (inputs, outputs), decode);
+        return y;
+    }
+    // The products of the `gemm` crate have other bits for other sizes.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    let has_tiles = super::level::has_products();
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let has_tiles = false;
+    let pieces = match rows < MANY_ROWS && has_tiles {
+        true => (inputs * outputs).div_ceil(PIECE).max(1),
+        false => 1,
+    };
+    let step = outputs.div_ceil(pieces).next_multiple_of(48);
+    let mut numbers = vec![0.0; inputs * outputs.min(step + step / 2)];
+    let mut first = 0;
+    while first < outputs {
+        // No piece is so small that it would take another kernel than the whole.
+        let end = match outputs - first > step + step / 2 {
+            true => first + step,
+            false => outputs,
+        };
+        let numbers = &mut numbers[..(end - first) * inputs];
+        let share = inputs * (end - first).div_ceil(4 * rayon::current_num_threads());
+        numbers
+            .par_chunks_mut(share.max(1))
+            .enumerate()
+            .for_each(|(i, piece)| {
+                let from = first + i * share / inputs;
+                decode(from..from + piece.len() / inputs, piece);
+            });
+        let target = Target {
+            buffer: SharedMut::new(&mut y),
+            at: first,
+            row_stride: outputs,
+        };
+        let x = Matrix::new(x, rows, inputs);
+        let w = Matrix::new(numbers, end - first, inputs).t();
+        // SAFETY: the target is initialised, and borrowed exclusively for the whole call.
+        unsafe { multiply_into(target, x, w, 1.0, true, Threads::All) }
+        first = end;
+    }
+    y
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::TestRng;
+
+    /// The oracle is [`project`] over the same weights in memory.
+    #[test]
+    fn weights_that_are_decoded_give_the_bits_of_those_in_memory() {
+        let mut rng = TestRng::new(2);
+        for (rows, inputs, outputs) in [
+            (0, 40, 20),
+            (1, 40, 20),
+            (3, 9, 5),
+            (7, 6200, 130),
+            (15, 64, 101),
+            (16, 64, 4200),
+            (40, 600, 1000),
+            (300, 32, 70),
+        ] {
+            let mut values = |n| rng.tensor(&[n]).to_vec1::<f32>().unwrap();
+            let (x, w) = (values(rows * inputs), values(outputs * inputs));
+            let start = values(rows * outputs);
+            let matrix = Matrix::new(&w, outputs, inputs).t();
+            let decode = |outputs: Range<usize>, numbers: &mut [f32]| {
+                numbers.copy_from_slice(&w[outputs.start * inputs..outputs.end * inputs]);
+            };
+            for y in [None, Some(start)] {
+                let want = project(
+                    Some(y.clone().unwrap_or(zeros(rows * outputs))),
+                    &x,
+                    rows,
+                    matrix,
+                );
+                let found = project_decoded(y, &x, rows, (inputs, outputs), &decode);
+                assert_eq!(found, want, "{rows}×{inputs}×{outputs}");
+            }
+        }
+    }
 
     /// Brute force in f64. Sizes take every kernel; a depth of 0 gives zeros.
     #[test]

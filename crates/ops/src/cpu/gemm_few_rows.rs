@@ -13,13 +13,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::buffer::SharedMut;
+use super::gemm::FEW_ROWS as MAX_ROWS;
 use super::level;
 use super::matrix::Matrix;
 use super::simd::prefetch;
 use super::vector::{Pair, Vector};
-
-/// Largest number of rows that takes this path.
-const MAX_ROWS: usize = 15;
 
 /// Elements of a vector: of two registers with AVX2, of four with NEON.
 const LANES: usize = 16;
@@ -27,12 +25,20 @@ const LANES: usize = 16;
 /// Outputs of one task: a multiple of every tile's below, with weights that fit a second-level cache.
 const TASK: usize = 96;
 
+/// Numbers of decoded weights that fit half of a first-level cache of 48 KiB, beside `x`.
+const FIRST_LEVEL: usize = 6 * 1024;
+
 /// Rows of weights that are read together, a tile's columns at a time, where the weights are `[inputs, outputs]`.
 const DEPTH: usize = 16;
 
 /// Whether this path takes the product: few rows, and a machine with fused multiply-add.
 pub(super) fn is_supported(rows: usize, w: Matrix<'_>) -> bool {
-    rows <= MAX_ROWS && w.rows() >= LANES && w.columns() >= LANES && level::has_products()
+    takes(rows, w.rows(), w.columns())
+}
+
+/// [`is_supported`] for weights of `inputs` by `outputs` that are not in memory yet.
+pub(super) fn takes(rows: usize, inputs: usize, outputs: usize) -> bool {
+    rows <= MAX_ROWS && inputs >= LANES && outputs >= LANES && level::has_products()
 }
 
 /// `y += x·w` for a contiguous `x`, where [`is_supported`].
@@ -84,6 +90,63 @@ fn add_product_with<K: Kernel>(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<
                     true => K::dots(&task),
                     false => K::columns(&task),
                 }
+            }
+        });
+}
+
+/// `y += x·w` where [`takes`], for weights that `decode(outputs, numbers)` writes: the rows `outputs` of `[outputs, inputs]`, a few at a time, into
+/// memory that stays in the first-level cache. The sums are those of [`add_product`] over the same numbers, to the bit.
+pub(super) fn add_decoded(
+    y: &mut [f32],
+    x: &[f32],
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    decode: &(impl Fn(Range<usize>, &mut [f32]) + Sync),
+) {
+    assert!(
+        takes(rows, inputs, outputs) && x.len() == rows * inputs && y.len() == rows * outputs,
+        "kernel: {rows}×{inputs}×{outputs}"
+    );
+    #[cfg(target_arch = "x86_64")]
+    match level::avx512() {
+        true => add_decoded_with::<Avx512>(y, x, rows, (inputs, outputs), decode),
+        false => add_decoded_with::<Avx2>(y, x, rows, (inputs, outputs), decode),
+    }
+    #[cfg(target_arch = "aarch64")]
+    add_decoded_with::<Neon>(y, x, rows, (inputs, outputs), decode);
+}
+
+/// [`add_decoded`] with one of the instruction sets that the machine has.
+fn add_decoded_with<K: Kernel>(
+    y: &mut [f32],
+    x: &[f32],
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    decode: &(impl Fn(Range<usize>, &mut [f32]) + Sync),
+) {
+    let target = SharedMut::new(y);
+    let group = (FIRST_LEVEL / inputs).max(1).next_multiple_of(4).min(TASK);
+    (0..outputs.div_ceil(TASK))
+        .into_par_iter()
+        .for_each(|task| {
+            let mut numbers = vec![0.0; group * inputs];
+            let end = outputs.min((task + 1) * TASK);
+            for first in (task * TASK..end).step_by(group) {
+                let count = group.min(end - first);
+                let numbers = &mut numbers[..count * inputs];
+                decode(first..first + count, numbers);
+                let task = Task {
+                    x,
+                    inputs,
+                    rows,
+                    w: numbers,
+                    outputs,
+                    first: 0,
+                    end: count,
+                    y: target.skip(first),
+                };
+                // SAFETY: `takes` has found these instructions; each output of every row is one task's.
+                unsafe { K::dots(&task) }
             }
         });
 }

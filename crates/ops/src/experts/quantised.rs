@@ -35,14 +35,16 @@ impl Quantised {
         let k = if back { outputs } else { inputs };
         let mut y = Vec::new();
         for (expert, rows) in self.1.groups() {
-            let w = self
-                .0
-                .expert(expert)?
-                .dequantize(DType::F32, &Device::Cpu)?;
+            let w = self.0.expert(expert)?;
+            if !back {
+                let x = &x[rows.start * k..rows.end * k];
+                y.extend(w.project(None, x, rows.len())?);
+                continue;
+            }
+            let w = w.dequantize(DType::F32, &Device::Cpu)?;
             let w = Operand::of(&w);
             let w = w.elements()?;
             let w = Matrix::new(&w, outputs, inputs);
-            let w = if back { w } else { w.t() };
             products(&mut y, &x[rows.start * k..rows.end * k], rows.len(), k, w);
         }
         Ok(y)

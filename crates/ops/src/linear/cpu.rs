@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::WeightLayout;
 use crate::cpu::buffer::{assume_init, fill, sum_rows, write_copy};
-use crate::cpu::gemm::{add_product, product, project};
+use crate::cpu::gemm::{product, project};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::gradient_sums::{reached, sum_gradient};
@@ -33,16 +33,7 @@ impl Linear {
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
         let (inputs, outputs) = self.layout.sizes(w_layout.shape().dims2()?);
         let rows = x_layout.shape().elem_count() / inputs.max(1);
-        let y = bias.map(|bias| {
-            fill(rows * outputs, outputs, |_, y| {
-                assert!(y.len().is_multiple_of(outputs));
-                for row in y.chunks_exact_mut(outputs.max(1)) {
-                    write_copy(row, bias);
-                }
-                // SAFETY: whole rows cover `y`, and each was written.
-                unsafe { assume_init(y) }
-            })
-        });
+        let y = bias.map(|bias| biased(bias, rows, outputs));
         let y = project(y, &x, rows, self.layout.matrix(&w, inputs, outputs));
         let mut shape = x_layout.dims().to_vec();
         if let Some(last) = shape.last_mut() {
@@ -81,6 +72,18 @@ impl Linear {
         }
         Ok(gradients)
     }
+}
+
+/// `rows` copies of `bias`, of as many numbers as there are outputs.
+pub(super) fn biased(bias: &[f32], rows: usize, outputs: usize) -> Vec<f32> {
+    fill(rows * outputs, outputs, |_, y| {
+        assert!(y.len().is_multiple_of(outputs));
+        for row in y.chunks_exact_mut(outputs.max(1)) {
+            write_copy(row, bias);
+        }
+        // SAFETY: whole rows cover `y`, and each was written.
+        unsafe { assume_init(y) }
+    })
 }
 
 impl CustomOp2 for Linear {
@@ -157,11 +160,10 @@ impl LinearAdd {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
         let (inputs, outputs) = self.0.layout.sizes(w_layout.shape().dims2()?);
-        let mut y = elements(residual, residual_layout)?.into_owned();
-        let x = Matrix::new(&x, y.len() / outputs.max(1), inputs);
+        let y = elements(residual, residual_layout)?.into_owned();
+        let rows = y.len() / outputs.max(1);
         let w = self.0.layout.matrix(&w, inputs, outputs);
-        add_product(&mut y, x, w, 1.0);
-        output(y, residual_layout.shape())
+        output(project(Some(y), &x, rows, w), residual_layout.shape())
     }
 }
 

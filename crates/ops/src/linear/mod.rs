@@ -1,5 +1,6 @@
 //! The linear layer.
 
+mod blocks;
 mod cpu;
 mod gpu;
 pub(crate) mod quantised;

@@ -1,21 +1,23 @@
 //! The linear layer over a frozen weight in quantised blocks.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
-use candle_core::backend::BackendStorage as _;
 use candle_core::quantized::GgmlDType;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail,
 };
 
-use super::cpu::{Linear, LinearAdd};
+use super::blocks::{decode, encode};
+use super::cpu::{Linear, biased};
 use super::{WeightLayout, linear};
 use crate::backend::{Backend, backend};
-use crate::cpu::buffer::{fill, write_copy, write_zeros};
-use crate::cpu::operand::Operand;
+use crate::cpu::buffer::{fill, write_zeros};
+use crate::cpu::gemm::project_decoded;
+use crate::cpu::operand::{Operand, elements, output};
 use crate::recompute;
 
-/// A frozen weight matrix in the quantised blocks of a GGUF file, from which its numbers are computed whenever they are needed.
+/// A frozen weight matrix in quantised blocks as those of a GGUF file, from which its numbers are computed whenever they are needed.
 ///
 /// The blocks lie along rows of `in` numbers, one row an output. They stay in the host's memory; clones share them. It may be the matrices of
 /// several experts, one below the other.
@@ -51,6 +53,22 @@ impl QuantisedWeight {
             experts: None,
             layout,
         })
+    }
+
+    /// The numbers of `matrix`, in the order `layout` or, of several experts, `[E, out, in]`, rounded into blocks of the type `kind`.
+    ///
+    /// # Errors
+    /// If the `in` numbers of a row are no whole number of blocks.
+    pub fn of(matrix: &Tensor, kind: GgmlDType, layout: WeightLayout) -> Result<Self> {
+        if let &[experts, outputs, inputs] = matrix.dims() {
+            let rows = matrix.reshape((experts * outputs, inputs))?;
+            return Self::of(&rows, kind, layout)?.stacked(experts);
+        }
+        let rows = match layout {
+            WeightLayout::OutIn => matrix.clone(),
+            WeightLayout::InOut => matrix.t()?,
+        };
+        Self::new(encode(&rows.contiguous()?, kind)?, kind, layout)
     }
 
     /// The same rows as matrices `[out, in]` of as many experts.
@@ -107,48 +125,61 @@ impl QuantisedWeight {
 
     /// All numbers of the matrix, in its layout.
     pub fn dequantize(&self, dtype: DType, device: &Device) -> Result<Tensor> {
-        let operand = Operand::of(&self.blocks);
-        let (storage, layout) = operand.stored()?;
-        let bytes = storage.as_slice::<u8>()?;
-        let bytes = &bytes[layout.start_offset()..][..self.blocks.elem_count()];
-        let shape = (self.blocks.dims()[0], self.inputs);
-        let matrix = Tensor::from_vec(self.numbers(bytes)?, shape, &Device::Cpu)?;
-        let matrix = match self.layout {
-            WeightLayout::OutIn => matrix.reshape(self.shape())?,
-            WeightLayout::InOut => matrix.t()?.contiguous()?,
-        };
-        matrix.to_dtype(dtype)?.to_device(device)
-    }
-
-    /// The numbers of the rows of these blocks, by all threads: a row is a whole number of blocks, so that rows stand for themselves.
-    fn numbers(&self, bytes: &[u8]) -> Result<Vec<f32>> {
-        let numbers = bytes.len() / self.kind.type_size() * self.kind.block_size();
-        let failed = OnceLock::new();
-        let all = fill(numbers, self.inputs, |at, out| {
-            let from = |number: usize| number / self.kind.block_size() * self.kind.type_size();
-            let blocks = &bytes[from(at)..from(at + out.len())];
-            match self.kind.from_data(blocks.into()).dequantize(out.len()) {
-                Ok(CpuStorage::F32(numbers)) => write_copy(out, &numbers),
-                other => {
-                    let found = other.map(|storage| storage.dtype());
-                    let _ = failed.set(format!("{:?} blocks gave {found:?}", self.kind));
-                    write_zeros(out)
-                }
-            }
-        });
-        match failed.into_inner() {
-            Some(error) => bail!("quantised weight: {error}"),
-            None => Ok(all),
+        let rows = self.rows(dtype, device)?;
+        match self.layout {
+            WeightLayout::OutIn => rows.reshape(self.shape()),
+            WeightLayout::InOut => rows.t()?.contiguous(),
         }
     }
 
-    fn for_operand(&self, x: &Tensor) -> Result<Tensor> {
-        self.dequantize(x.dtype(), x.device())
+    /// All numbers, `[out, in]`, of experts one below the other, which is how every product reads them.
+    fn rows(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = (self.blocks.dims()[0], self.inputs);
+        let numbers = self.with_rows(|rows| {
+            // A row is a whole number of blocks, so that rows stand for themselves.
+            fill(shape.0 * shape.1, shape.1, |at, out| {
+                let out = write_zeros(out);
+                let first = at / shape.1.max(1);
+                rows(first..first + out.len() / shape.1.max(1), out);
+                out
+            })
+        })?;
+        let rows = Tensor::from_vec(numbers, shape, &Device::Cpu)?;
+        rows.to_dtype(dtype)?.to_device(device)
+    }
+
+    /// What `work` makes of the numbers of the rows that it asks for: `rows(range, numbers)` writes them.
+    fn with_rows<T>(
+        &self,
+        work: impl FnOnce(&(dyn Fn(Range<usize>, &mut [f32]) + Sync)) -> T,
+    ) -> Result<T> {
+        let (outputs, row) = self.blocks.dims2()?;
+        let operand = Operand::of(&self.blocks);
+        let (storage, layout) = operand.stored()?;
+        let bytes = &storage.as_slice::<u8>()?[layout.start_offset()..][..outputs * row];
+        let failed = OnceLock::new();
+        let result = work(&|rows: Range<usize>, numbers: &mut [f32]| {
+            let blocks = &bytes[rows.start * row..rows.end * row];
+            if let Err(error) = decode(self.kind, blocks, numbers) {
+                let _ = failed.set(error);
+            }
+        });
+        match failed.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(result),
+        }
+    }
+
+    /// `x·W`, onto `y` where there is one, for an `x` of this many rows.
+    pub(crate) fn project(&self, y: Option<Vec<f32>>, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let size = (self.inputs, self.blocks.dims()[0]);
+        self.with_rows(|decode| project_decoded(y, x, rows, size, &decode))
     }
 }
 
-/// [`linear`](crate::linear) over the dequantised weight, which is computed in the forward pass and again in the backward pass, and not kept. Value and
-/// gradient are the same bits. A `bias` must be frozen too.
+/// [`linear`](crate::linear) over the dequantised weight, which is computed in the forward pass and again in the backward pass, and not kept: for a few
+/// rows in pieces that stay in the cache, so that decoding reads the blocks alone. Value and gradient are the bits of its product as
+/// `[out, in]`, whatever its layout. A `bias` must be frozen too.
 pub fn quantised_linear(x: &Tensor, w: &QuantisedWeight, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = bias.cloned();
     match backend(&[x, bias.as_ref().unwrap_or(x)]) {
@@ -159,7 +190,12 @@ pub fn quantised_linear(x: &Tensor, w: &QuantisedWeight, bias: Option<&Tensor>) 
         Backend::Kernel | Backend::Reference => {
             let w = w.clone();
             recompute(x, move |x| {
-                linear(x, &w.for_operand(x)?, w.layout, bias.as_ref())
+                linear(
+                    x,
+                    &w.rows(x.dtype(), x.device())?,
+                    WeightLayout::OutIn,
+                    bias.as_ref(),
+                )
             })
         }
     }
@@ -173,8 +209,8 @@ pub fn quantised_linear_add(residual: &Tensor, x: &Tensor, w: &QuantisedWeight) 
     }
 }
 
-/// The result for whoever asks with plain tensors: the weight in f32 on the CPU, for the shapes of `x`.
-fn checked(weight: &QuantisedWeight, x: &Layout) -> Result<Tensor> {
+/// How many rows there are in an `x` of this layout, if `weight` takes them.
+fn checked(weight: &QuantisedWeight, x: &Layout) -> Result<usize> {
     let found = x.dims().last().copied();
     if found != Some(weight.inputs) {
         bail!(
@@ -183,7 +219,14 @@ fn checked(weight: &QuantisedWeight, x: &Layout) -> Result<Tensor> {
             x.dims()
         )
     }
-    weight.dequantize(DType::F32, &Device::Cpu)
+    Ok(x.shape().elem_count() / weight.inputs.max(1))
+}
+
+/// dX of `x·W`.
+fn input_gradient(weight: &QuantisedWeight, x: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+    let w = weight.rows(DType::F32, &Device::Cpu)?;
+    let layout = WeightLayout::OutIn;
+    Ok(Linear { layout }.backward(x, &w, g)?.0)
 }
 
 struct Quantised {
@@ -197,18 +240,21 @@ impl CustomOp1 for Quantised {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let w = checked(&self.weight, x_layout)?;
-        let w = Operand::of(&w);
+        let rows = checked(&self.weight, x_layout)?;
         let bias = self.bias.as_ref().map(Operand::of);
         let bias = bias.as_ref().map(Operand::elements).transpose()?;
-        let layout = self.weight.layout;
-        Linear { layout }.forward((x, x_layout), w.stored()?, bias.as_deref())
+        let outputs = self.weight.blocks.dims()[0];
+        let y = bias.map(|bias| biased(&bias, rows, outputs));
+        let y = self.weight.project(y, &elements(x, x_layout)?, rows)?;
+        let mut shape = x_layout.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        output(y, shape)
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let w = checked(&self.weight, x.layout())?;
-        let layout = self.weight.layout;
-        Ok(Linear { layout }.backward(x, &w, g)?.0)
+        input_gradient(&self.weight, x, g)
     }
 }
 
@@ -226,14 +272,18 @@ impl CustomOp2 for QuantisedAdd {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let w = checked(&self.0, x_layout)?;
-        let w = Operand::of(&w);
-        let layout = self.0.layout;
-        LinearAdd(Linear { layout }).forward(
-            (x, x_layout),
-            w.stored()?,
-            (residual, residual_layout),
-        )
+        let rows = checked(&self.0, x_layout)?;
+        let y = elements(residual, residual_layout)?.into_owned();
+        if y.len() != rows * self.0.blocks.dims()[0] {
+            bail!(
+                "quantised linear_add: a weight {:?} takes a residual with as many rows as {:?}, found {:?}",
+                self.0.shape(),
+                x_layout.dims(),
+                residual_layout.dims()
+            )
+        }
+        let y = self.0.project(Some(y), &elements(x, x_layout)?, rows)?;
+        output(y, residual_layout.shape())
     }
 
     fn bwd(
@@ -243,9 +293,7 @@ impl CustomOp2 for QuantisedAdd {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let w = checked(&self.0, x.layout())?;
-        let layout = self.0.layout;
-        let dx = Linear { layout }.backward(x, &w, g)?.0;
+        let dx = input_gradient(&self.0, x, g)?;
         Ok((dx, residual.track_op().then(|| g.clone())))
     }
 }
@@ -259,17 +307,23 @@ mod tests {
     use super::*;
     use crate::testing::{TestRng, flat};
 
-    /// The oracle is the layer over the dequantised weight: values and gradients to the last bit, in f32 and in half precision.
+    /// The oracle is the layer over the dequantised weight, as `[out, in]`: values and gradients to the last bit, in f32 and in half precision.
     #[test]
     fn value_and_gradients_are_the_bits_of_the_dequantised_weight() {
         let mut rng = TestRng::new(1);
-        for kind in [GgmlDType::Q4K, GgmlDType::Q8_0] {
-            let whole = QTensor::quantize(&rng.tensor(&[24, 256]), kind).unwrap();
-            let data = whole.data().unwrap().to_vec();
-            let blocks = Tensor::from_vec(data.clone(), (24, data.len() / 24), &Device::Cpu);
-            let blocks = blocks.unwrap();
+        for kind in [
+            GgmlDType::Q4K,
+            GgmlDType::Q8_0,
+            GgmlDType::Q4_0,
+            GgmlDType::BF16,
+        ] {
+            let matrix = rng.tensor(&[24, 256]);
             for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
-                let weight = QuantisedWeight::new(blocks.clone(), kind, layout).unwrap();
+                let matrix = match layout {
+                    WeightLayout::OutIn => matrix.clone(),
+                    WeightLayout::InOut => matrix.t().unwrap(),
+                };
+                let weight = QuantisedWeight::of(&matrix, kind, layout).unwrap();
                 for dtype in [DType::F32, DType::BF16] {
                     let mut var = |shape: &[usize]| {
                         Var::from_tensor(&rng.tensor(shape).to_dtype(dtype).unwrap()).unwrap()
@@ -278,6 +332,11 @@ mod tests {
                     let bias = var(&[24]).as_detached_tensor();
                     let w = weight.dequantize(dtype, &Device::Cpu).unwrap();
                     assert_eq!(w.shape(), &weight.shape());
+                    let w = match layout {
+                        WeightLayout::OutIn => w,
+                        WeightLayout::InOut => w.t().unwrap().contiguous().unwrap(),
+                    };
+                    let as_read = WeightLayout::OutIn;
                     for form in 0..3 {
                         let ours = match form {
                             0 => quantised_linear(&x, &weight, None),
@@ -285,9 +344,9 @@ mod tests {
                             _ => quantised_linear_add(&residual, &x, &weight),
                         };
                         let theirs = match form {
-                            0 => linear(&x, &w, layout, None),
-                            1 => linear(&x, &w, layout, Some(&bias)),
-                            _ => linear_add(&residual, &x, &w, layout),
+                            0 => linear(&x, &w, as_read, None),
+                            1 => linear(&x, &w, as_read, Some(&bias)),
+                            _ => linear_add(&residual, &x, &w, as_read),
                         };
                         let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
                         let what = format!("{kind:?} {layout:?} {dtype:?} {form}");

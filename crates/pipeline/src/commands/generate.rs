@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use rlhf_base::Text;
 use rlhf_dataset::Prompt;
 use rlhf_lm::{CausalLm, SamplingConfig, TextNotes, generate};
@@ -23,7 +24,11 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     model.tokenizer = (model.tokenizer)
         .allow_special(args.allow_special)
         .take_raw(args.raw);
-    let causal = CausalLm::new(&model.config, &model.params.frozen())?;
+    let weights = model
+        .params
+        .rounded(&model.config, args.weights.format(), None)
+        .context("--weights")?;
+    let causal = CausalLm::new(&model.config, &weights)?;
 
     let mut notes = TextNotes::default();
     for prompt in &prompts {
@@ -42,6 +47,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         .collect::<Result<Vec<_>, _>>()?;
     let sampling = SamplingConfig {
         max_rows: args.batch,
+        lookup: args.lookup as usize,
         ..args.sampling.config(args.common.seed)
     };
     let total = (prompts.len() * args.samples) as u64;
@@ -66,8 +72,14 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     progress.finish();
     let seconds = begun.elapsed().as_secs_f64();
     let tokens: usize = sampled.iter().map(|response| response.tokens.len()).sum();
+    let guessed: usize = sampled.iter().map(|s| s.guessed.tokens).sum();
+    let hits: usize = sampled.iter().map(|s| s.guessed.hits).sum();
+    let guesses = match args.lookup {
+        0 => String::new(),
+        _ => format!(", {hits} of {guessed} guesses right"),
+    };
     machine.progress.say(&format!(
-        "{tokens} tokens in {seconds:.2} s, {:.1} tokens/s",
+        "{tokens} tokens in {seconds:.2} s, {:.1} tokens/s{guesses}",
         tokens as f64 / seconds
     ));
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use rlhf_lm::SamplingConfig;
+use clap::{Args, ValueEnum};
+use rlhf_lm::{SamplingConfig, WeightFormat};
 
 use super::{ListeningArgs, ReadingArgs};
 use crate::settings::RunSettings;
@@ -34,11 +34,45 @@ pub(crate) struct GenerateArgs {
     /// Responses decoded side by side; memory depends on it, the result does not.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) batch: usize,
+    /// Weights to sample with; in fewer bits on a CPU alone.
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub(crate) weights: WeightsArg,
+    /// Guess up to this many tokens at a time from what prompt and response have said before, where fewer than 15 responses are left; the result
+    /// does not depend on it.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=14))]
+    pub(crate) lookup: u64,
     #[command(flatten)]
     pub(crate) common: ComputeArgs,
     /// JSON Lines also on a terminal.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What `rlhf generate --weights` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum WeightsArg {
+    /// As they are.
+    F32,
+    /// 16 bits a weight.
+    Bf16,
+    /// 8.5 bits a weight.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a weight.
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl WeightsArg {
+    pub(crate) fn format(self) -> WeightFormat {
+        match self {
+            Self::F32 => WeightFormat::F32,
+            Self::Bf16 => WeightFormat::Bf16,
+            Self::Q8_0 => WeightFormat::Q8_0,
+            Self::Q4_0 => WeightFormat::Q4_0,
+        }
+    }
 }
 
 // The model.

@@ -1,6 +1,7 @@
 //! The gradients of an update, against finite differences.
 
 mod adapters;
+mod sampler;
 mod token_tree;
 
 use super::*;
