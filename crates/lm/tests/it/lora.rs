@@ -467,7 +467,8 @@ fn quantised(file: &Path, to: PathBuf) -> PathBuf {
     to
 }
 
-/// The oracle is the same adapter over the dequantised model in a directory: value and every gradient to the last bit, of five files, with gradient checkpointing and without.
+/// The oracle is the same adapter over the dequantised model in a directory: value and every gradient, of five files, with gradient checkpointing and
+/// without. To the last bit, but for GPT-2, whose weights lie the other way round in the directory than in blocks, so that sums have another order.
 #[test]
 fn an_adapter_over_a_quantised_base_computes_what_it_computes_over_the_dequantised_one() {
     for name in ["gpt2", "llama", "llama3", "qwen2", "qwen3"] {
@@ -500,16 +501,31 @@ fn an_adapter_over_a_quantised_base_computes_what_it_computes_over_the_dequantis
                     let loss = loss(&model.config, &model.params, recompute);
                     let mut gradients = Gradients::new();
                     gradients.accumulate(&model.params, &loss).unwrap();
-                    let bits = |t: &Tensor| -> Vec<u32> {
+                    let values = |t: &Tensor| {
                         let t = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
-                        let values = t.to_vec1::<f32>().unwrap();
-                        values.into_iter().map(f32::to_bits).collect()
+                        t.to_vec1::<f32>().unwrap()
                     };
-                    let all = gradients.iter().map(|(name, g)| (name.to_owned(), bits(g)));
-                    (bits(&loss), all.collect::<BTreeMap<_, _>>())
+                    let all = gradients.iter();
+                    let mut all: BTreeMap<_, _> =
+                        all.map(|(name, g)| (name.to_owned(), values(g))).collect();
+                    assert!(!all.is_empty());
+                    all.insert("loss".to_owned(), values(&loss));
+                    all
                 });
-                assert!(!ours.1.is_empty());
-                assert!(ours == theirs, "{name} {dtype:?} {recompute}");
+                let tolerance = match (name, dtype) {
+                    ("gpt2", DType::F32) => 1e-5,
+                    ("gpt2", _) => 2e-2,
+                    _ => 0.0,
+                };
+                assert!(ours.keys().eq(theirs.keys()), "{name}");
+                for (tensor, theirs) in &theirs {
+                    let largest = theirs.iter().fold(0f32, |most, x| most.max(x.abs()));
+                    for (ours, theirs) in ours[tensor].iter().zip(theirs) {
+                        let what = format!("{name} {dtype:?} {recompute}: {tensor}");
+                        let error = (ours - theirs).abs();
+                        assert!(error <= tolerance * largest, "{what}: {ours}, {theirs}");
+                    }
+                }
             }
         }
         // The file is what the saved adapter names; merged, it is whole and no longer quantised.
