@@ -109,6 +109,6 @@ fn an_optimizer_step_reads_from_the_device_once() {
         };
         reads::<rlhf_ppo::Ppo>(&folder.path(&format!("ppo-{epochs}")), &config)
     };
-    // Two minibatches an epoch, one optimizer step each.
-    assert_eq!(ppo(4) - ppo(1), 3 * 2);
+    // Two minibatches an epoch, one optimizer step each of policy and critic.
+    assert_eq!(ppo(4) - ppo(1), 3 * 2 * 2);
 }

@@ -238,7 +238,7 @@ impl Prepared for PreferenceLearning {
             }
             let [balance, balanced] = balancing.numbers(&session.device)?;
             let sums = Tensor::stack(&[total, balance, balanced], 0)?;
-            let sums = comm.sum_gradients(&mut [(params, &mut gradients)], &sums)?;
+            let sums = comm.sum_gradients(params, &mut gradients, &sums)?;
             logprobs.insert(0, sums);
             let found = Gradients::read(&Tensor::cat(&logprobs, 0)?, &[&gradients])?;
             let (sums, found) = found.split_at(3);

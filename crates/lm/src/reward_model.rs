@@ -11,7 +11,7 @@ use crate::language_model::special_ids;
 use crate::score_group::{at_the_ends, for_each_batch};
 use crate::{
     Bases, Error, Head, LoraConfig, ModelConfig, Packed, Params, Result, ScalarModel, ScoreGroup,
-    Tokenizer, Weights, last_hidden, write_scalar,
+    Tokenizer, WeightFormat, Weights, last_hidden, write_scalar,
 };
 use rlhf_base::Text;
 
@@ -111,6 +111,13 @@ impl RewardModel {
     /// trainable. Where it has no adapter yet, one as `lora` asks for is drawn from `seed`.
     pub fn adapted(&self, lora: &LoraConfig, seed: u64) -> Result<Params> {
         self.params.adapted_copy(self.config(), lora, seed)
+    }
+
+    /// Rounds its weights as [`Params::rounded`] does.
+    pub fn round(&mut self, format: WeightFormat) -> Result<()> {
+        self.params = self.params.rounded_scalar(self.config(), format)?;
+        self.model = ScalarModel::new(self.config(), &self.params)?;
+        Ok(())
     }
 
     /// Writes the directory: configuration, weights in f32 or the adapter alone, tokenizer, `reward.json`.

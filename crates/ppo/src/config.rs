@@ -88,6 +88,9 @@ rlhf_train::settings! {
         /// Tokens guessed at a time from what prompt and response have said before (prompt lookup), where fewer than 15 responses are left; those are
         /// kept that are drawn too, so that the responses are the same. 0: no guesses.
         pub rollout_lookup: usize = 0 => 0..=14,
+        /// Weights of the reference and of a reward model, which are only read: as they were loaded, `f32`, or on a CPU in fewer bits, `bf16`, `q8_0` or
+        /// `q4_0`, which keeps less in memory. Log-probabilities and scores are then those of the rounded models.
+        pub frozen_weights: WeightFormat = WeightFormat::F32,
         /// Peak learning rate of policy and critic.
         pub lr: f64 = 1e-5 => Range::above(0.0, 1.0),
         /// Schedule of the learning rate.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::RngCore;
 use rlhf_base::rng::stream;
 use rlhf_lm::{
@@ -15,10 +15,10 @@ use rlhf_train::{Checkpoint, Comm, Session};
 
 use crate::config::{Config, CriticKind};
 use crate::learner::{Learner, optimizer};
-use crate::loss::{value_loss, value_sums};
+use crate::loss::{VALUE_SUMS, value_loss, value_sums};
 use crate::rewards::ScoreSlot;
 use crate::trajectory::{CriticTargets, Trajectory};
-use crate::updates::Updates;
+use crate::updates::{CriticSums, Updates};
 
 /// The critic V.
 pub(crate) struct Critic {
@@ -191,23 +191,35 @@ impl Critic {
         }
     }
 
-    /// Adds the gradient of the value loss to `gradients`, by a forward and a backward pass of the critic's own weights; the sums of the
-    /// loss. `None` where it shares the policy's trunk. The `last` ones of a minibatch are sent to the other ranks meanwhile.
-    pub(crate) fn accumulate(
+    /// `c_v · ∂L_V/∂φ` over one minibatch, a mean over its values, by passes of its own; `None` where it shares the policy's trunk, and is
+    /// part of the policy's gradient.
+    pub(crate) fn gradients(
         &self,
-        (comm, gradients, last): (&Comm, &mut Gradients, bool),
-        prompts: &[Vec<u32>],
-        episodes: &[Episode],
-        targets: &ValueTargets,
-    ) -> Result<Option<Tensor>> {
-        let Weights::Separate(own) = &self.weights else {
+        (trajectory, minibatch): (&Trajectory, &[usize]),
+        micro_batch_tokens: usize,
+        comm: &Comm,
+    ) -> Result<Option<(Gradients, CriticSums)>> {
+        let (Weights::Separate(own), Some(targets)) = (&self.weights, &trajectory.critic) else {
             return Ok(None);
         };
-        let sequences = self.sequences(episodes);
-        let batch = EpisodeBatch::pack(prompts, &sequences, own.model.device())?;
-        let ValueLoss { loss, sums } = self.loss(&batch.values(&own.model)?, targets)?;
-        comm.accumulate(&own.params, gradients, &loss, last)?;
-        Ok(Some(sums))
+        let (device, slots) = (own.model.device(), trajectory.slots(minibatch));
+        let mut gradients = Gradients::new();
+        let mut total = Tensor::zeros(VALUE_SUMS, DType::F32, device)?;
+        let parts = trajectory.micro_batches(minibatch, micro_batch_tokens, comm);
+        let mut parts = parts.iter();
+        while let Some(part) = parts.next() {
+            let episodes = part.iter().map(|&i| trajectory.episodes[i].clone());
+            let sequences = self.sequences(&episodes.collect::<Vec<_>>());
+            let batch = EpisodeBatch::pack(&trajectory.prompts, &sequences, device)?;
+            let targets = targets.of(part, slots, device)?;
+            let ValueLoss { loss, sums } = self.loss(&batch.values(&own.model)?, &targets)?;
+            let last = parts.len() == 0;
+            comm.accumulate(&own.params, &mut gradients, &loss, last)?;
+            total = (total + sums)?;
+        }
+        let total = comm.sum_gradients(&own.params, &mut gradients, &total)?;
+        let read = Gradients::read(&total, &[&gradients])?;
+        Ok(Some((gradients, CriticSums { read, slots })))
     }
 
     fn loss(&self, values: &Tensor, targets: &ValueTargets) -> Result<ValueLoss> {

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::DType;
+use rlhf_lm::{Gradients, WeightFormat};
 
 use crate::loss::UpdateStats;
 use crate::policy_optimization::PolicyOptimization;
 use crate::trajectory::Trajectory;
-use crate::updates::UpdateGradients;
 
 /// Largest approximate KL per token that rounding may cause between two forward passes of the same weights, packed in another way.
 ///
@@ -105,7 +105,7 @@ impl PolicyOptimization {
         (step, done): (u64, usize),
         stats: &UpdateStats,
         (trajectory, minibatch): (&Trajectory, &[usize]),
-        gradients: &UpdateGradients,
+        gradients: &Gradients,
     ) -> Result<()> {
         // Before the first optimizer step of a rollout π is still π_old, so every ratio is 1 up to rounding.
         ensure!(
@@ -117,38 +117,41 @@ impl PolicyOptimization {
             stats.approx_kl,
             stats.ratio
         );
-        let any = |signal: &dyn Fn(usize, usize) -> f64| {
-            minibatch
-                .iter()
-                .any(|&i| (0..trajectory.advantages[i].len()).any(|t| signal(i, t).abs() > SIGNAL))
-        };
-        let advantages_differ = any(&|i, t| trajectory.advantages[i][t]);
-        let critic_errs = trajectory
-            .critic
-            .as_ref()
-            .is_some_and(|c| any(&|i, t| c.returns[i][t] - f64::from(c.values[i][t])));
+        let advantages = |&i: &usize| trajectory.advantages[i].iter();
+        let advantages_differ = minibatch
+            .iter()
+            .flat_map(advantages)
+            .any(|advantage| advantage.abs() > SIGNAL);
         // A value head among the policy's parameters gets its gradient from the critic's errors.
-        let head_within = self
-            .critic
-            .as_ref()
-            .is_some_and(|c| c.shared_head().is_some());
-        if !self.checked.policy && advantages_differ && (critic_errs || !head_within) {
-            let checked = gradients.policy.check_all(&self.policy.params);
+        let head = self.critic.as_ref();
+        let head_within = head.is_some_and(|critic| critic.shared_head().is_some());
+        let head_learns = !head_within || trajectory.critic_errs(minibatch);
+        if !self.checked.policy && advantages_differ && head_learns {
+            let checked = gradients.check_all(&self.policy.params);
             self.checked.policy = checked.context("policy")?;
         }
+        Ok(())
+    }
+
+    /// Errors if no gradient reaches a parameter of a critic with weights of its own.
+    pub(crate) fn check_critic(
+        &mut self,
+        (trajectory, minibatch): (&Trajectory, &[usize]),
+        gradients: &Gradients,
+    ) -> Result<()> {
         // Under a head of zeros a trunk has no gradient either, until the head has moved.
         if let Some(critic) = &self.critic
             && !self.checked.critic
-            && critic_errs
+            && trajectory.critic_errs(minibatch)
             && critic.head_has_moved()?
         {
-            let checked = critic.check(&gradients.critic);
+            let checked = critic.check(gradients);
             self.checked.critic = checked.context("critic")?;
         }
         Ok(())
     }
 
-    /// Errors if policy and reference disagree at the start, where they are the same weights.
+    /// Errors if policy and reference disagree at the start, where they are the same weights; of a rounded reference, if it says what is no number.
     pub(crate) fn check_reference(&self, trajectory: &Trajectory) -> Result<()> {
         let gaps = trajectory
             .logprobs
@@ -157,6 +160,13 @@ impl PolicyOptimization {
             .zip(trajectory.ref_logprobs.iter().flatten());
         let gaps = gaps.map(|(p, r)| (p - r).abs());
         let worst = gaps.fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a });
+        if self.config.frozen_weights != WeightFormat::F32 {
+            ensure!(
+                worst.is_finite(),
+                "a log-probability of the reference is no number, with its weights as ppo.frozen_weights has them"
+            );
+            return Ok(());
+        }
         ensure!(
             worst < 1e-3,
             "policy and reference start from the same weights, yet a log-probability differs by {worst}: \

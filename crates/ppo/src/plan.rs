@@ -56,6 +56,7 @@ impl PolicyOptimization {
             memory.extend(shared.filter(|item| item.bytes > 0));
             memory.extend(own);
         }
+        let mut memory = MemoryItem::in_turns(memory);
         let held =
             (per_step as u64 / config.minibatches as u64).min(self.micro_batch_tokens as u64);
         let model = &self.language_model.config;

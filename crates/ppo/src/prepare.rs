@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use rlhf_dataset::{Loaded, Prompt, Reading, hold_out_some};
-use rlhf_lm::{CausalLm, LanguageModel};
+use rlhf_lm::{CausalLm, LanguageModel, WeightFormat};
 use rlhf_rollout::{PromptRow, RewardSource, Scorer, open_pessimistic, prompt_rows};
 use rlhf_train::{Counted, Schedule, Session, micro_batch_tokens, read_and_tell, tell_skipped};
 
@@ -39,8 +39,13 @@ impl Inputs {
             .eos_id()
             .context("PPO needs an EOS token: a response must be able to end")?;
         config.validate_sampler(&base.config)?;
+        let rounds = config.frozen_weights != WeightFormat::F32;
+        ensure!(
+            !(rounds && session.lora.is_some()),
+            "ppo.frozen_weights would take more memory under --lora, where reference and policy share one frozen base: leave it at f32, or train over a GGUF file"
+        );
         let (bases, dtype, device) = (&session.bases, session.dtype, &session.device);
-        let reward = match config.reward.parse()? {
+        let mut reward = match config.reward.parse()? {
             RewardSource::Model(folder) if config.pessimism > 0.0 => {
                 open_pessimistic(&folder, bases, dtype, device, config.pessimism)
                     .context("ppo.pessimism")?
@@ -62,6 +67,10 @@ impl Inputs {
                 config.reward,
                 config.model
             );
+        }
+        if rounds {
+            let rounded = reward.round(config.frozen_weights);
+            rounded.context("ppo.frozen_weights")?;
         }
         let (prompts, held_out, warnings) = prompts(config, &base)?;
         let demonstrations = if config.ptx_coef > 0.0 {
@@ -104,7 +113,11 @@ impl PolicyOptimization {
         let mut policy = base.params.clone();
         let critic = Critic::start(config, session, &base, reward.model(), &mut policy)?;
         // Under an adapter the reference has the policy's own frozen weights, and of a fresh one nothing else.
-        let reference = base.params.snapshot()?;
+        let mut reference = base.params.snapshot()?;
+        if config.frozen_weights != WeightFormat::F32 {
+            let rounded = reference.rounded(&base.config, config.frozen_weights, None);
+            reference = rounded.context("ppo.frozen_weights")?;
+        }
         let micro_batch_tokens = match config.micro_batch_tokens {
             0 => micro_batch_tokens(&base.config, session.recompute, &session.device),
             tokens => tokens,

@@ -12,7 +12,7 @@ use candle_core::{DType, Tensor};
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::file_order;
 use rlhf_lm::Gradients;
-use rlhf_rollout::{Episode, EpisodeBatch, deal_episodes, kl_per_episode, micro_batches};
+use rlhf_rollout::{Episode, EpisodeBatch, kl_per_episode};
 use rlhf_train::statistics;
 use serde_json::{Map, Value};
 
@@ -24,7 +24,7 @@ use crate::policy_optimization::PolicyOptimization;
 use crate::rewards::rewards_over;
 use crate::rollout::Scores;
 use crate::trajectory::{CriticTargets, Trajectory};
-use crate::updates::{MinibatchSums, UpdateGradients, Updates};
+use crate::updates::{CriticSums, MinibatchSums, Updates};
 use crate::whiten::{whiten, whiten_keeping_mean};
 
 impl PolicyOptimization {
@@ -114,12 +114,14 @@ impl PolicyOptimization {
         Ok((trajectory, record))
     }
 
-    /// E passes over the rollout in shuffled minibatches, one optimizer step of policy and critic each.
+    /// E passes over the rollout in shuffled minibatches, one optimizer step of policy and critic each. A critic with weights of its own takes its
+    /// step after the policy's, so that the gradients of one model are in memory at a time.
     ///
     /// Prompts are shuffled, and the responses to a prompt stay side by side, so that a minibatch computes each prompt once. All
     /// minibatches have the same number of episodes: where that is no multiple of n, one may end within a prompt's responses.
     fn update(&mut self, trajectory: &Trajectory, step: u64, lr: f64) -> Result<Updates> {
         let config = Rc::clone(&self.config);
+        let clip = (config.max_grad_norm > 0.0).then_some(config.max_grad_norm);
         let mut done = Updates::default();
         let all = file_order(trajectory.episodes.len());
         if !trajectory.is_finite() {
@@ -134,7 +136,7 @@ impl PolicyOptimization {
             for (place, minibatch) in minibatches.enumerate() {
                 let update = epoch * config.minibatches as u64 + place as u64;
                 let (gradients, sums) = self.gradients(trajectory, minibatch, update)?;
-                if !sums.is_finite() {
+                if !(sums.is_finite() && gradients.norm()?.is_finite()) {
                     self.skip((step, done.skipped), trajectory, minibatch)?;
                     done.skipped += 1;
                     continue;
@@ -149,20 +151,32 @@ impl PolicyOptimization {
                     done.stopped_early = true;
                     break 'epochs;
                 }
-                let Some(norms) = self.optimize(&gradients, lr)? else {
-                    self.skip((step, done.skipped), trajectory, minibatch)?;
-                    done.skipped += 1;
-                    continue;
-                };
+                let norm = self.policy.step(&gradients, lr, clip)?;
+                drop(gradients);
+                done.add(&sums, norm);
+
+                // The critic's turn, if it has weights of its own.
+                let part = (trajectory, minibatch);
+                if let Some((gradients, sums)) = self.critic_gradients(part)? {
+                    if !(sums.is_finite() && gradients.norm()?.is_finite()) {
+                        self.skip((step, done.skipped), trajectory, minibatch)?;
+                        done.skipped += 1;
+                        continue;
+                    }
+                    self.check_critic(part, &gradients)?;
+                    if let Some(critic) = &mut self.critic {
+                        done.add_critic(&sums, critic.step(&gradients, lr, clip)?);
+                    }
+                }
                 self.skipped_in_a_row = 0;
-                done.add(&sums, norms);
             }
             done.end_epoch();
         }
         Ok(done.averaged())
     }
 
-    /// `∂L/∂θ` over one minibatch, `L = L_π − c_e · entropy [+ β · KL] [+ c_v · L_V] [+ c_ptx · L_SFT]`.
+    /// `∂L/∂θ` over one minibatch, `L = L_π − c_e · entropy [+ β · KL] [+ c_v · L_V] [+ c_ptx · L_SFT]`, L_V where the critic is a head on the
+    /// policy's trunk.
     ///
     /// Each mean is over the whole minibatch, so that nothing depends on how it is cut into micro-batches: L_π, entropy and KL over its
     /// tokens or its responses ([`Aggregate`](crate::aggregate::Aggregate)), L_V over its values. `update` counts the minibatches of the
@@ -172,7 +186,7 @@ impl PolicyOptimization {
         trajectory: &Trajectory,
         minibatch: &[usize],
         update: u64,
-    ) -> Result<(UpdateGradients, MinibatchSums)> {
+    ) -> Result<(Gradients, MinibatchSums)> {
         let (config, policy, device) = (&self.config, &self.policy, &self.device);
         let Trajectory {
             prompts, episodes, ..
@@ -184,14 +198,10 @@ impl PolicyOptimization {
         };
         let flat = |field: &[Vec<f32>], part: &[usize]| Trajectory::flat(field, part, device);
         let zeros = |n: usize| Tensor::zeros(n, DType::F32, device);
-        let mut gradients = UpdateGradients {
-            policy: Gradients::new(),
-            critic: Gradients::new(),
-        };
+        let mut gradients = Gradients::new();
         let mut sums = zeros(MinibatchSums::PER_MICRO_BATCH)?;
-        let own = deal_episodes(&self.comm, prompts, episodes, minibatch).into_iter();
-        let own: Vec<usize> = own.map(|place| minibatch[place]).collect();
-        let mut parts = micro_batches(prompts, episodes, &own, self.micro_batch_tokens).into_iter();
+        let parts = trajectory.micro_batches(minibatch, self.micro_batch_tokens, &self.comm);
+        let mut parts = parts.iter();
         while let Some(part) = parts.next() {
             let last = parts.len() == 0;
             let own: Vec<Episode> = part.iter().map(|&i| episodes[i].clone()).collect();
@@ -224,37 +234,24 @@ impl PolicyOptimization {
             let lengths: Vec<usize> = own.iter().map(|e| e.response.len()).collect();
             let mut loss = config.aggregate.mean(&objective, &lengths, whole)?;
 
-            // c_v · L_V, averaged over the values. On a shared trunk it joins the one loss. A critic with weights of its own has a
-            // backward pass of its own, and the policy's activations are dropped before the critic's come.
-            let mut value_sums = None;
-            let targets = trajectory.critic.as_ref();
-            let targets = targets.map(|t| t.of(part, slots, device)).transpose()?;
-            let critic = self.critic.as_ref().zip(targets.as_ref());
-            if let Some((critic, targets)) = critic
-                && let Some(value) = critic.joint_loss(&hidden, targets)?
+            // c_v · L_V of a head on the policy's trunk, averaged over the values: one backward pass for both.
+            let mut value_sums = zeros(VALUE_SUMS)?;
+            if let (Some(critic), Some(targets)) = (&self.critic, &trajectory.critic)
+                && let Some(value) =
+                    critic.joint_loss(&hidden, &targets.of(part, slots, device)?)?
             {
                 loss = (loss + value.loss)?;
-                value_sums = Some(value.sums);
+                value_sums = value.sums;
             }
-            let last_of_policy = last && self.demonstrations.is_none();
-            let params = &policy.params;
-            (self.comm).accumulate(params, &mut gradients.policy, &loss, last_of_policy)?;
-            drop((now, objective, hidden, loss));
-            if let Some((critic, targets)) = critic
-                && value_sums.is_none()
-            {
-                let to = (&self.comm, &mut gradients.critic, last);
-                value_sums = critic.accumulate(to, prompts, &own, targets)?;
-            }
-
-            let value_sums = value_sums.map_or_else(|| zeros(VALUE_SUMS), Ok)?;
+            let last = last && self.demonstrations.is_none();
+            (self.comm).accumulate(&policy.params, &mut gradients, &loss, last)?;
             sums = (sums + Tensor::cat(&[policy_sums, kl_sum, value_sums], 0)?)?;
         }
         // c_ptx · L_SFT, on as many demonstrations as the minibatch has episodes.
         let ptx = match &self.demonstrations {
             Some(demonstrations) => demonstrations.accumulate(
                 (&policy.model, &policy.params),
-                &mut gradients.policy,
+                &mut gradients,
                 config.ptx_coef,
                 (update, minibatch.len()),
                 self.micro_batch_tokens,
@@ -263,40 +260,24 @@ impl PolicyOptimization {
             None => Tensor::zeros((), DType::F32, device)?,
         };
         let sums = Tensor::cat(&[sums, ptx.unsqueeze(0)?], 0)?;
-        let sums = self.over_ranks(&mut gradients, &sums)?;
-        let read = Gradients::read(&sums, &[&gradients.policy, &gradients.critic])?;
+        let sums = (self.comm).sum_gradients(&policy.params, &mut gradients, &sums)?;
         let sums = MinibatchSums {
-            read,
+            read: Gradients::read(&sums, &[&gradients])?,
             tokens,
             slots,
         };
         Ok((gradients, sums))
     }
 
-    /// Sums gradients and `sums` over the ranks, each of which has computed a part of the minibatch.
-    fn over_ranks(&self, gradients: &mut UpdateGradients, sums: &Tensor) -> Result<Tensor> {
-        let UpdateGradients { policy, critic } = gradients;
-        let own = self.critic.as_ref().and_then(|critic| critic.describe().1);
-        let critic = own.map(|params| (params, critic));
-        let policy = Some((&self.policy.params, policy));
-        let mut all: Vec<_> = policy.into_iter().chain(critic).collect();
-        Ok(self.comm.sum_gradients(&mut all, sums)?)
-    }
-
-    /// One optimizer step of policy and critic; the gradients' norms, or nothing where one is not finite.
-    fn optimize(&mut self, gradients: &UpdateGradients, lr: f64) -> Result<Option<(f64, f64)>> {
-        let UpdateGradients { policy, critic } = gradients;
-        if !(policy.norm()?.is_finite() && critic.norm()?.is_finite()) {
+    /// `c_v · ∂L_V/∂φ` over one minibatch; `None` without a critic that has weights φ of its own.
+    fn critic_gradients(
+        &self,
+        minibatch: (&Trajectory, &[usize]),
+    ) -> Result<Option<(Gradients, CriticSums)>> {
+        let Some(critic) = &self.critic else {
             return Ok(None);
-        }
-        let limit = self.config.max_grad_norm;
-        let clip = (limit > 0.0).then_some(limit);
-        let policy_norm = self.policy.step(policy, lr, clip)?;
-        let critic_norm = match &mut self.critic {
-            Some(own) => own.step(critic, lr, clip)?,
-            None => 0.0,
         };
-        Ok(Some((policy_norm, critic_norm)))
+        critic.gradients(minibatch, self.micro_batch_tokens, &self.comm)
     }
 }
 

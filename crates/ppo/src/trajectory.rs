@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor};
 use rand::RngCore;
 use rlhf_base::rng::shuffle;
 use rlhf_dataset::order::file_order;
-use rlhf_rollout::{Drawing, Episode};
+use rlhf_rollout::{Drawing, Episode, deal_episodes, micro_batches};
+use rlhf_train::Comm;
 
 use crate::guards::SIGNAL;
 
@@ -81,6 +82,19 @@ impl Trajectory {
         groups.concat()
     }
 
+    /// The micro-batches of at most `tokens` tokens in which this rank computes its part of the chosen episodes.
+    pub(crate) fn micro_batches(
+        &self,
+        episodes: &[usize],
+        tokens: usize,
+        comm: &Comm,
+    ) -> Vec<Vec<usize>> {
+        let own = deal_episodes(comm, &self.prompts, &self.episodes, episodes).into_iter();
+        let own: Vec<usize> = own.map(|place| episodes[place]).collect();
+        let parts = micro_batches(&self.prompts, &self.episodes, &own, tokens);
+        parts.into_iter().map(<[usize]>::to_vec).collect()
+    }
+
     /// Response tokens of the chosen episodes.
     pub(crate) fn tokens(&self, episodes: &[usize]) -> usize {
         let tokens = |&i: &usize| self.episodes[i].response.len();
@@ -90,6 +104,19 @@ impl Trajectory {
     /// Rewards, and so values, of the chosen episodes.
     pub(crate) fn slots(&self, episodes: &[usize]) -> usize {
         episodes.iter().map(|&i| self.rewards[i].len()).sum()
+    }
+
+    /// Whether the critic is wrong anywhere in the chosen episodes, so that it has something to learn.
+    pub(crate) fn critic_errs(&self, episodes: &[usize]) -> bool {
+        let Some(critic) = &self.critic else {
+            return false;
+        };
+        let errors = |&i: &usize| {
+            let both = critic.returns[i].iter().zip(&critic.values[i]);
+            both.map(|(found, value)| found - f64::from(*value))
+        };
+        let mut errors = episodes.iter().flat_map(errors);
+        errors.any(|error| error.abs() > SIGNAL)
     }
 
     /// Whether every number that an update reads is finite, also in f32.

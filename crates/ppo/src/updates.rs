@@ -1,14 +1,13 @@
 //! What the updates of a step did: sums over a minibatch, means over an epoch, means over the step.
 
-use rlhf_lm::Gradients;
 use rlhf_train::statistics;
 
 use crate::loss::{UpdateStats, VALUE_SUMS};
 
-/// Sums over one minibatch, read from the device at once.
+/// Sums of the policy's loss over one minibatch, read from the device at once.
 ///
 /// In order: those of `update_sums` over its tokens, the KL penalty's sum over its tokens, those of `value_sums` over its values, and the
-/// mean loss on demonstrations; each 0 where the objective has no such part.
+/// mean loss on demonstrations; each 0 where the loss has no such part, as that of a policy beside a critic with weights of its own.
 pub(crate) struct MinibatchSums {
     pub(crate) read: Vec<f32>,
     pub(crate) tokens: usize,
@@ -29,10 +28,16 @@ impl MinibatchSums {
     }
 }
 
-/// `∂L/∂θ` of one minibatch; that of the critic is empty where it has no weights of its own.
-pub(crate) struct UpdateGradients {
-    pub(crate) policy: Gradients,
-    pub(crate) critic: Gradients,
+/// Those of `value_sums` over the values of one minibatch, of a critic with weights of its own.
+pub(crate) struct CriticSums {
+    pub(crate) read: Vec<f32>,
+    pub(crate) slots: usize,
+}
+
+impl CriticSums {
+    pub(crate) fn is_finite(&self) -> bool {
+        self.read.iter().all(|sum| sum.is_finite())
+    }
 }
 
 /// What the updates of one step did: per epoch, and the rest averaged over the optimizer steps.
@@ -47,7 +52,10 @@ pub(crate) struct Updates {
     pub(crate) policy_grad_norm: f64,
     pub(crate) critic_grad_norm: f64,
     pub(crate) ptx_loss: f64,
+    /// Of the policy.
     pub(crate) optimizer_steps: usize,
+    /// Of a critic with weights of its own: as many, but for those that were skipped.
+    critic_steps: usize,
     pub(crate) stopped_early: bool,
     pub(crate) skipped: usize,
     /// Sums over the tokens of the epoch so far, and the number of those tokens.
@@ -55,8 +63,8 @@ pub(crate) struct Updates {
 }
 
 impl Updates {
-    /// Counts an optimizer step, whose gradients had these norms.
-    pub(crate) fn add(&mut self, sums: &MinibatchSums, (policy_norm, critic_norm): (f64, f64)) {
+    /// Counts an optimizer step of the policy, whose gradient had this norm.
+    pub(crate) fn add(&mut self, sums: &MinibatchSums, norm: f64) {
         let (epoch_sums, epoch_tokens) = &mut self.epoch;
         epoch_sums
             .iter_mut()
@@ -70,9 +78,17 @@ impl Updates {
         self.value_loss += value / sums.slots as f64;
         self.value_clip_fraction += clipped / sums.slots as f64;
         self.ptx_loss += ptx;
-        self.policy_grad_norm += policy_norm;
-        self.critic_grad_norm += critic_norm;
+        self.policy_grad_norm += norm;
         self.optimizer_steps += 1;
+    }
+
+    /// Counts an optimizer step of a critic with weights of its own.
+    pub(crate) fn add_critic(&mut self, sums: &CriticSums, norm: f64) {
+        let [value, clipped] = [0, 1].map(|i| f64::from(sums.read[i]));
+        self.value_loss += value / sums.slots as f64;
+        self.value_clip_fraction += clipped / sums.slots as f64;
+        self.critic_grad_norm += norm;
+        self.critic_steps += 1;
     }
 
     /// Closes an epoch; one without an optimizer step leaves no trace.
@@ -87,13 +103,17 @@ impl Updates {
     pub(crate) fn averaged(mut self) -> Self {
         self.end_epoch();
         let steps = self.optimizer_steps.max(1) as f64;
-        for total in [
-            &mut self.kl_loss,
-            &mut self.value_loss,
-            &mut self.value_clip_fraction,
-            &mut self.policy_grad_norm,
-            &mut self.critic_grad_norm,
-            &mut self.ptx_loss,
+        let critic_steps = match self.critic_steps {
+            0 => steps,
+            own => own as f64,
+        };
+        for (total, steps) in [
+            (&mut self.kl_loss, steps),
+            (&mut self.policy_grad_norm, steps),
+            (&mut self.ptx_loss, steps),
+            (&mut self.value_loss, critic_steps),
+            (&mut self.value_clip_fraction, critic_steps),
+            (&mut self.critic_grad_norm, critic_steps),
         ] {
             *total /= steps;
         }
@@ -132,10 +152,10 @@ mod tests {
     #[test]
     fn the_ratio_is_averaged_over_minibatches_and_its_variance_is_theirs() {
         let mut updates = Updates::default();
-        updates.add(&minibatch(1.0, 3), (0.0, 0.0));
-        updates.add(&minibatch(1.5, 1), (0.0, 0.0));
+        updates.add(&minibatch(1.0, 3), 0.0);
+        updates.add(&minibatch(1.5, 1), 0.0);
         updates.end_epoch();
-        updates.add(&minibatch(2.0, 2), (0.0, 0.0));
+        updates.add(&minibatch(2.0, 2), 0.0);
         // Stopped before the second epoch was over: what was done counts.
         let updates = updates.averaged();
         assert_eq!(updates.ratio(), (1.5, 0.25));
@@ -143,10 +163,32 @@ mod tests {
         assert_eq!(epochs, [1.125, 2.0]);
     }
 
+    /// By hand: of two minibatches the critic's second step was skipped.
+    #[test]
+    fn the_critics_numbers_are_means_over_its_own_steps() {
+        let mut updates = Updates::default();
+        updates.add(&minibatch(1.0, 3), 2.0);
+        let sums = CriticSums {
+            read: vec![6.0, 1.0],
+            slots: 4,
+        };
+        updates.add_critic(&sums, 5.0);
+        updates.add(&minibatch(1.0, 3), 4.0);
+        let updates = updates.averaged();
+        assert_eq!(
+            (updates.value_loss, updates.value_clip_fraction),
+            (1.5, 0.25)
+        );
+        assert_eq!(
+            (updates.policy_grad_norm, updates.critic_grad_norm),
+            (3.0, 5.0)
+        );
+    }
+
     #[test]
     fn one_minibatch_has_no_variance() {
         let mut updates = Updates::default();
-        updates.add(&minibatch(1.0, 3), (0.0, 0.0));
+        updates.add(&minibatch(1.0, 3), 0.0);
         assert!(updates.averaged().ratio().1.is_nan());
     }
 }

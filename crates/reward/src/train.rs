@@ -188,7 +188,7 @@ impl Prepared for RewardModelling {
                 comm.accumulate(params, &mut gradients, &loss, micros.len() == 0)?;
                 total = (total + loss.detach())?;
             }
-            let total = comm.sum_gradients(&mut [(params, &mut gradients)], &total)?;
+            let total = comm.sum_gradients(params, &mut gradients, &total)?;
             last_loss = f64::from(Gradients::read(&total, &[&gradients])?[0]);
             if !checked {
                 // A comparison stays the same when all scores move by one amount.

@@ -209,7 +209,7 @@ impl Prepared for LanguageModelling {
             }
             let [balance, balanced] = balancing.numbers(&session.device)?;
             let numbers = Tensor::stack(&[total, balance, balanced], 0)?;
-            let numbers = comm.sum_gradients(&mut [(params, &mut gradients)], &numbers)?;
+            let numbers = comm.sum_gradients(params, &mut gradients, &numbers)?;
             let numbers = Gradients::read(&numbers, &[&gradients])?;
             outcome.loss = f64::from(numbers[0]);
             if !checked {

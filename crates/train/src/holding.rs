@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use rlhf_lm::{ModelConfig, Params, Size};
 
-use crate::plan::{MOMENTS, micro_batch_tokens};
+use crate::plan::{GRADIENTS, MOMENTS, micro_batch_tokens};
 use crate::{MemoryItem, Sampled};
 
 /// What training holds of one model, in counts.
@@ -62,7 +62,7 @@ impl Holding {
         };
         [
             MemoryItem::new(format!("{what} {kind}"), self.trained_bytes),
-            MemoryItem::new(format!("{what} gradients"), 4 * self.trained),
+            MemoryItem::new(format!("{what} {GRADIENTS}"), 4 * self.trained),
             MemoryItem::new(format!("{what} {MOMENTS}"), 8 * self.trained),
         ]
     }
@@ -96,14 +96,15 @@ impl Ahead<'_> {
         items
     }
 
-    /// Memory of PPO: policy and critic are trained; the reference and a reward model of the same size stand beside them. What sampling keeps is gone
-    /// before activations are kept, so that the larger of the two counts.
+    /// Memory of PPO: policy and critic are trained, in turns; the reference and a reward model of the same size stand beside them. What sampling keeps
+    /// is gone before activations are kept, so that the larger of the two counts.
     pub fn ppo(&self, sampled: Sampled) -> Vec<MemoryItem> {
         let one = Holding::ahead(self.size, self.rank, self.dtype);
         let mut items = one.trained("policy");
         items.push(one.beside("reference", self.dtype));
         items.push(one.beside("reward model", self.dtype));
         items.extend(one.learnt("critic"));
+        let mut items = MemoryItem::in_turns(items);
         let cache = MemoryItem::cache(sampled, self.config, self.dtype);
         items.push(cache.or_larger(self.activations()));
         items
@@ -142,7 +143,7 @@ mod tests {
         }
     }
 
-    /// By hand: 16 bytes a trained number, 4 a frozen one, and the activations of as many tokens as are chosen.
+    /// By hand: 16 bytes a trained number, 4 less for one of two models that take turns, 4 a frozen one, and the activations of as many tokens as are chosen.
     #[test]
     fn ppo_holds_two_trained_models_and_two_beside_them() {
         let config = config();
@@ -164,11 +165,11 @@ mod tests {
         };
         let (n, a) = (size.parameters, size.adapter(4));
         assert_eq!(total(of(None).on_rows()) - activations, 16 * n);
-        assert_eq!(total(of(None).ppo(sampled)) - activations, 40 * n);
+        assert_eq!(total(of(None).ppo(sampled)) - activations, 36 * n);
         assert_eq!(total(of(Some(4)).on_rows()) - activations, 4 * n + 16 * a);
         assert_eq!(
             total(of(Some(4)).ppo(sampled)) - activations,
-            4 * n + 40 * a
+            4 * n + 36 * a
         );
         // Two prompts of 6 tokens and a million of responses, with room for 2²⁰: of a token a key and a value of 8 numbers in each of two layers.
         let long = Sampled {
@@ -177,7 +178,7 @@ mod tests {
         };
         assert_eq!(
             total(of(None).ppo(long)),
-            40 * n + 4 * 2 * 2 * 8 * (1 << 20)
+            36 * n + 4 * 2 * 2 * 8 * (1 << 20)
         );
     }
 }

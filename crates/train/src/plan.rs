@@ -69,6 +69,9 @@ pub struct MemoryItem {
     pub bytes: u64,
 }
 
+/// What is summed up before an optimizer step.
+pub(crate) const GRADIENTS: &str = "gradients";
+
 /// What AdamW keeps of each trained number besides.
 pub(crate) const MOMENTS: &str = "optimizer moments";
 
@@ -122,6 +125,16 @@ impl MemoryItem {
         } else {
             other
         }
+    }
+
+    /// The same without gradients that are never there at once: of models that take their optimizer steps in turn, the largest alone.
+    pub fn in_turns(mut items: Vec<Self>) -> Vec<Self> {
+        let gradients = items.iter().enumerate();
+        let gradients = gradients.filter(|(_, item)| item.what.ends_with(GRADIENTS));
+        let largest = gradients.max_by_key(|(_, item)| item.bytes).map(|(i, _)| i);
+        let mut place = 0..items.len();
+        items.retain(|item| place.next() == largest || !item.what.ends_with(GRADIENTS));
+        items
     }
 
     /// What sampling keeps of `sampled`: keys and values of all tokens together, and the states of rows and of the prompts they began with.

@@ -53,6 +53,17 @@ impl Matrix<'_> {
         )?)
     }
 
+    /// Whether it is a tensor whose rows are whole blocks.
+    fn fits(&self) -> bool {
+        let shape = self.param.shape();
+        let inputs = match self.layout {
+            WeightLayout::OutIn => shape.dims().last(),
+            WeightLayout::InOut => shape.dims().first(),
+        };
+        let whole = inputs.is_some_and(|inputs| inputs.is_multiple_of(self.kind.block_size()));
+        whole && self.param.quantised.is_none()
+    }
+
     fn bytes(&self) -> usize {
         self.param.shape().elem_count() / self.kind.block_size() * self.kind.type_size()
     }
@@ -71,8 +82,19 @@ impl Params {
         format: WeightFormat,
         earlier: Option<&Self>,
     ) -> Result<Self> {
+        let mut matrices = self.layers_to_round(config, format)?;
+        matrices.extend(self.head_to_round(config, format));
+        self.with_rounded(&matrices, earlier)
+    }
+
+    /// [`rounded`](Self::rounded) of a scalar model, which has no vocabulary projection.
+    pub fn rounded_scalar(&self, config: &ModelConfig, format: WeightFormat) -> Result<Self> {
+        self.with_rounded(&self.layers_to_round(config, format)?, None)
+    }
+
+    fn with_rounded(&self, matrices: &[Matrix<'_>], earlier: Option<&Self>) -> Result<Self> {
         let mut rounded = self.frozen();
-        for matrix in self.to_round(config, format)? {
+        for matrix in matrices {
             let known = match matrix.param.trainable {
                 None => earlier.and_then(|earlier| earlier.quantised(matrix.name)),
                 Some(_) => None,
@@ -87,17 +109,18 @@ impl Params {
 
     /// Bytes that [`rounded`](Self::rounded) adds to those of this store.
     pub fn rounded_bytes(&self, config: &ModelConfig, format: WeightFormat) -> Result<usize> {
-        let matrices = self.to_round(config, format)?;
-        Ok(matrices.iter().map(Matrix::bytes).sum())
+        let layers = self.layers_to_round(config, format)?.into_iter();
+        let head = self.head_to_round(config, format);
+        Ok(layers.chain(head).map(|matrix| matrix.bytes()).sum())
     }
 
-    /// The matrices within the blocks that `format` rounds, and the vocabulary projection.
-    fn to_round<'a>(
+    /// The matrices within the blocks that `format` rounds.
+    fn layers_to_round<'a>(
         &'a self,
         config: &ModelConfig,
         format: WeightFormat,
     ) -> Result<Vec<Matrix<'a>>> {
-        let Some((kind, of_head)) = format.kinds() else {
+        let Some((kind, _)) = format.kinds() else {
             return Ok(Vec::new());
         };
         if !self.device.is_cpu() {
@@ -106,7 +129,7 @@ impl Params {
                     .into(),
             ));
         }
-        let (linear, names) = (CausalLm::linear_modules(config)?, config.family().names());
+        let linear = CausalLm::linear_modules(config)?;
         let experts = config.family().mixture();
         let experts = experts.map(|mixture| [mixture.names.gate_up, mixture.names.down]);
         let layout_of = |name: &str| {
@@ -114,16 +137,6 @@ impl Params {
             let layer = module.and_then(|module| linear.get(module).copied());
             let is_expert = experts.iter().flatten().any(|end| name.ends_with(end));
             layer.or(is_expert.then_some(WeightLayout::OutIn))
-        };
-        let fits = |matrix: &Matrix<'_>| {
-            let shape = matrix.param.shape();
-            let inputs = match matrix.layout {
-                WeightLayout::OutIn => shape.dims().last(),
-                WeightLayout::InOut => shape.dims().first(),
-            };
-            let whole =
-                inputs.is_some_and(|inputs| inputs.is_multiple_of(matrix.kind.block_size()));
-            whole && matrix.param.quantised.is_none()
         };
         let matrices = self.store.iter().filter_map(|(name, param)| {
             let layout = layout_of(name)?;
@@ -134,16 +147,26 @@ impl Params {
                 kind,
             })
         });
+        Ok(matrices.filter(Matrix::fits).collect())
+    }
+
+    /// The vocabulary projection, if `format` rounds it.
+    fn head_to_round<'a>(
+        &'a self,
+        config: &ModelConfig,
+        format: WeightFormat,
+    ) -> Option<Matrix<'a>> {
+        let ((_, kind), names) = (format.kinds()?, config.family().names());
         let head = match config.dimensions().tied {
             true => names.embedding_weight(),
             false => names.head_weight(),
         };
-        let head = self.store.get(&head).map(|param| Matrix {
+        let head = Matrix {
             name: LOGITS,
-            param,
+            param: self.store.get(&head)?,
             layout: WeightLayout::OutIn,
-            kind: of_head,
-        });
-        Ok(matrices.chain(head).filter(fits).collect())
+            kind,
+        };
+        head.fits().then_some(head)
     }
 }

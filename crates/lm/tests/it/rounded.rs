@@ -2,7 +2,7 @@
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use rlhf_lm::{CausalLm, ModelConfig, Packer, Params, WeightFormat};
+use rlhf_lm::{CausalLm, HeadInit, ModelConfig, Packer, Params, ScalarModel, WeightFormat};
 use serde_json::json;
 
 use crate::models::params;
@@ -148,4 +148,27 @@ fn trained_weights_are_rounded_anew_and_frozen_ones_are_shared() {
         Params::bytes_together([&first, &second]),
         Params::bytes_together([&first])
     );
+}
+
+/// The oracle is the rounded language model: the same hidden states come to a scalar head, and no vocabulary is held for it.
+#[test]
+fn a_scalar_model_is_rounded_without_a_vocabulary() {
+    for config in configs() {
+        let base = params(&config, 5, DType::F32);
+        let head = HeadInit::Normal { seed: 1 };
+        let scalar = ScalarModel::params_over(&config, &base, head).unwrap();
+        let format = WeightFormat::Q8_0;
+        let rounded = scalar.rounded_scalar(&config, format).unwrap();
+        let mut packer = Packer::new();
+        packer.sequence(&[3, 1, 4, 1, 5]);
+        let batch = packer.finish(&Device::Cpu).unwrap();
+        let found = ScalarModel::new(&config, &rounded).unwrap();
+        let found = found.hidden(&batch).unwrap();
+        let whole = base.rounded(&config, format, None).unwrap();
+        let want = CausalLm::new(&config, &whole).unwrap();
+        assert_eq!(flat(&found), flat(&want.hidden(&batch).unwrap()));
+        assert!(rounded.bytes() < scalar.bytes());
+        assert!(rounded.bytes() < whole.bytes(), "no logits");
+        assert!(rounded.is_frozen());
+    }
 }

@@ -216,12 +216,14 @@ fn the_gradients_of_policy_and_critic_equal_finite_differences_of_the_loss() {
         let t = trajectory(&ppo);
         for micro_batch_tokens in [1, 1000] {
             ppo.micro_batch_tokens = micro_batch_tokens;
-            let (found, _) = ppo.gradients(&t, &[0, 1, 2], 0).unwrap();
-            let mut all: Vec<(&Params, &Gradients)> = vec![(&ppo.policy.params, &found.policy)];
-            if let Some(critic) = ppo.critic.as_ref().filter(|c| c.shared_head().is_none()) {
-                all.push((critic.params(), &found.critic));
+            let minibatch = [0, 1, 2];
+            let (of_policy, _) = ppo.gradients(&t, &minibatch, 0).unwrap();
+            let of_critic = ppo.critic_gradients((&t, &minibatch)).unwrap();
+            let mut all = vec![(&ppo.policy.params, of_policy)];
+            if let Some((gradients, _)) = of_critic {
+                all.push((ppo.critic.as_ref().unwrap().params(), gradients));
             }
-            for (params, gradients) in all {
+            for (params, gradients) in &all {
                 let reached = gradients.iter().map(|(name, _)| name);
                 assert!(reached.eq(params.names()), "{objective}");
                 for (name, gradient) in gradients.iter() {

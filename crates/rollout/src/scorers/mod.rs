@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
 use candle_core::{DType, Device};
-use rlhf_lm::{Bases, RewardModel, Tokenizer};
+use rlhf_lm::{Bases, RewardModel, Tokenizer, WeightFormat};
 
 use crate::{Episode, PromptRow};
 
@@ -44,6 +44,11 @@ pub trait Scorer {
     /// The learned model, if it is one: a critic may start from its weights.
     fn model(&self) -> Option<&RewardModel> {
         None
+    }
+
+    /// Holds the weights of a learned model as `format` does; a rule has none.
+    fn round(&mut self, _format: WeightFormat) -> Result<()> {
+        Ok(())
     }
 
     /// The files that its scores depend on.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device};
 use rlhf_base::Text;
-use rlhf_lm::{Bases, Calibration, RewardModel, ScoreGroup, Tokenizer};
+use rlhf_lm::{Bases, Calibration, RewardModel, ScoreGroup, Tokenizer, WeightFormat};
 
 use super::Scorer;
 use crate::{Ensemble, Episode, PromptRow, load_heads};
@@ -107,6 +107,10 @@ impl Scorer for Learned {
     fn model(&self) -> Option<&RewardModel> {
         Some(&self.reward)
     }
+
+    fn round(&mut self, format: WeightFormat) -> Result<()> {
+        Ok(self.reward.round(format)?)
+    }
 }
 
 impl Scorer for Pessimistic {
@@ -137,5 +141,9 @@ impl Scorer for Pessimistic {
 
     fn model(&self) -> Option<&RewardModel> {
         self.learned.model()
+    }
+
+    fn round(&mut self, format: WeightFormat) -> Result<()> {
+        self.learned.round(format)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{Shape, TensorId};
+use candle_core::Shape;
 use rlhf_lm::Params;
 
 use super::sum::BUCKET;
@@ -11,42 +11,29 @@ use super::sum::BUCKET;
 /// Buckets of a small model, at least: so that the first one is on its way while others are computed.
 const FEW: usize = 4;
 
-/// A parameter: which store it is in, by the first variable there, and its name.
-pub(super) type Key = (Option<TensorId>, String);
-
-/// The store of `params` in a [`Key`].
-pub(super) fn store(params: &Params) -> Option<TensorId> {
-    params.trainable().next().map(|(_, weight)| weight.id())
-}
-
 /// The parameters of a step in the order in which their gradients are sent, the same on every rank.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
     pub(super) members: Vec<Member>,
     buckets: Vec<Range<usize>>,
-    places: HashMap<Key, usize>,
+    places: HashMap<String, usize>,
     /// Whether the order is that in which gradients become ready.
     pub(super) settled: bool,
 }
 
-/// A parameter with the number of its store among those of the step.
+/// A parameter.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    pub(super) key: Key,
-    pub(super) store: usize,
+    pub(super) name: String,
     pub(super) shape: Shape,
 }
 
 impl Buckets {
     /// In order of name: the order before a step has shown another.
-    pub(super) fn of<'a>(stores: impl Iterator<Item = &'a Params>) -> Self {
-        let members = stores.enumerate().flat_map(|(number, params)| {
-            let id = store(params);
-            params.trainable().map(move |(name, weight)| Member {
-                key: (id, name.to_owned()),
-                store: number,
-                shape: weight.shape().clone(),
-            })
+    pub(super) fn of(params: &Params) -> Self {
+        let members = params.trainable().map(|(name, weight)| Member {
+            name: name.to_owned(),
+            shape: weight.shape().clone(),
         });
         Self::cut(members.collect(), 0)
     }
@@ -66,7 +53,7 @@ impl Buckets {
             }
         }
         let places = members.iter().enumerate();
-        let places = places.map(|(i, member)| (member.key.clone(), i)).collect();
+        let places = places.map(|(i, member)| (member.name.clone(), i)).collect();
         Self {
             members,
             buckets,
@@ -78,12 +65,12 @@ impl Buckets {
     /// Whether they are those of the same parameters.
     pub(super) fn alike(&self, other: &Self) -> bool {
         self.members.len() == other.members.len()
-            && (other.members.iter()).all(|member| self.places.contains_key(&member.key))
+            && (other.members.iter()).all(|member| self.places.contains_key(&member.name))
     }
 
     /// Where these parameters stand in the order.
-    pub(super) fn places_of(&self, keys: &[Key]) -> Vec<usize> {
-        keys.iter().filter_map(|key| self.place(key)).collect()
+    pub(super) fn places_of(&self, names: &[String]) -> Vec<usize> {
+        names.iter().filter_map(|name| self.place(name)).collect()
     }
 
     /// The same with the members at `places` first, in this order, and then the others.
@@ -107,8 +94,8 @@ impl Buckets {
         }
     }
 
-    pub(super) fn place(&self, key: &Key) -> Option<usize> {
-        self.places.get(key).copied()
+    pub(super) fn place(&self, name: &str) -> Option<usize> {
+        self.places.get(name).copied()
     }
 
     /// The members of a bucket.
@@ -135,7 +122,7 @@ mod tests {
     fn names(buckets: &Buckets) -> Vec<Vec<&str>> {
         let of = |bucket: &Range<usize>| {
             let members = &buckets.members[bucket.clone()];
-            members.iter().map(|it| it.key.1.as_str()).collect()
+            members.iter().map(|it| it.name.as_str()).collect()
         };
         buckets.buckets.iter().map(of).collect()
     }
@@ -143,27 +130,21 @@ mod tests {
     /// By hand: 16 numbers in buckets of at least 4.
     #[test]
     fn the_order_is_that_of_names_until_a_step_shows_another() {
-        let policy = params(&[("a", 3), ("b", 1), ("c", 5), ("d", 2)]);
-        let critic = params(&[("a", 4), ("e", 1)]);
-        let named = Buckets::of([&policy, &critic].into_iter());
+        let sizes = [("a", 3), ("b", 1), ("c", 5), ("d", 2), ("e", 4), ("f", 1)];
+        let named = Buckets::of(&params(&sizes));
         assert_eq!(
             names(&named),
-            [vec!["a", "b"], vec!["c"], vec!["d", "a"], vec!["e"]]
+            [vec!["a", "b"], vec!["c"], vec!["d", "e"], vec!["f"]]
         );
         assert!(!named.settled);
-        let keys = [(&critic, "a"), (&policy, "d"), (&policy, "b")];
-        let keys = keys.map(|(params, name)| (store(params), name.to_owned()));
-        // What is in no store of this step is left out, and what comes twice counts once.
-        let mut shown = vec![(None, "a".to_owned())];
-        shown.extend(keys.clone());
-        shown.extend(keys);
+        // What is no parameter of this step is left out, and what comes twice counts once.
+        let shown = ["g", "e", "d", "b", "e", "d", "b"].map(str::to_owned);
         let settled = named.reordered(&named.places_of(&shown));
         assert_eq!(
             names(&settled),
-            [vec!["a"], vec!["d", "b"], vec!["a", "c"], vec!["e"]]
+            [vec!["e"], vec!["d", "b"], vec!["a", "c"], vec!["f"]]
         );
-        assert_eq!(settled.members[0].store, 1);
         assert!(settled.settled && settled.alike(&named));
-        assert!(!settled.alike(&Buckets::of([&policy].into_iter())));
+        assert!(!settled.alike(&Buckets::of(&params(&sizes[..4]))));
     }
 }

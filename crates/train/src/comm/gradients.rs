@@ -4,26 +4,35 @@
 //! completed them. A rank whose gradients become ready in another order, or that has none, sends a bucket later, at the latest in
 //! [`Comm::sum_gradients`]. What is summed with what does not depend on any of this, so neither do the sums.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, TensorId};
 use rlhf_lm::{Gradients, Params};
 use rlhf_ops::ranks::Pending;
 use serde_json::Value;
 
-use super::buckets::{self, Buckets, Key};
+use super::buckets::Buckets;
 use super::sum::{How, Summed};
 use super::trace::{Bucket, Trace};
 use super::{Comm, Several};
 use crate::{Error, Result};
 
+/// What is known of the gradients of each model that is trained: of policy and critic, which take turns.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    /// By the first variable of its parameters.
+    of: HashMap<Option<TensorId>, Exchange>,
+    /// The trace of the first step that sent early, until it is asked for.
+    kept: Kept,
+}
+
 /// What is known of the gradients of this step.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
+struct Exchange {
     buckets: Buckets,
     /// Those that are to be sent, by their place in the order, and whether this rank had one at all.
     ready: Vec<Option<Tensor>>,
@@ -31,10 +40,8 @@ pub(super) struct Exchange {
     /// The buckets that are on their way, the first ones of all.
     sent: Vec<Sent>,
     /// The order in which this rank's gradients were complete.
-    seen: Vec<Key>,
+    seen: Vec<String>,
     trace: Trace,
-    /// The trace of the first step that sent early, until it is asked for.
-    kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -72,38 +79,37 @@ impl Comm {
         let Some(several) = self.several.as_ref().filter(|_| last) else {
             return Ok(gradients.accumulate(params, loss)?);
         };
-        let (begun, store, how) = (Instant::now(), buckets::store(params), self.how);
+        let (begun, store, how) = (Instant::now(), store(params), self.how);
         if let Some((beside, _)) = &several.beside {
             beside.set_computing(true);
         }
         let here = several.clone();
-        let take = move |name: &str, gradient: &Tensor| {
-            here.offer((store, name.to_owned()), gradient, how)
-        };
+        let take = move |name: &str, gradient: &Tensor| here.offer((store, name), gradient, how);
         let complete = gradients.accumulate_last(params, loss, Rc::new(take))?;
-        let mut exchange = several.exchange();
+        let mut exchanges = several.exchanges();
+        let exchange = exchanges.of.entry(store).or_default();
         exchange.trace.backward.push((begun, Instant::now()));
-        let complete = complete.into_iter().map(|name| (store, name));
         exchange.seen.extend(complete);
-        drop(exchange);
-        // What was complete only with the pass. Another may follow, of another model.
+        drop(exchanges);
+        // What was complete only with the pass.
         for (name, _) in params.trainable() {
             let own = gradients.get(name);
-            if own.is_some_and(|own| several.offer((store, name.to_owned()), own, how)) {
+            if own.is_some_and(|own| several.offer((store, name), own, how)) {
                 gradients.take(name);
             }
         }
         Ok(())
     }
 
-    /// Puts the sum over all ranks in the place of each gradient, and gives that of `numbers`, f32 of any shape. Where optimizers are shared
+    /// Puts the sum over all ranks in the place of each gradient of `params`, and gives that of `numbers`, f32 of any shape. Where optimizers are shared
     /// ([`Comm::sharing_optimizers`]) the sums are those of this rank's part alone, in one dimension; their norm is that of all.
     ///
     /// A parameter without a gradient on some rank, which had no rows or none that depend on it, has the sum of the others. Where no rank
     /// has one there is none afterwards either, and the guards see it.
     pub fn sum_gradients(
         &self,
-        gradients: &mut [(&Params, &mut Gradients)],
+        params: &Params,
+        gradients: &mut Gradients,
         numbers: &Tensor,
     ) -> Result<Tensor> {
         let Some(several) = &self.several else {
@@ -113,13 +119,16 @@ impl Comm {
             beside.set_computing(false);
         }
         let own_numbers = rlhf_ops::read_to_host(numbers)?;
-        let mut exchange = several.exchange();
-        exchange.fit(Buckets::of(gradients.iter().map(|(params, _)| *params)));
+        let store = store(params);
+        let mut exchanges = several.exchanges();
+        let Exchanges { of, kept } = &mut *exchanges;
+        let exchange = of.entry(store).or_default();
+        exchange.fit(Buckets::of(params));
         while let Some(bucket) = exchange.buckets.bucket(exchange.sent.len()) {
-            exchange.complete(bucket.clone(), gradients)?;
-            several.send(&mut exchange, bucket, self.how);
+            exchange.complete(bucket.clone(), params, gradients)?;
+            several.send(exchange, bucket, self.how);
         }
-        let squares = several.receive(&mut exchange, gradients, self.how)?;
+        let squares = several.receive(exchange, gradients, self.how)?;
 
         // The numbers, who had which gradients, and the squares of what each rank has summed.
         let own = ((own_numbers, exchange.there.clone()), squares);
@@ -128,22 +137,20 @@ impl Comm {
         for ((of_rank, _), _) in &all[1..] {
             sums.iter_mut().zip(of_rank).for_each(|(sum, x)| *sum += x);
         }
-        let mut norms = vec![BTreeMap::new(); gradients.len()];
+        let mut by_name = BTreeMap::new();
         for (place, member) in exchange.buckets.members.iter().enumerate() {
-            let name = &member.key.1;
             if all.iter().any(|((_, there), _)| there[place]) {
                 let square: f64 = all.iter().map(|(_, squares)| squares[place]).sum();
-                norms[member.store].insert(name, square);
+                by_name.insert(&member.name, square);
             } else {
-                gradients[member.store].1.take(name);
+                gradients.take(&member.name);
             }
         }
-        for ((_, own), squares) in gradients.iter_mut().zip(norms) {
-            own.set_squares(&squares.into_values().collect::<Vec<f64>>());
-        }
+        gradients.set_squares(&by_name.into_values().collect::<Vec<f64>>());
         let settled = exchange.buckets.settled;
-        let order = (exchange.buckets.places_of(&exchange.seen), exchange.end());
-        drop(exchange);
+        let order = exchange.buckets.places_of(&exchange.seen);
+        let order = (order, exchange.end(kept));
+        drop(exchanges);
         if several.beside.is_some() && !settled {
             // Once the leader had rows of a step, all follow it.
             let order = self.by_leader(|| {
@@ -151,7 +158,8 @@ impl Comm {
                 Ok::<_, Error>(passed.then_some(seen))
             })?;
             if let Some(order) = order {
-                let mut exchange = several.exchange();
+                let mut exchanges = several.exchanges();
+                let exchange = exchanges.of.entry(store).or_default();
                 exchange.buckets = exchange.buckets.reordered(&order);
             }
         }
@@ -161,29 +169,39 @@ impl Comm {
 
     /// When the first step that sent gradients early computed and when it exchanged; once.
     pub(super) fn take_trace(&self) -> Option<Value> {
-        let mut exchange = self.several.as_ref()?.exchange();
-        if !matches!(exchange.kept, Kept::Trace(_)) {
+        let mut exchanges = self.several.as_ref()?.exchanges();
+        if !matches!(exchanges.kept, Kept::Trace(_)) {
             return None;
         }
-        match std::mem::replace(&mut exchange.kept, Kept::Given) {
+        match std::mem::replace(&mut exchanges.kept, Kept::Given) {
             Kept::Trace(trace) => Some(trace.to_json()),
             Kept::NotYet | Kept::Given => None,
         }
     }
 }
 
+/// What tells the parameters of one model from those of another.
+fn store(params: &Params) -> Option<TensorId> {
+    params.trainable().next().map(|(_, weight)| weight.id())
+}
+
 impl Several {
-    fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+    fn exchanges(&self) -> MutexGuard<'_, Exchanges> {
+        self.exchanges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a complete gradient, if it can be sent while this rank computes; with it the buckets that it makes whole.
-    fn offer(&self, key: Key, gradient: &Tensor, how: How) -> bool {
+    fn offer(&self, (store, name): (Option<TensorId>, &str), gradient: &Tensor, how: How) -> bool {
         if self.beside.is_none() || !gradient.device().is_cpu() {
             return false;
         }
-        let mut exchange = self.exchange();
-        let Some(place) = exchange.buckets.place(&key) else {
+        let mut exchanges = self.exchanges();
+        let Some(exchange) = exchanges.of.get_mut(&store) else {
+            return false;
+        };
+        let Some(place) = exchange.buckets.place(name) else {
             return false;
         };
         if !exchange.buckets.settled {
@@ -195,7 +213,7 @@ impl Several {
             if !exchange.ready[bucket.clone()].iter().all(Option::is_some) {
                 break;
             }
-            self.send(&mut exchange, bucket, how);
+            self.send(exchange, bucket, how);
         }
         true
     }
@@ -233,7 +251,7 @@ impl Several {
     fn receive(
         &self,
         exchange: &mut Exchange,
-        gradients: &mut [(&Params, &mut Gradients)],
+        gradients: &mut Gradients,
         how: How,
     ) -> Result<Vec<f64>> {
         let waiting = Instant::now();
@@ -254,7 +272,7 @@ impl Several {
                     true => sum,
                     false => sum.reshape(&member.shape)?,
                 };
-                gradients[member.store].1.set(&member.key.1, sum);
+                gradients.set(&member.name, sum);
             }
             squares.extend(summed.squares);
         }
@@ -282,15 +300,15 @@ impl Exchange {
     fn complete(
         &mut self,
         bucket: Range<usize>,
-        gradients: &mut [(&Params, &mut Gradients)],
+        params: &Params,
+        gradients: &mut Gradients,
     ) -> Result<()> {
         for place in bucket {
             if self.ready[place].is_some() {
                 continue;
             }
             let member = &self.buckets.members[place];
-            let (params, own) = &mut gradients[member.store];
-            let own = own.take(&member.key.1);
+            let own = gradients.take(&member.name);
             self.there[place] = own.is_some();
             self.ready[place] = Some(match own {
                 Some(gradient) => gradient,
@@ -301,13 +319,13 @@ impl Exchange {
     }
 
     /// Forgets the step, but for the first trace of one that sent early; whether this rank had a last micro-batch.
-    fn end(&mut self) -> bool {
+    fn end(&mut self, kept: &mut Kept) -> bool {
         self.there.fill(false);
         self.seen.clear();
         let trace = std::mem::take(&mut self.trace);
         let passed = !trace.backward.is_empty();
-        if self.buckets.settled && passed && matches!(self.kept, Kept::NotYet) {
-            self.kept = Kept::Trace(trace);
+        if self.buckets.settled && passed && matches!(kept, Kept::NotYet) {
+            *kept = Kept::Trace(trace);
         }
         passed
     }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use rlhf_ops::ranks::{Beside, Ranks};
 
-use self::gradients::Exchange;
+use self::gradients::Exchanges;
 use self::line::Line;
 use self::sum::How;
 pub use pace::Pace;
@@ -48,7 +48,7 @@ struct Several {
     line: Line,
     /// What sends gradients while this rank computes, where the engine can.
     beside: Option<(Beside, Line)>,
-    exchange: Mutex<Exchange>,
+    exchanges: Mutex<Exchanges>,
     /// The host of each rank.
     hosts: Vec<String>,
 }
@@ -81,7 +81,7 @@ impl Comm {
                     (it, line)
                 }),
                 line,
-                exchange: Mutex::default(),
+                exchanges: Mutex::default(),
                 hosts: Vec::new(),
             })),
             how: How::default(),

@@ -281,8 +281,7 @@ fn ranks_that_share_the_optimizer_take_the_very_same_steps() {
                 false => Gradients::new(),
             };
             let none = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
-            comm.sum_gradients(&mut [(params, &mut grads)], &none)
-                .unwrap();
+            comm.sum_gradients(params, &mut grads, &none).unwrap();
             adam.step(params, &grads, 0.1, Some(1.0)).unwrap();
         }
     };

@@ -1,6 +1,6 @@
-//! What the policy is sampled with, and what the old log-probabilities come from.
+//! What the policy is sampled with, what the old log-probabilities come from, and how what is frozen is held.
 
-use rlhf_lm::{CausalLm, WeightFormat};
+use rlhf_lm::{CausalLm, LoraConfig, WeightFormat};
 use rlhf_rollout::{respond, response_logprobs};
 
 use super::*;
@@ -76,4 +76,51 @@ fn guesses_leave_a_step_as_it_is() {
     assert!(
         !without.contains_key("rollout/guesses") && !without.contains_key("rollout/logprob_gap")
     );
+}
+
+/// The oracle is the policy before it has moved, rounded: what the reference says is that before the updates and after.
+#[test]
+fn the_reference_is_the_first_policy_rounded_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        frozen_weights: WeightFormat::Bf16,
+        lr: 1e-2,
+        ..config(dir.path())
+    };
+    let session = session();
+    let mut ppo = prepare(&config, &session);
+    let model = &ppo.language_model.config;
+    let first = ppo.policy.params.snapshot().unwrap();
+    let rounded = first.rounded(model, WeightFormat::Bf16, None).unwrap();
+    let [first, rounded] = [first, rounded].map(|it| CausalLm::new(model, &it).unwrap());
+    let (t, _) = ppo.step(0).unwrap();
+    let of = |model: &CausalLm| {
+        let (prompts, episodes) = (&t.prompts, &t.episodes);
+        response_logprobs(model, prompts, episodes, TEMPERATURE, 1000, &Comm::single()).unwrap()
+    };
+    assert_eq!(t.logprobs, of(&first));
+    assert_eq!(t.ref_logprobs, of(&rounded));
+    assert_ne!(t.ref_logprobs, t.logprobs);
+    assert_ne!(of(&ppo.policy.view), of(&first), "the policy has moved");
+    assert_eq!(of(&ppo.reference), t.ref_logprobs);
+}
+
+/// Adapters share their base, so that rounding it would hold it twice.
+#[test]
+fn under_an_adapter_there_is_nothing_to_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        frozen_weights: WeightFormat::Q8_0,
+        ..config(dir.path())
+    };
+    let lora = LoraConfig {
+        rank: 2,
+        ..LoraConfig::default()
+    };
+    let session = Session {
+        lora: Some(lora),
+        ..session()
+    };
+    let said = Inputs::load(&config, &session).err().unwrap().to_string();
+    assert!(said.contains("ppo.frozen_weights"), "{said}");
 }

@@ -41,9 +41,7 @@ fn every_rank_has_the_sum_of_all_and_none_where_nobody_has_any() {
     let found = run(3, |comm| {
         let (params, mut own) = gradients(comm.rank());
         let numbers = tensor([comm.rank() as f32, 0.25]);
-        let sums = comm
-            .sum_gradients(&mut [(&params, &mut own)], &numbers)
-            .unwrap();
+        let sums = comm.sum_gradients(&params, &mut own, &numbers).unwrap();
         let there = |name| own.get(name).map(flat);
         let found = (flat(&sums), [there("a"), there("b"), there("c")]);
         (found, own.norm().unwrap())
@@ -73,8 +71,7 @@ fn bytes_and_messages_are_those_of_the_formula() {
             let (params, mut own) = gradients(comm.rank());
             let numbers = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
             let before = comm.traffic();
-            comm.sum_gradients(&mut [(&params, &mut own)], &numbers)
-                .unwrap();
+            comm.sum_gradients(&params, &mut own, &numbers).unwrap();
             let after = comm.traffic();
             (after.bytes - before.bytes, after.messages - before.messages)
         });
@@ -110,7 +107,7 @@ fn in_bf16_sums_are_made_in_f32() {
                 false => comm.in_bf16(),
             };
             let number = tensor([1f32 + 1.0 / 512.0]);
-            let sums = comm.sum_gradients(&mut [(&params, &mut own)], &number);
+            let sums = comm.sum_gradients(&params, &mut own, &number);
             let norm = own.norm().unwrap();
             (flat(own.get("a").unwrap()), flat(&sums.unwrap()), norm)
         });
@@ -207,7 +204,7 @@ fn sums_are_the_same_whatever_the_micro_batches_of_a_rank_use() {
                 comm.accumulate(&params, &mut summed, &loss(), last)
                     .unwrap();
             }
-            comm.sum_gradients(&mut [(&params, &mut summed)], &tensor([1.0]))
+            comm.sum_gradients(&params, &mut summed, &tensor([1.0]))
                 .unwrap();
             let all = |it: &Gradients| -> BTreeMap<String, Vec<f32>> {
                 it.iter()
@@ -278,9 +275,13 @@ fn gradients_are_exchanged_while_the_backward_pass_computes() {
         return;
     }
     let found = run(2, |comm| {
-        let params = model();
+        // Two models take turns, as policy and critic do.
+        let models = [model(), model()];
         let mut passed = Vec::new();
-        for step in 0..2 {
+        for (step, params) in [0, 1]
+            .into_iter()
+            .flat_map(|step| models.iter().map(move |it| (step, it)))
+        {
             let gate = Arc::new(Gate {
                 // An exchange and a gather, each with one message.
                 messages: comm.traffic().messages + if step == 0 { 0 } else { 2 },
@@ -288,11 +289,11 @@ fn gradients_are_exchanged_while_the_backward_pass_computes() {
                 passed: AtomicBool::new(false),
             });
             let mut own = Gradients::new();
-            let x = loss(&params, Part::All, 1.0, None);
-            let held = loss(&params, Part::All, 2.0, Some(&gate));
-            comm.accumulate(&params, &mut own, &x, false).unwrap();
-            comm.accumulate(&params, &mut own, &held, true).unwrap();
-            comm.sum_gradients(&mut [(&params, &mut own)], &tensor([1.0]))
+            let x = loss(params, Part::All, 1.0, None);
+            let held = loss(params, Part::All, 2.0, Some(&gate));
+            comm.accumulate(params, &mut own, &x, false).unwrap();
+            comm.accumulate(params, &mut own, &held, true).unwrap();
+            comm.sum_gradients(params, &mut own, &tensor([1.0]))
                 .unwrap();
             passed.push(gate.passed.load(Ordering::Relaxed));
         }
@@ -301,7 +302,7 @@ fn gradients_are_exchanged_while_the_backward_pass_computes() {
         (passed, trace)
     });
     for (passed, trace) in found {
-        assert_eq!(passed, [true, true]);
+        assert_eq!(passed, [true; 4]);
         let end = trace["backward"][0]["end"].as_f64().unwrap();
         let first = &trace["buckets"][0];
         assert!(first["end"].as_f64().unwrap() <= end, "{trace}");
