@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Result, bail};
 
 use crate::attention::plan::Plans;
-use crate::causal_convolution::Cached;
+use crate::{causal_convolution, delta_rule};
 
 /// A segment of a packed stream: one sequence, or the continuation of a prefix that several sequences share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,7 +27,9 @@ pub struct Layout {
     /// What kernels need of it, built and uploaded once for all layers.
     pub(crate) plans: Arc<Plans>,
     /// And what kernels of convolutions do.
-    pub(crate) pasts: Arc<Cached>,
+    pub(crate) pasts: Arc<causal_convolution::Cached>,
+    /// And those of the delta rule.
+    pub(crate) deltas: Arc<delta_rule::Cached>,
 }
 
 impl PartialEq for Layout {
@@ -62,6 +64,7 @@ impl Layout {
             segments: segments.into(),
             plans: Arc::default(),
             pasts: Arc::default(),
+            deltas: Arc::default(),
         })
     }
 

@@ -3,11 +3,14 @@
 //! - here: formula, shapes, dispatch, and the test against the recurrence;
 //! - `chunk`: forward and backward pass of a head over a few tokens, in matrix products;
 //! - `cpu`: the walk over sequences and their prefixes;
+//! - `kernel.h`, `gpu`, `plan`: token by token on a GPU, and which segments are walked at once there;
 //! - `step`: one token of every row of a decoding batch;
 //! - `reference`: tensor operations.
 
 mod chunk;
 mod cpu;
+mod gpu;
+mod plan;
 pub(crate) mod reference;
 mod step;
 #[cfg(test)]
@@ -17,6 +20,7 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::backend::{Backend, backend};
 use crate::layout::Layout;
+pub(crate) use plan::Cached;
 pub use step::delta_step;
 
 /// The heads of a [`gated_delta_rule`].
@@ -77,14 +81,20 @@ pub fn gated_delta_rule(
     layout: &Layout,
 ) -> Result<Tensor> {
     check_tokens(heads.check(qk, v, gates)?, layout)?;
-    match backend(&[qk, v, gates]) {
+    match backend_of([qk, v, gates], heads) {
         Backend::Fused => {
             let layout = layout.clone();
             qk.apply_op3(v, gates, cpu::GatedDeltaRule { heads, layout })
         }
-        Backend::Kernel | Backend::Reference => {
-            reference::gated_delta_rule(qk, v, gates, heads, layout)
-        }
+        Backend::Kernel => gpu::gated_delta_rule(qk, v, gates, heads, layout),
+        Backend::Reference => reference::gated_delta_rule(qk, v, gates, heads, layout),
+    }
+}
+
+fn backend_of(operands: [&Tensor; 3], heads: DeltaHeads) -> Backend {
+    match backend(&operands) {
+        Backend::Kernel if !gpu::has_kernels_for(heads) => Backend::Reference,
+        backend => backend,
     }
 }
 
@@ -98,9 +108,10 @@ pub fn delta_states(
 ) -> Result<Vec<Tensor>> {
     check_tokens(heads.check(qk, v, gates)?, layout)?;
     let [qk, v, gates] = [qk, v, gates].map(Tensor::detach);
-    match backend(&[&qk, &v, &gates]) {
+    match backend_of([&qk, &v, &gates], heads) {
         Backend::Fused => cpu::states(&qk, &v, &gates, heads, layout),
-        Backend::Kernel | Backend::Reference => {
+        Backend::Kernel => gpu::states([&qk, &v, &gates], heads, layout),
+        Backend::Reference => {
             let (_, states) = reference::with_states(&qk, &v, &gates, heads, layout)?;
             Ok(states)
         }

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::DeltaHeads;
+use super::{DeltaHeads, backend_of, gpu};
+use crate::backend::Backend;
 
 /// The newest token of each row: operands as those of [`gated_delta_rule`](crate::gated_delta_rule) with R rows, and the state of each row before it, `[Hv, D, Dv]` in
 /// f32, where it has seen anything. The outputs `[R, Hv·Dv]`, and the states after. No gradient.
@@ -21,20 +22,41 @@ pub fn delta_step(
         )
     }
     let DeltaHeads {
-        keys,
         values,
         key_dim,
         value_dim,
+        ..
     } = heads;
-    let dtype = v.dtype();
-    let wide = |t: &Tensor| t.detach().to_dtype(DType::F32);
-    let (qk, v, gates) = (wide(qk)?, wide(v)?, wide(gates)?);
     let nothing = Tensor::zeros((values, key_dim, value_dim), DType::F32, v.device())?;
     let before: Vec<&Tensor> = states
         .iter()
         .map(|s| s.as_ref().unwrap_or(&nothing))
         .collect();
-    let s = Tensor::stack(&before, 0)?.reshape((rows * values, key_dim, value_dim))?;
+    let before = Tensor::stack(&before, 0)?;
+    let (o, after) = match backend_of([qk, v, gates], heads) {
+        Backend::Kernel => gpu::step([qk, v, gates], heads, &before)?,
+        Backend::Fused | Backend::Reference => in_operations([qk, v, gates], heads, before)?,
+    };
+    let after = (0..rows).map(|row| after.get(row)).collect::<Result<_>>()?;
+    Ok((o, after))
+}
+
+/// The outputs, and the states `[R, Hv, D, Dv]` after those before.
+fn in_operations(
+    [qk, v, gates]: [&Tensor; 3],
+    heads: DeltaHeads,
+    before: Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let DeltaHeads {
+        keys,
+        values,
+        key_dim,
+        value_dim,
+    } = heads;
+    let (dtype, shape, rows) = (v.dtype(), before.shape().clone(), before.dim(0)?);
+    let wide = |t: &Tensor| t.detach().to_dtype(DType::F32);
+    let (qk, v, gates) = (wide(qk)?, wide(v)?, wide(gates)?);
+    let s = before.reshape((rows * values, key_dim, value_dim))?;
     // A head of keys serves several of values.
     let of_keys = |from: usize| {
         let part = qk.narrow(1, from * keys * key_dim, keys * key_dim)?;
@@ -53,7 +75,5 @@ pub fn delta_step(
     let delta = (v - k.matmul(&s)?)?.broadcast_mul(&of_values(1)?)?;
     let s = (s + k.transpose(1, 2)?.contiguous()?.matmul(&delta)?)?;
     let o = q.matmul(&s)?.reshape((rows, values * value_dim))?;
-    let s = s.reshape((rows, values, key_dim, value_dim))?;
-    let after = (0..rows).map(|row| s.get(row)).collect::<Result<_>>()?;
-    Ok((o.to_dtype(dtype)?, after))
+    Ok((o.to_dtype(dtype)?, s.reshape(shape)?))
 }

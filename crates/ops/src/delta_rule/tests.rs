@@ -138,6 +138,77 @@ fn chunks_and_steps_are_the_recurrence() {
     }
 }
 
+/// States of segments, and steps of rows of which one has seen nothing, by kernels; the same bits in any order of threads.
+#[test]
+fn kernels_leave_the_states_of_the_recurrence() {
+    if !rlhf_grid::AVAILABLE {
+        return;
+    }
+    let mut rng = TestRng::new(4);
+    let layout = layout(&[(4, None), (13, Some(0)), (2, Some(0)), (6, None)]);
+    for heads in HEADS {
+        let operands = operands(&mut rng, heads, layout.tokens());
+        let (_, ends) = recurrence(&operands, heads, &layout);
+        let [qk, v, gates] = &operands;
+        let run = |order| {
+            rlhf_grid::with_order(order, || {
+                crate::on_the_emulated_grid(rlhf_grid::launch, || {
+                    let launches = crate::kernel_launches();
+                    let states = delta_states(qk, v, gates, heads, &layout).unwrap();
+                    let two = operands.each_ref().map(|x| x.narrow(0, 3, 2).unwrap());
+                    let before = [Some(states[1].clone()), None];
+                    let (o, after) = delta_step(&two[0], &two[1], &two[2], heads, &before).unwrap();
+                    assert_eq!(crate::kernel_launches() - launches, 3);
+                    (states, o, after, two, before)
+                })
+            })
+        };
+        let (states, o, after, two, before) = run(0);
+        for (state, want) in states.iter().zip(ends) {
+            assert_close(state, &tensor(want, state.dims()), 2e-6, "state");
+        }
+        let (want_o, want) = delta_step(&two[0], &two[1], &two[2], heads, &before).unwrap();
+        assert_close(&o, &want_o, 2e-6, "step");
+        let (other_states, other_o, other, ..) = run(1);
+        assert_eq!(flat(&other_o), flat(&o));
+        for (state, want) in after.iter().zip(&want) {
+            assert_close(state, want, 2e-6, "state after a step");
+        }
+        let all = states.iter().chain(&after);
+        for (state, other) in all.zip(other_states.iter().chain(&other)) {
+            assert_eq!(flat(state), flat(other));
+        }
+    }
+}
+
+/// Beyond the largest heads of kernels the reference runs.
+#[test]
+fn heads_of_any_size_are_taken() {
+    let mut rng = TestRng::new(5);
+    let layout = layout(&[(2, None)]);
+    for (key_dim, value_dim) in [(257, 2), (2, 257)] {
+        let heads = DeltaHeads {
+            key_dim,
+            value_dim,
+            ..HEADS[0]
+        };
+        let [qk, v, gates] = operands(&mut rng, heads, 2);
+        let run = || {
+            let states = delta_states(&qk, &v, &gates, heads, &layout).unwrap();
+            (
+                gated_delta_rule(&qk, &v, &gates, heads, &layout).unwrap(),
+                states,
+            )
+        };
+        let launches = crate::kernel_launches();
+        let (o, states) = crate::on_the_emulated_grid(rlhf_grid::launch, run);
+        assert_eq!(crate::kernel_launches(), launches);
+        let (want_o, want) = run();
+        assert_close(&o, &want_o, 2e-6, "outputs");
+        assert_close(&states[0], &want[0], 2e-6, "state");
+    }
+}
+
 #[test]
 fn operands_that_do_not_fit_are_refused() {
     let mut rng = TestRng::new(3);

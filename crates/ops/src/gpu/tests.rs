@@ -175,6 +175,39 @@ fn quick_convolution() {
     });
 }
 
+/// A prefix that two continue, and a sequence of more than one tile of tokens; heads of more columns than a block has, and of the largest sizes.
+#[test]
+fn quick_delta() {
+    let segments = [(0..3, 0..0), (3..5, 0..3), (5..6, 0..3), (6..16, 0..0)];
+    let segments = segments.map(|(tokens, prefix)| Segment { tokens, prefix });
+    let mut rng = TestRng::new(15);
+    for (values, key_dim, value_dim, segments) in [
+        (2, 5, 36, &segments[..]),
+        (1, 128, 128, &segments[..3]),
+        (1, 256, 256, &segments[..3]),
+    ] {
+        let layout = Layout::new(segments.to_vec()).unwrap();
+        let heads = crate::DeltaHeads {
+            keys: 1,
+            values,
+            key_dim,
+            value_dim,
+        };
+        let tokens = layout.tokens();
+        let mut gates = |shift: f64| (rng.tensor(&[tokens, values]) * 0.5).unwrap() + shift;
+        let gates = [gates(-0.5).unwrap(), gates(0.5).unwrap()];
+        let qk = rng.tensor(&[tokens, 2 * key_dim]);
+        let operands = [
+            (qk / (key_dim as f64 / 3.0).sqrt()).unwrap(),
+            rng.tensor(&[tokens, values * value_dim]),
+            Tensor::cat(&gates, 1).unwrap(),
+        ];
+        check(&format!("{heads:?}"), &operands, |t| {
+            crate::gated_delta_rule(&t[0], &t[1], &t[2], heads, &layout)
+        });
+    }
+}
+
 /// More rows than a block has warps, and an expert without any.
 #[test]
 fn quick_experts() {

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use crate::backend::{Backend, backend};
 use crate::{
-    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, Layout, Routing, SampleRow, Segment,
-    WeightLayout,
+    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, DeltaHeads, Layout, Routing, SampleRow,
+    Segment, WeightLayout,
 };
 
 /// What was tried.
@@ -67,11 +67,22 @@ impl Trial<'_> {
         shapes: &[&[usize]],
         op: impl Fn(&[Tensor]) -> Result<Tensor>,
     ) -> Result<()> {
-        let rounded = |t: Tensor| t.to_dtype(self.dtype);
         let operands: Result<Vec<Tensor>> = (0..)
             .zip(shapes)
-            .map(|(i, shape)| rounded(numbers(shape, f64::from(i))?))
+            .map(|(i, shape)| numbers(shape, f64::from(i)))
             .collect();
+        self.at(name, &operands?, op)
+    }
+
+    /// The same for these operands.
+    fn at(
+        &mut self,
+        name: &str,
+        operands: &[Tensor],
+        op: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) -> Result<()> {
+        let rounded = |t: Tensor| t.to_dtype(self.dtype);
+        let operands: Result<Vec<Tensor>> = operands.iter().cloned().map(rounded).collect();
         let operands = operands?;
         let run = |device: &Device, dtype| -> Result<Vec<Tensor>> {
             let variable = |t: &Tensor| Var::from_tensor(&t.to_dtype(dtype)?.to_device(device)?);
@@ -213,6 +224,7 @@ impl Trial<'_> {
         self.of("causal_convolution", &[&[83, 64], &[64, 4]], |t| {
             crate::causal_convolution(&t[0], &t[1], &layout)
         })?;
+        self.delta_rule(&layout)?;
         let rows = DecodeRows::new(vec![(0..70).collect(), vec![2, 5]]);
         let run = |device: &Device, dtype| {
             let of = |shape: &[usize]| -> Result<Tensor> {
@@ -243,6 +255,40 @@ impl Trial<'_> {
         };
         let got = run(self.device, self.dtype)?;
         self.compare("rope_append", &got, &run(&Device::Cpu, DType::F64)?)
+    }
+
+    /// Keys of length 1 at most, g between −1 and 0, β between 0 and 1.
+    fn delta_rule(&mut self, layout: &Layout) -> Result<()> {
+        let heads = DeltaHeads {
+            keys: 1,
+            values: 2,
+            key_dim: 64,
+            value_dim: 40,
+        };
+        let gates = [numbers(&[83, 2], 1.0)?, numbers(&[83, 2], 2.0)?];
+        let gates = [(&gates[0] - 1.0)?, (&gates[1] + 1.0)?];
+        let operands = [
+            (numbers(&[83, 128], 3.0)? / 8.0)?,
+            numbers(&[83, 80], 4.0)?,
+            (Tensor::cat(&gates, 1)? / 2.0)?,
+        ];
+        self.at("gated_delta_rule", &operands, |t| {
+            crate::gated_delta_rule(&t[0], &t[1], &t[2], heads, layout)
+        })?;
+        let state = numbers(&[2, 64, 40], 5.0)?.to_dtype(DType::F32)?;
+        let run = |device: &Device, dtype| -> Result<Vec<Tensor>> {
+            let of = |t: &Tensor| {
+                let rounded = t.narrow(0, 0, 2)?.to_dtype(self.dtype)?;
+                rounded.to_dtype(dtype)?.to_device(device)
+            };
+            let [qk, v, gates] = [of(&operands[0])?, of(&operands[1])?, of(&operands[2])?];
+            let states = [Some(state.to_device(device)?), None];
+            let (o, mut all) = crate::delta_step(&qk, &v, &gates, heads, &states)?;
+            all.push(o);
+            Ok(all)
+        };
+        let got = run(self.device, self.dtype)?;
+        self.compare("delta_step", &got, &run(&Device::Cpu, DType::F64)?)
     }
 
     fn experts(&mut self) -> Result<()> {
@@ -305,7 +351,7 @@ mod tests {
                 let tried = crate::on_the_emulated_grid(rlhf_grid::launch, || {
                     try_kernels(&Device::Cpu, dtype).unwrap().unwrap()
                 });
-                assert_eq!(tried.operations, 20);
+                assert_eq!(tried.operations, 22);
                 assert!(tried.launches > 40 && tried.difference > 0.0, "{tried:?}");
             }
         }
