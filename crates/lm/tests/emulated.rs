@@ -121,6 +121,7 @@ fn responses_are_those_of_the_cpu_wherever_rows_end() {
         "mistral, sliding window",
         "gemma2",
         "lfm2",
+        "qwen3_5, recurrent",
     ] {
         let (_, config) = configs().into_iter().find(|it| it.0 == name).unwrap();
         let model = CausalLm::new(&config, &models::params(&config, 3, DType::F32)).unwrap();
@@ -144,8 +145,10 @@ fn responses_are_those_of_the_cpu_wherever_rows_end() {
             assert!(apart < 1e-4, "{name}: {apart}");
         }
         all.extend(want);
+        // Every token of a model with recurrent layers is read before the next.
+        let together = name != "qwen3_5, recurrent";
         assert!(
-            2 * read < read_on_cpu,
+            !together || 2 * read < read_on_cpu,
             "{name}: {read} reads, on the CPU {read_on_cpu}"
         );
     }

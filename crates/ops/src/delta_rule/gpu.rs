@@ -109,12 +109,12 @@ impl Delta {
 
     fn of_columns(&self, name: &'static str) -> Kernel {
         let key = self.heads.key_dim.next_multiple_of(32);
-        self.kernel(name, 2 * key + BLOCK_LINES + 2)
+        self.kernel(name, 2 * (key + BLOCK_LINES + 1))
     }
 
     fn of_rows(&self, name: &'static str) -> Kernel {
         let value = self.heads.value_dim.next_multiple_of(32);
-        self.kernel(name, 3 * value + 2 * BLOCK_LINES + 2)
+        self.kernel(name, 3 * value + 4 * BLOCK_LINES + 2)
     }
 
     /// The operands, what is special to a kernel, a number, and the sizes.

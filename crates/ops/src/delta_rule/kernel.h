@@ -84,9 +84,17 @@ DEVICE void store_state(HERE PRIVATE const float (&s)[LINES][N], GLOBAL float* s
 // The first d elements of `count` rows, times a factor, as rows of N in shared memory; the rest zeros.
 template <int N, class T>
 DEVICE void stage(HERE LOCAL float* to, GLOBAL const T* from, i64 stride, i64 d, i64 count, float factor) {
-    for (int i = THREAD; i < TILE * N; i += THREADS) {
+    UNROLL_4 for (int i = THREAD; i < TILE * N; i += THREADS) {
         const int row = i / N, column = i % N;
         to[i] = row < count && column < d ? factor * wide(from[row * stride + column]) : 0;
+    }
+}
+// The other way: a number of each token for each of the block's lines, of which `width` are left.
+template <class T>
+DEVICE void unstage(HERE GLOBAL T* to, i64 stride, i64 width, i64 count, LOCAL const float* from) {
+    for (int i = THREAD; i < TILE * BLOCK_LINES; i += THREADS) {
+        const int row = i / BLOCK_LINES, line = i % BLOCK_LINES;
+        if (row < count && line < width) narrow(to[row * stride + line], from[i]);
     }
 }
 DEVICE void stage_gates(HERE LOCAL float* decay, LOCAL float* beta, Operands in, i64 head, i64 token, i64 count) {
@@ -114,6 +122,11 @@ DEVICE void dots(HERE PRIVATE float (&y)[LINES], PRIVATE const float (&s)[LINES]
     UNROLL for (int mask = LANES / 2; mask > 0; mask /= 2)
         UNROLL for (int l = 0; l < LINES; l++) y[l] += shuffle_xor(y[l], mask);
 }
+// A number of each line, times a factor, to shared memory.
+DEVICE void keep_lines(HERE LOCAL float* to, PRIVATE const float (&y)[LINES], float factor) {
+    if (THREAD % LANES > 0) return;
+    UNROLL for (int l = 0; l < LINES; l++) to[line_of(AT l)] = factor * y[l];
+}
 template <int N>
 DEVICE void add(PRIVATE float (&s)[N], float a, PRIVATE const float (&x)[N]) {
     UNROLL for (int i = 0; i < N; i++) s[i] += a * x[i];
@@ -125,8 +138,8 @@ DEVICE void decay_by(PRIVATE float (&s)[LINES][N], float factor) {
 
 // ------------------------------------------------------------------------------------------------------------- columns
 
-// Queries and keys, a number of each token for each of the block's columns, and the gates.
-struct Columns { float q[TILE * KEY], k[TILE * KEY], x[TILE * BLOCK_LINES], decay[TILE], beta[TILE]; };
+// Queries and keys, a number of each token for each of the block's columns and another that is computed, and the gates.
+struct Columns { float q[TILE * KEY], k[TILE * KEY], x[TILE * BLOCK_LINES], y[TILE * BLOCK_LINES], decay[TILE], beta[TILE]; };
 
 DEVICE void stage_columns(HERE LOCAL Columns& m, Operands in, i64 head, i64 token, i64 count) {
     stage<KEY>(AT m.q, query_of(in, head, token), in.qk_stride, in.d, count, in.scale);
@@ -142,12 +155,10 @@ DEVICE void forward(HERE LOCAL Columns& m, Operands in, Segment t, Lines lines, 
     load_state(AT s, starts + own, size, t, lines);
     for (i64 at = 0; at < t.count; at += TILE) {
         const i64 token = t.first + at, count = smaller(TILE, t.count - at);
-        block_sync(); // the last tile has been read
         stage_columns(AT m, in, head, token, count);
         stage<BLOCK_LINES>(AT m.x, in.v + token * in.v_stride + head * in.dv + lines.first, in.v_stride, lines.count - lines.first, count, 1);
         block_sync();
-        if (!busy(AT lines)) continue;
-        for (int i = 0; i < count; i++) {
+        if (busy(AT lines)) ROLLED for (int i = 0; i < count; i++) {
             float q[KEY / LANES], k[KEY / LANES], y[LINES];
             spread(AT q, m.q + i * KEY);
             spread(AT k, m.k + i * KEY);
@@ -158,13 +169,12 @@ DEVICE void forward(HERE LOCAL Columns& m, Operands in, Segment t, Lines lines, 
                 add(s[l], m.beta[i] * y[l], k);
             }
             if (!errors) dots(AT y, s, q);
-            UNROLL for (int l = 0; l < LINES; l++) {
-                const i64 column = lines.first + line_of(AT l), to = ((token + i) * in.heads + head) * in.dv + column;
-                if (THREAD % LANES > 0 || column >= lines.count) continue;
-                if (errors) e[to] = y[l];
-                else narrow(o[to], y[l]);
-            }
+            keep_lines(AT m.y + i * BLOCK_LINES, y, 1);
         }
+        block_sync();
+        const i64 to = (token * in.heads + head) * in.dv + lines.first, stride = in.heads * in.dv, width = lines.count - lines.first;
+        if (errors) unstage(AT e + to, stride, width, count, m.y);
+        else unstage(AT o + to, stride, width, count, m.y);
     }
     store_state(AT s, ends + own, size, t, lines);
 }
@@ -197,32 +207,32 @@ KERNEL(delta_backward_columns, OPERANDS, GLOBAL const REAL* d_o, GLOBAL const i6
     load_state(AT c, starts + head * d * dv, size, t, lines);
     for (i64 at = (t.count - 1) / TILE * TILE; at >= 0; at -= TILE) {
         const i64 token = t.first + at, count = smaller(TILE, t.count - at);
-        block_sync(); // the last tile has been read
         stage_columns(AT m, in, head, token, count);
         stage<BLOCK_LINES>(AT m.x, d_o + (token * heads + head) * dv + lines.first, heads * dv, dv - lines.first, count, 1);
         block_sync();
-        if (!busy(AT lines)) continue;
-        for (int i = (int)count - 1; i >= 0; i--) {
+        if (busy(AT lines)) ROLLED for (int i = (int)count - 1; i >= 0; i--) {
             float q[KEY / LANES], k[KEY / LANES], y[LINES];
             spread(AT q, m.q + i * KEY);
             spread(AT k, m.k + i * KEY);
             UNROLL for (int l = 0; l < LINES; l++) add(c[l], m.x[i * BLOCK_LINES + line_of(AT l)], q);
             dots(AT y, c, k);
-            UNROLL for (int l = 0; l < LINES; l++) {
-                const i64 column = lines.first + line_of(AT l);
-                if (THREAD % LANES == 0 && column < dv) d_u[((token + i) * heads + head) * dv + column] = y[l];
-                add(c[l], -m.beta[i] * y[l], k);
-            }
+            keep_lines(AT m.y + i * BLOCK_LINES, y, 1);
+            UNROLL for (int l = 0; l < LINES; l++) add(c[l], -m.beta[i] * y[l], k);
             decay_by(c, m.decay[i]);
         }
+        block_sync();
+        unstage(AT d_u + (token * heads + head) * dv + lines.first, heads * dv, dv - lines.first, count, m.y);
     }
     store_state(AT c, ends + head * d * dv, size, t, lines);
 }
 
 // ---------------------------------------------------------------------------------------------------------------- rows
 
-// do, du and e, the numbers of each token's query and key for the block's rows, and the gates.
-struct Rows { float d_o[TILE * VALUE], d_u[TILE * VALUE], e[TILE * VALUE], q[TILE * BLOCK_LINES], k[TILE * BLOCK_LINES], decay[TILE], beta[TILE]; };
+// do, du and e, the numbers of each token's query and key for the block's rows and two that are computed, and the gates.
+struct Rows {
+    float d_o[TILE * VALUE], d_u[TILE * VALUE], e[TILE * VALUE];
+    float q[TILE * BLOCK_LINES], k[TILE * BLOCK_LINES], x[TILE * BLOCK_LINES], y[TILE * BLOCK_LINES], decay[TILE], beta[TILE];
+};
 
 DEVICE void stage_rows(HERE LOCAL Rows& m, Operands in, GLOBAL const REAL* d_o, GLOBAL const float* d_u, GLOBAL const float* e, i64 head, i64 first,
                        i64 token, i64 count) {
@@ -247,27 +257,24 @@ KERNEL(delta_rows, OPERANDS, GLOBAL const REAL* d_o, GLOBAL const float* d_u, GL
     load_state(AT s, starts + head * d * dv, size, t, lines);
     for (i64 at = 0; at < t.count; at += TILE) {
         const i64 token = t.first + at, count = smaller(TILE, t.count - at);
-        block_sync(); // the last tile has been read
         stage_rows(AT m, in, d_o, d_u, e, head, lines.first, token, count);
         block_sync();
-        if (!busy(AT lines)) continue;
-        for (int i = 0; i < count; i++) {
+        if (busy(AT lines)) ROLLED for (int i = 0; i < count; i++) {
             float row[VALUE / LANES], read[LINES], write[LINES];
             decay_by(s, m.decay[i]);
             spread(AT row, m.d_o + i * VALUE);
             dots(AT read, s, row);
+            keep_lines(AT m.x + i * BLOCK_LINES, read, 1);
             spread(AT row, m.d_u + i * VALUE);
             dots(AT write, s, row);
+            keep_lines(AT m.y + i * BLOCK_LINES, write, m.beta[i]);
             spread(AT row, m.e + i * VALUE);
-            UNROLL for (int l = 0; l < LINES; l++) {
-                const i64 of_row = lines.first + line_of(AT l), to = ((token + i) * heads + head) * d + of_row;
-                if (THREAD % LANES == 0 && of_row < d) {
-                    x[to] = read[l];
-                    y[to] = m.beta[i] * write[l];
-                }
-                add(s[l], m.beta[i] * m.k[i * BLOCK_LINES + line_of(AT l)], row);
-            }
+            UNROLL for (int l = 0; l < LINES; l++) add(s[l], m.beta[i] * m.k[i * BLOCK_LINES + line_of(AT l)], row);
         }
+        block_sync();
+        const i64 to = (token * heads + head) * d + lines.first;
+        unstage(AT x + to, heads * d, d - lines.first, count, m.x);
+        unstage(AT y + to, heads * d, d - lines.first, count, m.y);
     }
     store_state(AT s, ends + head * d * dv, size, t, lines);
 }
@@ -284,24 +291,21 @@ KERNEL(delta_backward_rows, OPERANDS, GLOBAL const REAL* d_o, GLOBAL const float
     load_state(AT c, starts + head * d * dv, size, t, lines);
     for (i64 at = (t.count - 1) / TILE * TILE; at >= 0; at -= TILE) {
         const i64 token = t.first + at, count = smaller(TILE, t.count - at);
-        block_sync(); // the last tile has been read
         stage_rows(AT m, in, d_o, d_u, e, head, lines.first, token, count);
         block_sync();
-        if (!busy(AT lines)) continue;
-        for (int i = (int)count - 1; i >= 0; i--) {
+        if (busy(AT lines)) ROLLED for (int i = (int)count - 1; i >= 0; i--) {
             float row[VALUE / LANES], write[LINES];
             spread(AT row, m.e + i * VALUE);
             dots(AT write, c, row);
+            keep_lines(AT m.x + i * BLOCK_LINES, write, m.beta[i]);
             spread(AT row, m.d_o + i * VALUE);
-            UNROLL for (int l = 0; l < LINES; l++) {
-                const i64 of_row = lines.first + line_of(AT l);
-                if (THREAD % LANES == 0 && of_row < d) z[((token + i) * heads + head) * d + of_row] = m.beta[i] * write[l];
-                add(c[l], m.q[i * BLOCK_LINES + line_of(AT l)], row);
-            }
+            UNROLL for (int l = 0; l < LINES; l++) add(c[l], m.q[i * BLOCK_LINES + line_of(AT l)], row);
             spread(AT row, m.d_u + i * VALUE);
             UNROLL for (int l = 0; l < LINES; l++) add(c[l], -m.beta[i] * m.k[i * BLOCK_LINES + line_of(AT l)], row);
             decay_by(c, m.decay[i]);
         }
+        block_sync();
+        unstage(AT z + (token * heads + head) * d + lines.first, heads * d, d - lines.first, count, m.x);
     }
     store_state(AT c, ends + head * d * dv, size, t, lines);
 }

@@ -181,6 +181,32 @@ fn kernels_leave_the_states_of_the_recurrence() {
     }
 }
 
+/// Forward, and e, du, x and y, z, the tokens and dg backward; a batch with prefixes takes two launches of all but the tokens.
+#[test]
+fn a_pass_is_few_launches_whatever_its_length() {
+    if !rlhf_grid::AVAILABLE {
+        return;
+    }
+    let mut rng = TestRng::new(6);
+    for (segments, want) in [
+        (&[(1, None)][..], [1, 6]),
+        (&[(9, None), (30, None)], [1, 6]),
+        (&[(9, None), (30, Some(0)), (2, Some(0))], [2, 11]),
+    ] {
+        let layout = layout(segments);
+        let operands = operands(&mut rng, HEADS[0], layout.tokens());
+        let [qk, v, gates] = operands.map(|t| candle_core::Var::from_tensor(&t).unwrap());
+        let found = crate::on_the_emulated_grid(rlhf_grid::launch, || {
+            let start = crate::kernel_launches();
+            let o = gated_delta_rule(&qk, &v, &gates, HEADS[0], &layout).unwrap();
+            let forward = crate::kernel_launches();
+            o.sum_all().unwrap().backward().unwrap();
+            [forward - start, crate::kernel_launches() - forward]
+        });
+        assert_eq!(found, want, "{segments:?}");
+    }
+}
+
 /// Beyond the largest heads of kernels the reference runs.
 #[test]
 fn heads_of_any_size_are_taken() {

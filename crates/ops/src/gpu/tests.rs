@@ -175,37 +175,42 @@ fn quick_convolution() {
     });
 }
 
-/// A prefix that two continue, and a sequence of more than one tile of tokens; heads of more columns than a block has, and of the largest sizes.
-#[test]
-fn quick_delta() {
+/// The delta rule over a prefix that two continue and a sequence of more than one tile of tokens.
+fn check_delta(values: usize, key_dim: usize, value_dim: usize) {
     let segments = [(0..3, 0..0), (3..5, 0..3), (5..6, 0..3), (6..16, 0..0)];
     let segments = segments.map(|(tokens, prefix)| Segment { tokens, prefix });
+    let layout = Layout::new(segments.to_vec()).unwrap();
+    let heads = crate::DeltaHeads {
+        keys: 1,
+        values,
+        key_dim,
+        value_dim,
+    };
     let mut rng = TestRng::new(15);
-    for (values, key_dim, value_dim, segments) in [
-        (2, 5, 36, &segments[..]),
-        (1, 128, 128, &segments[..3]),
-        (1, 256, 256, &segments[..3]),
-    ] {
-        let layout = Layout::new(segments.to_vec()).unwrap();
-        let heads = crate::DeltaHeads {
-            keys: 1,
-            values,
-            key_dim,
-            value_dim,
-        };
-        let tokens = layout.tokens();
-        let mut gates = |shift: f64| (rng.tensor(&[tokens, values]) * 0.5).unwrap() + shift;
-        let gates = [gates(-0.5).unwrap(), gates(0.5).unwrap()];
-        let qk = rng.tensor(&[tokens, 2 * key_dim]);
-        let operands = [
-            (qk / (key_dim as f64 / 3.0).sqrt()).unwrap(),
-            rng.tensor(&[tokens, values * value_dim]),
-            Tensor::cat(&gates, 1).unwrap(),
-        ];
-        check(&format!("{heads:?}"), &operands, |t| {
-            crate::gated_delta_rule(&t[0], &t[1], &t[2], heads, &layout)
-        });
-    }
+    let mut gates = |shift: f64| (rng.tensor(&[16, values]) * 0.5).unwrap() + shift;
+    let gates = [gates(-0.5).unwrap(), gates(0.5).unwrap()];
+    let qk = rng.tensor(&[16, 2 * key_dim]);
+    let operands = [
+        (qk / (key_dim as f64 / 3.0).sqrt()).unwrap(), // of length 1 or so
+        rng.tensor(&[16, values * value_dim]),
+        Tensor::cat(&gates, 1).unwrap(),
+    ];
+    check(&format!("{heads:?}"), &operands, |t| {
+        crate::gated_delta_rule(&t[0], &t[1], &t[2], heads, &layout)
+    });
+}
+
+/// Heads of values that share one of keys, of more columns than a block has.
+#[test]
+fn quick_delta() {
+    check_delta(2, 5, 36);
+}
+
+/// The size that models have, and the largest.
+#[test]
+fn large_heads_of_the_delta_rule() {
+    check_delta(1, 128, 128);
+    check_delta(1, 256, 256);
 }
 
 /// More rows than a block has warps, and an expert without any.
