@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::buffer::{SharedMut, zeros};
 use super::matrix::{Matrix, Target};
+use super::stored::Stored;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::{gemm_few_rows, gemm_tiled::Product};
 
@@ -147,18 +148,22 @@ const MANY_ROWS: usize = 256;
 const PIECE: usize = 1 << 18;
 
 /// [`project`] over weights that `decode(outputs, numbers)` writes: the rows `outputs` of `[outputs, inputs]`. The same bits as over all of them in
-/// memory, of which only as many are there at a time as a cache holds.
+/// memory, of which only as many are there at a time as a cache holds; of a few rows none where they are `stored` as vectors can be made of.
 pub(crate) fn project_decoded(
     y: Option<Vec<f32>>,
     x: &[f32],
     rows: usize,
     (inputs, outputs): (usize, usize),
+    stored: Option<Stored<'_>>,
     decode: &(impl Fn(Range<usize>, &mut [f32]) + Sync),
 ) -> Vec<f32> {
     let mut y = y.unwrap_or_else(|| zeros(rows * outputs));
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if gemm_few_rows::takes(rows, inputs, outputs) {
-        gemm_few_rows::add_decoded(&mut y, x, rows, (inputs, outputs), decode);
+        match stored {
+            Some(w) => gemm_few_rows::add_stored(&mut y, x, rows, (inputs, outputs), w),
+            None => gemm_few_rows::add_decoded(&mut y, x, rows, (inputs, outputs), decode),
+        }
         return y;
     }
     // The products of the `gemm` crate have other bits for other sizes.
@@ -235,7 +240,7 @@ mod tests {
                     rows,
                     matrix,
                 );
-                let found = project_decoded(y, &x, rows, (inputs, outputs), &decode);
+                let found = project_decoded(y, &x, rows, (inputs, outputs), None, &decode);
                 assert_eq!(found, want, "{rows}×{inputs}×{outputs}");
             }
         }

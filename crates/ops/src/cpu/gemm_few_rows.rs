@@ -17,10 +17,8 @@ use super::gemm::FEW_ROWS as MAX_ROWS;
 use super::level;
 use super::matrix::Matrix;
 use super::simd::prefetch;
+use super::stored::{LANES, Numbers, Rows, Stored};
 use super::vector::{Pair, Vector};
-
-/// Elements of a vector: of two registers with AVX2, of four with NEON.
-const LANES: usize = 16;
 
 /// Outputs of one task: a multiple of every tile's below, with weights that fit a second-level cache.
 const TASK: usize = 96;
@@ -78,7 +76,10 @@ fn add_product_with<K: Kernel>(y: &mut [f32], x: &[f32], rows: usize, w: Matrix<
                 x,
                 inputs,
                 rows,
-                w: w.data(),
+                w: Numbers {
+                    all: w.data(),
+                    inputs,
+                },
                 outputs,
                 first: task * share,
                 end: outputs.min((task + 1) * share),
@@ -139,7 +140,10 @@ fn add_decoded_with<K: Kernel>(
                     x,
                     inputs,
                     rows,
-                    w: numbers,
+                    w: Numbers {
+                        all: numbers,
+                        inputs,
+                    },
                     outputs,
                     first: 0,
                     end: count,
@@ -151,12 +155,74 @@ fn add_decoded_with<K: Kernel>(
         });
 }
 
+/// [`add_decoded`] for weights that are made to numbers in registers.
+pub(super) fn add_stored(
+    y: &mut [f32],
+    x: &[f32],
+    rows: usize,
+    size: (usize, usize),
+    w: Stored<'_>,
+) {
+    match w {
+        Stored::Bf16(w) => add_rows(y, x, rows, size, w),
+        Stored::Q8(w) => add_rows(y, x, rows, size, w),
+        Stored::Q4(w) => add_rows(y, x, rows, size, w),
+    }
+}
+
+fn add_rows(
+    y: &mut [f32],
+    x: &[f32],
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    w: impl Rows,
+) {
+    assert!(
+        takes(rows, inputs, outputs) && x.len() == rows * inputs && y.len() == rows * outputs,
+        "kernel: {rows}×{inputs}×{outputs}"
+    );
+    #[cfg(target_arch = "x86_64")]
+    match level::avx512() {
+        true => add_rows_with::<Avx512>(y, x, rows, (inputs, outputs), w),
+        false => add_rows_with::<Avx2>(y, x, rows, (inputs, outputs), w),
+    }
+    #[cfg(target_arch = "aarch64")]
+    add_rows_with::<Neon>(y, x, rows, (inputs, outputs), w);
+}
+
+/// [`add_rows`] with one of the instruction sets that the machine has.
+fn add_rows_with<K: Kernel>(
+    y: &mut [f32],
+    x: &[f32],
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    w: impl Rows,
+) {
+    let target = SharedMut::new(y);
+    (0..outputs.div_ceil(TASK))
+        .into_par_iter()
+        .for_each(|task| {
+            let task = Task {
+                x,
+                inputs,
+                rows,
+                w,
+                outputs,
+                first: task * TASK,
+                end: outputs.min((task + 1) * TASK),
+                y: target,
+            };
+            // SAFETY: `takes` has found these instructions; each output of every row is one task's.
+            unsafe { K::dots(&task) }
+        });
+}
+
 /// The outputs `first..end` of all rows.
-struct Task<'a> {
+struct Task<'a, W> {
     x: &'a [f32],
     inputs: usize,
     rows: usize,
-    w: &'a [f32],
+    w: W,
     outputs: usize,
     first: usize,
     end: usize,
@@ -183,13 +249,13 @@ trait Kernel {
     ///
     /// # Safety
     /// The machine has the instructions; the task's outputs are initialised and its alone.
-    unsafe fn dots(task: &Task<'_>);
+    unsafe fn dots<W: Rows>(task: &Task<'_, W>);
 
     /// From weights that are `[inputs, outputs]`: their rows, weighted by those of `x`.
     ///
     /// # Safety
     /// As for [`dots`](Self::dots).
-    unsafe fn columns(task: &Task<'_>);
+    unsafe fn columns(task: &Task<'_, Numbers<'_>>);
 }
 
 /// A [`Kernel`] for one instruction set, whose vectors have [`LANES`] elements; in rows by outputs of the given sizes.
@@ -202,7 +268,7 @@ macro_rules! kernel {
 
         impl Kernel for $set {
             $(#[target_feature(enable = $features)])?
-            unsafe fn dots(task: &Task<'_>) {
+            unsafe fn dots<W: Rows>(task: &Task<'_, W>) {
                 in_tiles!(row in 0, task.rows, $dot_rows, R => {
                     in_tiles!(output in task.first, task.end, $dots, O => {
                         // SAFETY: the caller's promise; rows and outputs are in bounds.
@@ -212,7 +278,7 @@ macro_rules! kernel {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn columns(task: &Task<'_>) {
+            unsafe fn columns(task: &Task<'_, Numbers<'_>>) {
                 let tail = task.end - (task.end - task.first) % LANES;
                 for inputs in task.depths() {
                     in_tiles!(row in 0, task.rows, $column_rows, R => {
@@ -237,30 +303,19 @@ kernel!(Avx2("avx2,fma"), Pair<__m256>, dots: [2, 1] x [3, 1], columns: [4, 2, 1
 #[cfg(target_arch = "aarch64")]
 kernel!(Neon("neon"), Pair<Pair<float32x4_t>>, dots: [2, 1] x [2, 1], columns: [6, 4, 2, 1] x [16]);
 
-impl Task<'_> {
-    /// The inputs in blocks of [`DEPTH`].
-    fn depths(&self) -> impl Iterator<Item = Range<usize>> {
-        let inputs = self.inputs;
-        (0..inputs)
-            .step_by(DEPTH)
-            .map(move |k| k..inputs.min(k + DEPTH))
-    }
-
+impl<W: Rows> Task<'_, W> {
     /// Adds the dot products of `R` rows of `x` and `O` rows of `w`.
     #[inline(always)]
     unsafe fn dots<V: Vector, const R: usize, const O: usize>(&self, row: usize, output: usize) {
         let x: [&[f32]; R] = array::from_fn(|r| &self.x[(row + r) * self.inputs..][..self.inputs]);
-        let w: [&[f32]; O] =
-            array::from_fn(|o| &self.w[(output + o) * self.inputs..][..self.inputs]);
         let whole = self.inputs - self.inputs % LANES;
         // SAFETY: every load ends within its row; each output is initialised and this task's alone.
         unsafe {
             let mut sums = [[V::splat(0.0); O]; R];
             for k in (0..whole).step_by(LANES) {
                 let w: [V; O] = array::from_fn(|o| {
-                    let at = w[o].as_ptr().add(k);
-                    prefetch(at.wrapping_add(O * self.inputs)); // for the next tile
-                    V::load(at)
+                    prefetch(self.w.address(output + o + O, k).cast()); // for the next tile
+                    self.w.load::<V>(output + o, k)
                 });
                 for r in 0..R {
                     let x = V::load(x[r].as_ptr().add(k));
@@ -271,12 +326,23 @@ impl Task<'_> {
             }
             for r in 0..R {
                 for o in 0..O {
-                    let tail = x[r][whole..].iter().zip(&w[o][whole..]);
-                    let dot = tail.fold(sums[r][o].sum(), |sum, (&x, &w)| x.mul_add(w, sum));
+                    let dot = (whole..self.inputs).fold(sums[r][o].sum(), |sum, k| {
+                        x[r][k].mul_add(self.w.number(output + o, k), sum)
+                    });
                     self.y.slice((row + r) * self.outputs + output + o, 1)[0] += dot;
                 }
             }
         }
+    }
+}
+
+impl Task<'_, Numbers<'_>> {
+    /// The inputs in blocks of [`DEPTH`].
+    fn depths(&self) -> impl Iterator<Item = Range<usize>> {
+        let inputs = self.inputs;
+        (0..inputs)
+            .step_by(DEPTH)
+            .map(move |k| k..inputs.min(k + DEPTH))
     }
 
     /// Adds to `R` rows of `y` the rows of `w`, weighted by those of `x`, in `O` vectors of columns.
@@ -296,7 +362,7 @@ impl Task<'_> {
             let mut sums: [[V; O]; R] =
                 array::from_fn(|r| array::from_fn(|o| V::load(y[r].as_ptr().add(o * LANES))));
             for k in inputs.clone() {
-                let w = self.w[k * self.outputs + output..][..O * LANES].as_ptr();
+                let w = self.w.all[k * self.outputs + output..][..O * LANES].as_ptr();
                 let w: [V; O] = array::from_fn(|o| {
                     let at = w.add(o * LANES);
                     prefetch(at.wrapping_add(2 * O * LANES)); // for the tile after the next
@@ -325,7 +391,7 @@ impl Task<'_> {
                 // SAFETY: this output is initialised and the task's alone.
                 let y = unsafe { &mut self.y.slice(row * self.outputs + output, 1)[0] };
                 for (k, x) in x.iter().enumerate() {
-                    *y = x.mul_add(self.w[k * self.outputs + output], *y);
+                    *y = x.mul_add(self.w.all[k * self.outputs + output], *y);
                 }
             }
         }
@@ -334,6 +400,9 @@ impl Task<'_> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+    use candle_core::quantized::{GgmlDType, QTensor};
+
     use super::*;
     use crate::cpu::vector::Plain;
     use crate::testing::TestRng;
@@ -395,6 +464,56 @@ mod tests {
                     assert!(error < 1e-5, "{rows}×{inputs}×{outputs}: {error} at {i}");
                 }
             }
+        }
+    }
+
+    /// The oracle is the same product over the numbers that candle makes of the blocks; every instruction set gives its bits.
+    #[test]
+    fn stored_weights_give_the_bits_of_their_numbers() {
+        let mut rng = TestRng::new(3);
+        let (rows, inputs, outputs) = (7, 96, 101);
+        let x = rng.tensor(&[rows * inputs]).to_vec1::<f32>().unwrap();
+        for kind in [GgmlDType::BF16, GgmlDType::Q8_0, GgmlDType::Q4_0] {
+            let w = QTensor::quantize(&rng.tensor(&[outputs, inputs]), kind).unwrap();
+            let numbers = w.dequantize(&Device::Cpu).unwrap();
+            let numbers = numbers.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let matrix = Matrix::new(&numbers, outputs, inputs).t();
+            if !is_supported(rows, matrix) {
+                return; // an old machine
+            }
+            let mut want = vec![0.0; rows * outputs];
+            add_product(&mut want, &x, rows, matrix);
+            let bytes = w.data().unwrap();
+            let stored = Stored::of(kind, &bytes, inputs).unwrap();
+            let mut found = vec![0.0; rows * outputs];
+            add_stored(&mut found, &x, rows, (inputs, outputs), stored);
+            assert_eq!(found, want, "{kind:?}");
+            fn others(
+                y: [&mut [f32]; 2],
+                x: &[f32],
+                rows: usize,
+                size: (usize, usize),
+                w: impl Rows,
+            ) {
+                let [one, other] = y;
+                add_rows_with::<Portable>(one, x, rows, size, w);
+                #[cfg(target_arch = "x86_64")]
+                add_rows_with::<Avx2>(other, x, rows, size, w); // where AVX-512 is what runs
+                #[cfg(not(target_arch = "x86_64"))]
+                other.copy_from_slice(one);
+            }
+            let (mut one, mut other) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
+            let both = [one.as_mut_slice(), other.as_mut_slice()];
+            match stored {
+                Stored::Bf16(w) => others(both, &x, rows, (inputs, outputs), w),
+                Stored::Q8(w) => others(both, &x, rows, (inputs, outputs), w),
+                Stored::Q4(w) => others(both, &x, rows, (inputs, outputs), w),
+            }
+            assert_eq!(
+                (one, other),
+                (want.clone(), want),
+                "{kind:?}: kernels differ"
+            );
         }
     }
 

@@ -23,6 +23,12 @@ pub(super) trait Vector: Copy {
     unsafe fn add_mul(self, a: Self, b: Self) -> Self;
     /// The sum of the lanes, added in halves.
     unsafe fn sum(self) -> f32;
+    /// From numbers in bfloat16.
+    unsafe fn from_bf16(from: *const u8) -> Self;
+    /// From signed bytes.
+    unsafe fn from_i8(from: *const u8) -> Self;
+    /// From the low or the high four bits of bytes, without a sign.
+    unsafe fn from_nibbles<const HIGH: bool>(from: *const u8) -> Self;
 }
 
 /// `$function`s of a [`Vector`] that are each one instruction; of `$add_mul` with its operands in their order.
@@ -80,6 +86,28 @@ impl Vector for __m512 {
         // SAFETY: the caller's promise.
         unsafe { _mm512_reduce_add_ps(self) }
     }
+
+    #[inline(always)]
+    unsafe fn from_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_i8(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn from_nibbles<const HIGH: bool>(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let q = nibbles::<HIGH>(_mm_loadu_si128(from.cast()));
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q))
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -107,6 +135,46 @@ impl Vector for __m256 {
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
+
+    #[inline(always)]
+    unsafe fn from_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_i8(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn from_nibbles<const HIGH: bool>(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let q = nibbles::<HIGH>(_mm_loadl_epi64(from.cast()));
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q))
+        }
+    }
+}
+
+/// Four bits of each byte, the high ones or the low ones.
+///
+/// # Safety
+/// None but that of the instructions, which every machine has.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn nibbles<const HIGH: bool>(bytes: __m128i) -> __m128i {
+    // SAFETY: SSE2.
+    unsafe {
+        let bytes = if HIGH {
+            _mm_srli_epi16::<4>(bytes)
+        } else {
+            bytes
+        };
+        _mm_and_si128(bytes, _mm_set1_epi8(15))
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -127,6 +195,34 @@ impl Vector for float32x4_t {
     unsafe fn sum(self) -> f32 {
         // SAFETY: the caller's promise.
         unsafe { vaddv_f32(vadd_f32(vget_low_f32(self), vget_high_f32(self))) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = from.cast::<u64>().read_unaligned();
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vcreate_u16(bits)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_i8(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let four = u64::from(from.cast::<u32>().read_unaligned());
+            let wide = vget_low_s16(vmovl_s8(vcreate_s8(four)));
+            vcvtq_f32_s32(vmovl_s16(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_nibbles<const HIGH: bool>(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let four = from.cast::<u32>().read_unaligned();
+            let four = (if HIGH { four >> 4 } else { four }) & 0x0f0f_0f0f;
+            let wide = vget_low_u16(vmovl_u8(vcreate_u8(u64::from(four))));
+            vcvtq_f32_u32(vmovl_u16(wide))
+        }
     }
 }
 
@@ -175,6 +271,27 @@ impl<V: Vector> Vector for Pair<V> {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(self.1).sum() }
     }
+    #[inline(always)]
+    unsafe fn from_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self(V::from_bf16(from), V::from_bf16(from.add(2 * V::LANES))) }
+    }
+    #[inline(always)]
+    unsafe fn from_i8(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self(V::from_i8(from), V::from_i8(from.add(V::LANES))) }
+    }
+    #[inline(always)]
+    unsafe fn from_nibbles<const HIGH: bool>(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let second = from.add(V::LANES);
+            Self(
+                V::from_nibbles::<HIGH>(from),
+                V::from_nibbles::<HIGH>(second),
+            )
+        }
+    }
 }
 
 /// Sixteen floats without any instruction of their own: what every kernel's bits are compared with.
@@ -214,5 +331,19 @@ impl Vector for Plain {
             }
         }
         lanes[0]
+    }
+    unsafe fn from_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
+        Self(bits.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    }
+    unsafe fn from_i8(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[i8; 16]>().read_unaligned() }.map(f32::from))
+    }
+    unsafe fn from_nibbles<const HIGH: bool>(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { from.cast::<[u8; 16]>().read_unaligned() };
+        Self(bytes.map(|byte| f32::from(if HIGH { byte >> 4 } else { byte & 15 })))
     }
 }

@@ -3,13 +3,10 @@
 use candle_core::backend::BackendStorage as _;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, Device, Result, Tensor, bail};
-use half::{bf16, f16};
+use half::bf16;
 
-use crate::cpu::simd::vectorised;
+use crate::cpu::stored::Stored;
 use crate::parallel_map;
-
-/// Numbers of a block of Q4_0 and of Q8_0.
-const BLOCK: usize = 32;
 
 /// Writes the numbers of `blocks` of the type `kind`; there are as many as fill `numbers`. Those of the types that rollouts are sampled with
 /// are computed with vectors; the numbers of every type are candle's.
@@ -22,57 +19,15 @@ pub(super) fn decode(kind: GgmlDType, blocks: &[u8], numbers: &mut [f32]) -> Res
             blocks.len()
         )
     }
-    match kind {
-        GgmlDType::BF16 => decode_bf16(blocks, numbers),
-        GgmlDType::Q8_0 => decode_q8_0(blocks, numbers),
-        GgmlDType::Q4_0 => decode_q4_0(blocks, numbers),
-        _ => match kind.from_data(blocks.into()).dequantize(numbers.len())? {
-            CpuStorage::F32(all) => numbers.copy_from_slice(&all),
-            other => bail!("quantised weight: {kind:?} blocks gave {:?}", other.dtype()),
-        },
+    if let Some(rows) = Stored::of(kind, blocks, numbers.len()) {
+        rows.write(numbers.len(), numbers);
+        return Ok(());
+    }
+    match kind.from_data(blocks.into()).dequantize(numbers.len())? {
+        CpuStorage::F32(all) => numbers.copy_from_slice(&all),
+        other => bail!("quantised weight: {kind:?} blocks gave {:?}", other.dtype()),
     }
     Ok(())
-}
-
-fn scale(block: &[u8]) -> f32 {
-    // In software: a conversion in hardware is a call, which does not pay for one number.
-    f16::from_le_bytes([block[0], block[1]]).to_f32_const()
-}
-
-vectorised! {
-    fn decode_bf16(blocks: &[u8], numbers: &mut [f32]) {
-        for (bytes, number) in blocks.as_chunks::<2>().0.iter().zip(numbers) {
-            *number = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-        }
-    }
-}
-
-vectorised! {
-    // A scale in f16, then q as i8: scale · q.
-    fn decode_q8_0(blocks: &[u8], numbers: &mut [f32]) {
-        let numbers = numbers.as_chunks_mut::<BLOCK>().0;
-        for (block, numbers) in blocks.as_chunks::<{ 2 + BLOCK }>().0.iter().zip(numbers) {
-            let scale = scale(block);
-            for (number, &q) in numbers.iter_mut().zip(&block[2..]) {
-                *number = f32::from(q as i8) * scale;
-            }
-        }
-    }
-}
-
-vectorised! {
-    // A scale in f16, then q in four bits each, the first half of the block in the low ones: scale · (q − 8).
-    fn decode_q4_0(blocks: &[u8], numbers: &mut [f32]) {
-        let numbers = numbers.as_chunks_mut::<BLOCK>().0;
-        for (block, numbers) in blocks.as_chunks::<{ 2 + BLOCK / 2 }>().0.iter().zip(numbers) {
-            let scale = scale(block);
-            let (low, high) = numbers.split_at_mut(BLOCK / 2);
-            for ((low, high), &q) in low.iter_mut().zip(high).zip(&block[2..]) {
-                *low = (f32::from(q & 15) - 8.0) * scale;
-                *high = (f32::from(q >> 4) - 8.0) * scale;
-            }
-        }
-    }
 }
 
 /// The rows of `matrix` `[out, in]` as blocks of the type `kind`, u8 `[out, bytes of a row]`, by candle's rounding, by all threads.
@@ -120,6 +75,7 @@ mod tests {
     use candle_core::DType;
 
     use super::*;
+    use crate::cpu::stored::BLOCK;
     use crate::testing::TestRng;
 
     const KINDS: [GgmlDType; 5] = [

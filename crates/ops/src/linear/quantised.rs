@@ -15,6 +15,7 @@ use crate::backend::{Backend, backend};
 use crate::cpu::buffer::{fill, write_zeros};
 use crate::cpu::gemm::project_decoded;
 use crate::cpu::operand::{Operand, elements, output};
+use crate::cpu::stored::Stored;
 use crate::recompute;
 
 /// A frozen weight matrix in quantised blocks as those of a GGUF file, from which its numbers are computed whenever they are needed.
@@ -135,7 +136,7 @@ impl QuantisedWeight {
     /// All numbers, `[out, in]`, of experts one below the other, which is how every product reads them.
     fn rows(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = (self.blocks.dims()[0], self.inputs);
-        let numbers = self.with_rows(|rows| {
+        let numbers = self.with_rows(|_, rows| {
             // A row is a whole number of blocks, so that rows stand for themselves.
             fill(shape.0 * shape.1, shape.1, |at, out| {
                 let out = write_zeros(out);
@@ -148,17 +149,17 @@ impl QuantisedWeight {
         rows.to_dtype(dtype)?.to_device(device)
     }
 
-    /// What `work` makes of the numbers of the rows that it asks for: `rows(range, numbers)` writes them.
+    /// What `work` makes of the blocks and of the numbers of the rows that it asks for: `rows(range, numbers)` writes them.
     fn with_rows<T>(
         &self,
-        work: impl FnOnce(&(dyn Fn(Range<usize>, &mut [f32]) + Sync)) -> T,
+        work: impl FnOnce(&[u8], &(dyn Fn(Range<usize>, &mut [f32]) + Sync)) -> T,
     ) -> Result<T> {
         let (outputs, row) = self.blocks.dims2()?;
         let operand = Operand::of(&self.blocks);
         let (storage, layout) = operand.stored()?;
         let bytes = &storage.as_slice::<u8>()?[layout.start_offset()..][..outputs * row];
         let failed = OnceLock::new();
-        let result = work(&|rows: Range<usize>, numbers: &mut [f32]| {
+        let result = work(bytes, &|rows: Range<usize>, numbers: &mut [f32]| {
             let blocks = &bytes[rows.start * row..rows.end * row];
             if let Err(error) = decode(self.kind, blocks, numbers) {
                 let _ = failed.set(error);
@@ -173,7 +174,10 @@ impl QuantisedWeight {
     /// `x·W`, onto `y` where there is one, for an `x` of this many rows.
     pub(crate) fn project(&self, y: Option<Vec<f32>>, x: &[f32], rows: usize) -> Result<Vec<f32>> {
         let size = (self.inputs, self.blocks.dims()[0]);
-        self.with_rows(|decode| project_decoded(y, x, rows, size, &decode))
+        self.with_rows(|blocks, decode| {
+            let stored = Stored::of(self.kind, blocks, self.inputs);
+            project_decoded(y, x, rows, size, stored, &decode)
+        })
     }
 }
 
