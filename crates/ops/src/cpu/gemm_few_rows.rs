@@ -313,10 +313,12 @@ impl<W: Rows> Task<'_, W> {
         unsafe {
             let mut sums = [[V::splat(0.0); O]; R];
             for k in (0..whole).step_by(LANES) {
-                let w: [V; O] = array::from_fn(|o| {
+                // A loop, since a closure need not be compiled for these instructions.
+                let mut w = [V::splat(0.0); O];
+                for o in 0..O {
                     prefetch(self.w.address(output + o + O, k).cast()); // for the next tile
-                    self.w.load::<V>(output + o, k)
-                });
+                    w[o] = self.w.load::<V>(output + o, k);
+                }
                 for r in 0..R {
                     let x = V::load(x[r].as_ptr().add(k));
                     for o in 0..O {
