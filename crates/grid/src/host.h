@@ -424,7 +424,12 @@ DEVICE void narrow(bf16& y, float x) { // to the nearest, ties to even
     memcpy(&bits, &x, 4);
     y.bits = x != x ? 0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
-DEVICE void narrow(f16& y, float x) { const _Float16 half = (_Float16)x; memcpy(&y.bits, &half, 2); }
+#if defined(__aarch64__)
+typedef __fp16 half_float; // g++ knows _Float16 there from version 13 on
+#else
+typedef _Float16 half_float;
+#endif
+DEVICE void narrow(f16& y, float x) { const half_float half = (half_float)x; memcpy(&y.bits, &half, 2); }
 
 DEVICE u32 bits_of(float x) { u32 bits; memcpy(&bits, &x, 4); return bits; }
 DEVICE float float_of(u32 bits) { float x; memcpy(&x, &bits, 4); return x; }
