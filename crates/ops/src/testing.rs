@@ -197,8 +197,7 @@ pub(crate) fn check_op(
         }
     }
 
-    let kernels = rlhf_grid::AVAILABLE && std::env::var_os("RLHF_SIMD").is_none();
-    if kernels {
+    if kernels_run() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             check_kernel(what, operands, &upstream, &fused, reference, dtype);
         }
@@ -218,6 +217,17 @@ pub(crate) fn check_op(
             );
         }
     }
+}
+
+/// Whether `RLHF_SIMD` says which of the CPU's instructions this run of the tests is of.
+fn instructions_are_chosen() -> bool {
+    std::env::var_os("RLHF_SIMD").is_some_and(|level| !level.is_empty())
+}
+
+/// Whether this run of the tests is of GPU kernels too, on the emulated grid: not where it is of some of the CPU's instructions, in which kernels have
+/// no part.
+pub(crate) fn kernels_run() -> bool {
+    rlhf_grid::AVAILABLE && !instructions_are_chosen()
 }
 
 /// Checks the GPU kernel of an operation on the emulated grid, with operands rounded to `dtype`:
@@ -313,8 +323,7 @@ fn the_largest_element_of_anything_with_nan_is_nan() {
 /// Runs the tests of this crate again with the instructions of older machines, so that they hold there too.
 #[test]
 fn every_test_here_holds_with_older_instructions_too() {
-    const SWITCH: &str = "RLHF_SIMD";
-    if std::env::var_os(SWITCH).is_some() {
+    if instructions_are_chosen() {
         return; // this is such a run
     }
     let older: &[&str] = match cfg!(target_arch = "x86_64") {
@@ -323,8 +332,8 @@ fn every_test_here_holds_with_older_instructions_too() {
     };
     for level in older {
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        let output = again.env(SWITCH, level).output().unwrap();
+        let output = again.env("RLHF_SIMD", level).output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "with {SWITCH}={level}:\n{told}");
+        assert!(output.status.success(), "with RLHF_SIMD={level}:\n{told}");
     }
 }

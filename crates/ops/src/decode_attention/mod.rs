@@ -177,7 +177,7 @@ mod tests {
     use super::reference::decode_attention as reference;
     use super::*;
     use crate::layout::{Layout, Segment};
-    use crate::testing::{TestRng, assert_close, flat};
+    use crate::testing::{TestRng, assert_close, flat, kernels_run};
     use candle_core::DType;
 
     fn config(head_dim: usize, scale: f64, window: Option<usize>) -> AttentionConfig {
@@ -232,7 +232,7 @@ mod tests {
     /// Rows of one place, and of more places than a piece has; in three number formats, and the same bits in any order of threads.
     #[test]
     fn the_kernel_agrees_with_the_reference() {
-        if !rlhf_grid::AVAILABLE {
+        if !kernels_run() {
             return;
         }
         let mut rng = TestRng::new(4);
@@ -342,7 +342,7 @@ mod tests {
     /// Each step is the same as its rows by themselves; a row that does not grow stays as it is. All steps go to the device in one upload.
     #[test]
     fn steps_see_what_their_rows_would_alone() {
-        if !rlhf_grid::AVAILABLE {
+        if !kernels_run() {
             return;
         }
         let mut rng = TestRng::new(6);

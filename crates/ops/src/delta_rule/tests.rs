@@ -1,6 +1,6 @@
 use super::*;
 use crate::layout::Segment;
-use crate::testing::{TestRng, assert_close, check_op, flat};
+use crate::testing::{TestRng, assert_close, check_op, flat, kernels_run};
 
 const HEADS: [DeltaHeads; 2] = [
     DeltaHeads {
@@ -141,7 +141,7 @@ fn chunks_and_steps_are_the_recurrence() {
 /// States of segments, and steps of rows of which one has seen nothing, by kernels; the same bits in any order of threads.
 #[test]
 fn kernels_leave_the_states_of_the_recurrence() {
-    if !rlhf_grid::AVAILABLE {
+    if !kernels_run() {
         return;
     }
     let mut rng = TestRng::new(4);
@@ -184,7 +184,7 @@ fn kernels_leave_the_states_of_the_recurrence() {
 /// Forward, and e, du, x and y, z, the tokens and dg backward; a batch with prefixes takes two launches of all but the tokens.
 #[test]
 fn a_pass_is_few_launches_whatever_its_length() {
-    if !rlhf_grid::AVAILABLE {
+    if !kernels_run() {
         return;
     }
     let mut rng = TestRng::new(6);

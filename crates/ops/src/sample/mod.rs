@@ -178,7 +178,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::testing::TestRng;
+    use crate::testing::{TestRng, kernels_run};
 
     const ROW: SampleRow<'_> = SampleRow {
         temperature: 1.0,
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn tokens_are_those_of_the_definition() {
-        if !rlhf_grid::AVAILABLE {
+        if !kernels_run() {
             return;
         }
         let mut rng = TestRng::new(1);
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_likeliest_is_the_first_of_its_equals_after_the_penalty() {
-        if !rlhf_grid::AVAILABLE {
+        if !kernels_run() {
             return;
         }
         let greedy = SampleRow {
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn without_a_finite_largest_logit_nothing_is_drawn() {
-        if !rlhf_grid::AVAILABLE {
+        if !kernels_run() {
             return;
         }
         let (inf, nan) = (f32::INFINITY, f32::NAN);
@@ -357,7 +357,7 @@ mod tests {
     /// Several tokens in a row are those of draws that are each told what came before.
     #[test]
     fn tokens_that_stay_on_the_device_count_as_seen() {
-        if !rlhf_grid::AVAILABLE {
+        if !kernels_run() {
             return;
         }
         let mut rng = TestRng::new(2);
