@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Gradients, LanguageModel, SaveDtype};
+use rlhf_ops::Recording;
 use rlhf_train::feedback::{Counts, Item, Report, report};
 use rlhf_train::{
     Balancing, Checkpoint, Comm, DiskUse, Extent, Finding, Interrupted, LossMonitor, MemoryItem,
@@ -225,6 +226,7 @@ impl Prepared for PreferenceLearning {
             let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
             let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
             while let Some(micro) = micros.next() {
+                let _recording = Recording::start();
                 let micro = &own[micro];
                 let teaches = micro.iter().any(|&item| teaches(config, batch[item]));
                 let (loss, (balance, held), now) = forward(micro, share)?;
@@ -304,6 +306,7 @@ impl Prepared for PreferenceLearning {
             let stop = stop && done < steps;
             let save = stop || training.saves_after(done, steps) || done < steps && due;
             if save || done == steps {
+                let _recording = Recording::start();
                 check_update(done, params, &forward(&[0], share)?.0)?;
             }
             if save {

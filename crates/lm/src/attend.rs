@@ -64,17 +64,17 @@ impl Attend<'_> {
                 ([&parts.0, &parts.1, &parts.2], None)
             }
         };
-        let turned = |x: &Tensor| match turn {
-            Some((cos, sin)) => rlhf_ops::rope(x, cos, sin, head_dim),
-            None => Ok(x.clone()),
+        let turned = || match turn {
+            Some((cos, sin)) => rlhf_ops::rope_both([q, k], cos, sin, head_dim),
+            None => Ok([q.clone(), k.clone()]),
         };
         match self {
             Self::Packed(layout) => {
-                let (q, k) = (turned(q)?, turned(k)?);
+                let [q, k] = turned()?;
                 Ok(rlhf_ops::attention(&q, &k, v, layout, config)?)
             }
             Self::Prefill { cache, layout } => {
-                let (q, k) = (turned(q)?, turned(k)?);
+                let [q, k] = turned()?;
                 cache.append_heads(layer, [&q, &k, v], None, head_dim)?;
                 Ok(rlhf_ops::attention(&q, &k, v, layout, config)?)
             }

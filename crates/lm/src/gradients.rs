@@ -28,6 +28,13 @@ struct Squares {
     zero: Option<Vec<bool>>,
 }
 
+/// Whether a loss is differentiated a second time.
+#[derive(Clone, Copy)]
+enum Again {
+    No,
+    Perhaps,
+}
+
 /// Who wants a gradient as soon as nothing will be added to it; it leaves the sums where the answer is yes.
 pub type TakeGradient = dyn Fn(&str, &Tensor) -> bool;
 
@@ -37,7 +44,8 @@ impl Gradients {
         Self::default()
     }
 
-    /// Adds ∂loss/∂p for every trainable parameter p that `loss` depends on, in order of name.
+    /// Adds ∂loss/∂p for every trainable parameter p that `loss` depends on, in order of name. A loss that was computed in an
+    /// [`rlhf_ops::Recording`] can be added once.
     ///
     /// In f16 what is below 6e-8 is zero and what is above 65 504 infinite, and a mean over thousands of tokens leaves each of them
     /// little. So there the loss is scaled up before it is differentiated, and its gradients, in f32, down again; a scale at which one
@@ -45,12 +53,12 @@ impl Gradients {
     pub fn accumulate(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
         self.squares.take();
         if params.dtype() != DType::F16 {
-            return self.add(params, loss, None).map(drop);
+            return self.add(params, loss, Again::No, None).map(drop);
         }
         // Powers of two change no digit, and no scale outlives the call: a resumed run takes the same ones.
         for scale in [4096.0, 256.0, 16.0, 1.0] {
             let mut scaled = Self::new();
-            scaled.add(params, &(loss * scale)?, None)?;
+            scaled.add(params, &(loss * scale)?, Again::Perhaps, None)?;
             if scale > 1.0 && !scaled.norm()?.is_finite() {
                 continue;
             }
@@ -80,7 +88,7 @@ impl Gradients {
             return Ok(Vec::new());
         }
         self.squares.take();
-        self.add(params, loss, Some(take))
+        self.add(params, loss, Again::No, Some(take))
     }
 
     /// Adds the gradients of one backward pass.
@@ -88,6 +96,7 @@ impl Gradients {
         &mut self,
         params: &Params,
         loss: &Tensor,
+        again: Again,
         take: Option<Rc<TakeGradient>>,
     ) -> Result<Vec<String>> {
         let mut sums = rlhf_ops::GradientSums::new();
@@ -96,7 +105,13 @@ impl Gradients {
         }
         let taken = Rc::new(RefCell::new(HashSet::new()));
         let (mut grads, complete) = match take {
-            None => (rlhf_ops::backward_into(loss, &mut sums)?, Vec::new()),
+            None => {
+                let grads = match again {
+                    Again::No => rlhf_ops::backward_into(loss, &mut sums)?,
+                    Again::Perhaps => rlhf_ops::backward_keeping(loss, &mut sums)?,
+                };
+                (grads, Vec::new())
+            }
             Some(take) => {
                 let names = params.read_vars();
                 let names: HashMap<_, _> = names

@@ -66,12 +66,10 @@ impl Linear {
 
     /// `residual + x·W (+ b)`.
     pub(crate) fn forward_add(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
-        if self.bias.is_some() {
-            return Ok((residual + self.forward(x)?)?);
-        }
+        let bias = self.bias.as_ref();
         let y = match &self.weight {
-            Weight::Plain(weight) => rlhf_ops::linear_add(residual, x, weight, self.layout)?,
-            Weight::Quantised(weight) => rlhf_ops::quantised_linear_add(residual, x, weight)?,
+            Weight::Plain(weight) => rlhf_ops::linear_add(residual, x, weight, self.layout, bias)?,
+            Weight::Quantised(weight) => rlhf_ops::quantised_linear_add(residual, x, weight, bias)?,
         };
         self.adapted(y, x)
     }
@@ -87,7 +85,7 @@ impl Linear {
             return self.forward_add(residual, x);
         }
         match self.bias {
-            Some(_) => Ok((residual + (self.forward(x)? * factor)?)?),
+            Some(_) => Ok(rlhf_ops::add(residual, &(self.forward(x)? * factor)?)?),
             None => self.forward_add(residual, &(x * factor)?),
         }
     }

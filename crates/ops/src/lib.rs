@@ -11,7 +11,8 @@
 //! Each operation is a module: one file where it is short, with formula, forms, and the test that they agree in value and gradient;
 //! else a folder of `mod` (formula, dispatch, test), `reference` and `cpu`. An operation that has a GPU kernel is a folder with the kernel's
 //! text in its `kernel.h`. `backend` decides which form runs, `cpu` is what the CPU kernels share, and `gpu` how kernels are launched. Results on the CPU are the
-//! same bytes for any number of threads. [`recompute`] is gradient checkpointing for a function of any of these operations.
+//! same bytes for any number of threads. A [`Recording`] lists what is computed for [`backward_into`], and [`recompute`] is
+//! gradient checkpointing for a function of any of these operations.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -32,8 +33,11 @@
 extern crate self as rlhf_ops; // the helpers of the tests are shared with those in tests/
 
 mod adamw;
+mod add;
+mod apply;
 mod attention;
 mod backend;
+mod backward;
 mod categorical;
 mod causal_convolution;
 mod cpu;
@@ -45,7 +49,6 @@ mod experts;
 mod finite;
 mod gelu;
 mod gpu;
-mod gradient_sums;
 mod half_products;
 mod host;
 mod layer_norm;
@@ -62,16 +65,19 @@ mod sample;
 mod softcap;
 mod sums_of_squares;
 mod swiglu;
+mod tape;
 #[cfg(test)]
 mod testing;
 mod token_logprobs;
 mod vocabulary;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw, adamw_all};
+pub use add::add;
 pub use attention::{AttentionConfig, attention, fused_attention, parts as attention_parts};
 pub use backend::{
     emulate_everywhere, is_emulated, on_the_emulated_grid, reference_only, set_reference_only,
 };
+pub use backward::{GradientSums, TakeSum, backward_into, backward_keeping, backward_offering};
 pub use categorical::{argmax, pick, softmax_weights};
 pub use causal_convolution::{causal_convolution, decode_convolution};
 pub use cpu::gemm::FEW_ROWS;
@@ -82,7 +88,6 @@ pub use experts::{Routing, combine, dispatch, expert_linear, quantised_expert_li
 pub use finite::is_finite;
 pub use gelu::{gelu_erf, gelu_tanh};
 pub use gpu::{Emulator, KernelTrial, kernel_launches, try_kernels};
-pub use gradient_sums::{GradientSums, TakeSum, backward_into, backward_offering};
 pub use half_products::{computes_in_f32, has_bf16_products, set_bf16_products};
 pub use host::{host_reads, host_uploads, read_to_host, upload, upload_lists};
 pub use layer_norm::layer_norm;
@@ -94,11 +99,12 @@ pub use negative_log_likelihood::negative_log_likelihood;
 pub use parallel::{on_workers, parallel_map};
 pub use recompute::{recompute, recompute_two};
 pub use rms_norm::{rms_norm, rms_norm_around_one};
-pub use rope::{rope, rope_append};
+pub use rope::{rope, rope_append, rope_both};
 pub use sample::{DrawnToken, SampleRow, Sampling, sample, samples_on_device};
 pub use softcap::softcap;
 pub use sums_of_squares::sums_of_squares;
 pub use swiglu::swiglu;
+pub use tape::Recording;
 pub use token_logprobs::{TokenLogprobs, token_logprobs};
 
 /// The same operations in plain tensor operations: differentiable, on any device, and what the fused kernels are tested against.

@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::apply::apply2;
 use crate::backend::{Backend, backend};
+use crate::backward::sum_values;
 use crate::cpu::buffer::{GRAIN, zeros};
 use crate::cpu::operand::output;
 use crate::cpu::simd::vectorised;
-use crate::gradient_sums::sum_values;
 use crate::softcap::{cap_row, uncap_gradient};
 use crate::token_logprobs::gpu::negative_log_likelihood as on_gpu;
 use crate::token_logprobs::reference::token_logprobs as reference_logprobs;
@@ -29,7 +30,8 @@ pub fn negative_log_likelihood(
 ) -> Result<Tensor> {
     let (_, v, _) = check(hidden, vocab, targets, 1.0, softcap)?;
     match backend(&[hidden, vocab]) {
-        Backend::Fused => hidden.apply_op2(
+        Backend::Fused => apply2(
+            hidden,
             vocab,
             NegativeLogLikelihood {
                 targets: checked_targets(targets, v)?,

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use rlhf_ops::{kernel_launches, on_the_emulated_grid};
+use rlhf_ops::{GradientSums, Recording, backward_into, kernel_launches, on_the_emulated_grid};
 
 /// A generator of test operands.
 pub(crate) struct TestRng(ChaCha8Rng);
@@ -74,12 +74,20 @@ pub(crate) fn largest(x: &[f64]) -> f64 {
 
 type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
+/// Who differentiates: candle its graph, or this crate what it has recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Candle,
+    Recording,
+}
+
 /// The value of `op`, and the gradients of `Σ upstream∘op` for the operands that are not `frozen`.
 fn value_and_gradients(
     op: Op<'_>,
     operands: &[Tensor],
     upstream: &Tensor,
     frozen: Option<usize>,
+    by: By,
 ) -> (Tensor, Vec<Option<Tensor>>) {
     let operands: Vec<Tensor> = operands
         .iter()
@@ -92,12 +100,16 @@ fn value_and_gradients(
             }
         })
         .collect();
+    let _recording = (by == By::Recording).then(Recording::start);
     let y = op(&operands).unwrap();
     let loss = (&y * upstream.to_dtype(y.dtype()).unwrap())
         .unwrap()
         .sum_all()
         .unwrap();
-    let grads = loss.backward().unwrap();
+    let grads = match by {
+        By::Candle => loss.backward().unwrap(),
+        By::Recording => backward_into(&loss, &mut GradientSums::new()).unwrap(),
+    };
     (
         y.detach(),
         operands
@@ -119,7 +131,7 @@ fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
 ///
 /// - value and gradients agree, element by element, to the rounding of f32;
 /// - gradients agree with central differences of `reference` in f64, along random directions;
-/// - one, two and three threads give the same bits;
+/// - one, two and three threads give the same bits, and so does candle's backward pass;
 /// - an operand that records no graph gets no gradient, and the gradients of the others stay the same.
 pub(crate) fn check_op(
     what: &str,
@@ -131,13 +143,14 @@ pub(crate) fn check_op(
     let mut rng = TestRng::new(7);
     let shape = reference(operands).unwrap().dims().to_vec();
     let upstream = rng.tensor(&shape);
-    let run = |threads, frozen| {
+    let run = |threads, frozen, by| {
         on_threads(threads, || {
-            value_and_gradients(&fused, operands, &upstream, frozen)
+            value_and_gradients(&fused, operands, &upstream, frozen, by)
         })
     };
-    let (y, grads) = run(1, None);
-    let (want_y, want_grads) = value_and_gradients(reference, operands, &upstream, None);
+    let (y, grads) = run(1, None, By::Recording);
+    let (want_y, want_grads) =
+        value_and_gradients(reference, operands, &upstream, None, By::Candle);
     assert_close(&y, &want_y, TOLERANCE, &format!("{what}: value"));
     for (i, (got, want)) in grads.iter().zip(&want_grads).enumerate() {
         let got = got
@@ -181,8 +194,8 @@ pub(crate) fn check_op(
         );
     }
 
-    for threads in [2, 3] {
-        let (other_y, other_grads) = run(threads, None);
+    for (threads, by) in [(2, By::Recording), (3, By::Candle)] {
+        let (other_y, other_grads) = run(threads, None, by);
         assert_eq!(
             flat(&other_y),
             flat(&y),
@@ -207,7 +220,7 @@ pub(crate) fn check_op(
         if operands.len() == 1 {
             break; // no other operand would be left
         }
-        let (_, kept) = run(1, Some(frozen));
+        let (_, kept) = run(1, Some(frozen), By::Recording);
         for (i, (kept, full)) in kept.iter().zip(&grads).enumerate() {
             let want = if i == frozen { None } else { full.as_ref() };
             assert_eq!(
@@ -234,7 +247,7 @@ pub(crate) fn kernels_run() -> bool {
 ///
 /// - value and gradients agree with those of `reference` in f64 at the rounded operands: element by element to the rounding of f32 sums, plus half
 ///   a unit in the last place of `dtype` of the result and of what is stored on the way;
-/// - another order of the threads of each block gives the same bits.
+/// - another order of the threads of each block gives the same bits, and so does candle's backward pass.
 ///
 /// False where no kernel ran: the operation, or the type, has none.
 pub(crate) fn check_kernel(
@@ -261,14 +274,14 @@ pub(crate) fn check_kernel(
     };
     let all = |to| -> Vec<Tensor> { operands.iter().map(|t| rounded(t, to)).collect() };
     let launches = kernel_launches();
-    let run = |order| {
+    let run = |order, by| {
         rlhf_grid::with_order(order, || {
             on_the_emulated_grid(rlhf_grid::launch, || {
-                value_and_gradients(op, &all(dtype), &rounded(upstream, dtype), None)
+                value_and_gradients(op, &all(dtype), &rounded(upstream, dtype), None, by)
             })
         })
     };
-    let (y, grads) = run(0);
+    let (y, grads) = run(0, By::Recording);
     if kernel_launches() == launches {
         return false;
     }
@@ -277,6 +290,7 @@ pub(crate) fn check_kernel(
         &all(DType::F64),
         &rounded(upstream, DType::F64),
         None,
+        By::Candle,
     );
     assert_close(&y, &want_y, tolerance, &format!("{what}: value"));
     for (i, (got, want)) in grads.iter().zip(&want_grads).enumerate() {
@@ -297,7 +311,7 @@ pub(crate) fn check_kernel(
             &format!("{what}: gradient of operand {i}"),
         );
     }
-    let (other_y, other_grads) = run(1);
+    let (other_y, other_grads) = run(1, By::Candle);
     assert_eq!(flat(&other_y), flat(&y), "{what}: value in another order");
     for (a, b) in other_grads.iter().zip(&grads) {
         assert_eq!(

@@ -58,8 +58,8 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Op, Op)> {
         (
             "linear_add",
             vec![vec![4, 3], vec![4, 5], vec![3, 5]],
-            |t| rlhf_ops::linear_add(&t[0], &t[1], &t[2], WeightLayout::OutIn),
-            |t| reference::linear_add(&t[0], &t[1], &t[2], WeightLayout::OutIn),
+            |t| rlhf_ops::linear_add(&t[0], &t[1], &t[2], WeightLayout::OutIn, None),
+            |t| reference::linear_add(&t[0], &t[1], &t[2], WeightLayout::OutIn, None),
         ),
         (
             "layer_norm",

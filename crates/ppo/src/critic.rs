@@ -10,6 +10,7 @@ use rlhf_lm::{
     Gradients, HeadInit, LanguageModel, ModelConfig, Params, RewardModel, ScalarModel,
     Weights as Loaded,
 };
+use rlhf_ops::Recording;
 use rlhf_rollout::{Episode, EpisodeBatch, each_episode, micro_batches};
 use rlhf_train::{Checkpoint, Comm, Session};
 
@@ -208,6 +209,7 @@ impl Critic {
         let parts = trajectory.micro_batches(minibatch, micro_batch_tokens, comm);
         let mut parts = parts.iter();
         while let Some(part) = parts.next() {
+            let _recording = Recording::start();
             let episodes = part.iter().map(|&i| trajectory.episodes[i].clone());
             let sequences = self.sequences(&episodes.collect::<Vec<_>>());
             let batch = EpisodeBatch::pack(&trajectory.prompts, &sequences, device)?;

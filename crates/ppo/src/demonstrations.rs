@@ -9,6 +9,7 @@ use rlhf_base::rng::stream;
 use rlhf_dataset::order::{across_epochs, micro_batches};
 use rlhf_dataset::{Demonstration, Reading};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, Params, TextNotes, Tokenizer};
+use rlhf_ops::Recording;
 use rlhf_train::{Comm, read_and_tell, tell_skipped};
 
 /// Demonstrations as tokens.
@@ -90,6 +91,7 @@ impl Demonstrations {
         let mut total = Tensor::zeros((), DType::F32, params.device())?;
         let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
         while let Some(range) = micros.next() {
+            let _recording = Recording::start();
             let part: Vec<&Example> = own[range].iter().map(|&row| rows[row]).collect();
             let batch = ExampleBatch::pack(&part, params.device())?;
             let loss = batch.loss(model, targets)?;

@@ -12,6 +12,7 @@ use candle_core::{DType, Tensor};
 use rlhf_base::rng::stream;
 use rlhf_dataset::order::file_order;
 use rlhf_lm::Gradients;
+use rlhf_ops::Recording;
 use rlhf_rollout::{Episode, EpisodeBatch, kl_per_episode};
 use rlhf_train::statistics;
 use serde_json::{Map, Value};
@@ -210,6 +211,7 @@ impl PolicyOptimization {
             let advantages = Trajectory::flat(&trajectory.advantages, part, device)?;
 
             // L_π − c_e · entropy, token by token.
+            let _recording = Recording::start();
             let hidden = batch.hidden(&policy.model)?;
             let tau = config.temperature;
             let now = policy.model.logprobs(&hidden, &batch.targets, tau)?;

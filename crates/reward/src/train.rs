@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{Gradients, ModelConfig, Params, RewardCard, RewardModel, ScalarModel, Tokenizer};
+use rlhf_ops::Recording;
 use rlhf_rollout::save_heads;
 use rlhf_train::feedback::{Counts, Item, LossTerms, Report, report};
 use rlhf_train::{
@@ -183,6 +184,7 @@ impl Prepared for RewardModelling {
             let lengths: Vec<usize> = own.iter().map(|&item| lengths[item]).collect();
             let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
             while let Some(micro) = micros.next() {
+                let _recording = Recording::start();
                 let micro: Vec<&Item> = own[micro].iter().map(|&item| batch[item]).collect();
                 let loss = loss_of(&micro, share)?;
                 comm.accumulate(params, &mut gradients, &loss, micros.len() == 0)?;
@@ -237,6 +239,7 @@ impl Prepared for RewardModelling {
             let stop = stop && done < steps;
             let save = stop || training.saves_after(done, steps) || done < steps && due;
             if save || done == steps {
+                let _recording = Recording::start();
                 check_update(done, params, &loss_of(&batch[..1], 1.0)?)?;
             }
             if save {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use rlhf_dataset::order::{micro_batches, step_rows};
 use rlhf_lm::{CausalLm, Example, ExampleBatch, Gradients, LanguageModel, SaveDtype};
+use rlhf_ops::Recording;
 use rlhf_train::{
     Balancing, Checkpoint, Comm, DiskUse, Extent, Finding, GUESSING_LOSS, Interrupted, LossMonitor,
     MemoryItem, Pace, Plan, Prepared, Progress, RunDir, Session, Summary, Training, check_finite,
@@ -199,6 +200,7 @@ impl Prepared for LanguageModelling {
             let lengths: Vec<usize> = own.iter().map(|&row| lengths[row]).collect();
             let mut micros = micro_batches(&lengths, micro_batch_tokens).into_iter();
             while let Some(micro) = micros.next() {
+                let _recording = Recording::start();
                 let micro: Vec<&Example> = own[micro].iter().map(|&row| batch[row]).collect();
                 let packed = ExampleBatch::pack(&micro, &session.device)?;
                 let (loss, balance) = packed.loss_balanced(&model, targets)?;
@@ -252,6 +254,7 @@ impl Prepared for LanguageModelling {
             let stop = stop && done < steps;
             let save = stop || training.saves_after(done, steps) || done < steps && due;
             if save || done == steps {
+                let _recording = Recording::start();
                 let packed = ExampleBatch::pack(&batch[..1], &session.device)?;
                 let loss = packed.loss(&model, batch[0].num_targets())?;
                 check_update(done, params, &loss)?;

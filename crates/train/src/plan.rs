@@ -363,30 +363,14 @@ pub fn readable_bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use candle_core::{DType, Device, Storage, Tensor};
+    use candle_core::{DType, Device, Tensor};
     use rlhf_lm::{CausalLm, Packer};
+    use rlhf_ops::Recording;
     use serde_json::{Value, json};
 
     use super::*;
 
-    /// Bytes in the graph behind `t`: every storage once, without the variables.
-    fn held(t: &Tensor) -> u64 {
-        let nodes = t.sorted_nodes().into_iter().filter(|t| !t.is_variable());
-        let storages: BTreeMap<usize, u64> = nodes
-            .map(|t| match &*t.storage_and_layout().0 {
-                Storage::Cpu(storage) => {
-                    let values = storage.as_slice::<f32>().unwrap();
-                    (values.as_ptr() as usize, 4 * values.len() as u64)
-                }
-                _ => unreachable!("on the CPU"),
-            })
-            .collect();
-        storages.values().sum()
-    }
-
-    /// What one more block holds for `tokens`: counted in the graph, and as estimated.
+    /// What one more block holds for `tokens`: counted in the recording, and as estimated.
     fn of_one_block(family: &Value, tokens: usize, recompute: bool) -> (u64, u64) {
         let of = |layers: u64| {
             let mut json = json!({
@@ -403,12 +387,11 @@ mod tests {
             let mut packer = Packer::new();
             packer.sequence(&vec![1; tokens]);
             let batch = packer.finish(&Device::Cpu).unwrap();
-            let hidden = model
-                .gradient_checkpointing(recompute)
-                .hidden(&batch)
-                .unwrap();
+            let recording = Recording::start();
+            let model = model.gradient_checkpointing(recompute);
+            let _hidden = model.hidden(&batch).unwrap();
             let estimate = activation_bytes(tokens as u64, &config, recompute);
-            (held(&hidden), estimate)
+            (recording.bytes(), estimate)
         };
         let (three, two) = (of(3), of(2));
         (three.0 - two.0, three.1 - two.1)

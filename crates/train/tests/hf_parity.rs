@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use rlhf_lm::{CausalLm, Gradients, ModelConfig, Packed, Packer, Params, ScalarModel};
+use rlhf_ops::Recording;
 use rlhf_train::{AdamW, AdamWConfig, Schedule, ScheduleKind};
 
 /// f32 keeps seven digits; two blocks of sums and exponentials lose one of them, so this leaves room for another.
@@ -208,6 +209,7 @@ fn the_gradient_of_every_parameter_equals_that_of_transformers() {
     for_every_case("hf", |dir, expected| {
         let (model, params) = language_model(dir, DType::F32);
         let mut gradients = Gradients::new();
+        let _recording = Recording::start();
         gradients
             .accumulate(&params, &expected.loss(&model))
             .unwrap();
@@ -262,6 +264,7 @@ fn the_load_balancing_loss_of_a_mixture_of_experts_equals_that_of_transformers()
         let complaints = [false, true].map(|recompute| {
             let (model, params) = language_model(dir, DType::F32);
             let model = model.gradient_checkpointing(recompute);
+            let _recording = Recording::start();
             let (_, balance) = model.hidden_balanced(&expected.packed()).unwrap();
             let balance = balance.unwrap();
             let mut gradients = Gradients::new();
@@ -297,6 +300,7 @@ fn ten_steps(dir: &Path, expected: &Expected, dtype: DType) -> [Vec<f32>; 3] {
     };
     let (mut losses, mut norms, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..schedule.total_steps {
+        let _recording = Recording::start();
         let loss = expected.loss(&model);
         let mut gradients = Gradients::new();
         gradients.accumulate(&params, &loss).unwrap();

@@ -55,7 +55,7 @@ impl LowRank {
         let inner = rlhf_ops::linear(x, &self.a, WeightLayout::OutIn, None)?;
         let inner = (inner * self.scale)?;
         let out_in = WeightLayout::OutIn;
-        Ok(rlhf_ops::linear_add(y, &inner, &self.b, out_in)?)
+        Ok(rlhf_ops::linear_add(y, &inner, &self.b, out_in, None)?)
     }
 }
 

@@ -5,6 +5,7 @@ use rlhf_base::rng;
 use rlhf_lm::{
     CausalLm, Gradients, LanguageModel, ModelConfig, Packed, Packer, Params, SaveDtype, Weights,
 };
+use rlhf_ops::Recording;
 
 use crate::models::{configs, configs_of, params, tokens};
 
@@ -31,27 +32,30 @@ fn bits(t: &Tensor) -> Vec<u32> {
     values.into_iter().map(f32::to_bits).collect()
 }
 
-/// Nodes of the graph that compute something.
-fn nodes(t: &Tensor) -> usize {
-    let nodes = t.sorted_nodes();
-    nodes.iter().filter(|t| !t.is_variable()).count()
-}
-
 /// The oracle is the same model with every parameter trainable.
 #[test]
 fn the_gradient_of_a_trainable_block_does_not_depend_on_what_is_frozen_around_it() {
     for ((name, config), (_, one_block)) in configs().into_iter().zip(configs_of(1)) {
         for dtype in [DType::F32, DType::BF16] {
-            let alone = loss(&one_block, &params(&one_block, 2, dtype), false);
+            let alone = {
+                let recording = Recording::start();
+                loss(&one_block, &params(&one_block, 2, dtype), false);
+                recording.bytes()
+            };
             let mut params = params(&config, 2, dtype);
             let mut full = Gradients::new();
-            let whole = loss(&config, &params, false);
-            full.accumulate(&params, &whole).unwrap();
+            {
+                let _recording = Recording::start();
+                let whole = loss(&config, &params, false);
+                full.accumulate(&params, &whole).unwrap();
+            }
             // Of the two blocks, the second learns.
             params.freeze(|name| !name.contains(".1."));
             for checkpointing in [false, true] {
                 let what = format!("{name}, {dtype:?}, checkpointing {checkpointing}");
+                let recording = Recording::start();
                 let some = loss(&config, &params, checkpointing);
+                let kept = recording.bytes();
                 let mut found = Gradients::new();
                 found.accumulate(&params, &some).unwrap();
                 found.check_all(&params).unwrap();
@@ -62,8 +66,11 @@ fn the_gradient_of_a_trainable_block_does_not_depend_on_what_is_frozen_around_it
                     assert_eq!(bits(grad), bits(full.get(name).unwrap()), "{what}: {name}");
                 }
                 if !checkpointing {
-                    // Neither the embedding nor the first block records anything.
-                    assert!(nodes(&some) <= nodes(&alone), "{what}");
+                    // Neither the embedding nor the first block keeps anything.
+                    assert!(kept <= alone, "{what}: {kept}, {alone}");
+                    // What candle computes it keeps itself: in half precision nearly all.
+                    let ours = dtype == DType::F32 && !rlhf_ops::reference_only();
+                    assert!(kept > 0 || !ours, "{what}");
                 }
             }
         }

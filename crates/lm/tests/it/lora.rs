@@ -302,6 +302,7 @@ fn the_guard_waits_for_a_until_b_has_moved_and_no_longer() {
     );
     stir(params);
     for recompute in [false, true] {
+        let _recording = rlhf_ops::Recording::start();
         assert!(
             gradients(&loss(config, params, recompute))
                 .check_all(params)
@@ -498,6 +499,7 @@ fn an_adapter_over_a_quantised_base_computes_what_it_computes_over_the_dequantis
             assert_eq!(scalars[0], scalars[1], "{name}");
             for recompute in [false, true] {
                 let [ours, theirs] = [&over_blocks, &over_numbers].map(|model| {
+                    let _recording = rlhf_ops::Recording::start();
                     let loss = loss(&model.config, &model.params, recompute);
                     let mut gradients = Gradients::new();
                     gradients.accumulate(&model.params, &loss).unwrap();
@@ -514,7 +516,8 @@ fn an_adapter_over_a_quantised_base_computes_what_it_computes_over_the_dequantis
                 });
                 let tolerance = match (name, dtype) {
                     ("gpt2", DType::F32) => 1e-5,
-                    ("gpt2", _) => 2e-2,
+                    // There candle computes all, and adds in another order.
+                    (_, DType::BF16) => 2e-2,
                     _ => 0.0,
                 };
                 assert!(ours.keys().eq(theirs.keys()), "{name}");

@@ -10,6 +10,7 @@ mod tile;
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::apply::{apply1, apply3};
 use crate::backend::{Backend, backend};
 use crate::layout::Layout;
 
@@ -81,7 +82,7 @@ pub fn attention(
 ) -> Result<Tensor> {
     let shape = check(q, k, v, layout, config)?;
     match backend_of(&[q, k, v], shape) {
-        Backend::Fused => q.apply_op3(k, v, cpu::Attention::new(layout, shape, config)),
+        Backend::Fused => apply3(q, k, v, cpu::Attention::new(layout, shape, config)),
         Backend::Kernel => gpu::attention(q, k, v, layout, shape, config),
         Backend::Reference => reference::attention(q, k, v, layout, config),
     }
@@ -99,7 +100,7 @@ pub fn fused_attention(
     match backend_of(&[qkv], shape) {
         Backend::Fused => {
             let attention = cpu::Attention::new(layout, shape, config);
-            qkv.apply_op1(cpu::FusedAttention(attention))
+            apply1(qkv, cpu::FusedAttention(attention))
         }
         Backend::Kernel => gpu::fused_attention(qkv, layout, shape, config),
         Backend::Reference => reference::attention(&q, &k, &v, layout, config),

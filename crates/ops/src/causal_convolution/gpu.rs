@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, DeviceLocation, Result, Tensor};
 
 use super::Past;
+use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{In, Int, Out};
 use crate::gpu::{Kernel, Memory, Rows, attach2, column_sums, elementwise, rows_per_part};
-use crate::gradient_sums::sum_on_gpu;
 use crate::layout::Layout;
 use crate::upload_lists;
 

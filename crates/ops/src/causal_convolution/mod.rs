@@ -7,6 +7,7 @@ pub(crate) mod reference;
 use candle_core::{Result, Tensor, bail};
 
 use crate::DecodeRows;
+use crate::apply::apply2;
 use crate::backend::{Backend, backend};
 use crate::layout::Layout;
 pub(crate) use gpu::Cached;
@@ -27,7 +28,7 @@ pub fn causal_convolution(x: &Tensor, w: &Tensor, layout: &Layout) -> Result<Ten
     match backend(&[x, w]) {
         Backend::Fused => {
             let past = Past::of(layout, taps);
-            x.apply_op2(w, cpu::CausalConvolution(past))
+            apply2(x, w, cpu::CausalConvolution(past))
         }
         Backend::Kernel => gpu::causal_convolution(x, w, layout, taps),
         Backend::Reference => reference::causal_convolution(x, w, layout),

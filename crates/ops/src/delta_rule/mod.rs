@@ -18,6 +18,7 @@ mod tests;
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::apply::apply3;
 use crate::backend::{Backend, backend};
 use crate::layout::Layout;
 pub(crate) use plan::Cached;
@@ -84,7 +85,7 @@ pub fn gated_delta_rule(
     match backend_of([qk, v, gates], heads) {
         Backend::Fused => {
             let layout = layout.clone();
-            qk.apply_op3(v, gates, cpu::GatedDeltaRule { heads, layout })
+            apply3(qk, v, gates, cpu::GatedDeltaRule { heads, layout })
         }
         Backend::Kernel => gpu::gated_delta_rule(qk, v, gates, heads, layout),
         Backend::Reference => reference::gated_delta_rule(qk, v, gates, heads, layout),

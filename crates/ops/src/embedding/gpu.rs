@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{Change, In, Int, Out};
 use crate::gpu::{Kernel, Memory, attach1, blocks};
-use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 

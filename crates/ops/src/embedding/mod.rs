@@ -5,10 +5,11 @@ mod gpu;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::apply::apply1;
 use crate::backend::{Backend, backend, reference_dtype};
+use crate::backward::sum_gradient;
 use crate::cpu::buffer::{SharedMut, add, assume_init, fill, write_copy};
 use crate::cpu::operand::{Operand, elements, output};
-use crate::gradient_sums::sum_gradient;
 
 /// `y_t = table[ids_t]`: `ids` is `u32 [T]`, `table` is `[V, D]`, the result `[T, D]`.
 ///
@@ -31,7 +32,7 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     if let Some((at, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= rows) {
         bail!("embedding: id {id} at index {at}, expected ids below the table's {rows} rows")
     }
-    table.apply_op1(Embedding { ids })
+    apply1(table, Embedding { ids })
 }
 
 /// [`embedding`](crate::embedding) as candle's `index_select`, from a table in `f32` at least: its gradient sums over all occurrences of an id.

@@ -3,12 +3,12 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::Routing;
+use crate::backward::sum_gradient;
 use crate::cpu::buffer::{fill, write_zeros};
 use crate::cpu::gemm::{add_product, append_product, project};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{Operand, elements, gradient, output};
 use crate::cpu::simd::{sum2, vectorised};
-use crate::gradient_sums::sum_gradient;
 
 vectorised! {
     /// `y += a·x`.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, DeviceLocation, Result, Tensor};
 
 use super::Routing;
+use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{In, Int, Out};
 use crate::gpu::{Destination, Kernel, Memory, attach1, attach2, blocks, product};
-use crate::gradient_sums::sum_on_gpu;
 use crate::upload_lists;
 
 const TEXT: &str = include_str!("kernel.h");

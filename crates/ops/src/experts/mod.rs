@@ -11,6 +11,7 @@ mod routing;
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::apply::{apply1, apply2};
 use crate::backend::{Backend, backend};
 pub use quantised::quantised_expert_linear;
 pub use routing::Routing;
@@ -25,7 +26,7 @@ pub fn dispatch(x: &Tensor, routing: &Routing) -> Result<Tensor> {
         )
     }
     match backend(&[x]) {
-        Backend::Fused => x.apply_op1(cpu::Dispatch(routing.clone())),
+        Backend::Fused => apply1(x, cpu::Dispatch(routing.clone())),
         Backend::Kernel => gpu::dispatch(x, routing),
         Backend::Reference => reference::dispatch(x, routing),
     }
@@ -35,7 +36,7 @@ pub fn dispatch(x: &Tensor, routing: &Routing) -> Result<Tensor> {
 pub fn expert_linear(x: &Tensor, w: &Tensor, routing: &Routing) -> Result<Tensor> {
     check_rows(x, w.dims3()?, routing)?;
     match backend(&[x, w]) {
-        Backend::Fused => x.apply_op2(w, cpu::ExpertLinear(routing.clone())),
+        Backend::Fused => apply2(x, w, cpu::ExpertLinear(routing.clone())),
         Backend::Kernel => gpu::expert_linear(x, w, routing),
         Backend::Reference => reference::expert_linear(x, w, routing),
     }
@@ -55,7 +56,7 @@ pub fn combine(x: &Tensor, weights: &Tensor, routing: &Routing) -> Result<Tensor
         )
     }
     match backend(&[x, weights]) {
-        Backend::Fused => x.apply_op2(weights, cpu::Combine(routing.clone())),
+        Backend::Fused => apply2(x, weights, cpu::Combine(routing.clone())),
         Backend::Kernel => gpu::combine(x, weights, routing),
         Backend::Reference => reference::combine(x, weights, routing),
     }

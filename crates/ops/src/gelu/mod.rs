@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use crate::apply::apply1;
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, fill, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -11,11 +12,14 @@ use crate::gpu::Map;
 /// `y = x·½(1 + tanh(√(2/π)(x + 0.044715x³)))`: GPT-2's activation (`gelu_new`). Hendrycks, Gimpel 2016.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     match backend(&[x]) {
-        Backend::Fused => x.apply_op1(Gelu {
-            name: "gelu_tanh",
-            forward: forward_tanh,
-            backward: backward_tanh,
-        }),
+        Backend::Fused => apply1(
+            x,
+            Gelu {
+                name: "gelu_tanh",
+                forward: forward_tanh,
+                backward: backward_tanh,
+            },
+        ),
         Backend::Kernel => Map {
             text: include_str!("kernel.h"),
             forward: "gelu_tanh",
@@ -30,11 +34,14 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// `y = x·Φ(x) = x·½(1 + erf(x/√2))`. Hendrycks, Gimpel 2016.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
     match backend(&[x]) {
-        Backend::Fused => x.apply_op1(Gelu {
-            name: "gelu_erf",
-            forward: forward_erf,
-            backward: backward_erf,
-        }),
+        Backend::Fused => apply1(
+            x,
+            Gelu {
+                name: "gelu_erf",
+                forward: forward_erf,
+                backward: backward_erf,
+            },
+        ),
         Backend::Kernel => Map {
             text: include_str!("kernel.h"),
             forward: "gelu_erf",

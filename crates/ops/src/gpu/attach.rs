@@ -1,4 +1,4 @@
-//! A computed tensor as an operation of candle's graph.
+//! A computed tensor as a step of what is recorded, or as an operation of candle's graph.
 //!
 //! candle calls an operation's forward pass with the storages of up to three operands. Kernels want tensors, and know their result before: so the
 //! forward pass hands over what was computed, and the gradient is a function of operands, result and upstream gradient.
@@ -11,6 +11,8 @@ use candle_core::{
 };
 
 use super::Memory;
+use crate::apply::result;
+use crate::tape::is_recording;
 
 struct Attached<F> {
     name: &'static str,
@@ -64,6 +66,12 @@ pub(crate) fn attach1<F>(
 where
     F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Option<Tensor>> + Send + Sync + 'static,
 {
+    if is_recording() {
+        let computed = (computed.storage, computed.shape);
+        return Ok(result([x], computed, move |[x], y, g| {
+            Ok([gradient(x, y, g)?])
+        }));
+    }
     x.apply_op1(Attached::new(name, computed, gradient))
 }
 
@@ -77,6 +85,9 @@ pub(crate) fn attach2<F>(
 where
     F: Fn([&Tensor; 2], &Tensor, &Tensor) -> Result<[Option<Tensor>; 2]> + Send + Sync + 'static,
 {
+    if is_recording() {
+        return Ok(result([a, b], (computed.storage, computed.shape), gradient));
+    }
     a.apply_op2(b, Attached::new(name, computed, gradient))
 }
 
@@ -90,6 +101,13 @@ pub(crate) fn attach3<F>(
 where
     F: Fn([&Tensor; 3], &Tensor, &Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
 {
+    if is_recording() {
+        return Ok(result(
+            [a, b, c],
+            (computed.storage, computed.shape),
+            gradient,
+        ));
+    }
     a.apply_op3(b, c, Attached::new(name, computed, gradient))
 }
 

@@ -6,8 +6,8 @@ use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bai
 /// Memory of a tensor to be. What a kernel leaves out stays as it was: whatever a CUDA device had there, and NaN on the emulated grid, where tests
 /// see it.
 pub(crate) struct Memory {
-    pub(super) storage: Storage,
-    pub(super) shape: Shape,
+    pub(crate) storage: Storage,
+    pub(crate) shape: Shape,
 }
 
 impl Memory {

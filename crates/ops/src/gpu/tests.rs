@@ -44,7 +44,7 @@ fn quick_linear() {
     });
     let (residual, w) = (rng.tensor(&[37, 33]), w.t().unwrap());
     check("linear_add", &[residual, x, w], |t| {
-        crate::linear_add(&t[0], &t[1], &t[2], InOut)
+        crate::linear_add(&t[0], &t[1], &t[2], InOut, None)
     });
 }
 

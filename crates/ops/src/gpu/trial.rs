@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use crate::backend::{Backend, backend};
 use crate::{
-    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, DeltaHeads, Layout, Routing, SampleRow,
-    Segment, WeightLayout,
+    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, DeltaHeads, GradientSums, Layout,
+    Recording, Routing, SampleRow, Segment, WeightLayout, backward_into,
 };
 
 /// What was tried.
@@ -88,10 +88,12 @@ impl Trial<'_> {
             let variable = |t: &Tensor| Var::from_tensor(&t.to_dtype(dtype)?.to_device(device)?);
             let variables = operands.iter().map(variable).collect::<Result<Vec<_>>>()?;
             let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+            let _recording = Recording::start();
             let y = op(&tensors)?;
             let upstream = rounded(numbers(y.dims(), 0.5)?)?;
             let upstream = upstream.to_dtype(y.dtype())?.to_device(device)?;
-            let gradients = (&y * upstream)?.sum_all()?.backward()?;
+            let loss = (&y * upstream)?.sum_all()?;
+            let gradients = backward_into(&loss, &mut GradientSums::new())?;
             let mut all = vec![y.detach()];
             for (v, i) in variables.iter().zip(0..) {
                 match gradients.get(v) {
@@ -143,8 +145,12 @@ impl Trial<'_> {
         self.of("linear", &[&[37, 64], &[48, 64], &[48]], |t| {
             crate::linear(&t[0], &t[1], OutIn, Some(&t[2]))
         })?;
-        self.of("linear_add", &[&[37, 48], &[37, 64], &[64, 48]], |t| {
-            crate::linear_add(&t[0], &t[1], &t[2], InOut)
+        let shapes: [&[usize]; 4] = [&[37, 48], &[37, 64], &[64, 48], &[48]];
+        self.of("linear_add", &shapes[..3], |t| {
+            crate::linear_add(&t[0], &t[1], &t[2], InOut, None)
+        })?;
+        self.of("linear_add with a bias", &shapes, |t| {
+            crate::linear_add(&t[0], &t[1], &t[2], InOut, Some(&t[3]))
         })?;
         self.of("rms_norm", &[&[37, 64], &[64]], |t| {
             crate::rms_norm(&t[0], &t[1], 1e-5)
@@ -156,6 +162,7 @@ impl Trial<'_> {
 
     fn elements(&mut self) -> Result<()> {
         let x: &[&[usize]] = &[&[37, 64]];
+        self.of("add", &[&[37, 64], &[37, 64]], |t| crate::add(&t[0], &t[1]))?;
         self.of("swiglu", &[&[37, 64], &[37, 64]], |t| {
             crate::swiglu(&t[0], &t[1])
         })?;
@@ -167,6 +174,11 @@ impl Trial<'_> {
         self.of("rope", x, |t| {
             let angles = angles.to_device(t[0].device())?;
             crate::rope(&t[0], &angles.cos()?, &angles.sin()?, 32)
+        })?;
+        self.of("rope of queries and keys", &[&[37, 64], &[37, 32]], |t| {
+            let angles = angles.to_device(t[0].device())?;
+            let (cos, sin) = (angles.cos()?, angles.sin()?);
+            Tensor::cat(&crate::rope_both([&t[0], &t[1]], &cos, &sin, 32)?, 1)
         })
     }
 
@@ -351,7 +363,7 @@ mod tests {
                 let tried = crate::on_the_emulated_grid(rlhf_grid::launch, || {
                     try_kernels(&Device::Cpu, dtype).unwrap().unwrap()
                 });
-                assert_eq!(tried.operations, 22);
+                assert_eq!(tried.operations, 25);
                 assert!(tried.launches > 40 && tried.difference > 0.0, "{tried:?}");
             }
         }

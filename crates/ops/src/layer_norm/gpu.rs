@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{Float, In, Int, Out};
 use crate::gpu::{Kernel, Memory, Rows, attach3, blocks, column_sums, rows_per_part};
-use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 /// `AT_ONCE` of the text, of which a block remembers four numbers each.

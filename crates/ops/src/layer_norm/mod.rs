@@ -4,6 +4,7 @@ mod gpu;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
+use crate::apply::apply3;
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, assume_init, fill, fill_and_sum, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -23,7 +24,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         )
     }
     match backend(&[x, weight, bias]) {
-        Backend::Fused => x.apply_op3(weight, bias, LayerNorm { eps: eps as f32 }),
+        Backend::Fused => apply3(x, weight, bias, LayerNorm { eps: eps as f32 }),
         Backend::Kernel => gpu::layer_norm(x, weight, bias, eps),
         Backend::Reference => reference(x, weight, bias, eps),
     }

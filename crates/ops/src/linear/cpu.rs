@@ -1,13 +1,16 @@
 //! The linear layer on the CPU.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use std::borrow::Cow;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
 
 use super::WeightLayout;
-use crate::cpu::buffer::{assume_init, fill, sum_rows, write_copy};
+use crate::backward::sum_gradient;
+use crate::cpu::buffer::{Uninit, assume_init, fill, sum_rows, write_copy, write_each};
 use crate::cpu::gemm::{product, project};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{Operand, elements, gradient, output};
-use crate::gradient_sums::{reached, sum_gradient};
+use crate::cpu::simd::vectorised;
 
 impl WeightLayout {
     /// The weight as a matrix `[in, out]`.
@@ -86,6 +89,25 @@ pub(super) fn biased(bias: &[f32], rows: usize, outputs: usize) -> Vec<f32> {
     })
 }
 
+/// `residual + bias` in every row.
+pub(super) fn residual_and_bias(residual: &[f32], bias: &[f32]) -> Vec<f32> {
+    fill(residual.len(), bias.len(), |at, y| {
+        sum_with_row(&residual[at..], bias, y)
+    })
+}
+
+vectorised! {
+    fn sum_with_row<'a>(x: &[f32], row: &[f32], y: &'a mut Uninit) -> &'a mut [f32] {
+        let (x, width) = (&x[..y.len()], row.len());
+        assert!(y.len().is_multiple_of(width));
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+            write_each!(y, i => x[i] + row[i]);
+        }
+        // SAFETY: whole rows cover `y`, of which there are as many as of `x`, and each was written.
+        unsafe { assume_init(y) }
+    }
+}
+
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -105,10 +127,9 @@ impl CustomOp2 for Linear {
         &self,
         x: &Tensor,
         w: &Tensor,
-        y: &Tensor,
+        _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        reached(y);
         self.backward(x, w, g)
     }
 }
@@ -135,17 +156,47 @@ impl CustomOp3 for Linear {
         x: &Tensor,
         w: &Tensor,
         b: &Tensor,
-        y: &Tensor,
+        _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        reached(y);
         let (dx, dw) = self.backward(x, w, g)?;
-        let db = if b.track_op() {
-            gradient(sum_rows(&Operand::of(g).elements()?, b.elem_count()), b)?
-        } else {
-            None
-        };
-        Ok((dx, dw, db))
+        Ok((dx, dw, bias_gradient(b, g)?))
+    }
+}
+
+/// `(residual + b) + x·W`, of residual, x, W and b.
+pub(super) fn linear_add_biased(
+    operands: [&Tensor; 4],
+    layout: WeightLayout,
+) -> Result<(Storage, Shape)> {
+    let (inputs, outputs) = layout.sizes(operands[2].dims2()?);
+    let shape = operands[0].shape().clone();
+    let operands = operands.map(Operand::of);
+    let [residual, x, w, b] = &Operand::all(&operands)?;
+    let rows = residual.len() / outputs.max(1);
+    let y = residual_and_bias(residual, b);
+    let y = project(Some(y), x, rows, layout.matrix(w, inputs, outputs));
+    Ok((Storage::Cpu(CpuStorage::F32(y)), shape))
+}
+
+pub(super) fn linear_add_biased_gradients(
+    [residual, x, w, b]: [&Tensor; 4],
+    g: &Tensor,
+    layout: WeightLayout,
+) -> Result<[Option<Tensor>; 4]> {
+    let (dx, dw) = Linear { layout }.backward(x, w, g)?;
+    Ok([
+        residual.track_op().then(|| g.clone()),
+        dx,
+        dw,
+        bias_gradient(b, g)?,
+    ])
+}
+
+fn bias_gradient(b: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+    match b.track_op() {
+        true => gradient(sum_rows(&Operand::of(g).elements()?, b.elem_count()), b),
+        false => Ok(None),
     }
 }
 
@@ -160,7 +211,12 @@ impl LinearAdd {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (elements(x, x_layout)?, elements(w, w_layout)?);
         let (inputs, outputs) = self.0.layout.sizes(w_layout.shape().dims2()?);
-        let y = elements(residual, residual_layout)?.into_owned();
+        let y = match elements(residual, residual_layout)? {
+            Cow::Borrowed(y) => fill(y.len(), 1, |at, copy| {
+                write_copy(copy, &y[at..][..copy.len()])
+            }),
+            Cow::Owned(y) => y,
+        };
         let rows = y.len() / outputs.max(1);
         let w = self.0.layout.matrix(&w, inputs, outputs);
         output(project(Some(y), &x, rows, w), residual_layout.shape())
@@ -190,10 +246,9 @@ impl CustomOp3 for LinearAdd {
         x: &Tensor,
         w: &Tensor,
         residual: &Tensor,
-        y: &Tensor,
+        _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        reached(y);
         let (dx, dw) = self.0.backward(x, w, g)?;
         Ok((dx, dw, residual.track_op().then(|| g.clone())))
     }

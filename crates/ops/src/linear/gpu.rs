@@ -1,14 +1,16 @@
 //! The linear layer on a GPU: products by BLAS, gradients of weights added to their sums where they are.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Shape, Storage, Tensor};
 
 use super::WeightLayout;
+use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{In, Int, Out};
 use crate::gpu::{
     Destination, Kernel, Memory, Rows, attach2, attach3, elementwise, new_product, product,
     row_sums,
 };
-use crate::gradient_sums::sum_on_gpu;
+
+const TEXT: &str = include_str!("kernel.h");
 
 impl WeightLayout {
     /// The weight as a matrix `[in, out]`.
@@ -94,6 +96,40 @@ pub(super) fn linear_add(
     )
 }
 
+/// `(residual + b) + x·W`, of residual, x, W and b.
+pub(super) fn linear_add_biased(
+    [residual, x, w, b]: [&Tensor; 4],
+    layout: WeightLayout,
+) -> Result<(Storage, Shape)> {
+    let (inputs, _) = layout.sizes(w.dims2()?);
+    let (rows, b) = (Rows::of(residual)?, b.detach().contiguous()?);
+    let mut y = Memory::like(residual)?;
+    let kernel = Kernel::new(TEXT, "add_to_rows", residual.dtype());
+    let n = rows.count * rows.width;
+    let arguments = [
+        In(&rows.tensor),
+        Int(rows.stride),
+        In(&b),
+        Out(&y),
+        Int(rows.count),
+        Int(rows.width),
+    ];
+    kernel.launch(residual.device(), elementwise(n, &kernel), &arguments)?;
+    let w = layout.tensor(w)?;
+    product(&matrix(x, inputs)?, &w, Destination::Memory(&mut y), 0, 1.0)?;
+    Ok((y.storage, y.shape))
+}
+
+pub(super) fn linear_add_biased_gradients(
+    [residual, x, w, b]: [&Tensor; 4],
+    g: &Tensor,
+    layout: WeightLayout,
+) -> Result<[Option<Tensor>; 4]> {
+    let [dx, dw] = gradients([x, w], g, layout)?;
+    let dresidual = residual.track_op().then(|| g.clone());
+    Ok([dresidual, dx, dw, bias_gradient(b, g)?])
+}
+
 /// `dX = G·Wᵀ`, `dW = Xᵀ·G`, with `W` as `[in, out]`.
 fn gradients(
     [x, w]: [&Tensor; 2],
@@ -133,7 +169,7 @@ fn bias_gradient(bias: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
 
 /// Copies rows into new memory, one after another; a stride of 0 repeats one.
 fn copy_rows(rows: &Rows, y: &Memory) -> Result<()> {
-    let kernel = Kernel::new(include_str!("kernel.h"), "copy_rows", rows.tensor.dtype());
+    let kernel = Kernel::new(TEXT, "copy_rows", rows.tensor.dtype());
     let n = rows.count * rows.width;
     let arguments = [
         In(&rows.tensor),

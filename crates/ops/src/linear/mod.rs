@@ -8,6 +8,7 @@ pub(crate) mod reference;
 
 use candle_core::{D, Result, Tensor, bail};
 
+use crate::apply::{apply2, apply3, result, takes_any};
 use crate::backend::{Backend, backend};
 
 /// The order of a weight matrix in memory.
@@ -50,14 +51,14 @@ pub fn linear(
     }
     // Without a bias the list of operands names the weight twice.
     match (backend(&[x, w, bias.unwrap_or(w)]), bias) {
-        (Backend::Fused, Some(b)) => x.apply_op3(w, b, cpu::Linear { layout }),
-        (Backend::Fused, None) => x.apply_op2(w, cpu::Linear { layout }),
+        (Backend::Fused, Some(b)) => apply3(x, w, b, cpu::Linear { layout }),
+        (Backend::Fused, None) => apply2(x, w, cpu::Linear { layout }),
         (Backend::Kernel, _) => gpu::linear(x, w, layout, bias),
         (Backend::Reference, _) => reference::linear(x, w, layout, bias),
     }
 }
 
-/// `y = residual + x·Wᵀ` (or `x·W`): [`linear`] that accumulates onto the residual stream.
+/// `y = (residual + b) + x·Wᵀ` (or `x·W`): [`linear`] that accumulates onto the residual stream.
 ///
 /// `residual` is `[.., out]`.
 pub fn linear_add(
@@ -65,25 +66,48 @@ pub fn linear_add(
     x: &Tensor,
     w: &Tensor,
     layout: WeightLayout,
+    bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (inputs, outputs) = layout.sizes(w.dims2()?);
     let rows = x.elem_count() / inputs.max(1);
     if x.dim(D::Minus1)? != inputs
         || residual.dim(D::Minus1)? != outputs
         || residual.elem_count() != rows * outputs
+        || bias.is_some_and(|b| b.dims() != [outputs])
     {
         bail!(
-            "linear_add: a weight {:?} ({layout:?}) takes rows of {inputs} and a residual with as many rows of {outputs}, found {:?} and {:?}",
+            "linear_add: a weight {:?} ({layout:?}) takes rows of {inputs}, a residual with as many rows of {outputs} and a bias of {outputs}, found {:?}, {:?} and {:?}",
             w.dims(),
             x.dims(),
-            residual.dims()
+            residual.dims(),
+            bias.map(Tensor::dims)
         )
     }
-    match backend(&[residual, x, w]) {
-        Backend::Fused => x.apply_op3(w, residual, cpu::LinearAdd(cpu::Linear { layout })),
-        Backend::Kernel => gpu::linear_add(residual, x, w, layout),
-        Backend::Reference => reference::linear_add(residual, x, w, layout),
+    let backend = backend(&[residual, x, w, bias.unwrap_or(w)]);
+    let bias = match (backend, bias) {
+        (Backend::Reference, _) => return reference::linear_add(residual, x, w, layout, bias),
+        (Backend::Fused, None) => {
+            return apply3(x, w, residual, cpu::LinearAdd(cpu::Linear { layout }));
+        }
+        (Backend::Kernel, None) => return gpu::linear_add(residual, x, w, layout),
+        (_, Some(bias)) => bias,
+    };
+    let operands = [residual, x, w, bias];
+    if !takes_any(&operands) {
+        return linear_add(&residual.broadcast_add(bias)?, x, w, layout, None);
     }
+    Ok(match backend {
+        Backend::Fused => result(
+            operands,
+            cpu::linear_add_biased(operands, layout)?,
+            move |operands, _, g| cpu::linear_add_biased_gradients(operands, g, layout),
+        ),
+        _ => result(
+            operands,
+            gpu::linear_add_biased(operands, layout)?,
+            move |operands, _, g| gpu::linear_add_biased_gradients(operands, g, layout),
+        ),
+    })
 }
 
 #[cfg(test)]
@@ -126,8 +150,15 @@ mod tests {
             check_op(
                 &format!("{what}, added"),
                 &operands,
-                |t| linear_add(&t[0], &t[1], &t[2], layout),
-                &|t| reference_add(&t[0], &t[1], &t[2], layout),
+                |t| linear_add(&t[0], &t[1], &t[2], layout, None),
+                &|t| reference_add(&t[0], &t[1], &t[2], layout, None),
+            );
+            let operands = [&operands[..], &[rng.tensor(&[outputs])]].concat();
+            check_op(
+                &format!("{what}, added with a bias"),
+                &operands,
+                |t| linear_add(&t[0], &t[1], &t[2], layout, Some(&t[3])),
+                &|t| reference_add(&t[0], &t[1], &t[2], layout, Some(&t[3])),
             );
         }
     }

@@ -9,14 +9,15 @@ use candle_core::{
 };
 
 use super::blocks::{decode, encode};
-use super::cpu::{Linear, biased};
+use super::cpu::{Linear, biased, residual_and_bias};
 use super::{WeightLayout, linear};
+use crate::apply::{apply1, apply2};
 use crate::backend::{Backend, backend};
 use crate::cpu::buffer::{fill, write_zeros};
 use crate::cpu::gemm::project_decoded;
 use crate::cpu::operand::{Operand, elements, output};
 use crate::cpu::stored::Stored;
-use crate::recompute;
+use crate::{add, recompute};
 
 /// A frozen weight matrix in quantised blocks as those of a GGUF file, from which its numbers are computed whenever they are needed.
 ///
@@ -187,10 +188,13 @@ impl QuantisedWeight {
 pub fn quantised_linear(x: &Tensor, w: &QuantisedWeight, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = bias.cloned();
     match backend(&[x, bias.as_ref().unwrap_or(x)]) {
-        Backend::Fused => x.apply_op1(Quantised {
-            weight: w.clone(),
-            bias,
-        }),
+        Backend::Fused => apply1(
+            x,
+            Quantised {
+                weight: w.clone(),
+                bias,
+            },
+        ),
         Backend::Kernel | Backend::Reference => {
             let w = w.clone();
             recompute(x, move |x| {
@@ -206,10 +210,18 @@ pub fn quantised_linear(x: &Tensor, w: &QuantisedWeight, bias: Option<&Tensor>) 
 }
 
 /// [`linear_add`](crate::linear_add) over the dequantised weight, as [`quantised_linear`].
-pub fn quantised_linear_add(residual: &Tensor, x: &Tensor, w: &QuantisedWeight) -> Result<Tensor> {
-    match backend(&[residual, x]) {
-        Backend::Fused => x.apply_op2(residual, QuantisedAdd(w.clone())),
-        Backend::Kernel | Backend::Reference => residual + quantised_linear(x, w, None)?,
+pub fn quantised_linear_add(
+    residual: &Tensor,
+    x: &Tensor,
+    w: &QuantisedWeight,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (w, bias) = (w.clone(), bias.cloned());
+    match backend(&[residual, x, bias.as_ref().unwrap_or(x)]) {
+        Backend::Fused => apply2(x, residual, QuantisedAdd { weight: w, bias }),
+        Backend::Kernel | Backend::Reference => {
+            add(residual, &quantised_linear(x, &w, bias.as_ref())?)
+        }
     }
 }
 
@@ -262,7 +274,10 @@ impl CustomOp1 for Quantised {
     }
 }
 
-struct QuantisedAdd(QuantisedWeight);
+struct QuantisedAdd {
+    weight: QuantisedWeight,
+    bias: Option<Tensor>,
+}
 
 impl CustomOp2 for QuantisedAdd {
     fn name(&self) -> &'static str {
@@ -276,17 +291,23 @@ impl CustomOp2 for QuantisedAdd {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let rows = checked(&self.0, x_layout)?;
-        let y = elements(residual, residual_layout)?.into_owned();
-        if y.len() != rows * self.0.blocks.dims()[0] {
+        let rows = checked(&self.weight, x_layout)?;
+        let residual = elements(residual, residual_layout)?;
+        if residual.len() != rows * self.weight.blocks.dims()[0] {
             bail!(
                 "quantised linear_add: a weight {:?} takes a residual with as many rows as {:?}, found {:?}",
-                self.0.shape(),
+                self.weight.shape(),
                 x_layout.dims(),
                 residual_layout.dims()
             )
         }
-        let y = self.0.project(Some(y), &elements(x, x_layout)?, rows)?;
+        let y = match &self.bias {
+            Some(bias) => residual_and_bias(&residual, &Operand::of(bias).elements()?),
+            None => residual.into_owned(),
+        };
+        let y = self
+            .weight
+            .project(Some(y), &elements(x, x_layout)?, rows)?;
         output(y, residual_layout.shape())
     }
 
@@ -297,7 +318,7 @@ impl CustomOp2 for QuantisedAdd {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dx = input_gradient(&self.0, x, g)?;
+        let dx = input_gradient(&self.weight, x, g)?;
         Ok((dx, residual.track_op().then(|| g.clone())))
     }
 }
@@ -310,6 +331,7 @@ mod tests {
     use super::super::linear_add;
     use super::*;
     use crate::testing::{TestRng, flat};
+    use crate::{GradientSums, Recording, backward_keeping};
 
     /// The oracle is the layer over the dequantised weight, as `[out, in]`: values and gradients to the last bit, in f32 and in half precision.
     #[test]
@@ -341,23 +363,26 @@ mod tests {
                         WeightLayout::InOut => w.t().unwrap().contiguous().unwrap(),
                     };
                     let as_read = WeightLayout::OutIn;
-                    for form in 0..3 {
+                    for form in 0..4 {
+                        let _recording = Recording::start();
                         let ours = match form {
                             0 => quantised_linear(&x, &weight, None),
                             1 => quantised_linear(&x, &weight, Some(&bias)),
-                            _ => quantised_linear_add(&residual, &x, &weight),
+                            2 => quantised_linear_add(&residual, &x, &weight, None),
+                            _ => quantised_linear_add(&residual, &x, &weight, Some(&bias)),
                         };
                         let theirs = match form {
                             0 => linear(&x, &w, as_read, None),
                             1 => linear(&x, &w, as_read, Some(&bias)),
-                            _ => linear_add(&residual, &x, &w, as_read),
+                            2 => linear_add(&residual, &x, &w, as_read, None),
+                            _ => linear_add(&residual, &x, &w, as_read, Some(&bias)),
                         };
                         let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
                         let what = format!("{kind:?} {layout:?} {dtype:?} {form}");
                         assert_eq!(flat(&ours), flat(&theirs), "{what}");
                         let gradients = |y: &Tensor| {
                             let loss = y.sqr().unwrap().sum_all().unwrap();
-                            let all = loss.backward().unwrap();
+                            let all = backward_keeping(&loss, &mut GradientSums::new()).unwrap();
                             [&x, &residual].map(|v| all.get(v).map(flat))
                         };
                         assert_eq!(gradients(&ours), gradients(&theirs), "{what}");

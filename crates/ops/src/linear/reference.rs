@@ -42,6 +42,7 @@ pub fn linear_add(
     x: &Tensor,
     w: &Tensor,
     layout: WeightLayout,
+    bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    residual + linear(x, w, layout, None)?
+    residual + linear(x, w, layout, bias)?
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use crate::apply::apply1;
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{fill, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -10,7 +11,7 @@ use crate::gpu::Map;
 /// `log σ(x) = min(x, 0) − log(1 + e^(−|x|))`, of any shape. In this form nothing overflows, and for a large negative `x` the result is `x`.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
     match backend(&[x]) {
-        Backend::Fused => x.apply_op1(LogSigmoid),
+        Backend::Fused => apply1(x, LogSigmoid),
         Backend::Kernel => Map {
             text: include_str!("kernel.h"),
             forward: "log_sigmoid",

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
+use crate::apply::apply2;
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, assume_init, fill, fill_and_sum, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -36,7 +37,7 @@ fn normalised(x: &Tensor, weight: &Tensor, eps: f64, centre: f64) -> Result<Tens
     match backend(&[x, weight]) {
         Backend::Fused => {
             let (eps, centre) = (eps as f32, centre as f32);
-            x.apply_op2(weight, RmsNorm { eps, centre })
+            apply2(x, weight, RmsNorm { eps, centre })
         }
         Backend::Kernel => gpu::rms_norm(x, weight, eps, centre),
         Backend::Reference => centred(x, weight, eps, centre),

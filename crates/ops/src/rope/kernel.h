@@ -16,6 +16,19 @@ KERNEL(rope, GLOBAL const REAL* x, INT stride, GLOBAL const float* cos, GLOBAL c
     }
 }
 
+// The same of queries and keys at once.
+KERNEL(rope_both, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const float* cos, GLOBAL const float* sin,
+       GLOBAL REAL* queries, GLOBAL REAL* keys, INT rows, INT q_width, INT k_width, INT head_dim, INT pairs, FLOAT direction) {
+    const i64 all = q_width + k_width;
+    for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
+        const i64 row = at / all, column = at % all, key = column - q_width;
+        GLOBAL const float* c = cos + row * pairs;
+        GLOBAL const float* s = sin + row * pairs;
+        if (key < 0) narrow(queries[row * q_width + column], rotated(q + row * q_stride + column, column % head_dim, c, s, pairs, direction));
+        else narrow(keys[row * k_width + key], rotated(k + row * k_stride + key, key % head_dim, c, s, pairs, direction));
+    }
+}
+
 // New tokens of a cache: their queries rotated, [rows, q_width]; their keys rotated and their values as they are, to the rows of two pools from
 // `first` on, [.., width].
 KERNEL(rope_append, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride, GLOBAL const float* cos,

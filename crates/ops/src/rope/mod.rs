@@ -4,6 +4,7 @@ mod gpu;
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 
+use crate::apply::{apply3, takes_any};
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, assume_init, fill, write_copy};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -20,11 +21,26 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
     match backend(&[x]) {
         Backend::Fused => {
             let angles = |t: &Tensor| t.detach().to_dtype(DType::F32);
-            x.apply_op3(&angles(cos)?, &angles(sin)?, Rope { head_dim })
+            apply3(x, &angles(cos)?, &angles(sin)?, Rope { head_dim })
         }
         Backend::Kernel => gpu::rope(x, cos, sin, head_dim),
         Backend::Reference => reference(x, cos, sin, head_dim),
     }
+}
+
+/// [`rope`] of queries `q` `[T, Hq·D]` and keys `k` `[T, Hkv·D]`: one launch on a GPU.
+pub fn rope_both(
+    [q, k]: [&Tensor; 2],
+    cos: &Tensor,
+    sin: &Tensor,
+    head_dim: usize,
+) -> Result<[Tensor; 2]> {
+    check(q, cos, sin, head_dim)?;
+    check(k, cos, sin, head_dim)?;
+    if backend(&[q, k]) == Backend::Kernel && takes_any(&[q, k]) {
+        return gpu::rope_both([q, k], (cos, sin), head_dim);
+    }
+    Ok([rope(q, cos, sin, head_dim)?, rope(k, cos, sin, head_dim)?])
 }
 
 /// Puts new tokens into a cache: rotates their queries `q` `[R, Hq·D]` and keys `k` `[R, Hkv·D]` as [`rope`] does, where there is a `turn`, writes keys and
@@ -270,6 +286,44 @@ mod tests {
     }
 
     /// Closed form: a rotation by 90° sends (1, 2) to (−2, 1).
+    /// Against the rotation of each: of a loss that depends on both, or on one alone.
+    #[test]
+    fn queries_and_keys_are_rotated_together() {
+        let mut rng = TestRng::new(5);
+        let (tokens, head_dim) = (5, 6);
+        let [cos, sin] = [(); 2].map(|()| rng.tensor(&[tokens, 2]));
+        let operands = [rng.tensor(&[tokens, 12]), rng.tensor(&[tokens, 18])];
+        let joined = |parts: [Tensor; 2], [a, b]: [f64; 2]| match (a, b) {
+            (_, 0.0) => &parts[0] * a,
+            (0.0, _) => &parts[1] * b,
+            _ => Tensor::cat(&[(&parts[0] * a)?, (&parts[1] * b)?], 1),
+        };
+        for of in [[1.0, 2.0], [1.0, 0.0], [0.0, 1.0]] {
+            let both = |t: &[Tensor]| joined(rope_both([&t[0], &t[1]], &cos, &sin, head_dim)?, of);
+            let each = |t: &[Tensor]| {
+                let [q, k] = [0, 1].map(|i| reference(&t[i], &cos, &sin, head_dim));
+                joined([q?, k?], of)
+            };
+            let used: Vec<usize> = (0..2).filter(|&i| of[i] != 0.0).collect();
+            if let [0, 1] = used[..] {
+                check_op("rope of both", &operands, both, &each);
+                continue;
+            }
+            // The other operand is a constant.
+            let with = |t: &Tensor| {
+                let mut all = operands.clone();
+                all[used[0]] = t.clone();
+                all
+            };
+            check_op(
+                &format!("rope of both, {of:?}"),
+                &operands[used[0]..=used[0]],
+                |t| both(&with(&t[0]).map(|one| one.to_dtype(t[0].dtype()).unwrap())),
+                &|t| each(&with(&t[0]).map(|one| one.to_dtype(t[0].dtype()).unwrap())),
+            );
+        }
+    }
+
     #[test]
     fn rotates_a_pair_by_the_angle() {
         let x = Tensor::new(&[[1f32, 2.0]], &candle_core::Device::Cpu).unwrap();

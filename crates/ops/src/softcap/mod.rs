@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use crate::apply::apply1;
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, fill, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -11,7 +12,7 @@ use crate::gpu::Map;
 /// `y = c·tanh(x/c)` with `c = cap`, above 0. Gemma Team 2024 (arXiv:2408.00118), §2.1.
 pub fn softcap(x: &Tensor, cap: f64) -> Result<Tensor> {
     match backend(&[x]) {
-        Backend::Fused => x.apply_op1(SoftCap { cap: cap as f32 }),
+        Backend::Fused => apply1(x, SoftCap { cap: cap as f32 }),
         Backend::Kernel => Map {
             text: include_str!("kernel.h"),
             forward: "softcap",

@@ -4,6 +4,7 @@ mod gpu;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
+use crate::apply::apply2;
 use crate::backend::{Backend, backend, reference_dtype};
 use crate::cpu::buffer::{Uninit, assume_init, fill, fill_two, write_each};
 use crate::cpu::operand::{Operand, elements, gradient, output};
@@ -19,7 +20,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         )
     }
     match backend(&[gate, up]) {
-        Backend::Fused => gate.apply_op2(up, SwiGlu),
+        Backend::Fused => apply2(gate, up, SwiGlu),
         Backend::Kernel => gpu::swiglu(gate, up),
         Backend::Reference => reference(gate, up),
     }

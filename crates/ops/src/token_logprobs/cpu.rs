@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::backward::sum_gradient;
 use crate::cpu::operand::{Operand, gradient, output};
-use crate::gradient_sums::sum_gradient;
 use crate::softcap::{cap_row, uncap_gradient};
 use crate::vocabulary::{Projection, dlogits, logsumexp_entropy};
 

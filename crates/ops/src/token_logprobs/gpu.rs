@@ -3,9 +3,9 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::TokenLogprobs;
+use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{Float, In, Int, Out};
 use crate::gpu::{Argument, BLOCK, Destination, Kernel, Memory, attach2, new_product, product};
-use crate::gradient_sums::sum_on_gpu;
 
 const TEXT: &str = include_str!("kernel.h");
 const THREADS: usize = 256;

@@ -6,6 +6,7 @@ pub(crate) mod reference;
 
 use candle_core::{Result, Tensor};
 
+use crate::apply::apply2;
 use crate::backend::{Backend, backend};
 use crate::vocabulary::{check, checked_targets};
 
@@ -34,7 +35,7 @@ pub fn token_logprobs(
     match backend(&[hidden, vocab]) {
         Backend::Fused => {
             let op = cpu::Logprobs::new(checked_targets(targets, v)?, temperature, softcap);
-            let both = hidden.apply_op2(vocab, op)?;
+            let both = apply2(hidden, vocab, op)?;
             Ok(TokenLogprobs {
                 logprobs: both.get(0)?,
                 entropy: both.get(1)?,

@@ -185,15 +185,15 @@ impl Residual {
             return out.forward_add_scaled(x, y, self.factor);
         };
         let y = norm.forward(&out.forward(y)?)?;
-        Ok((x + y)?)
+        Ok(rlhf_ops::add(x, &y)?)
     }
 
     /// [`add`](Self::add) of what has no projection out.
     fn add_plain(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         Ok(match &self.after {
-            Some(norm) => (x + norm.forward(y)?)?,
-            None if self.factor == 1.0 => (x + y)?,
-            None => (x + (y * self.factor)?)?,
+            Some(norm) => rlhf_ops::add(x, &norm.forward(y)?)?,
+            None if self.factor == 1.0 => rlhf_ops::add(x, y)?,
+            None => rlhf_ops::add(x, &(y * self.factor)?)?,
         })
     }
 }
@@ -281,7 +281,10 @@ impl Both {
         let (sparse, loads) = self
             .experts
             .forward(&self.before.forward(x)?, x, wants_loads)?;
-        let y = (self.after_mlp.forward(&dense)? + self.after.forward(&sparse)?)?;
+        let y = rlhf_ops::add(
+            &self.after_mlp.forward(&dense)?,
+            &self.after.forward(&sparse)?,
+        )?;
         Ok((y, loads))
     }
 }

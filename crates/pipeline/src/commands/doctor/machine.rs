@@ -168,6 +168,7 @@ fn loss_and_gradient(
     }
     let targets = rows.iter().map(Example::num_targets).sum();
     let batch = ExampleBatch::pack(&rows.iter().collect::<Vec<_>>(), device)?;
+    let _recording = rlhf_ops::Recording::start();
     let loss = batch.loss(&causal, targets)?;
     let mut gradients = Gradients::new();
     gradients.accumulate(&model.params, &loss)?;

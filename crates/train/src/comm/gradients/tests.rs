@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, bail};
-use rlhf_ops::{WeightLayout, linear, recompute};
+use rlhf_ops::{Recording, WeightLayout, linear, recompute};
 
 use super::super::threads::run;
 use super::*;
@@ -198,6 +198,7 @@ fn sums_are_the_same_whatever_the_micro_batches_of_a_rank_use() {
             let micros = micros[comm.rank()];
             let (mut alone, mut summed) = (Gradients::new(), Gradients::new());
             for (i, part) in micros.iter().enumerate() {
+                let _recording = Recording::start();
                 let loss = || loss(&params, *part, (step * 10 + i + comm.rank()) as f32, None);
                 alone.accumulate(&params, &loss()).unwrap();
                 let last = i + 1 == micros.len();
@@ -289,9 +290,10 @@ fn gradients_are_exchanged_while_the_backward_pass_computes() {
                 passed: AtomicBool::new(false),
             });
             let mut own = Gradients::new();
+            let _recording = Recording::start();
             let x = loss(params, Part::All, 1.0, None);
-            let held = loss(params, Part::All, 2.0, Some(&gate));
             comm.accumulate(params, &mut own, &x, false).unwrap();
+            let held = loss(params, Part::All, 2.0, Some(&gate));
             comm.accumulate(params, &mut own, &held, true).unwrap();
             comm.sum_gradients(params, &mut own, &tensor([1.0]))
                 .unwrap();

@@ -1,60 +1,67 @@
-//! Gradient accumulation inside the backward pass.
+//! The backward pass: what was recorded, from its end, and the sums that gradients of weights are added to.
 //!
-//! candle's backward pass allocates zeros for every gradient, adds to them, and returns all gradients at its end, to be added to those of
-//! earlier micro-batches. Gradients of weights are as large as the weights, so this costs more time than many a kernel, and memory for a
-//! second copy of the model. The operations here that have weights add to the running sum directly instead.
+//! candle's backward pass returns all gradients at its end, to be added to those of earlier micro-batches. Gradients of weights are as large as the
+//! weights, so this costs more time than many a kernel, and memory for a second copy of the model. The operations here that have weights add to
+//! the running sum directly instead.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Result, Tensor, TensorId};
-use rayon::prelude::*;
+use candle_core::{DType, Device, Result, Storage, Tensor, TensorId};
 
-use crate::cpu::buffer::{GRAIN, add, zeros};
+use crate::add::{add_all, add_to};
+use crate::cpu::buffer::zeros;
 use crate::cpu::gemm::{add_product, product};
 use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::{gradient, with_elements_mut};
 use crate::gpu::Memory;
+use crate::tape::{self, Steps, Tape};
 
 /// Gradient accumulators: by the variable's id, its running sum, or `None` before the first gradient.
 pub type GradientSums = HashMap<TensorId, Option<Tensor>>;
 
 thread_local! {
-    /// This thread's current backward pass. candle offers no other way to tell an operation's gradient of it.
+    /// This thread's current backward pass. An operation's gradient asks it where to add.
     static CURRENT: RefCell<Option<Pass>> = const { RefCell::new(None) };
 }
 
-/// A backward pass: the accumulators, and where sums are asked for as soon as they are complete, what is known of that.
+/// A backward pass.
 #[derive(Default)]
 struct Pass {
+    /// Of the variables that have accumulators.
     sums: GradientSums,
-    early: Option<Early>,
+    /// Those to whose sums this pass has added.
+    added: HashSet<TensorId>,
+    /// Of other variables.
+    rest: GradStore,
+    /// Of the results of steps, until their steps are differentiated.
+    flow: HashMap<TensorId, Option<Flow>>,
+}
+
+/// The gradient of a result as far as it is known.
+struct Flow {
+    sum: Tensor,
+    /// Whether no other tensor shares its memory.
+    alone: bool,
 }
 
 /// Who wants the sum of a variable as soon as nothing will be added to it: it is taken where the answer is yes.
 pub type TakeSum = dyn Fn(TensorId, &Tensor) -> bool;
 
-/// Which sums are complete. The pass visits the nodes of the graph in an order in which a variable comes after every operation that reads it:
-/// once it is at a node, the gradients of all variables before it are whole.
-struct Early {
-    /// The place of each node in the order of the pass.
-    places: HashMap<TensorId, usize>,
-    /// The variables that it has yet to come to, the first one last.
-    coming: Vec<(usize, TensorId)>,
-    /// Those to whose sums this pass has added. candle keeps the gradients of others, and gives them back at the end.
-    added: HashSet<TensorId>,
-    complete: Vec<TensorId>,
-    take: Rc<TakeSum>,
+/// Differentiates `loss`, and adds the gradients of the variables in `sums` to their sums wherever an operation supports that. The result
+/// holds all other gradients of variables; a gradient is in one or the other, a variable may have parts in both.
+///
+/// Ends what this thread's [`Recording`](crate::Recording) has recorded so far: `loss` can be differentiated once. The sums are changed in place: no
+/// other tensor may share their memory.
+pub fn backward_into(loss: &Tensor, sums: &mut GradientSums) -> Result<GradStore> {
+    Ok(pass(loss, sums, Steps::Freed, None)?.0)
 }
 
-/// Differentiates `loss`, and adds the gradients of the variables in `sums` to their sums wherever an operation supports that. The result
-/// holds all other gradients, as [`Tensor::backward`] does; a gradient is in one or the other, a variable may have parts in both.
-///
-/// The sums are changed in place: no other tensor may share their memory.
-pub fn backward_into(loss: &Tensor, sums: &mut GradientSums) -> Result<GradStore> {
-    Ok(pass(loss, sums, None)?.0)
+/// [`backward_into`] of a loss that is differentiated again, perhaps scaled.
+pub fn backward_keeping(loss: &Tensor, sums: &mut GradientSums) -> Result<GradStore> {
+    Ok(pass(loss, sums, Steps::Kept, None)?.0)
 }
 
 /// [`backward_into`], which offers sums to `take` as soon as they are complete, while the pass goes on; also the sums of variables that `loss`
@@ -65,76 +72,182 @@ pub fn backward_offering(
     sums: &mut GradientSums,
     take: Rc<TakeSum>,
 ) -> Result<(GradStore, Vec<TensorId>)> {
-    let mut places = HashMap::new();
-    let mut coming = Vec::new();
-    for (place, node) in loss.sorted_nodes().into_iter().enumerate() {
-        places.insert(node.id(), place);
-        if sums.contains_key(&node.id()) {
-            coming.push((place, node.id()));
-        }
-    }
-    coming.reverse();
-    // Its graph has no place for them: whatever they have is all.
-    sums.retain(|id, sum| {
-        let taken = |sum: &Tensor| !places.contains_key(id) && take(*id, sum);
-        !sum.as_ref().is_some_and(taken)
-    });
-    let early = Early {
-        places,
-        coming,
-        added: HashSet::new(),
-        complete: Vec::new(),
-        take,
-    };
-    pass(loss, sums, Some(early))
+    pass(loss, sums, Steps::Freed, Some(take))
 }
 
 fn pass(
     loss: &Tensor,
     sums: &mut GradientSums,
-    early: Option<Early>,
+    steps: Steps,
+    take: Option<Rc<TakeSum>>,
 ) -> Result<(GradStore, Vec<TensorId>)> {
+    let tape = tape::up_to(loss, steps)?;
+    let offered = take.map(|take| Offered::new(&tape, sums, take));
     let this = Pass {
         sums: std::mem::take(sums),
-        early,
+        ..Pass::default()
     };
     let outer = CURRENT.replace(Some(this));
-    let gradients = loss.backward();
+    let complete = tape::unrecorded(|| {
+        let one = loss.ones_like()?;
+        differentiate(tape, vec![(loss.clone(), one)], offered)
+    });
     let done = CURRENT.replace(outer).unwrap_or_default();
     *sums = done.sums;
-    Ok((
-        gradients?,
-        done.early.map_or_else(Vec::new, |it| it.complete),
-    ))
+    Ok((done.rest, complete?))
 }
 
-/// The backward pass is at `node`, the result of an operation: variables that it has passed are complete. Operations with large weights call
-/// it, before they compute.
-pub(crate) fn reached(node: &Tensor) {
-    // Not borrowed while sums are offered, since whoever takes one may do anything.
-    let Some(mut early) = CURRENT.with_borrow_mut(|pass| pass.as_mut()?.early.take()) else {
-        return;
+/// Goes through the steps from the last to the first, with the gradients of some of their results. What remains are the gradients of leaves: of
+/// variables, and of results of the pass that this one is part of.
+pub(crate) fn differentiate(
+    mut tape: Tape,
+    upstream: Vec<(Tensor, Tensor)>,
+    mut offered: Option<Offered>,
+) -> Result<Vec<TensorId>> {
+    with_pass(|pass| {
+        let results = tape.steps.iter().flat_map(|step| &step.results);
+        pass.flow.extend(results.map(|t| (t.id(), None)));
+    });
+    for (t, g) in upstream {
+        meet(
+            &t,
+            Flow {
+                sum: g,
+                alone: false,
+            },
+        )?;
+    }
+    while let Some(step) = tape.steps.pop() {
+        let arrived: Vec<Option<Flow>> = with_pass(|pass| {
+            let results = step.results.iter();
+            results
+                .map(|t| pass.flow.remove(&t.id()).flatten())
+                .collect()
+        })
+        .unwrap_or_default();
+        if arrived.iter().any(Option::is_some) {
+            let gradients = arrived.iter().map(|it| Some(it.as_ref()?.sum.clone()));
+            let found = (step.gradient)(&step, &gradients.collect::<Vec<_>>())?;
+            pass_on(arrived, found)?;
+        }
+        if let Some(offered) = &mut offered {
+            offered.passed(tape.steps.len());
+        }
+    }
+    Ok(offered.map_or_else(Vec::new, |offered| offered.complete))
+}
+
+/// Adds what an operation has `found` for its operands, by the gradients that have `arrived` for its results.
+fn pass_on(arrived: Vec<Option<Flow>>, found: Vec<(Tensor, Tensor)>) -> Result<()> {
+    let memories: Vec<_> = found.iter().map(|(_, g)| memory(g)).collect();
+    // An operation may hand on what arrived: that is alone if it was, and if it is handed on once.
+    let alone = |of: &*const Storage| {
+        let once = memories.iter().filter(|other| *other == of).count() == 1;
+        let mut arrived = arrived.iter().flatten();
+        once && arrived.all(|flow| flow.alone || memory(&flow.sum) != *of)
     };
-    // A node of a graph within, that of a recomputation, has no place in this one.
-    if let Some(&here) = early.places.get(&node.id()) {
-        while let Some((_, id)) = early.coming.pop_if(|(place, _)| *place < here) {
-            if !early.added.contains(&id) {
-                continue;
+    let alone: Vec<bool> = memories.iter().map(alone).collect();
+    drop(arrived);
+    for ((operand, sum), alone) in found.into_iter().zip(alone) {
+        meet(&operand, Flow { sum, alone })?;
+    }
+    Ok(())
+}
+
+fn memory(t: &Tensor) -> *const Storage {
+    &raw const *t.storage_and_layout().0
+}
+
+/// Adds to the gradient of `operand`.
+fn meet(operand: &Tensor, new: Flow) -> Result<()> {
+    let known = with_pass(|pass| pass.flow.get_mut(&operand.id()).map(Option::take));
+    match known.flatten() {
+        Some(known) => {
+            let sum = match known {
+                Some(known) => known.plus(new)?,
+                None => new,
+            };
+            with_pass(|pass| pass.flow.insert(operand.id(), Some(sum)));
+        }
+        None if operand.is_variable() => {
+            let known = with_pass(|pass| pass.rest.remove(operand)).flatten();
+            let sum = match known {
+                Some(known) => (known + new.sum)?,
+                None => new.sum,
+            };
+            with_pass(|pass| pass.rest.insert(operand, sum));
+        }
+        None => {} // a constant
+    }
+    Ok(())
+}
+
+impl Flow {
+    /// The sum of both, in the memory of one of them where that can be.
+    fn plus(self, other: Self) -> Result<Self> {
+        for (into, from) in [(&self, &other), (&other, &self)] {
+            if into.alone && add_to(&into.sum, &from.sum)? {
+                let sum = into.sum.clone();
+                return Ok(Self { sum, alone: true });
             }
-            early.complete.push(id);
-            let sum = CURRENT.with_borrow(|pass| pass.as_ref()?.sums.get(&id)?.clone());
-            if sum.is_some_and(|sum| (early.take)(id, &sum)) {
-                CURRENT.with_borrow_mut(|pass| {
-                    pass.as_mut().and_then(|pass| pass.sums.remove(&id));
-                });
+        }
+        let sum = (self.sum + other.sum)?;
+        Ok(Self { sum, alone: true })
+    }
+}
+
+/// Which sums are complete, by the step that is the first to read a variable and so the last to add to its gradient.
+pub(crate) struct Offered {
+    by_step: HashMap<usize, Vec<TensorId>>,
+    complete: Vec<TensorId>,
+    take: Rc<TakeSum>,
+}
+
+impl Offered {
+    /// Offers the sums of variables that no step reads: whatever they have is all.
+    fn new(tape: &Tape, sums: &mut GradientSums, take: Rc<TakeSum>) -> Self {
+        let mut read = HashSet::new();
+        let mut by_step: HashMap<usize, Vec<TensorId>> = HashMap::new();
+        for (place, step) in tape.steps.iter().enumerate() {
+            for id in step.operands.iter().map(Tensor::id) {
+                if sums.contains_key(&id) && read.insert(id) {
+                    by_step.entry(place).or_default().push(id);
+                }
+            }
+        }
+        sums.retain(|id, sum| {
+            let taken = |sum: &Tensor| !read.contains(id) && take(*id, sum);
+            !sum.as_ref().is_some_and(taken)
+        });
+        Self {
+            by_step,
+            complete: Vec::new(),
+            take,
+        }
+    }
+
+    /// The pass is through with this step.
+    fn passed(&mut self, place: usize) {
+        for id in self.by_step.remove(&place).unwrap_or_default() {
+            // A part that no operation has added to a sum is known to the caller alone, and later.
+            let whole = with_pass(|pass| {
+                let parts = pass.added.contains(&id) && pass.rest.get_id(id).is_none();
+                pass.sums.get(&id).filter(|_| parts)?.clone()
+            });
+            let Some(sum) = whole.flatten() else {
+                continue;
+            };
+            self.complete.push(id);
+            // Whoever takes one may do anything: nothing is borrowed.
+            if (self.take)(id, &sum) {
+                with_pass(|pass| pass.sums.remove(&id));
             }
         }
     }
-    CURRENT.with_borrow_mut(|pass| {
-        if let Some(pass) = pass {
-            pass.early = Some(early);
-        }
-    });
+}
+
+fn with_pass<R>(f: impl FnOnce(&mut Pass) -> R) -> Option<R> {
+    CURRENT.with_borrow_mut(|pass| pass.as_mut().map(f))
 }
 
 /// Where an operation puts the gradient of a variable: a new buffer, or a sum to add to.
@@ -197,10 +310,7 @@ pub(crate) fn sum_gradient(
 pub(crate) fn sum_values(variable: &Tensor, values: Vec<f32>) -> Result<Option<Tensor>> {
     sum_gradient(variable, |sum| match sum {
         Accumulator::New(new) => *new = values,
-        Accumulator::Sum(sum) => sum
-            .par_chunks_mut(GRAIN)
-            .zip(values.par_chunks(GRAIN))
-            .for_each(|(sum, values)| add(sum, values)),
+        Accumulator::Sum(sum) => add_all(sum, &values),
     })
 }
 
@@ -227,30 +337,17 @@ pub(crate) fn sum_on_gpu(
     sum.to_dtype(variable.dtype()).map(Some)
 }
 
-/// Whether the current backward pass adds gradients of `variable` to a sum.
-pub(crate) fn is_summed(variable: &Tensor) -> bool {
-    CURRENT.with_borrow(|pass| {
-        pass.as_ref()
-            .is_some_and(|pass| pass.sums.contains_key(&variable.id()))
-    })
-}
-
 /// Removes the sum of `variable`, until [`put_sum`]; `None` if the variable has no accumulator.
 fn take_sum(variable: &Tensor) -> Option<Option<Tensor>> {
-    CURRENT.with_borrow_mut(|pass| Some(pass.as_mut()?.sums.get_mut(&variable.id())?.take()))
+    with_pass(|pass| Some(pass.sums.get_mut(&variable.id())?.take())).flatten()
 }
 
 fn put_sum(variable: &Tensor, sum: Tensor) {
-    CURRENT.with_borrow_mut(|pass| {
-        let Some(pass) = pass else {
-            return;
-        };
+    with_pass(|pass| {
         if let Some(slot) = pass.sums.get_mut(&variable.id()) {
             *slot = Some(sum);
         }
-        if let Some(early) = &mut pass.early {
-            early.added.insert(variable.id());
-        }
+        pass.added.insert(variable.id());
     });
 }
 
@@ -259,6 +356,7 @@ mod tests {
     use candle_core::Var;
 
     use super::*;
+    use crate::Recording;
     use crate::testing::{TestRng, assert_close, flat};
     use crate::{WeightLayout, embedding, linear, negative_log_likelihood, token_logprobs};
 
@@ -281,6 +379,7 @@ mod tests {
         };
         let mut sums = GradientSums::from([(table.id(), None), (square.id(), None)]);
         for ids in &batches {
+            let _recording = Recording::start();
             let rest = backward_into(&loss(ids).unwrap(), &mut sums).unwrap();
             assert!(rest.get(&table).is_none() && rest.get(&unwanted).is_some());
         }
@@ -299,8 +398,8 @@ mod tests {
         }
     }
 
-    /// In `x·w₁ → recompute(·w₂) → ·w₁ → ·w₃` the gradient of w₃ is whole when the pass comes to the layer before, that of w₂ when it comes to
-    /// the first one, and that of w₁ at the end alone; w₄ has no place there. Sums are those of [`backward_into`].
+    /// In `x·w₁ → recompute(·w₂) → ·w₁ → ·w₃` the gradient of w₃ is whole after the last layer, that of w₂ after the recomputed one, and that of w₁
+    /// at the end; w₄ has no place there. Sums are those of [`backward_into`].
     #[test]
     fn sums_are_offered_once_nothing_is_added_to_them() {
         let mut rng = TestRng::new(2);
@@ -315,6 +414,7 @@ mod tests {
             through(&through(&y, w1)?, w3)?.sqr()?.sum_all()
         };
         let empty = || -> GradientSums { weights.iter().map(|w| (w.id(), None)).collect() };
+        let _recording = Recording::start();
         let mut want = empty();
         backward_into(&loss().unwrap(), &mut want).unwrap();
         let mut sums = empty();
@@ -331,15 +431,11 @@ mod tests {
         }
         let offered = offered.take();
         let ids: Vec<TensorId> = offered.iter().map(|(id, _)| *id).collect();
-        assert_eq!(ids, [w4.id(), w3.id(), w2.id()]);
+        assert_eq!(ids, [w4.id(), w3.id(), w2.id(), w1.id()]);
         assert_eq!(complete, ids[1..]);
         for (id, sum) in &offered[1..] {
             assert_eq!(flat(sum), flat(want[id].as_ref().unwrap()));
         }
-        let rest = sums.into_iter().map(|(id, sum)| (id, sum.unwrap()));
-        let rest: Vec<(TensorId, Tensor)> = rest.collect();
-        assert_eq!(rest.len(), 1);
-        assert_eq!(rest[0].0, w1.id());
-        assert_eq!(flat(&rest[0].1), flat(want[&w1.id()].as_ref().unwrap()));
+        assert!(sums.is_empty());
     }
 }
