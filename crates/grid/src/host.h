@@ -42,6 +42,7 @@ typedef uint16_t u16;
 typedef long long i64;
 struct bf16 { u16 bits; };
 struct f16 { u16 bits; };
+struct Numbers; // grid.h says of how many
 
 namespace grid {
 
@@ -343,10 +344,11 @@ template <> struct Letter<bf16> { static constexpr const char* is = "b"; };
 template <> struct Letter<f16> { static constexpr const char* is = "h"; };
 template <> struct Letter<u32> { static constexpr const char* is = "u"; };
 template <> struct Letter<i64> { static constexpr const char* is = "l"; };
+template <> struct Letter<Numbers> { static constexpr const char* is = "n"; };
 template <class T> struct Letter<T*> { static std::string of() { return std::string("*") + Letter<typename std::remove_const<T>::type>::is; } };
 template <class A> std::string letter() {
     if constexpr (std::is_pointer<A>::value) return Letter<A>::of();
-    else return Letter<typename std::remove_const<A>::type>::is;
+    else return Letter<typename std::decay<A>::type>::is;
 }
 template <class... A> const char* signature(void (*)(A...)) {
     static const std::string all = (letter<A>() + ... + std::string());
@@ -356,6 +358,7 @@ template <auto kernel, class... A, size_t... I> void call(void (*)(A...), void**
     kernel(*(typename std::remove_reference<A>::type*)arguments[I]...);
 }
 template <auto kernel, class... A> const char* start(void (*f)(A...), const Launch& launch) {
+    static_assert((sizeof(typename std::remove_reference<A>::type) + ... + 0) <= 4096, "CUDA has 4 KiB for the arguments of a kernel");
     return run(launch, [](Grid&, void** arguments) { call<kernel>((void (*)(A...))kernel, arguments, std::index_sequence_for<A...>()); });
 }
 
@@ -396,6 +399,7 @@ SCHEDULER inline bool next_copy(Copy& copy) {
 #define PRIVATE
 #define INT const i64
 #define FLOAT const float
+#define NUMBERS const Numbers&
 #define BLOCK_X (grid::now->block_x)
 #define BLOCK_Y (grid::now->block_y)
 #define BLOCKS_X (grid::now->launch.blocks_x)

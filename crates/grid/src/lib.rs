@@ -58,7 +58,7 @@ struct Launch {
 /// Runs kernel `name` of the C++ `text` on `blocks` of `threads`, each block with `shared` bytes of shared memory.
 ///
 /// `signature` says what the arguments are, and is compared with what the kernel takes: for each the type, `f` for float, `b` for bf16, `h` for
-/// f16, `u` for 32 bits unsigned, `l` for 64 bits signed, with `*` before it where it is an address.
+/// f16, `u` for 32 bits unsigned, `l` for 64 bits signed, with `*` before it where it is an address; `n` for the `Numbers` of a text.
 ///
 /// # Safety
 /// `arguments` are the addresses of as many values as the signature names, and what they point to may be read and written as the kernel does.

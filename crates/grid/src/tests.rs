@@ -83,6 +83,31 @@ fn shared_memory_is_read_as_nan_before_it_is_written() {
 }
 
 #[test]
+fn numbers_come_with_the_launch() {
+    let text = format!(
+        "{HEAD}struct Numbers {{ i64 at[64]; }};\nKERNEL(test, NUMBERS n, GLOBAL i64* x) {{ x[THREAD] = n.at[63 - THREAD]; }}"
+    );
+    let (mut numbers, mut x): (Vec<i64>, Vec<i64>) = ((0..64).collect(), vec![0; 64]);
+    let mut address = x.as_mut_ptr();
+    let arguments: [*mut c_void; 2] = [numbers.as_mut_ptr().cast(), (&raw mut address).cast()];
+    // SAFETY: the kernel reads and writes 64 numbers.
+    unsafe { launch(&text, "test", "n*l", [1, 1], 64, 0, &arguments) }.unwrap();
+    numbers.reverse();
+    assert_eq!(x, numbers);
+}
+
+/// Arguments of more bytes than CUDA has for them are found where the text is compiled.
+#[test]
+fn more_numbers_than_a_launch_takes_are_refused() {
+    let text = format!(
+        "{HEAD}struct Numbers {{ i64 at[512]; }};\nKERNEL(test, NUMBERS n, INT i) {{ (void)n; (void)i; }}"
+    );
+    // SAFETY: nothing is launched, for the text does not compile.
+    let error = unsafe { launch(&text, "test", "nl", [1, 1], 64, 0, &[]) }.unwrap_err();
+    assert!(error.contains("4 KiB"), "{error}");
+}
+
+#[test]
 fn arguments_and_sizes_are_compared_with_the_text() {
     let text =
         format!("{HEAD}KERNEL(test, GLOBAL const u32* ids, INT n) {{ (void)ids; (void)n; }}");

@@ -51,6 +51,25 @@ pub fn upload_lists<T: WithDType, const N: usize>(
     Ok(tensors)
 }
 
+/// Whole numbers on a device that are uploaded only when they change: the addresses of tensors that stay where they are, and the like.
+#[derive(Debug, Default)]
+pub struct KeptTable(Option<(Vec<i64>, Tensor)>);
+
+impl KeptTable {
+    /// `numbers` on `device`: as they were uploaded, where they are the same.
+    pub(crate) fn hold(&mut self, numbers: Vec<i64>, device: &Device) -> Result<Tensor> {
+        if let Some((held, tensor)) = &self.0
+            && *held == numbers
+            && tensor.device().same_device(device)
+        {
+            return Ok(tensor.clone());
+        }
+        let tensor = upload(&numbers, numbers.len(), device)?;
+        self.0 = Some((numbers, tensor.clone()));
+        Ok(tensor)
+    }
+}
+
 /// Number of uploads by this thread.
 pub fn host_uploads() -> u64 {
     UPLOADS.get()
@@ -75,5 +94,15 @@ mod tests {
         let tensors = upload_lists(lists, &Device::Cpu).unwrap();
         assert_eq!(tensors.map(|t| t.to_vec1::<u32>().unwrap()), lists);
         assert_eq!(host_uploads() - before, 2);
+    }
+
+    #[test]
+    fn a_kept_table_is_uploaded_when_it_changes() {
+        let (mut table, before) = (KeptTable::default(), host_uploads());
+        for (numbers, uploads) in [([1, 2], 1), ([1, 2], 1), ([1, 3], 2), ([1, 2], 3)] {
+            let held = table.hold(numbers.to_vec(), &Device::Cpu).unwrap();
+            assert_eq!(held.to_vec1::<i64>().unwrap(), numbers);
+            assert_eq!(host_uploads() - before, uploads);
+        }
     }
 }

@@ -89,7 +89,7 @@ pub use finite::is_finite;
 pub use gelu::{gelu_erf, gelu_tanh};
 pub use gpu::{Emulator, KernelTrial, kernel_launches, try_kernels};
 pub use half_products::{computes_in_f32, has_bf16_products, set_bf16_products};
-pub use host::{host_reads, host_uploads, read_to_host, upload, upload_lists};
+pub use host::{KeptTable, host_reads, host_uploads, read_to_host, upload, upload_lists};
 pub use layer_norm::layer_norm;
 pub use layout::{Layout, Segment};
 pub use linear::quantised::{QuantisedWeight, quantised_linear, quantised_linear_add};

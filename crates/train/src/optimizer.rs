@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor, Var};
 use rlhf_lm::{Gradients, Params};
-use rlhf_ops::{AdamWStep, AdamWTensors};
+use rlhf_ops::{AdamWStep, AdamWTensors, KeptTable};
 use serde::{Deserialize, Serialize};
 
 use self::shared::Shares;
@@ -51,6 +51,8 @@ pub struct AdamW {
     /// Steps taken.
     steps: u64,
     moments: BTreeMap<String, Moments>,
+    /// Where a device has parameters and moments.
+    table: KeptTable,
     /// The ranks that it is shared out to, and how, once the parameters are known.
     comm: Option<Comm>,
     shares: Option<Shares>,
@@ -69,6 +71,7 @@ impl AdamW {
             config,
             steps: 0,
             moments: BTreeMap::new(),
+            table: KeptTable::default(),
             comm: None,
             shares: None,
         }
@@ -134,38 +137,32 @@ impl AdamW {
             step: self.steps,
             grad_scale: max_grad_norm.map_or(1.0, |max| clip_factor(norm, max)),
         };
-        let without_decay = AdamWStep {
-            weight_decay: 0.0,
-            ..step
-        };
         let mut whole = Vec::new();
         for (name, part) in self.parts(params) {
             let own = (params.get(&name), grads.get(&name), self.moments.get(&name));
             let (Some(param), Some(grad), Some(Moments { m, v })) = own else {
                 continue;
             };
-            let step = match param.rank() {
-                0 | 1 => &without_decay,
-                _ => &step,
+            let tensors = AdamWTensors {
+                param,
+                grad,
+                m,
+                v,
+                decays: param.rank() > 1,
             };
             match part {
-                None => whole.push(AdamWTensors {
-                    param,
-                    grad,
-                    m,
-                    v,
-                    step,
-                }),
+                None => whole.push(tensors),
                 Some(part) => {
                     let weight = param.as_detached_tensor();
-                    let own = shared::variable(&weight, &part)?;
-                    rlhf_ops::adamw(&own, grad, m, v, step)?;
+                    let param = &shared::variable(&weight, &part)?;
+                    let own = AdamWTensors { param, ..tensors };
+                    rlhf_ops::adamw_all(&[own], &step, &mut KeptTable::default())?;
                     let moved = weight.flatten_all()?;
-                    moved.slice_set(&own.as_detached_tensor(), 0, part.start)?;
+                    moved.slice_set(&param.as_detached_tensor(), 0, part.start)?;
                 }
             }
         }
-        rlhf_ops::adamw_all(&whole)?;
+        rlhf_ops::adamw_all(&whole, &step, &mut self.table)?;
         if let Some(shares) = &self.shares {
             shares.gather_weights(params)?;
         }

@@ -5,6 +5,7 @@ mod gpu;
 use candle_core::{DType, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
+use crate::KeptTable;
 use crate::backend::{Backend, backend};
 use crate::cpu::buffer::GRAIN;
 use crate::cpu::operand::{Operand, with_elements_mut};
@@ -29,7 +30,7 @@ pub struct AdamWStep {
     pub grad_scale: f64,
 }
 
-/// A parameter, its gradient and moments, and its step of [`adamw_all`].
+/// A parameter of [`adamw_all`], its gradient and moments.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWTensors<'a> {
     /// `f32`.
@@ -40,25 +41,27 @@ pub struct AdamWTensors<'a> {
     pub m: &'a Var,
     /// The second moment, `f32`.
     pub v: &'a Var,
-    /// Constants of this parameter's step.
-    pub step: &'a AdamWStep,
+    /// Whether weight decay touches the parameter.
+    pub decays: bool,
 }
 
 /// `θ ← θ − lr·λ·θ`, `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `θ ← θ − lr · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)`, in place.
 ///
 /// All four tensors have one shape; `param`, `m` and `v` are `f32`. Loshchilov, Hutter 2019, algorithm 2, as in `torch.optim.AdamW`.
 pub fn adamw(param: &Var, grad: &Tensor, m: &Var, v: &Var, step: &AdamWStep) -> Result<()> {
-    adamw_all(&[AdamWTensors {
+    let all = [AdamWTensors {
         param,
         grad,
         m,
         v,
-        step,
-    }])
+        decays: true,
+    }];
+    adamw_all(&all, step, &mut KeptTable::default())
 }
 
-/// [`adamw`](crate::adamw()) for many parameters: one launch on a GPU.
-pub fn adamw_all(all: &[AdamWTensors<'_>]) -> Result<()> {
+/// [`adamw`](crate::adamw()) for many parameters: one launch on a GPU for up to 480 of them. `table`, for one optimizer to keep, is where the
+/// parameters and moments lie.
+pub fn adamw_all(all: &[AdamWTensors<'_>], step: &AdamWStep, table: &mut KeptTable) -> Result<()> {
     for t in all {
         if [t.grad.dims(), t.m.dims(), t.v.dims()]
             .iter()
@@ -79,16 +82,21 @@ pub fn adamw_all(all: &[AdamWTensors<'_>]) -> Result<()> {
             && t.param.dtype() == DType::F32
     });
     if let Some(first) = on_gpu.first() {
-        gpu::adamw(&on_gpu, first.param.device())?;
+        gpu::adamw(&on_gpu, step, table, first.param.device())?;
     }
+    let without_decay = AdamWStep {
+        weight_decay: 0.0,
+        ..*step
+    };
     for AdamWTensors {
         param,
         grad,
         m,
         v,
-        step,
+        decays,
     } in others
     {
+        let step = if decays { step } else { &without_decay };
         match backend(&[param, grad, m, v]) {
             Backend::Fused => on_cpu(param, grad, m, v, step)?,
             Backend::Kernel | Backend::Reference => reference(param, grad, m, v, step)?,
@@ -283,53 +291,98 @@ mod tests {
         }
     }
 
-    /// Three parameters, of two blocks, of one number and of part of a block, with two steps; a launch for each type of gradient.
+    /// Parameters, their gradients and moments, of these numbers of elements.
+    struct State {
+        grads: Vec<Tensor>,
+        /// All parameters, then all first moments, then all second ones.
+        vars: Vec<Var>,
+    }
+
+    impl State {
+        fn new(lens: &[usize], dtype: DType) -> Self {
+            let mut rng = TestRng::new(6);
+            let mut of_each = |scale: f64| -> Vec<Tensor> {
+                lens.iter()
+                    .map(|&n| (rng.tensor(&[n]) * scale).unwrap())
+                    .collect()
+            };
+            let (params, m, roots) = (of_each(1.0), of_each(0.1), of_each(0.1));
+            let grads = of_each(1.0);
+            let v = roots.iter().map(|root| root.sqr().unwrap());
+            let all = params.into_iter().chain(m).chain(v);
+            Self {
+                grads: grads.iter().map(|g| g.to_dtype(dtype).unwrap()).collect(),
+                vars: all.map(|t| Var::from_tensor(&t).unwrap()).collect(),
+            }
+        }
+
+        /// Every other parameter decays.
+        fn tensors(&self) -> Vec<AdamWTensors<'_>> {
+            let n = self.grads.len();
+            let of = |i| AdamWTensors {
+                param: &self.vars[i],
+                grad: &self.grads[i],
+                m: &self.vars[n + i],
+                v: &self.vars[2 * n + i],
+                decays: i % 2 == 0,
+            };
+            (0..n).map(of).collect()
+        }
+
+        fn follow_the_reference(&self) {
+            let without_decay = AdamWStep {
+                weight_decay: 0.0,
+                ..STEP
+            };
+            for t in self.tensors() {
+                let step = if t.decays { &STEP } else { &without_decay };
+                reference(t.param, t.grad, t.m, t.v, step).unwrap();
+            }
+        }
+    }
+
+    /// Two steps, of which the second has gradients at other places: launches and uploads of each, and what is computed.
+    fn check_two_steps(lens: &[usize], dtype: DType, launches: u64) {
+        let (mut got, mut want) = (State::new(lens, dtype), State::new(lens, dtype));
+        let mut table = KeptTable::default();
+        for uploads in [1, 0] {
+            let before = [crate::kernel_launches(), crate::host_uploads()];
+            crate::on_the_emulated_grid(rlhf_grid::launch, || {
+                adamw_all(&got.tensors(), &STEP, &mut table).unwrap();
+            });
+            let after = [crate::kernel_launches(), crate::host_uploads()];
+            assert_eq!(
+                [after[0] - before[0], after[1] - before[1]],
+                [launches, uploads]
+            );
+            want.follow_the_reference();
+            for (got, want) in got.vars.iter().zip(&want.vars) {
+                assert_close(got, want, 1e-6, "adamw as a kernel");
+            }
+            for state in [&mut got, &mut want] {
+                let others = state.grads.iter().map(|g| (g * -0.5).unwrap());
+                state.grads = others.collect();
+            }
+        }
+    }
+
+    /// Three parameters, of two blocks, of one number and of part of a block.
     #[test]
     fn the_kernel_agrees_with_the_reference_in_one_launch() {
-        if !kernels_run() {
-            return;
-        }
-        let without_decay = AdamWStep {
-            weight_decay: 0.0,
-            ..STEP
-        };
-        for dtype in [DType::F32, DType::BF16] {
-            let run = |kernel: bool| {
-                let mut rng = TestRng::new(6);
-                let mut of_each = |scale: f64| -> Vec<Var> {
-                    [3000, 1, 129]
-                        .map(|n| Var::from_tensor(&(rng.tensor(&[n]) * scale).unwrap()).unwrap())
-                        .to_vec()
-                };
-                let (params, m, squares) = (of_each(1.0), of_each(0.1), of_each(0.1));
-                let v: Vec<Var> = squares
-                    .iter()
-                    .map(|v| Var::from_tensor(&v.sqr().unwrap()).unwrap())
-                    .collect();
-                let grads = [3000, 1, 129].map(|n| rng.tensor(&[n]).to_dtype(dtype).unwrap());
-                let all: Vec<AdamWTensors<'_>> = (0..3)
-                    .map(|i| AdamWTensors {
-                        param: &params[i],
-                        grad: &grads[i],
-                        m: &m[i],
-                        v: &v[i],
-                        step: if i == 0 { &STEP } else { &without_decay },
-                    })
-                    .collect();
-                let before = crate::kernel_launches();
-                if kernel {
-                    crate::on_the_emulated_grid(rlhf_grid::launch, || adamw_all(&all)).unwrap();
-                    assert_eq!(crate::kernel_launches() - before, 1);
-                } else {
-                    for t in &all {
-                        reference(t.param, t.grad, t.m, t.v, t.step).unwrap();
-                    }
-                }
-                [params, m, v].concat()
-            };
-            for (got, want) in run(true).iter().zip(run(false)) {
-                assert_close(got, &want, 1e-6, "adamw as a kernel");
+        if kernels_run() {
+            for dtype in [DType::F32, DType::BF16] {
+                check_two_steps(&[3000, 1, 129], dtype, 1);
             }
+        }
+    }
+
+    #[test]
+    fn more_parameters_than_addresses_come_with_a_launch_take_several() {
+        if kernels_run() {
+            let lens: Vec<usize> = (0..crate::gpu::MOST_NUMBERS + 3)
+                .map(|i| 1 + i % 3)
+                .collect();
+            check_two_steps(&lens, DType::F32, 2);
         }
     }
 }

@@ -22,7 +22,7 @@ use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Storage, Tensor, bail};
 
 use super::product::{Destination, Operand};
-use super::{Argument, Kernel};
+use super::{Argument, Kernel, by_value};
 
 /// Shared memory that a block may have without being asked for more.
 const SHARED_BY_DEFAULT: usize = 48 << 10;
@@ -39,11 +39,13 @@ pub(super) fn launch(
     let function = function(kernel, device)?;
     let stream = device.cuda_stream();
     let (mut addresses, mut ints, mut floats) = (Vec::new(), Vec::new(), Vec::new());
+    let mut numbers = Vec::new();
     let mut held = Vec::new(); // read locks, until the kernel is in the stream
     for argument in arguments {
         match argument {
             Argument::Int(n) => ints.push(*n as i64),
             Argument::Float(x) => floats.push(*x as f32),
+            Argument::Numbers(all) => numbers.push(by_value(all)?),
             Argument::Out(memory) => addresses.push(address(&memory.storage, 0, &stream)?),
             Argument::OutAt(memory, at) => addresses.push(address(&memory.storage, *at, &stream)?),
             Argument::In(tensor) | Argument::Change(tensor) => {
@@ -54,11 +56,13 @@ pub(super) fn launch(
         }
     }
     let (mut addresses, mut ints, mut floats) = (addresses.iter(), ints.iter(), floats.iter());
+    let mut numbers = numbers.iter();
     let mut builder = stream.launch_builder(&function);
     for argument in arguments {
         match argument {
             Argument::Int(_) => ints.next().map(|n| builder.arg(n)),
             Argument::Float(_) => floats.next().map(|x| builder.arg(x)),
+            Argument::Numbers(_) => numbers.next().map(|all| builder.arg(all)),
             _ => addresses.next().map(|address| builder.arg(address)),
         };
     }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, Result, Storage, StorageRef, Tensor, bail};
 
-use super::{Argument, Kernel};
+use super::{Argument, Kernel, MOST_NUMBERS, by_value};
 
 /// Runs kernel `name` of a C++ `text` on `blocks` of `threads`, each with `shared` bytes of shared memory; `signature` names the type of each
 /// argument (`rlhf-grid` says how), `arguments` are their addresses.
@@ -31,6 +31,7 @@ enum Value {
     Address(*mut c_void),
     Int(i64),
     Float(f32),
+    Numbers(Box<[i64; MOST_NUMBERS]>),
 }
 
 pub(super) fn launch(
@@ -54,6 +55,10 @@ pub(super) fn launch(
                 signature.push('f');
                 Value::Float(*x as f32)
             }
+            Argument::Numbers(all) => {
+                signature.push('n');
+                Value::Numbers(Box::new(by_value(all)?))
+            }
             Argument::Out(memory) => address(&memory.storage, 0, &mut signature)?,
             Argument::OutAt(memory, at) => address(&memory.storage, *at, &mut signature)?,
             Argument::In(tensor) | Argument::Change(tensor) => {
@@ -70,6 +75,7 @@ pub(super) fn launch(
             Value::Address(address) => std::ptr::from_mut(address).cast(),
             Value::Int(n) => std::ptr::from_mut(n).cast(),
             Value::Float(x) => std::ptr::from_mut(x).cast(),
+            Value::Numbers(all) => std::ptr::from_mut(&mut **all).cast(),
         })
         .collect();
     let (source, threads, shared) = (kernel.source()?, kernel.threads, kernel.shared);
@@ -93,7 +99,7 @@ pub(super) fn address_of(tensor: &Tensor) -> Result<i64> {
     let (storage, layout) = tensor.storage_and_layout();
     match address(&storage, layout.start_offset(), &mut String::new())? {
         Value::Address(address) => Ok(address as i64),
-        Value::Int(_) | Value::Float(_) => bail!("a tensor has an address"),
+        Value::Int(_) | Value::Float(_) | Value::Numbers(_) => bail!("a tensor has an address"),
     }
 }
 

@@ -17,6 +17,7 @@ typedef long long i64;
 #define PRIVATE
 #define INT const i64
 #define FLOAT const float
+#define NUMBERS const Numbers
 #define BLOCK_X ((i64)blockIdx.x)
 #define BLOCK_Y ((i64)blockIdx.y)
 #define BLOCKS_X ((i64)gridDim.x)
@@ -99,6 +100,7 @@ typedef long i64;
 #define PRIVATE thread
 #define INT constant i64&
 #define FLOAT constant float&
+#define NUMBERS constant Numbers&
 #define BLOCK_X ((i64)block_.x)
 #define BLOCK_Y ((i64)block_.y)
 #define BLOCKS_X ((i64)blocks_.x)
@@ -148,6 +150,9 @@ DEVICE void copy_wait() {}
 #endif
 
 // ------------------------------------------------------------------------------------------------------- every machine
+
+// Whole numbers that come with the launch, so that no copy has to bring them: those of a parameter `NUMBERS n` are n.at[0] to n.at[MOST_NUMBERS - 1].
+struct Numbers { i64 at[MOST_NUMBERS]; };
 
 DEVICE i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 DEVICE i64 larger(i64 a, i64 b) { return a > b ? a : b; }

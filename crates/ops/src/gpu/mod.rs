@@ -75,6 +75,24 @@ pub(crate) enum Argument<'a> {
     Change(&'a Tensor),
     Int(usize),
     Float(f64),
+    /// At most [`MOST_NUMBERS`], which come with the launch and need no upload.
+    Numbers(&'a [i64]),
+}
+
+/// `MOST_NUMBERS` of the texts. CUDA has 4 KiB for all arguments of a kernel, Metal for each that is given by value; this leaves room for others.
+pub(crate) const MOST_NUMBERS: usize = 480;
+
+/// The numbers as kernels take them, with zeros after them.
+fn by_value(numbers: &[i64]) -> Result<[i64; MOST_NUMBERS]> {
+    let mut all = [0; MOST_NUMBERS];
+    let Some(own) = all.get_mut(..numbers.len()) else {
+        bail!(
+            "a launch takes {MOST_NUMBERS} numbers at most, found {}",
+            numbers.len()
+        )
+    };
+    own.copy_from_slice(numbers);
+    Ok(all)
 }
 
 impl Kernel {
@@ -121,7 +139,7 @@ impl Kernel {
         };
         let bytes = self.real.size_in_bytes();
         let mut source = format!(
-            "#define REAL {real}\n#define REAL_BYTES {bytes}\n#define THREADS {}\n",
+            "#define REAL {real}\n#define REAL_BYTES {bytes}\n#define THREADS {}\n#define MOST_NUMBERS {MOST_NUMBERS}\n",
             self.threads
         );
         for (name, value) in &self.constants {
@@ -131,7 +149,7 @@ impl Kernel {
     }
 }
 
-/// The addresses of contiguous tensors' first elements, for tables; the tensors must outlive the launches that use them.
+/// The addresses of contiguous tensors' first elements, for tables and [`Argument::Numbers`]; the tensors must outlive the launches that use them.
 pub(crate) fn addresses(tensors: &[&Tensor], device: &Device) -> Result<Vec<i64>> {
     tensors
         .iter()

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 use crate::backend::{Backend, backend};
 use crate::{
-    AdamWStep, AdamWTensors, AttentionConfig, DecodeRows, DeltaHeads, GradientSums, Layout,
-    Recording, Routing, SampleRow, Segment, WeightLayout, backward_into,
+    AdamWStep, AttentionConfig, DecodeRows, DeltaHeads, GradientSums, Layout, Recording, Routing,
+    SampleRow, Segment, WeightLayout, backward_into,
 };
 
 /// What was tried.
@@ -333,13 +333,7 @@ impl Trial<'_> {
             Ok(([param?, m?, v?], of(4.0)?))
         };
         let ([param, m, v], grad) = &state(self.device)?;
-        crate::adamw_all(&[AdamWTensors {
-            param,
-            grad,
-            m,
-            v,
-            step: &step,
-        }])?;
+        crate::adamw(param, grad, m, v, &step)?;
         let squares = crate::sums_of_squares(&[grad])?;
         let ([want, want_m, want_v], grad) = &state(&Device::Cpu)?;
         crate::reference::adamw(want, grad, want_m, want_v, &step)?;

@@ -1,40 +1,45 @@
-// Σ x² of many tensors: parts of blocks, then sums of parts, both in a fixed order. A tensor's row of `table`: the address of its first element, its
-// elements, and the first block that works on it; a row more says where blocks end. A block has EACH elements for each of its threads.
+// Σ x² of many tensors: parts of blocks, then sums of parts, both in a fixed order. The tensors stand in a line, each from the start of a block on:
+// where one ends says where the next one begins. What differs from step to step, their addresses, comes with the launch.
 
 #define EACH 16
-#define COLUMNS 3
+#define BLOCK (THREADS * EACH)
 #define WARPS (THREADS / 32)
 struct Scratch { float of_warp[WARPS]; };
 
-KERNEL(squares, GLOBAL const i64* table, INT tensors, GLOBAL float* parts) {
+// How many blocks of the line there are up to this end of a tensor.
+DEVICE i64 blocks_to(i64 end) { return (end + BLOCK - 1) / BLOCK; }
+
+// Of each tensor: the address of its first element, and its end in the line. The first one begins with block `first`.
+KERNEL(squares, NUMBERS tensors, INT count, INT first, GLOBAL float* parts) {
     SHARED(Scratch, m);
-    i64 low = 0, high = tensors; // the last tensor whose first block is not after this one
-    while (high - low > 1) {
+    const i64 block = first + BLOCK_X;
+    i64 low = 0, high = count - 1; // the first tensor that ends after the block begins
+    while (low < high) {
         const i64 middle = (low + high) / 2;
-        if (table[middle * COLUMNS + 2] <= BLOCK_X) low = middle;
-        else high = middle;
+        if (tensors.at[2 * middle + 1] > block * BLOCK) high = middle;
+        else low = middle + 1;
     }
-    GLOBAL const i64* t = table + low * COLUMNS;
-    GLOBAL const REAL* x = (GLOBAL const REAL*)t[0];
-    const i64 first = (BLOCK_X - t[2]) * THREADS * EACH, end = smaller(first + THREADS * EACH, t[1]);
+    const i64 start = (low > 0 ? blocks_to(tensors.at[2 * low - 1]) : first) * BLOCK;
+    const i64 end = smaller((block + 1) * BLOCK, tensors.at[2 * low + 1]);
+    GLOBAL const REAL* x = (GLOBAL const REAL*)tensors.at[2 * low];
     float sum = 0;
-    for (i64 i = first + THREAD; i < end; i += THREADS) sum += wide(x[i]) * wide(x[i]);
+    for (i64 i = block * BLOCK + THREAD; i < end; i += THREADS) sum += wide(x[i - start]) * wide(x[i - start]);
     sum = warp_sum(sum);
     if (THREAD % 32 == 0) m.of_warp[THREAD / 32] = sum;
     block_sync();
     if (THREAD > 0) return;
     sum = 0;
     for (int w = 0; w < WARPS; w++) sum += m.of_warp[w];
-    parts[BLOCK_X] = sum;
+    parts[block] = sum;
 }
 
-// A tensor for each warp.
-KERNEL(sums_of_squares, GLOBAL const i64* table, INT tensors, GLOBAL const float* parts, GLOBAL float* y) {
+// A tensor for each warp. `ends` in the line; the first one begins with block `first`.
+KERNEL(sums_of_squares, NUMBERS ends, INT tensors, INT first, GLOBAL const float* parts, GLOBAL float* y) {
     const i64 tensor = BLOCK_X * WARPS + THREAD / 32;
     if (tensor >= tensors) return;
-    const i64 end = table[(tensor + 1) * COLUMNS + 2];
+    const i64 begin = tensor > 0 ? blocks_to(ends.at[tensor - 1]) : first, end = blocks_to(ends.at[tensor]);
     float sum = 0;
-    for (i64 part = table[tensor * COLUMNS + 2] + THREAD % 32; part < end; part += 32) sum += parts[part];
+    for (i64 part = begin + THREAD % 32; part < end; part += 32) sum += parts[part];
     sum = warp_sum(sum);
     if (THREAD % 32 == 0) y[tensor] = sum;
 }

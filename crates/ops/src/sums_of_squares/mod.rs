@@ -111,4 +111,31 @@ mod tests {
             }
         }
     }
+
+    /// In several launches, and without an upload; the sums in f64.
+    #[test]
+    fn more_tensors_than_addresses_come_with_a_launch_take_several() {
+        if !kernels_run() {
+            return;
+        }
+        let mut rng = TestRng::new(3);
+        let tensors: Vec<Tensor> = (0..crate::gpu::MOST_NUMBERS + 3)
+            .map(|i| rng.tensor(&[i % 3 * 1100]))
+            .collect();
+        let all: Vec<&Tensor> = tensors.iter().collect();
+        let before = [crate::kernel_launches(), crate::host_uploads()];
+        let found = crate::on_the_emulated_grid(rlhf_grid::launch, || sums_of_squares(&all));
+        assert_eq!(crate::kernel_launches() - before[0], 3 + 2);
+        assert_eq!(crate::host_uploads() - before[1], 0);
+        for (got, t) in found
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .zip(all)
+        {
+            let want = of(t);
+            assert!((f64::from(got) - want).abs() <= 1e-6 * want);
+        }
+    }
 }
