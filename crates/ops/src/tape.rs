@@ -212,12 +212,12 @@ impl Tape {
         let mut of_candle: HashSet<TensorId> = HashSet::new();
         let mut ours = 0;
         for t in self.steps.iter().flat_map(|step| step.results.first()) {
-            match t.is_variable() {
-                true => ours += 1,
-                false => of_candle.extend(
-                    (t.sorted_nodes().iter()).filter_map(|t| (!t.is_variable()).then(|| t.id())),
-                ),
+            if t.is_variable() {
+                ours += 1;
+                continue;
             }
+            let nodes = t.sorted_nodes().into_iter();
+            of_candle.extend(nodes.filter(|t| !t.is_variable()).map(Tensor::id));
         }
         ours + of_candle.len()
     }
