@@ -53,19 +53,19 @@ pub fn upload_lists<T: WithDType, const N: usize>(
 
 /// Whole numbers on a device that are uploaded only when they change: the addresses of tensors that stay where they are, and the like.
 #[derive(Debug, Default)]
-pub struct KeptTable(Option<(Vec<i64>, Tensor)>);
+pub struct KeptTable(Option<Box<(Vec<i64>, Tensor)>>);
 
 impl KeptTable {
     /// `numbers` on `device`: as they were uploaded, where they are the same.
     pub(crate) fn hold(&mut self, numbers: Vec<i64>, device: &Device) -> Result<Tensor> {
-        if let Some((held, tensor)) = &self.0
-            && *held == numbers
-            && tensor.device().same_device(device)
+        if let Some(kept) = &self.0
+            && kept.0 == numbers
+            && kept.1.device().same_device(device)
         {
-            return Ok(tensor.clone());
+            return Ok(kept.1.clone());
         }
         let tensor = upload(&numbers, numbers.len(), device)?;
-        self.0 = Some((numbers, tensor.clone()));
+        self.0 = Some(Box::new((numbers, tensor.clone())));
         Ok(tensor)
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Critic {
 /// Where the weights of the critic live.
 enum Weights {
     /// A model of its own, with an optimizer of its own.
-    Separate(Box<Learner<ScalarModel>>),
+    Separate(Learner<ScalarModel>),
     /// A head among the policy's parameters, which the policy's optimizer moves; both models read the policy's trunk.
     Shared {
         /// The policy's, the head among them.
@@ -95,12 +95,12 @@ impl Critic {
         }
         let under_zeros = || ScalarModel::params_over(&base.config, &base.params, HeadInit::Zeros);
         let separate = |model: &ModelConfig, params: Params| {
-            anyhow::Ok(Weights::Separate(Box::new(Learner {
+            anyhow::Ok(Weights::Separate(Learner {
                 model: ScalarModel::new(model, &params)?.gradient_checkpointing(session.recompute),
                 view: ScalarModel::new(model, &params.frozen())?,
                 params,
                 adam: optimizer(config.adam_eps, session),
-            })))
+            }))
         };
         let weights = match (config.critic, reward_model) {
             (CriticKind::Separate, Some(reward)) => match &session.lora {
