@@ -200,6 +200,37 @@ fn bias_gradient(b: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
     }
 }
 
+/// `residual + b` in every row, for what candle records.
+pub(super) struct BiasAdd;
+
+impl CustomOp2 for BiasAdd {
+    fn name(&self) -> &'static str {
+        "bias_add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let [x, b] = [elements(residual, residual_layout)?, elements(b, b_layout)?];
+        output(residual_and_bias(&x, &b), residual_layout.shape())
+    }
+
+    fn bwd(
+        &self,
+        residual: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dresidual = residual.track_op().then(|| g.clone());
+        Ok((dresidual, bias_gradient(b, g)?))
+    }
+}
+
 pub(super) struct LinearAdd(pub(super) Linear);
 
 impl LinearAdd {

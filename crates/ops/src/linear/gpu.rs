@@ -102,8 +102,24 @@ pub(super) fn linear_add_biased(
     layout: WeightLayout,
 ) -> Result<(Storage, Shape)> {
     let (inputs, _) = layout.sizes(w.dims2()?);
+    let mut y = residual_and_bias(residual, b)?;
+    let w = layout.tensor(w)?;
+    product(&matrix(x, inputs)?, &w, Destination::Memory(&mut y), 0, 1.0)?;
+    Ok((y.storage, y.shape))
+}
+
+/// `residual + b` in every row, for what candle records.
+pub(super) fn bias_add(residual: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let y = residual_and_bias(residual, b)?;
+    attach2("bias_add", [residual, b], y, |[residual, b], _, g| {
+        let dresidual = residual.track_op().then(|| g.clone());
+        Ok([dresidual, bias_gradient(b, g)?])
+    })
+}
+
+fn residual_and_bias(residual: &Tensor, b: &Tensor) -> Result<Memory> {
     let (rows, b) = (Rows::of(residual)?, b.detach().contiguous()?);
-    let mut y = Memory::like(residual)?;
+    let y = Memory::like(residual)?;
     let kernel = Kernel::new(TEXT, "add_to_rows", residual.dtype());
     let n = rows.count * rows.width;
     let arguments = [
@@ -115,9 +131,7 @@ pub(super) fn linear_add_biased(
         Int(rows.width),
     ];
     kernel.launch(residual.device(), elementwise(n, &kernel), &arguments)?;
-    let w = layout.tensor(w)?;
-    product(&matrix(x, inputs)?, &w, Destination::Memory(&mut y), 0, 1.0)?;
-    Ok((y.storage, y.shape))
+    Ok(y)
 }
 
 pub(super) fn linear_add_biased_gradients(

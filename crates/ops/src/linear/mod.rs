@@ -94,7 +94,11 @@ pub fn linear_add(
     };
     let operands = [residual, x, w, bias];
     if !takes_any(&operands) {
-        return linear_add(&residual.broadcast_add(bias)?, x, w, layout, None);
+        let start = match backend {
+            Backend::Fused => apply2(residual, bias, cpu::BiasAdd)?,
+            _ => gpu::bias_add(residual, bias)?,
+        };
+        return linear_add(&start, x, w, layout, None);
     }
     Ok(match backend {
         Backend::Fused => result(
