@@ -177,7 +177,7 @@ impl Attend<'_> {
                     Ok(block(x, &mut Attend::Packed(&layout))?)
                 })?)
             }
-            _ => block(x, self),
+            _ => Ok(rlhf_ops::boundary(&block(x, self)?)?),
         }
     }
 
@@ -207,7 +207,11 @@ impl Attend<'_> {
                     Ok(block(&parts[0], &parts[1..], &mut Attend::Packed(&layout))?)
                 })?)
             }
-            _ => block(x, beside, self),
+            _ => {
+                let (y, second) = block(x, beside, self)?;
+                let second = second.map(|z| rlhf_ops::boundary(&z)).transpose()?;
+                Ok((rlhf_ops::boundary(&y)?, second))
+            }
         }
     }
 

@@ -97,7 +97,7 @@ pub use linear::{WeightLayout, linear, linear_add};
 pub use log_sigmoid::log_sigmoid;
 pub use negative_log_likelihood::negative_log_likelihood;
 pub use parallel::{on_workers, parallel_map};
-pub use recompute::{recompute, recompute_two};
+pub use recompute::{boundary, recompute, recompute_two};
 pub use rms_norm::{rms_norm, rms_norm_around_one};
 pub use rope::{rope, rope_append, rope_both};
 pub use sample::{DrawnToken, SampleRow, Sampling, sample, samples_on_device};

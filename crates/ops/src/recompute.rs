@@ -1,6 +1,6 @@
 //! Gradient checkpointing: activations are recomputed in the backward pass instead of kept.
 
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{Result, Tensor, Var};
 
 use crate::backward::differentiate;
 use crate::tape::{self, Recording, Step, Tape, is_recording};
@@ -12,8 +12,8 @@ mod tests;
 /// second time.
 ///
 /// Value and gradients, of `x` and of every variable that `f` reads, are the same bits as without checkpointing, provided that `f` is
-/// deterministic and its variables do not change between the two passes. An error outside of a [`Recording`]: candle's graph would keep it all.
-/// Chen et al. 2016, arXiv:1604.06174.
+/// deterministic, its variables do not change between the two passes, and the function that keeps its activations ends at a [`boundary`] too. Outside of a
+/// [`Recording`] it is `f(x)`, and candle's graph keeps all of it. Chen et al. 2016, arXiv:1604.06174.
 pub fn recompute(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> Result<Tensor> {
     Ok(recompute_two(x, move |x| Ok((f(x)?, None)))?.0)
 }
@@ -23,6 +23,9 @@ pub fn recompute_two(
     x: &Tensor,
     f: impl Fn(&Tensor) -> Result<(Tensor, Option<Tensor>)> + 'static,
 ) -> Result<(Tensor, Option<Tensor>)> {
+    if !is_recording() {
+        return f(x);
+    }
     // Recorded to know which variables it reads; nothing else of it is kept.
     let recording = Recording::start();
     let (y, z) = f(&x.detach())?;
@@ -30,9 +33,6 @@ pub fn recompute_two(
     let variables = tape.leaves();
     if variables.is_empty() && !x.track_op() {
         return Ok((y.detach(), z.map(|z| z.detach())));
-    }
-    if !is_recording() {
-        bail!("recompute: this pass is differentiated, so it must run in a Recording")
     }
     let (y, z) = (leaf(&y, &tape)?, z.map(|z| leaf(&z, &tape)).transpose()?);
     tape::push(Step {
@@ -51,6 +51,26 @@ pub fn recompute_two(
         }),
     });
     Ok((y, z))
+}
+
+/// `y`, where candle's graph ends: what candle computes of it has a stretch of its own in the [`Recording`]. The gradients of what is read on both sides
+/// are then added in the order in which [`recompute`] adds them.
+pub fn boundary(y: &Tensor) -> Result<Tensor> {
+    if !is_recording() || y.is_variable() || !y.track_op() {
+        return Ok(y.clone());
+    }
+    let leaf = Var::from_tensor(&y.detach())?.into_inner();
+    tape::push(Step {
+        operands: vec![y.clone()],
+        results: vec![leaf.clone()],
+        gradient: Box::new(|step, upstream| {
+            let found = step.operands.iter().zip(upstream);
+            Ok(found
+                .filter_map(|(y, g)| Some((y.clone(), g.clone()?)))
+                .collect())
+        }),
+    });
+    Ok(leaf)
 }
 
 /// The same values as a leaf: those of a step are one already.

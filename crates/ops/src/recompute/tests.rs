@@ -166,17 +166,35 @@ fn weights_learn_although_the_input_records_nothing_and_the_input_although_the_w
     assert!(!y.track_op());
 }
 
-/// Candle's graph would keep every activation, in silence.
+/// Outside of a recording it is the function, with the gradients of candle's graph.
 #[test]
-fn outside_of_a_recording_only_what_needs_no_gradient_is_computed() {
+fn outside_of_a_recording_candle_keeps_all() {
     let (x, weights) = operands(DType::F32);
-    let frozen = weights.each_ref().map(Var::as_detached_tensor);
-    let want = flat(&block(&x, &frozen).unwrap());
-    let y = recompute(&x.as_detached_tensor(), move |x| block(x, &frozen)).unwrap();
-    assert_eq!(flat(&y), want);
-    let weights = tensors(&weights);
-    let error = recompute(&x.as_detached_tensor(), move |x| block(x, &weights)).unwrap_err();
-    assert!(error.to_string().contains("Recording"), "{error}");
+    let inner = tensors(&weights);
+    let kept = block(&x, &inner).unwrap();
+    let y = recompute(&x, move |x| block(x, &inner)).unwrap();
+    assert_eq!(flat(&y), flat(&kept));
+    let gradients = |y: &Tensor| {
+        let all = squares(y).backward().unwrap();
+        weights.each_ref().map(|w| flat(all.get(w).unwrap()))
+    };
+    assert_eq!(gradients(&y), gradients(&kept));
+}
+
+/// By hand: with y = 2x and z = y + y, of which y is a boundary, Σ z² has the gradient 32x.
+#[test]
+fn a_boundary_hands_values_and_gradients_on() {
+    let x = Var::new(&[1f32, -3.0], &candle_core::Device::Cpu).unwrap();
+    let y = || (x.as_tensor() * 2.0).unwrap();
+    let z = |y: Tensor| squares(&(&y + &y).unwrap());
+    assert!(!boundary(&y()).unwrap().is_variable());
+    let recording = Recording::start();
+    let cut = boundary(&y()).unwrap();
+    assert!(cut.is_variable() && flat(&cut) == [2.0, -6.0]);
+    assert_eq!(boundary(&cut).unwrap().id(), cut.id());
+    let gradients = differentiated(&z(cut));
+    assert_eq!(flat(gradients.get(&x).unwrap()), [32.0, -96.0]);
+    drop(recording);
 }
 
 #[test]
