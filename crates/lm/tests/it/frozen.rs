@@ -65,12 +65,11 @@ fn the_gradient_of_a_trainable_block_does_not_depend_on_what_is_frozen_around_it
                 for (name, grad) in found.iter() {
                     assert_eq!(bits(grad), bits(full.get(name).unwrap()), "{what}: {name}");
                 }
-                if !checkpointing {
+                if !checkpointing && !rlhf_ops::reference_only() {
                     // Neither the embedding nor the first block keeps anything.
                     assert!(kept <= alone, "{what}: {kept}, {alone}");
                     // What candle computes it keeps itself: in half precision nearly all.
-                    let ours = dtype == DType::F32 && !rlhf_ops::reference_only();
-                    assert!(kept > 0 || !ours, "{what}");
+                    assert!(kept > 0 || dtype != DType::F32, "{what}");
                 }
             }
         }
