@@ -181,7 +181,7 @@ impl Attend<'_> {
         }
     }
 
-    /// [`block`](Self::block) of one that reads other tensors `beside` the residual stream, with as many rows, and may give a second result.
+    /// [`block`](Self::block) of one that reads other tensors `beside` the residual stream, and may give a second result.
     pub(crate) fn block_beside(
         &mut self,
         x: &Tensor,
@@ -195,22 +195,16 @@ impl Attend<'_> {
         match self {
             Self::Packed(layout) if checkpointing => {
                 let layout = layout.clone();
-                let all: Vec<&Tensor> = std::iter::once(x).chain(beside).collect();
-                let widths = all.iter().map(|t| t.dim(1));
-                let widths: Vec<usize> = widths.collect::<candle_core::Result<_>>()?;
-                let joined = match beside {
-                    [] => x.clone(),
-                    _ => Tensor::cat(&all, 1)?,
-                };
-                Ok(rlhf_ops::recompute_two(&joined, move |joined| {
-                    let parts = parts(joined, &widths)?;
-                    Ok(block(&parts[0], &parts[1..], &mut Attend::Packed(&layout))?)
+                let all: Vec<Tensor> = std::iter::once(x).chain(beside).cloned().collect();
+                Ok(rlhf_ops::recompute_two(&all, move |all| {
+                    Ok(block(&all[0], &all[1..], &mut Attend::Packed(&layout))?)
                 })?)
             }
             _ => {
                 let (y, second) = block(x, beside, self)?;
+                let y = rlhf_ops::boundary(&y)?;
                 let second = second.map(|z| rlhf_ops::boundary(&z)).transpose()?;
-                Ok((rlhf_ops::boundary(&y)?, second))
+                Ok((y, second))
             }
         }
     }
@@ -239,20 +233,6 @@ impl Attend<'_> {
             Self::Prefill { cache, .. } | Self::Cached { cache, .. } => cache.advance(tokens),
         }
     }
-}
-
-/// `joined` cut into columns of these `widths`, of which there is one or more.
-fn parts(joined: &Tensor, widths: &[usize]) -> candle_core::Result<Vec<Tensor>> {
-    if let [_] = widths {
-        return Ok(vec![joined.clone()]);
-    }
-    let mut from = 0;
-    let part = |width: &usize| {
-        let part = joined.narrow(1, from, *width)?.contiguous()?;
-        from += width;
-        Ok(part)
-    };
-    widths.iter().map(part).collect()
 }
 
 /// Attention of one new token per row to what the cache holds of `layer`.

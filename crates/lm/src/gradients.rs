@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
+use rlhf_ops::{GradientSums, backward_into, backward_keeping, backward_offering};
 
 use crate::schema::first_few;
 use crate::{Error, Params, Result};
@@ -28,12 +30,8 @@ struct Squares {
     zero: Option<Vec<bool>>,
 }
 
-/// Whether a loss is differentiated a second time.
-#[derive(Clone, Copy)]
-enum Again {
-    No,
-    Perhaps,
-}
+/// A backward pass that sums gradients in place.
+type Backward = fn(&Tensor, &mut GradientSums) -> candle_core::Result<GradStore>;
 
 /// Who wants a gradient as soon as nothing will be added to it; it leaves the sums where the answer is yes.
 pub type TakeGradient = dyn Fn(&str, &Tensor) -> bool;
@@ -53,12 +51,12 @@ impl Gradients {
     pub fn accumulate(&mut self, params: &Params, loss: &Tensor) -> Result<()> {
         self.squares.take();
         if params.dtype() != DType::F16 {
-            return self.add(params, loss, Again::No, None).map(drop);
+            return self.add(params, loss, backward_into, None).map(drop);
         }
         // Powers of two change no digit, and no scale outlives the call: a resumed run takes the same ones.
         for scale in [4096.0, 256.0, 16.0, 1.0] {
             let mut scaled = Self::new();
-            scaled.add(params, &(loss * scale)?, Again::Perhaps, None)?;
+            scaled.add(params, &(loss * scale)?, backward_keeping, None)?;
             if scale > 1.0 && !scaled.norm()?.is_finite() {
                 continue;
             }
@@ -88,30 +86,24 @@ impl Gradients {
             return Ok(Vec::new());
         }
         self.squares.take();
-        self.add(params, loss, Again::No, Some(take))
+        self.add(params, loss, backward_into, Some(take))
     }
 
-    /// Adds the gradients of one backward pass.
+    /// Adds the gradients of one pass: of `backward`, or where they are offered to `take` of one that does that.
     fn add(
         &mut self,
         params: &Params,
         loss: &Tensor,
-        again: Again,
+        backward: Backward,
         take: Option<Rc<TakeGradient>>,
     ) -> Result<Vec<String>> {
-        let mut sums = rlhf_ops::GradientSums::new();
+        let mut sums = GradientSums::new();
         for (name, var) in params.read_vars() {
             sums.insert(var.id(), self.sums.remove(name));
         }
         let taken = Rc::new(RefCell::new(HashSet::new()));
         let (mut grads, complete) = match take {
-            None => {
-                let grads = match again {
-                    Again::No => rlhf_ops::backward_into(loss, &mut sums)?,
-                    Again::Perhaps => rlhf_ops::backward_keeping(loss, &mut sums)?,
-                };
-                (grads, Vec::new())
-            }
+            None => (backward(loss, &mut sums)?, Vec::new()),
             Some(take) => {
                 let names = params.read_vars();
                 let names: HashMap<_, _> = names
@@ -125,7 +117,7 @@ impl Gradients {
                     }
                     wanted
                 };
-                rlhf_ops::backward_offering(loss, &mut sums, Rc::new(offered))?
+                backward_offering(loss, &mut sums, Rc::new(offered))?
             }
         };
         let mut names: HashMap<_, _> = HashMap::new();

@@ -15,32 +15,36 @@ mod tests;
 /// deterministic, its variables do not change between the two passes, and the function that keeps its activations ends at a [`boundary`] too. Outside of a
 /// [`Recording`] it is `f(x)`, and candle's graph keeps all of it. Chen et al. 2016, arXiv:1604.06174.
 pub fn recompute(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> Result<Tensor> {
-    Ok(recompute_two(x, move |x| Ok((f(x)?, None)))?.0)
+    let (y, _) = recompute_two(std::slice::from_ref(x), move |all| Ok((f(&all[0])?, None)))?;
+    Ok(y)
 }
 
-/// [`recompute`] of a function that may have a second result, of another shape and number format.
+/// [`recompute`] of a function of several tensors, which may have a second result.
 pub fn recompute_two(
-    x: &Tensor,
-    f: impl Fn(&Tensor) -> Result<(Tensor, Option<Tensor>)> + 'static,
+    operands: &[Tensor],
+    f: impl Fn(&[Tensor]) -> Result<(Tensor, Option<Tensor>)> + 'static,
 ) -> Result<(Tensor, Option<Tensor>)> {
     if !is_recording() {
-        return f(x);
+        return f(operands);
     }
     // Recorded to know which variables it reads; nothing else of it is kept.
     let recording = Recording::start();
-    let (y, z) = f(&x.detach())?;
+    let detached: Vec<Tensor> = operands.iter().map(Tensor::detach).collect();
+    let (y, z) = f(&detached)?;
     let tape = recording.finish_with([Some(&y), z.as_ref()].into_iter().flatten());
     let variables = tape.leaves();
-    if variables.is_empty() && !x.track_op() {
+    if variables.is_empty() && !operands.iter().any(Tensor::track_op) {
         return Ok((y.detach(), z.map(|z| z.detach())));
     }
     let (y, z) = (leaf(&y, &tape)?, z.map(|z| leaf(&z, &tape)).transpose()?);
+    let count = operands.len();
     tape::push(Step {
-        operands: std::iter::once(x.clone()).chain(variables).collect(),
+        operands: operands.iter().cloned().chain(variables).collect(),
         results: std::iter::once(y.clone()).chain(z.clone()).collect(),
         gradient: Box::new(move |step, upstream| {
-            let recording = Recording::below(&step.operands[0]);
-            let (y, z) = f(&step.operands[0])?;
+            let operands = &step.operands[..count];
+            let recording = Recording::below(operands);
+            let (y, z) = f(operands)?;
             let results = || std::iter::once(&y).chain(&z);
             let tape = recording.finish_with(results());
             let upstream = results().zip(upstream);

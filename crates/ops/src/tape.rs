@@ -66,10 +66,10 @@ impl Recording {
         })
     }
 
-    /// Within the step of another whose operand `x` is, and keeps its gradient.
-    pub(crate) fn below(x: &Tensor) -> Self {
+    /// Within the step of another, whose `operands` have their gradients there.
+    pub(crate) fn below(operands: &[Tensor]) -> Self {
         let this = Self::start();
-        with_tape(|tape| tape.stretches.insert(x.id()));
+        with_tape(|tape| tape.stretches.extend(operands.iter().map(Tensor::id)));
         this
     }
 
@@ -112,23 +112,26 @@ pub(crate) enum Steps {
 
 /// What has been recorded up to `loss`; of a thread that records nothing, the stretch that ends there.
 pub(crate) fn up_to(loss: &Tensor, steps: Steps) -> Result<Tape> {
-    let (mut tape, gone) = CURRENT.with_borrow_mut(|it| match (it, steps) {
-        (None, _) => (Tape::default(), HashSet::new()),
-        (Some(it), Steps::Kept) => (it.tape.clone(), it.gone.clone()),
-        (Some(it), Steps::Freed) => {
-            let gone = it.gone.clone();
-            let results = it.tape.steps.iter().flat_map(|step| &step.results);
-            it.gone.extend(results.map(Tensor::id));
-            (std::mem::take(&mut it.tape), gone)
+    CURRENT.with_borrow_mut(|it| {
+        let mut none = Recorded::default();
+        let recorded = it.as_mut().unwrap_or(&mut none);
+        let mut tape = match steps {
+            Steps::Freed => std::mem::take(&mut recorded.tape),
+            Steps::Kept => recorded.tape.clone(),
+        };
+        tape.end_stretch(loss);
+        let is_gone = |t: &Tensor| recorded.gone.contains(&t.id());
+        if is_gone(loss) || tape.leaves().iter().any(is_gone) {
+            bail!(
+                "backward: the loss depends on what an earlier backward pass has freed; compute it after that pass, or again"
+            )
         }
-    });
-    tape.end_stretch(loss);
-    if gone.contains(&loss.id()) || tape.leaves().iter().any(|leaf| gone.contains(&leaf.id())) {
-        bail!(
-            "backward: the loss depends on what an earlier backward pass has freed; compute it after that pass, or again"
-        )
-    }
-    Ok(tape)
+        if steps == Steps::Freed {
+            let results = tape.steps.iter().flat_map(|step| &step.results);
+            recorded.gone.extend(results.map(Tensor::id));
+        }
+        Ok(tape)
+    })
 }
 
 /// Runs `f` without recording.

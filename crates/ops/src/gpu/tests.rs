@@ -39,12 +39,16 @@ fn quick_linear() {
         rng.tensor(&[33, 20]),
         rng.tensor(&[33]),
     );
-    check("linear", &[x.clone(), w.clone(), b], |t| {
+    check("linear", &[x.clone(), w.clone(), b.clone()], |t| {
         crate::linear(&t[0], &t[1], OutIn, Some(&t[2]))
     });
     let (residual, w) = (rng.tensor(&[37, 33]), w.t().unwrap());
-    check("linear_add", &[residual, x, w], |t| {
+    let operands = [residual, x, w, b];
+    check("linear_add", &operands[..3], |t| {
         crate::linear_add(&t[0], &t[1], &t[2], InOut, None)
+    });
+    check("linear_add with a bias", &operands, |t| {
+        crate::linear_add(&t[0], &t[1], &t[2], InOut, Some(&t[3]))
     });
 }
 
@@ -117,7 +121,12 @@ fn gradients_add_up() {
 fn quick_elementwise() {
     let mut rng = TestRng::new(2);
     let (x, y) = (rng.tensor(&[9, 30]), rng.tensor(&[9, 30]));
-    check("swiglu", &[x.clone(), y], |t| crate::swiglu(&t[0], &t[1]));
+    let both = [x.clone(), y];
+    check("swiglu", &both, |t| crate::swiglu(&t[0], &t[1]));
+    // The gradients of the first operand meet.
+    check("add", &both, |t| {
+        crate::swiglu(&t[0], &crate::add(&t[0], &t[1])?)
+    });
     check("gelu_tanh", std::slice::from_ref(&x), |t| {
         crate::gelu_tanh(&t[0])
     });
@@ -132,9 +141,11 @@ fn quick_elementwise() {
     });
     let angles = rng.tensor(&[9, 4]);
     let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
-    check("rope", &[x], |t| {
+    check("rope", &both, |t| {
         let there = |angles: &Tensor| angles.to_device(t[0].device());
-        crate::rope(&t[0], &there(&cos)?, &there(&sin)?, 10)
+        let (cos, sin) = (there(&cos)?, there(&sin)?);
+        let [q, k] = crate::rope_both([&t[0], &t[1]], &cos, &sin, 10)?;
+        crate::swiglu(&q, &crate::rope(&k, &cos, &sin, 10)?)
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::WeightLayout;
 use crate::backward::sum_gradient;
@@ -164,35 +164,6 @@ impl CustomOp3 for Linear {
     }
 }
 
-/// `(residual + b) + x·W`, of residual, x, W and b.
-pub(super) fn linear_add_biased(
-    operands: [&Tensor; 4],
-    layout: WeightLayout,
-) -> Result<(Storage, Shape)> {
-    let (inputs, outputs) = layout.sizes(operands[2].dims2()?);
-    let shape = operands[0].shape().clone();
-    let operands = operands.map(Operand::of);
-    let [residual, x, w, b] = &Operand::all(&operands)?;
-    let rows = residual.len() / outputs.max(1);
-    let y = residual_and_bias(residual, b);
-    let y = project(Some(y), x, rows, layout.matrix(w, inputs, outputs));
-    Ok((Storage::Cpu(CpuStorage::F32(y)), shape))
-}
-
-pub(super) fn linear_add_biased_gradients(
-    [residual, x, w, b]: [&Tensor; 4],
-    g: &Tensor,
-    layout: WeightLayout,
-) -> Result<[Option<Tensor>; 4]> {
-    let (dx, dw) = Linear { layout }.backward(x, w, g)?;
-    Ok([
-        residual.track_op().then(|| g.clone()),
-        dx,
-        dw,
-        bias_gradient(b, g)?,
-    ])
-}
-
 fn bias_gradient(b: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
     match b.track_op() {
         true => gradient(sum_rows(&Operand::of(g).elements()?, b.elem_count()), b),
@@ -200,7 +171,7 @@ fn bias_gradient(b: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
     }
 }
 
-/// `residual + b` in every row, for what candle records.
+/// `residual + b` in every row.
 pub(super) struct BiasAdd;
 
 impl CustomOp2 for BiasAdd {

@@ -1,6 +1,6 @@
 //! The linear layer on a GPU: products by BLAS, gradients of weights added to their sums where they are.
 
-use candle_core::{Result, Shape, Storage, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::WeightLayout;
 use crate::backward::sum_on_gpu;
@@ -96,52 +96,25 @@ pub(super) fn linear_add(
     )
 }
 
-/// `(residual + b) + x·W`, of residual, x, W and b.
-pub(super) fn linear_add_biased(
-    [residual, x, w, b]: [&Tensor; 4],
-    layout: WeightLayout,
-) -> Result<(Storage, Shape)> {
-    let (inputs, _) = layout.sizes(w.dims2()?);
-    let mut y = residual_and_bias(residual, b)?;
-    let w = layout.tensor(w)?;
-    product(&matrix(x, inputs)?, &w, Destination::Memory(&mut y), 0, 1.0)?;
-    Ok((y.storage, y.shape))
-}
-
-/// `residual + b` in every row, for what candle records.
+/// `residual + b` in every row.
 pub(super) fn bias_add(residual: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let y = residual_and_bias(residual, b)?;
-    attach2("bias_add", [residual, b], y, |[residual, b], _, g| {
-        let dresidual = residual.track_op().then(|| g.clone());
-        Ok([dresidual, bias_gradient(b, g)?])
-    })
-}
-
-fn residual_and_bias(residual: &Tensor, b: &Tensor) -> Result<Memory> {
-    let (rows, b) = (Rows::of(residual)?, b.detach().contiguous()?);
+    let (rows, row) = (Rows::of(residual)?, b.detach().contiguous()?);
     let y = Memory::like(residual)?;
     let kernel = Kernel::new(TEXT, "add_to_rows", residual.dtype());
     let n = rows.count * rows.width;
     let arguments = [
         In(&rows.tensor),
         Int(rows.stride),
-        In(&b),
+        In(&row),
         Out(&y),
         Int(rows.count),
         Int(rows.width),
     ];
     kernel.launch(residual.device(), elementwise(n, &kernel), &arguments)?;
-    Ok(y)
-}
-
-pub(super) fn linear_add_biased_gradients(
-    [residual, x, w, b]: [&Tensor; 4],
-    g: &Tensor,
-    layout: WeightLayout,
-) -> Result<[Option<Tensor>; 4]> {
-    let [dx, dw] = gradients([x, w], g, layout)?;
-    let dresidual = residual.track_op().then(|| g.clone());
-    Ok([dresidual, dx, dw, bias_gradient(b, g)?])
+    attach2("bias_add", [residual, b], y, |[residual, b], _, g| {
+        let dresidual = residual.track_op().then(|| g.clone());
+        Ok([dresidual, bias_gradient(b, g)?])
+    })
 }
 
 /// `dX = G·Wᵀ`, `dW = Xᵀ·G`, with `W` as `[in, out]`.

@@ -8,7 +8,7 @@ pub(crate) mod reference;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::apply::{apply2, apply3, result, takes_any};
+use crate::apply::{apply2, apply3};
 use crate::backend::{Backend, backend};
 
 /// The order of a weight matrix in memory.
@@ -84,34 +84,16 @@ pub fn linear_add(
         )
     }
     let backend = backend(&[residual, x, w, bias.unwrap_or(w)]);
-    let bias = match (backend, bias) {
+    let start = match (backend, bias) {
         (Backend::Reference, _) => return reference::linear_add(residual, x, w, layout, bias),
-        (Backend::Fused, None) => {
-            return apply3(x, w, residual, cpu::LinearAdd(cpu::Linear { layout }));
-        }
-        (Backend::Kernel, None) => return gpu::linear_add(residual, x, w, layout),
-        (_, Some(bias)) => bias,
+        (_, None) => residual.clone(),
+        (Backend::Fused, Some(b)) => apply2(residual, b, cpu::BiasAdd)?,
+        (Backend::Kernel, Some(b)) => gpu::bias_add(residual, b)?,
     };
-    let operands = [residual, x, w, bias];
-    if !takes_any(&operands) {
-        let start = match backend {
-            Backend::Fused => apply2(residual, bias, cpu::BiasAdd)?,
-            _ => gpu::bias_add(residual, bias)?,
-        };
-        return linear_add(&start, x, w, layout, None);
+    match backend {
+        Backend::Kernel => gpu::linear_add(&start, x, w, layout),
+        _ => apply3(x, w, &start, cpu::LinearAdd(cpu::Linear { layout })),
     }
-    Ok(match backend {
-        Backend::Fused => result(
-            operands,
-            cpu::linear_add_biased(operands, layout)?,
-            move |operands, _, g| cpu::linear_add_biased_gradients(operands, g, layout),
-        ),
-        _ => result(
-            operands,
-            gpu::linear_add_biased(operands, layout)?,
-            move |operands, _, g| gpu::linear_add_biased_gradients(operands, g, layout),
-        ),
-    })
 }
 
 #[cfg(test)]

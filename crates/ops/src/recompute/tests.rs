@@ -22,6 +22,15 @@ fn tensors(vars: &[Var; 3]) -> [Tensor; 3] {
     vars.clone().map(Var::into_inner)
 }
 
+/// The block over these weights; with gradient checkpointing or without.
+fn step(x: &Tensor, weights: &[Var; 3], checkpoint: bool) -> Tensor {
+    let weights = tensors(weights);
+    match checkpoint {
+        true => recompute(x, move |x| block(x, &weights)).unwrap(),
+        false => block(x, &weights).unwrap(),
+    }
+}
+
 fn squares(y: &Tensor) -> Tensor {
     y.sqr().unwrap().sum_all().unwrap()
 }
@@ -35,13 +44,7 @@ fn differentiated(loss: &Tensor) -> GradStore {
 fn two_blocks(dtype: DType, checkpoint: bool, stretch: bool) -> Vec<Vec<f64>> {
     let (x, weights) = operands(dtype);
     let _recording = Recording::start();
-    let step = |x: &Tensor| {
-        let weights = tensors(&weights);
-        match checkpoint {
-            true => recompute(x, move |x| block(x, &weights)).unwrap(),
-            false => block(x, &weights).unwrap(),
-        }
-    };
+    let step = |x: &Tensor| step(x, &weights, checkpoint);
     let start = match stretch {
         true => (x.as_tensor() * 2.0).unwrap(),
         false => x.as_tensor().clone(),
@@ -82,8 +85,8 @@ fn a_second_result_has_its_gradient_too() {
         let (y, z) = match checkpoint {
             false => two(&x, &inner).unwrap(),
             true => {
-                let again = recompute_two(&x, move |x| {
-                    let (y, z) = two(x, &inner)?;
+                let again = recompute_two(std::slice::from_ref(&x), move |all| {
+                    let (y, z) = two(&all[0], &inner)?;
                     Ok((y, Some(z)))
                 });
                 again.map(|(y, z)| (y, z.unwrap())).unwrap()
@@ -130,13 +133,7 @@ fn no_activation_is_kept() {
     let (x, weights) = operands(DType::F32);
     let bytes = |checkpoint: bool| {
         let recording = Recording::start();
-        let step = |x: &Tensor| {
-            let weights = tensors(&weights);
-            match checkpoint {
-                true => recompute(x, move |x| block(x, &weights)).unwrap(),
-                false => block(x, &weights).unwrap(),
-            }
-        };
+        let step = |x: &Tensor| step(x, &weights, checkpoint);
         let y = step(&step(&x));
         let _loss = linear(&y, &weights[1], WeightLayout::OutIn, None).unwrap();
         recording.bytes()

@@ -8,16 +8,8 @@ DEVICE float rotated(GLOBAL const REAL* x, i64 i, GLOBAL const float* cos, GLOBA
     return wide(x[0]);
 }
 
-KERNEL(rope, GLOBAL const REAL* x, INT stride, GLOBAL const float* cos, GLOBAL const float* sin, GLOBAL REAL* y, INT rows, INT width, INT head_dim,
-       INT pairs, FLOAT direction) {
-    for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * width; at += BLOCKS_X * THREADS) {
-        const i64 row = at / width, column = at % width;
-        narrow(y[at], rotated(x + row * stride + column, column % head_dim, cos + row * pairs, sin + row * pairs, pairs, direction));
-    }
-}
-
-// The same of queries and keys at once.
-KERNEL(rope_both, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const float* cos, GLOBAL const float* sin,
+// Of queries and keys, or of queries alone where `k_width` is 0.
+KERNEL(rope, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const float* cos, GLOBAL const float* sin,
        GLOBAL REAL* queries, GLOBAL REAL* keys, INT rows, INT q_width, INT k_width, INT head_dim, INT pairs, FLOAT direction) {
     const i64 all = q_width + k_width;
     for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
