@@ -11,7 +11,7 @@ use std::rc::Rc;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Storage, Tensor, TensorId};
 
-use crate::add::{add_all, add_to};
+use crate::add::{add, add_all, add_to};
 use crate::cpu::buffer::zeros;
 use crate::cpu::gemm::{add_product, product};
 use crate::cpu::matrix::Matrix;
@@ -172,7 +172,7 @@ fn meet(operand: &Tensor, new: Flow) -> Result<()> {
         None if operand.is_variable() => {
             let known = with_pass(|pass| pass.rest.remove(operand)).flatten();
             let sum = match known {
-                Some(known) => (known + new.sum)?,
+                Some(known) => add(&known, &new.sum)?,
                 None => new.sum,
             };
             with_pass(|pass| pass.rest.insert(operand, sum));
