@@ -42,7 +42,7 @@ pub fn describe(device: &Device) -> String {
             let plural = if threads == 1 { "" } else { "s" };
             let what = match crate::is_emulated() {
                 true => "emulated grid".to_owned(),
-                false => format!("{}{}", level::name(), half()),
+                false => format!("{}{}", level::name(), products()),
             };
             format!("cpu ({threads} thread{plural}, {what})")
         }
@@ -69,7 +69,7 @@ pub fn arithmetic(device: &Device) -> String {
             format!("cpu, {}, reference", level::name())
         }
         DeviceLocation::Cpu if crate::is_emulated() => "emulated grid".to_owned(),
-        DeviceLocation::Cpu => format!("cpu, {}{}", level::name(), half()),
+        DeviceLocation::Cpu => format!("cpu, {}{}", level::name(), products()),
         DeviceLocation::Cuda { .. } => "cuda".to_owned(),
         DeviceLocation::Metal { .. } => "metal".to_owned(),
     }
@@ -183,13 +183,17 @@ pub fn give_back_freed_memory() {
     }
 }
 
-/// How products in half precision are computed, where they are.
-fn half() -> &'static str {
-    match crate::half_products::bf16_products() {
-        #[cfg(target_arch = "x86_64")]
-        true if crate::cpu::amx::available() => ", products in bf16 by AMX",
-        true => ", products in bf16",
-        false => "",
+/// How large products are computed, where it is not by fused multiply-adds in f32.
+fn products() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    let amx = crate::cpu::amx::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    let amx = false;
+    match (crate::half_products::bf16_products(), amx) {
+        (true, true) => ", products in bf16 by AMX",
+        (true, false) => ", products in bf16",
+        (false, true) => ", products by AMX",
+        (false, false) => "",
     }
 }
 

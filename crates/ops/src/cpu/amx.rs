@@ -23,10 +23,10 @@ use super::tile::{Out, Tile};
 use super::transpose::{BLOCK, transpose};
 
 /// Words of a row of a register.
-const WORDS: usize = 16;
+pub(super) const WORDS: usize = 16;
 
 /// Rows and columns of a tile.
-const SIDE: usize = 32;
+pub(super) const SIDE: usize = 32;
 
 /// Whether the machine has AMX, the system lets this process use it, and it multiplies as we read its manual.
 pub(crate) fn available() -> bool {
@@ -243,6 +243,24 @@ static ALL: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+/// [`Tile::begin`] of all tiles in these registers.
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn begin() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("ldtilecfg [{all}]", all = in(reg) &raw const ALL, options(nostack, readonly)) }
+}
+
+/// [`Tile::end`] of all tiles in these registers.
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn end() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
 pub(super) struct Amx;
 
 impl Tile<SIDE, SIDE> for Amx {
@@ -251,14 +269,12 @@ impl Tile<SIDE, SIDE> for Amx {
 
     unsafe fn begin() {
         // SAFETY: the caller's promise.
-        unsafe {
-            asm!("ldtilecfg [{all}]", all = in(reg) &raw const ALL, options(nostack, readonly))
-        }
+        unsafe { begin() }
     }
 
     unsafe fn end() {
         // SAFETY: the caller's promise.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        unsafe { end() }
     }
 
     // The sums are scaled in vectors.
@@ -355,7 +371,7 @@ unsafe fn add_products(
 /// # Safety
 /// As of [`Tile::sum_products`].
 #[inline(always)]
-unsafe fn write(sums: &[[f32; SIDE]; SIDE], out: Out) {
+pub(super) unsafe fn write(sums: &[[f32; SIDE]; SIDE], out: Out) {
     for (r, sums) in sums.iter().enumerate() {
         for (c, sum) in sums.iter().enumerate() {
             // SAFETY: the caller's promise.

@@ -50,6 +50,10 @@ pub(crate) unsafe fn multiply_into(
         if product.is_in_pairs() {
             return unsafe { product.compute_in_pairs() };
         }
+        #[cfg(target_arch = "x86_64")]
+        if product.is_in_thirds() {
+            return unsafe { product.compute_in_thirds() };
+        }
         if product.is_worthwhile() {
             return unsafe { product.compute() };
         }

@@ -5,7 +5,8 @@
 //! piece, each piece small enough for the second-level cache of the core that works on it (Goto, van de Geijn 2008, "Anatomy of
 //! high-performance matrix multiplication"). Every element is summed in the order of k, whatever the number of tasks.
 //!
-//! Panels hold numbers in f32, or pairs of them in bf16 for machines that add the products of a pair at once.
+//! Panels hold numbers in f32, or pairs of them in bf16 for machines that add the products of a pair at once, or numbers in f32 as sums of three in
+//! bf16 for machines that multiply whole tiles of those.
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,9 @@ use super::amx::{self, Amx};
 use super::gemm::Threads;
 use super::level;
 use super::matrix::{Matrix, Target};
-use super::panels::{DEPTH, Lines, Panels, Part, Word, blocks, panels_of};
+use super::panels::{DEPTH, Lines, Memory, Panels, Part, Word, blocks, panels_of};
+#[cfg(target_arch = "x86_64")]
+use super::thirds::AmxThirds;
 #[cfg(target_arch = "aarch64")]
 use super::tile::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +34,10 @@ use crate::half_products::bf16_products;
 /// Elements of a piece of the larger operand, at most: 384 KiB of columns with AVX-512, 192 KiB with AVX2 and NEON, whose machines have smaller
 /// second-level caches; of rows a third, because a tile reads its columns from there as well.
 const PIECE: usize = 8 * 48 * DEPTH;
+
+/// The same of thirds: six panels of 144 KiB, for a second-level cache of 2 MiB.
+#[cfg(target_arch = "x86_64")]
+const PIECE_OF_THIRDS: usize = 6 * 32 * DEPTH;
 
 /// A product: `target = scale · a·b`, or `target += scale · a·b` to `accumulate`.
 #[derive(Clone, Copy)]
@@ -73,6 +80,23 @@ impl Product<'_> {
         unsafe {
             self.compute_with::<Neon, 6, 16>(PIECE / 2, PIECE / 6);
         }
+    }
+
+    /// Whether to compute it from operands in three parts: where the tiles are so fast that it pays to split them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn is_in_thirds(&self) -> bool {
+        let least = self.a.rows().min(self.a.columns()).min(self.b.columns());
+        self.threads == Threads::All && amx::available() && least >= 128
+    }
+
+    /// Computes it from operands in three parts, where [`is_in_thirds`](Self::is_in_thirds).
+    ///
+    /// # Safety
+    /// As for [`gemm::multiply_into`](super::gemm::multiply_into).
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn compute_in_thirds(self) {
+        // SAFETY: the caller's promise, and the instructions were found.
+        unsafe { self.compute_with::<AmxThirds, 32, 32>(PIECE_OF_THIRDS, PIECE_OF_THIRDS) }
     }
 
     /// Whether to compute it from operands in bf16. It depends on nothing that a batch may change but its being more than a few rows: the same row
@@ -124,7 +148,7 @@ impl Product<'_> {
         if m <= n {
             let packed = Panels::<T::Left, R>::all(Lines::rows(self.a), self.threads);
             let share = self.share(n.div_ceil(C), columns_piece / (C * DEPTH));
-            let compute = |task, piece: &mut Vec<f32>| {
+            let compute = |task, memory: &mut Memory| {
                 let columns = task * share * C..n.min((task + 1) * share * C);
                 for (block, depth) in blocks::<T::Left>(k) {
                     let words = T::Left::words(depth.len());
@@ -133,7 +157,7 @@ impl Product<'_> {
                         lines: columns.clone(),
                         depth: depth.clone(),
                     };
-                    T::Right::pack::<C>(part, piece);
+                    let piece = memory.pack::<T::Right, C>(part);
                     for (row, a) in packed.block(&depth) {
                         for (column, b) in panels_of::<C>(piece, words) {
                             let at = (row, columns.start + column);
@@ -148,7 +172,7 @@ impl Product<'_> {
         } else {
             let packed = Panels::<T::Right, C>::all(Lines::columns(self.b), self.threads);
             let share = self.share(m.div_ceil(R), rows_piece / (R * DEPTH));
-            let compute = |task, piece: &mut Vec<f32>| {
+            let compute = |task, memory: &mut Memory| {
                 let rows = task * share * R..m.min((task + 1) * share * R);
                 for (block, depth) in blocks::<T::Left>(k) {
                     let words = T::Left::words(depth.len());
@@ -157,7 +181,7 @@ impl Product<'_> {
                         lines: rows.clone(),
                         depth: depth.clone(),
                     };
-                    T::Left::pack::<R>(part, piece);
+                    let piece = memory.pack::<T::Left, R>(part);
                     for (column, b) in packed.block(&depth) {
                         for (row, a) in panels_of::<R>(piece, words) {
                             let at = (rows.start + row, column);
@@ -190,11 +214,11 @@ impl Product<'_> {
     unsafe fn each<T: Tile<R, C>, const R: usize, const C: usize>(
         &self,
         tasks: usize,
-        f: impl Fn(usize, &mut Vec<f32>) + Sync,
+        f: impl Fn(usize, &mut Memory) + Sync,
     ) {
         thread_local! {
             /// The piece that this thread works on; kept, because fresh memory costs a page fault for every 4 KiB.
-            static PIECE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+            static PIECE: RefCell<Memory> = RefCell::default();
         }
         // Taken out and not borrowed: a thread that waits in rayon may begin another task.
         let run = |task| {

@@ -25,6 +25,8 @@ pub(crate) mod simd;
     allow(dead_code)
 )]
 pub(crate) mod stored;
+#[cfg(target_arch = "x86_64")]
+mod thirds;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::buffer::{Uninit, room, write_zeros};
+use super::buffer::{Uninit, write_zeros};
 use super::level;
 use super::panels::{AHEAD, CACHE_LINE, Lines, Part, Word};
 use super::simd::prefetch;
@@ -18,23 +18,18 @@ pub(super) struct Pair;
 impl Word for Pair {
     const NUMBERS: usize = 2;
 
-    fn pack<const W: usize>(part: Part<'_>, out: &mut Vec<f32>) {
+    fn pack<const W: usize>(part: Part<'_>, out: &mut Uninit) {
         let Part { of, lines, depth } = part.clone();
         let panel = W * Self::words(depth.len());
-        let len = lines.len().div_ceil(W) * panel;
-        out.clear();
-        let memory = room(out, len);
         let whole = match of.stride == 1 && level::avx512_bf16() {
             true => lines.len() / W,
             false => 0,
         };
         // SAFETY: the instructions were found, if they are needed.
-        unsafe { pack_adjacent::<W>(of, lines.start, whole, depth, memory) }
-        for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
+        unsafe { pack_adjacent::<W>(of, lines.start, whole, depth, out) }
+        for (i, out) in out.chunks_exact_mut(panel).enumerate().skip(whole) {
             Self::pack_panel::<W>(part.panel::<W>(i), out);
         }
-        // SAFETY: the first `whole` panels were written together, the others each by itself.
-        unsafe { out.set_len(len) }
     }
 
     fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit) {

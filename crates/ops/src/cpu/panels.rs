@@ -4,11 +4,13 @@
 //! every line. A tile then reads both of its panels from front to back.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::slice;
 
 use rayon::prelude::*;
 
-use super::buffer::{Uninit, room, write_copy, write_zeros};
+use super::buffer::{Uninit, write_copy, write_zeros};
 use super::gemm::Threads;
 use super::matrix::Matrix;
 use super::simd::prefetch;
@@ -25,16 +27,15 @@ pub(super) trait Word: Sync {
     /// How many neighbouring numbers of the line it has.
     const NUMBERS: usize;
 
-    /// Copies lines into panels of `W`. What is left of the last panel is zeros.
-    fn pack<const W: usize>(part: Part<'_>, out: &mut Vec<f32>) {
+    /// How many numbers of a line a block of k has at most.
+    const BLOCK: usize = DEPTH * Self::NUMBERS;
+
+    /// Copies lines into panels of `W`, which make up `out`. What is left of the last panel is zeros.
+    fn pack<const W: usize>(part: Part<'_>, out: &mut Uninit) {
         let panel = W * Self::words(part.depth.len());
-        let len = part.lines.len().div_ceil(W) * panel;
-        out.clear();
-        for (i, out) in room(out, len).chunks_exact_mut(panel).enumerate() {
+        for (i, out) in out.chunks_exact_mut(panel).enumerate() {
             Self::pack_panel::<W>(part.panel::<W>(i), out);
         }
-        // SAFETY: whole panels make up the memory, and each was written.
-        unsafe { out.set_len(len) }
     }
 
     /// Copies up to `W` lines into one panel; zeros stand for the others. Writes every word of `out`, which has room for `W` lines of this depth.
@@ -46,6 +47,50 @@ pub(super) trait Word: Sync {
     }
 }
 
+/// Memory of panels: it begins with a cache line, so that no vector lies in two, and is kept for the next panels.
+#[derive(Default)]
+pub(super) struct Memory(Vec<Line>);
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([MaybeUninit<f32>; CACHE_LINE]);
+
+impl Memory {
+    /// Room for so many words.
+    pub(super) fn room(&mut self, len: usize) -> &mut Uninit {
+        let lines = len.div_ceil(CACHE_LINE);
+        if self.0.len() < lines {
+            self.0 = Vec::with_capacity(lines);
+            // SAFETY: there is nothing in a line that would have to be initialised.
+            unsafe { self.0.set_len(lines) }
+        }
+        // SAFETY: lines are so many words each, without anything between them.
+        let words =
+            unsafe { slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), lines * CACHE_LINE) };
+        &mut words[..len]
+    }
+
+    /// The first words.
+    ///
+    /// # Safety
+    /// They have been written.
+    unsafe fn written(&self, len: usize) -> &[f32] {
+        let words = self.0.as_ptr().cast();
+        assert!(len <= self.0.len() * CACHE_LINE);
+        // SAFETY: the caller's promise, and there are so many.
+        unsafe { slice::from_raw_parts(words, len) }
+    }
+
+    /// Lines packed into panels of `W`.
+    pub(super) fn pack<F: Word, const W: usize>(&mut self, part: Part<'_>) -> &[f32] {
+        let words = W * F::words(part.depth.len());
+        let len = part.lines.len().div_ceil(W) * words;
+        F::pack::<W>(part, self.room(len));
+        // SAFETY: `pack` writes every word.
+        unsafe { self.written(len) }
+    }
+}
+
 /// Prefetch distance, in rows.
 pub(super) const AHEAD: usize = 6;
 
@@ -54,7 +99,7 @@ pub(super) const CACHE_LINE: usize = 16;
 
 /// The blocks of k, of equal length but for the last: each with its number and range.
 pub(super) fn blocks<F: Word>(depth: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let count = depth.div_ceil(DEPTH * F::NUMBERS);
+    let count = depth.div_ceil(F::BLOCK);
     let block = depth.div_ceil(count.max(1)).next_multiple_of(BLOCK_UNIT);
     (0..count).map(move |i| (i, i * block..depth.min((i + 1) * block)))
 }
@@ -108,7 +153,8 @@ impl Part<'_> {
 
 /// All lines of an operand in panels of `W` lines: for each block of k, one panel after another.
 pub(super) struct Panels<F, const W: usize> {
-    data: Vec<f32>,
+    data: Memory,
+    words: usize,
     /// Their number, rounded up to whole panels.
     lines: usize,
     word: PhantomData<F>,
@@ -119,8 +165,8 @@ impl<F: Word, const W: usize> Panels<F, W> {
         let lines = of.lines.next_multiple_of(W);
         let words = blocks::<F>(of.depth).map(|(_, depth)| F::words(depth.len()));
         let len = lines * words.sum::<usize>();
-        let mut data = Vec::new();
-        let mut rest = room(&mut data, len);
+        let mut data = Memory::default();
+        let mut rest = data.room(len);
         let mut tasks = Vec::with_capacity(lines / W * blocks::<F>(of.depth).count());
         for (_, depth) in blocks::<F>(of.depth) {
             for panel in 0..lines / W {
@@ -139,10 +185,9 @@ impl<F: Word, const W: usize> Panels<F, W> {
             Threads::One => tasks.into_iter().for_each(pack),
             Threads::All => tasks.into_par_iter().for_each(pack),
         }
-        // SAFETY: the panels of all blocks cover the memory, and each has been written.
-        unsafe { data.set_len(len) }
         Self {
             data,
+            words: len,
             lines,
             word: PhantomData,
         }
@@ -151,10 +196,9 @@ impl<F: Word, const W: usize> Panels<F, W> {
     /// The panels of one of [`blocks`], each with its first line.
     pub(super) fn block(&self, depth: &Range<usize>) -> impl Iterator<Item = (usize, &[f32])> {
         let [before, words] = [depth.start, depth.len()].map(F::words);
-        panels_of::<W>(
-            &self.data[before * self.lines..][..words * self.lines],
-            words,
-        )
+        // SAFETY: the panels of all blocks cover so many words, and each has been written.
+        let data = unsafe { self.data.written(self.words) };
+        panels_of::<W>(&data[before * self.lines..][..words * self.lines], words)
     }
 }
 
@@ -174,12 +218,9 @@ pub(super) struct Single;
 impl Word for Single {
     const NUMBERS: usize = 1;
 
-    fn pack<const W: usize>(part: Part<'_>, out: &mut Vec<f32>) {
+    fn pack<const W: usize>(part: Part<'_>, out: &mut Uninit) {
         let Part { of, lines, depth } = part.clone();
         let panel = W * depth.len();
-        let len = lines.len().div_ceil(W) * panel;
-        out.clear();
-        let memory = room(out, len);
         let whole = if of.stride == 1 { lines.len() / W } else { 0 };
         // Where lines are adjacent in memory, all panels are filled from one sequential read.
         for (i, k) in depth.enumerate() {
@@ -191,14 +232,12 @@ impl Word for Single {
                 .step_by(CACHE_LINE)
                 .for_each(|line| prefetch(later.wrapping_add(line)));
             for (j, from) in from.chunks_exact(W).enumerate() {
-                write_copy(&mut memory[j * panel + i * W..][..W], from);
+                write_copy(&mut out[j * panel + i * W..][..W], from);
             }
         }
-        for (i, out) in memory.chunks_exact_mut(panel).enumerate().skip(whole) {
+        for (i, out) in out.chunks_exact_mut(panel).enumerate().skip(whole) {
             Self::pack_panel::<W>(part.panel::<W>(i), out);
         }
-        // SAFETY: the first `whole` panels were written line by line, the others each by itself.
-        unsafe { out.set_len(len) }
     }
 
     fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit) {

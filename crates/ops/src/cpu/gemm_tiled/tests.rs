@@ -1,5 +1,7 @@
 #[cfg(target_arch = "x86_64")]
 mod in_pairs;
+#[cfg(target_arch = "x86_64")]
+mod in_thirds;
 
 use super::*;
 use crate::cpu::buffer::SharedMut;
