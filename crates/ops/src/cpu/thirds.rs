@@ -2,8 +2,8 @@
 //!
 //! An f32 has 24 bits of precision and a bf16 has 8. `x = high + middle + low` is exact: `high` is x without its lower 16 bits, `middle` the
 //! difference rounded to the nearest, `low` what is left. Of the nine products of two such sums six are added, `high·high` last;
-//! the others are below 2⁻²² of the product of both numbers. The unit adds a pair of terms, or more, before it rounds the running sum, where fused
-//! multiply-adds round after each, so that the error is of the same size (Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial
+//! the others are below 2⁻²² of the product of both numbers. The unit adds a pair of terms before it rounds the running sum, so that the error is that of
+//! fused multiply-adds where many terms matter; it was 1.7 times that where one outweighs all (Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial
 //! Intelligence Datatype For Higher-Precision Computations", arXiv 1904.06376).
 //!
 //! What is not finite is not a number afterwards, and parts below 2⁻¹²⁶ are zero.
