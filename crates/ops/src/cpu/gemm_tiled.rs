@@ -86,7 +86,7 @@ impl Product<'_> {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn is_in_thirds(&self) -> bool {
         let least = self.a.rows().min(self.a.columns()).min(self.b.columns());
-        self.threads == Threads::All && amx::available() && least >= 128
+        self.threads == Threads::All && amx::available() && least >= 192
     }
 
     /// Computes it from operands in three parts, where [`is_in_thirds`](Self::is_in_thirds).
