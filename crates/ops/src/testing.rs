@@ -247,7 +247,7 @@ pub(crate) fn kernels_run() -> bool {
 ///
 /// - value and gradients agree with those of `reference` in f64 at the rounded operands: element by element to the rounding of f32 sums, plus half
 ///   a unit in the last place of `dtype` of the result and of what is stored on the way;
-/// - another order of the threads of each block gives the same bits, and so does candle's backward pass.
+/// - another order of the threads of each block gives the same bits, and so does candle's backward pass where its sums are rounded.
 ///
 /// False where no kernel ran: the operation, or the type, has none.
 pub(crate) fn check_kernel(
@@ -311,7 +311,12 @@ pub(crate) fn check_kernel(
             &format!("{what}: gradient of operand {i}"),
         );
     }
-    let (other_y, other_grads) = run(1, By::Candle);
+    // On arm64 candle truncates sums in bf16, also of gradients that meet.
+    let by = match cfg!(target_arch = "aarch64") && dtype == DType::BF16 {
+        true => By::Recording,
+        false => By::Candle,
+    };
+    let (other_y, other_grads) = run(1, by);
     assert_eq!(flat(&other_y), flat(&y), "{what}: value in another order");
     for (a, b) in other_grads.iter().zip(&grads) {
         assert_eq!(

@@ -121,7 +121,7 @@ fn words(numbers: usize) -> usize {
 pub(super) struct Rows;
 
 impl Word for Rows {
-    const NUMBERS: usize = Pair::NUMBERS;
+    const BLOCK: usize = Pair::BLOCK;
 
     fn words(numbers: usize) -> usize {
         words(numbers)
@@ -133,8 +133,8 @@ impl Word for Rows {
         assert_eq!(out.len(), W * words(depth.len()));
         write_zeros(out);
         for (i, out) in out.chunks_exact_mut(W * WORDS).enumerate() {
-            let from = depth.start + i * WORDS * Self::NUMBERS;
-            let fast = from + WORDS * Self::NUMBERS <= depth.end && level::avx512_bf16();
+            let from = depth.start + i * WORDS * Pair::NUMBERS;
+            let fast = from + WORDS * Pair::NUMBERS <= depth.end && level::avx512_bf16();
             // SAFETY: the instructions were found, and what they read is within the lines.
             unsafe {
                 match (of.stride, of.step) {
@@ -151,7 +151,7 @@ impl Word for Rows {
 pub(super) struct Columns;
 
 impl Word for Columns {
-    const NUMBERS: usize = Pair::NUMBERS;
+    const BLOCK: usize = Pair::BLOCK;
 
     fn words(numbers: usize) -> usize {
         words(numbers)
@@ -226,7 +226,7 @@ unsafe fn rows_across(of: Lines<'_>, first: usize, from: usize, out: &mut Uninit
 
 /// What `LDTILECFG` reads: palette 1, and the bytes of a row and the rows of each register.
 #[repr(C, align(64))]
-struct Configuration {
+pub(super) struct Configuration {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -235,7 +235,7 @@ struct Configuration {
 }
 
 /// Eight registers of 16 rows of 64 bytes.
-static ALL: Configuration = Configuration {
+pub(super) static ALL: Configuration = Configuration {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
@@ -243,128 +243,125 @@ static ALL: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// [`Tile::begin`] of all tiles in these registers.
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn begin() {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("ldtilecfg [{all}]", all = in(reg) &raw const ALL, options(nostack, readonly)) }
-}
+/// A [`Tile`] of 32 by 32 in these registers, `tmm0` to `tmm3`, which `$turn` adds to from `tmm4` to `tmm7`: assembly that reads `$bytes` of the
+/// panels at `{a}` and `{b}`, in rows `{of_rows}` and `{of_columns}` bytes apart, of which the latter is `$of_columns`.
+macro_rules! tile_of_registers {
+    ($name:ident, $left:ty, $right:ty, $bytes:literal, $of_columns:expr, $($turn:expr),+ $(,)?) => {
+        impl Tile<SIDE, SIDE> for $name {
+            type Left = $left;
+            type Right = $right;
 
-/// [`Tile::end`] of all tiles in these registers.
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn end() {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) }
+            unsafe fn begin() {
+                // SAFETY: the caller's promise.
+                unsafe { asm!("ldtilecfg [{all}]", all = in(reg) &raw const ALL, options(nostack, readonly)) }
+            }
+
+            unsafe fn end() {
+                // SAFETY: the caller's promise.
+                unsafe { asm!("tilerelease", options(nostack, nomem)) }
+            }
+
+            // The sums are scaled in vectors.
+            #[target_feature(enable = "avx512f")]
+            unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
+                // SAFETY: the caller's promises, which are those of both.
+                unsafe {
+                    if out.scale == 1.0 {
+                        return $name::add_products(a, b, depth, out.first, out.stride, out.accumulate);
+                    }
+                    let mut sums = [[0f32; SIDE]; SIDE];
+                    $name::add_products(a, b, depth, sums.as_mut_ptr().cast(), SIDE, false);
+                    write(&sums, out);
+                }
+            }
+        }
+
+        impl $name {
+            /// `sums = Σ_k a_k·b_kᵀ` (or `+=`), for rows of sums `stride` apart.
+            ///
+            /// # Safety
+            /// As of [`Tile::sum_products`].
+            #[inline(always)]
+            unsafe fn add_products(
+                a: &[f32],
+                b: &[f32],
+                depth: usize,
+                sums: *mut f32,
+                stride: usize,
+                accumulate: bool,
+            ) {
+                // SAFETY: the caller's promise. Both panels are whole turns deep. No code but this uses the unit's registers between `begin`
+                // and `end`.
+                unsafe {
+                    let lower = sums.add(WORDS * stride);
+                    asm!(
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "tilezero tmm2",
+                        "tilezero tmm3",
+                        "test {accumulate:e}, {accumulate:e}",
+                        "jz 4f",
+                        "tileloadd tmm0, [{upper} + {of_sums}*1]",
+                        "tileloadd tmm1, [{upper} + {of_sums}*1 + 64]",
+                        "tileloadd tmm2, [{lower} + {of_sums}*1]",
+                        "tileloadd tmm3, [{lower} + {of_sums}*1 + 64]",
+                        "4:",
+                        "test {left}, {left}",
+                        "jz 3f",
+                        "2:",
+                        $($turn,)+
+                        concat!("add {a}, ", $bytes),
+                        concat!("add {b}, ", $bytes),
+                        "dec {left}",
+                        "jnz 2b",
+                        "3:",
+                        "tilestored [{upper} + {of_sums}*1], tmm0",
+                        "tilestored [{upper} + {of_sums}*1 + 64], tmm1",
+                        "tilestored [{lower} + {of_sums}*1], tmm2",
+                        "tilestored [{lower} + {of_sums}*1 + 64], tmm3",
+                        a = inout(reg) a.as_ptr() => _,
+                        b = inout(reg) b.as_ptr() => _,
+                        left = inout(reg) depth * SIDE * size_of::<f32>() / $bytes => _,
+                        of_rows = in(reg) WORDS * size_of::<f32>(),
+                        of_columns = in(reg) $of_columns,
+                        of_sums = in(reg) stride * size_of::<f32>(),
+                        upper = in(reg) sums,
+                        lower = in(reg) lower,
+                        accumulate = in(reg) u32::from(accumulate),
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            }
+        }
+    };
 }
+pub(super) use tile_of_registers;
 
 pub(super) struct Amx;
 
-impl Tile<SIDE, SIDE> for Amx {
-    type Left = Rows;
-    type Right = Columns;
-
-    unsafe fn begin() {
-        // SAFETY: the caller's promise.
-        unsafe { begin() }
-    }
-
-    unsafe fn end() {
-        // SAFETY: the caller's promise.
-        unsafe { end() }
-    }
-
-    // The sums are scaled in vectors.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
-        // SAFETY: the caller's promises, which are those of both.
-        unsafe {
-            if out.scale == 1.0 {
-                add_products(a, b, depth, out.first, out.stride, out.accumulate);
-                return;
-            }
-            let mut sums = [[0f32; SIDE]; SIDE];
-            add_products(a, b, depth, sums.as_mut_ptr().cast(), SIDE, false);
-            write(&sums, out);
-        }
-    }
-}
-
-/// `sums = Σ_k a_k·b_kᵀ` (or `+=`), for rows of sums `stride` apart.
-///
-/// # Safety
-/// As of [`Tile::sum_products`].
-#[inline(always)]
-unsafe fn add_products(
-    a: &[f32],
-    b: &[f32],
-    depth: usize,
-    sums: *mut f32,
-    stride: usize,
-    accumulate: bool,
-) {
-    // Bytes from a row to the next: of a panel of rows, of a panel of columns, of the sums.
-    let (of_rows, of_columns, of_sums) = (4 * WORDS, 4 * SIDE, 4 * stride);
-    // SAFETY: the caller's promise. Both panels are a whole number of registers deep, of which each turn of the loop reads one, 2048 bytes
-    // of either. No code but this uses the unit's registers between `begin` and `end`.
-    unsafe {
-        let lower = sums.add(WORDS * stride);
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "test {accumulate:e}, {accumulate:e}",
-            "jz 4f",
-            "tileloadd tmm0, [{upper} + {of_sums}*1]",
-            "tileloadd tmm1, [{upper} + {of_sums}*1 + 64]",
-            "tileloadd tmm2, [{lower} + {of_sums}*1]",
-            "tileloadd tmm3, [{lower} + {of_sums}*1 + 64]",
-            "4:",
-            "test {left}, {left}",
-            "jz 3f",
-            "2:",
-            "tileloadd tmm4, [{a} + {of_rows}*1]",
-            "tileloadd tmm6, [{b} + {of_columns}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            // The columns of the turn after the next, line by line.
-            ".set line, 0",
-            ".rept 32",
-            "prefetcht0 [{b} + 4096 + line]",
-            ".set line, line + 64",
-            ".endr",
-            "tileloadd tmm7, [{b} + {of_columns}*1 + 64]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {of_rows}*1 + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 2048",
-            "add {b}, 2048",
-            "dec {left}",
-            "jnz 2b",
-            "3:",
-            "tilestored [{upper} + {of_sums}*1], tmm0",
-            "tilestored [{upper} + {of_sums}*1 + 64], tmm1",
-            "tilestored [{lower} + {of_sums}*1], tmm2",
-            "tilestored [{lower} + {of_sums}*1 + 64], tmm3",
-            a = inout(reg) a.as_ptr() => _,
-            b = inout(reg) b.as_ptr() => _,
-            left = inout(reg) depth / WORDS => _,
-            of_rows = in(reg) of_rows,
-            of_columns = in(reg) of_columns,
-            of_sums = in(reg) of_sums,
-            upper = in(reg) sums,
-            lower = in(reg) lower,
-            accumulate = in(reg) u32::from(accumulate),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
+tile_of_registers!(
+    Amx,
+    Rows,
+    Columns,
+    2048,
+    SIDE * size_of::<f32>(),
+    "tileloadd tmm4, [{a} + {of_rows}*1]",
+    "tileloadd tmm6, [{b} + {of_columns}*1]",
+    "tdpbf16ps tmm0, tmm4, tmm6",
+    // The columns of the turn after the next, line by line.
+    ".set line, 0",
+    ".rept 32",
+    "prefetcht0 [{b} + 4096 + line]",
+    ".set line, line + 64",
+    ".endr",
+    "tileloadd tmm7, [{b} + {of_columns}*1 + 64]",
+    "tdpbf16ps tmm1, tmm4, tmm7",
+    "tileloadd tmm5, [{a} + {of_rows}*1 + 1024]",
+    "tdpbf16ps tmm2, tmm5, tmm6",
+    "tdpbf16ps tmm3, tmm5, tmm7",
+);
 
 /// Writes the sums of a tile.
 ///

@@ -51,8 +51,8 @@ pub(crate) unsafe fn multiply_into(
             return unsafe { product.compute_in_pairs() };
         }
         #[cfg(target_arch = "x86_64")]
-        if product.is_in_thirds() {
-            return unsafe { product.compute_in_thirds() };
+        if product.is_in_bf16x3() {
+            return unsafe { product.compute_in_bf16x3() };
         }
         if product.is_worthwhile() {
             return unsafe { product.compute() };
@@ -260,6 +260,7 @@ mod tests {
             (5, 40, 33),
             (30, 40, 50),
             (120, 100, 110),
+            (200, 192, 210),
         ] {
             let mut values = |n| rng.tensor(&[n]).to_vec1::<f32>().unwrap();
             let (a, b, start) = (values(m * k), values(k * n), values(m * n));

@@ -17,12 +17,12 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, Amx};
+#[cfg(target_arch = "x86_64")]
+use super::bf16x3::AmxBf16x3;
 use super::gemm::Threads;
 use super::level;
 use super::matrix::{Matrix, Target};
 use super::panels::{DEPTH, Lines, Memory, Panels, Part, Word, blocks, panels_of};
-#[cfg(target_arch = "x86_64")]
-use super::thirds::AmxThirds;
 #[cfg(target_arch = "aarch64")]
 use super::tile::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -35,9 +35,9 @@ use crate::half_products::bf16_products;
 /// second-level caches; of rows a third, because a tile reads its columns from there as well.
 const PIECE: usize = 8 * 48 * DEPTH;
 
-/// The same of thirds: six panels of 144 KiB, for a second-level cache of 2 MiB.
+/// The same of [`AmxBf16x3`]: six panels, which take less than half of a second-level cache of 2 MiB.
 #[cfg(target_arch = "x86_64")]
-const PIECE_OF_THIRDS: usize = 6 * 32 * DEPTH;
+const PIECE_OF_BF16X3: usize = 6 * 32 * DEPTH;
 
 /// A product: `target = scale · a·b`, or `target += scale · a·b` to `accumulate`.
 #[derive(Clone, Copy)]
@@ -84,19 +84,19 @@ impl Product<'_> {
 
     /// Whether to compute it from operands in three parts: where the tiles are so fast that it pays to split them.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn is_in_thirds(&self) -> bool {
+    pub(super) fn is_in_bf16x3(&self) -> bool {
         let least = self.a.rows().min(self.a.columns()).min(self.b.columns());
         self.threads == Threads::All && amx::available() && least >= 192
     }
 
-    /// Computes it from operands in three parts, where [`is_in_thirds`](Self::is_in_thirds).
+    /// Computes it from operands in three parts, where [`is_in_bf16x3`](Self::is_in_bf16x3).
     ///
     /// # Safety
     /// As for [`gemm::multiply_into`](super::gemm::multiply_into).
     #[cfg(target_arch = "x86_64")]
-    pub(super) unsafe fn compute_in_thirds(self) {
+    pub(super) unsafe fn compute_in_bf16x3(self) {
         // SAFETY: the caller's promise, and the instructions were found.
-        unsafe { self.compute_with::<AmxThirds, 32, 32>(PIECE_OF_THIRDS, PIECE_OF_THIRDS) }
+        unsafe { self.compute_with::<AmxBf16x3, 32, 32>(PIECE_OF_BF16X3, PIECE_OF_BF16X3) }
     }
 
     /// Whether to compute it from operands in bf16. It depends on nothing that a batch may change but its being more than a few rows: the same row

@@ -6,6 +6,8 @@
 // Modules of products are for both architectures that have kernels of their own; all others take the `gemm` crate, and of vectors what has no instructions.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod bf16x3;
 pub(crate) mod buffer;
 pub(crate) mod gemm;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -25,8 +27,6 @@ pub(crate) mod simd;
     allow(dead_code)
 )]
 pub(crate) mod stored;
-#[cfg(target_arch = "x86_64")]
-mod thirds;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

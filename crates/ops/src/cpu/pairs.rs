@@ -8,15 +8,24 @@ use std::ops::Range;
 
 use super::buffer::{Uninit, write_zeros};
 use super::level;
-use super::panels::{AHEAD, CACHE_LINE, Lines, Part, Word};
+use super::panels::{AHEAD, CACHE_LINE, DEPTH, Lines, Part, Word};
 use super::simd::prefetch;
 use super::transpose::{BLOCK, transpose};
 
 /// Two numbers in bf16, in the bits of an f32.
 pub(super) struct Pair;
 
+impl Pair {
+    /// Neighbouring numbers of a line in a word.
+    pub(super) const NUMBERS: usize = 2;
+}
+
 impl Word for Pair {
-    const NUMBERS: usize = 2;
+    const BLOCK: usize = DEPTH * Self::NUMBERS;
+
+    fn words(numbers: usize) -> usize {
+        numbers.div_ceil(Self::NUMBERS)
+    }
 
     fn pack<const W: usize>(part: Part<'_>, out: &mut Uninit) {
         let Part { of, lines, depth } = part.clone();

@@ -16,7 +16,7 @@ use super::matrix::Matrix;
 use super::simd::prefetch;
 use super::transpose::{BLOCK, transpose};
 
-/// Block of k, in words: how many products are summed in registers before they are added to the result.
+/// Block of k, in words of one or two numbers: how many products are summed in registers before they are added to the result.
 pub(super) const DEPTH: usize = 256;
 
 /// What the length of a block of k is a multiple of: a row of a register of AMX, in numbers; whole vectors of the other tiles.
@@ -24,11 +24,8 @@ const BLOCK_UNIT: usize = 32;
 
 /// What a panel holds of a line at one place.
 pub(super) trait Word: Sync {
-    /// How many neighbouring numbers of the line it has.
-    const NUMBERS: usize;
-
     /// How many numbers of a line a block of k has at most.
-    const BLOCK: usize = DEPTH * Self::NUMBERS;
+    const BLOCK: usize;
 
     /// Copies lines into panels of `W`, which make up `out`. What is left of the last panel is zeros.
     fn pack<const W: usize>(part: Part<'_>, out: &mut Uninit) {
@@ -42,9 +39,7 @@ pub(super) trait Word: Sync {
     fn pack_panel<const W: usize>(part: Part<'_>, out: &mut Uninit);
 
     /// Words that hold so many numbers of a line.
-    fn words(numbers: usize) -> usize {
-        numbers.div_ceil(Self::NUMBERS)
-    }
+    fn words(numbers: usize) -> usize;
 }
 
 /// Memory of panels: it begins with a cache line, so that no vector lies in two, and is kept for the next panels.
@@ -216,7 +211,11 @@ pub(super) fn panels_of<const W: usize>(
 pub(super) struct Single;
 
 impl Word for Single {
-    const NUMBERS: usize = 1;
+    const BLOCK: usize = DEPTH;
+
+    fn words(numbers: usize) -> usize {
+        numbers
+    }
 
     fn pack<const W: usize>(part: Part<'_>, out: &mut Uninit) {
         let Part { of, lines, depth } = part.clone();

@@ -1,7 +1,7 @@
 #[cfg(target_arch = "x86_64")]
-mod in_pairs;
+mod in_bf16x3;
 #[cfg(target_arch = "x86_64")]
-mod in_thirds;
+mod in_pairs;
 
 use super::*;
 use crate::cpu::buffer::SharedMut;

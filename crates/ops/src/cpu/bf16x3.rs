@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use std::array;
 use std::mem::MaybeUninit;
 
-use super::amx::{self, SIDE, WORDS};
+use super::amx::{ALL, SIDE, WORDS, tile_of_registers, write};
 use super::buffer::Uninit;
 use super::level;
 use super::pairs::Pair;
@@ -35,11 +35,10 @@ const NUMBERS: usize = WORDS * Pair::NUMBERS;
 const STEP: usize = PARTS * SIDE * WORDS;
 
 /// Panels of rows or of columns: registers of 16 lines by 32 numbers, of rows line by line, of columns pair by pair.
-pub(super) struct Thirds<const COLUMNS: bool>;
+pub(super) struct Bf16x3<const COLUMNS: bool>;
 
-impl<const COLUMNS: bool> Word for Thirds<COLUMNS> {
-    const NUMBERS: usize = Pair::NUMBERS;
-    /// Sums are written as seldom as may be; four panels of either side take half of a second-level cache.
+impl<const COLUMNS: bool> Word for Bf16x3<COLUMNS> {
+    /// Sums are written as seldom as may be; a panel takes 144 KiB then, of a second-level cache of 2 MiB.
     const BLOCK: usize = 768;
 
     fn words(numbers: usize) -> usize {
@@ -68,7 +67,7 @@ impl<const COLUMNS: bool> Word for Thirds<COLUMNS> {
     }
 }
 
-impl<const COLUMNS: bool> Thirds<COLUMNS> {
+impl<const COLUMNS: bool> Bf16x3<COLUMNS> {
     /// Packs the numbers from `step` registers on of up to 32 lines.
     fn pack_step(part: &Part<'_>, step: usize, out: &mut Uninit) {
         for first in (0..SIDE).step_by(WORDS) {
@@ -260,37 +259,7 @@ fn split<const N: usize>(numbers: [__m512; N]) -> [[__m512i; N]; PARTS] {
     [high, middle, low]
 }
 
-pub(super) struct AmxThirds;
-
-impl Tile<SIDE, SIDE> for AmxThirds {
-    type Left = Thirds<false>;
-    type Right = Thirds<true>;
-
-    unsafe fn begin() {
-        // SAFETY: the caller's promise.
-        unsafe { amx::begin() }
-    }
-
-    unsafe fn end() {
-        // SAFETY: the caller's promise.
-        unsafe { amx::end() }
-    }
-
-    // The sums are scaled in vectors.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
-        // SAFETY: the caller's promises, which are those of both.
-        unsafe {
-            if out.scale == 1.0 {
-                add_products(a, b, depth, out.first, out.stride, out.accumulate);
-                return;
-            }
-            let mut sums = [[0f32; SIDE]; SIDE];
-            add_products(a, b, depth, sums.as_mut_ptr().cast(), SIDE, false);
-            amx::write(&sums, out);
-        }
-    }
-}
+pub(super) struct AmxBf16x3;
 
 /// Adds the product of two registers to a third, and fetches four lines of either panel.
 macro_rules! product {
@@ -312,106 +281,59 @@ macro_rules! product {
     };
 }
 
-/// `sums = Σ_k a_k·b_kᵀ` (or `+=`), for rows of sums `stride` apart. Registers are loaded for the next products while the last ones are added.
-///
-/// # Safety
-/// As of [`Tile::sum_products`].
-#[inline(always)]
-unsafe fn add_products(
-    a: &[f32],
-    b: &[f32],
-    depth: usize,
-    sums: *mut f32,
-    stride: usize,
-    accumulate: bool,
-) {
-    // SAFETY: the caller's promise. Both panels are whole steps deep, of which each turn of the loop reads one, 6144 bytes of either: two
-    // registers of `high`, two of `middle` 2048 bytes later, two of `low`. No code but this uses the unit's registers between `begin` and `end`.
-    unsafe {
-        let lower = sums.add(WORDS * stride);
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "test {accumulate:e}, {accumulate:e}",
-            "jz 4f",
-            "tileloadd tmm0, [{upper} + {of_sums}*1]",
-            "tileloadd tmm1, [{upper} + {of_sums}*1 + 64]",
-            "tileloadd tmm2, [{lower} + {of_sums}*1]",
-            "tileloadd tmm3, [{lower} + {of_sums}*1 + 64]",
-            "4:",
-            "test {left}, {left}",
-            "jz 3f",
-            "2:",
-            ".set line, 6144", // of the next turn
-            "tileloadd tmm4, [{a} + {row}*1 + 4096]",
-            "tileloadd tmm5, [{a} + {row}*1 + 5120]",
-            "tileloadd tmm6, [{b} + {row}*1]",
-            "tileloadd tmm7, [{b} + {row}*1 + 1024]",
-            // low·high
-            product!(0, 4, 6),
-            product!(1, 4, 7),
-            "tileloadd tmm4, [{a} + {row}*1 + 2048]",
-            product!(2, 5, 6),
-            product!(3, 5, 7),
-            "tileloadd tmm5, [{a} + {row}*1 + 3072]",
-            // middle·high
-            product!(0, 4, 6),
-            product!(2, 5, 6),
-            "tileloadd tmm6, [{b} + {row}*1 + 2048]",
-            product!(1, 4, 7),
-            product!(3, 5, 7),
-            "tileloadd tmm7, [{b} + {row}*1 + 3072]",
-            // middle·middle
-            product!(0, 4, 6),
-            product!(1, 4, 7),
-            "tileloadd tmm4, [{a} + {row}*1]",
-            product!(2, 5, 6),
-            product!(3, 5, 7),
-            "tileloadd tmm5, [{a} + {row}*1 + 1024]",
-            // high·middle
-            product!(0, 4, 6),
-            product!(2, 5, 6),
-            "tileloadd tmm6, [{b} + {row}*1 + 4096]",
-            product!(1, 4, 7),
-            product!(3, 5, 7),
-            "tileloadd tmm7, [{b} + {row}*1 + 5120]",
-            // high·low
-            product!(0, 4, 6),
-            product!(2, 5, 6),
-            "tileloadd tmm6, [{b} + {row}*1]",
-            product!(1, 4, 7),
-            product!(3, 5, 7),
-            "tileloadd tmm7, [{b} + {row}*1 + 1024]",
-            // high·high
-            product!(0, 4, 6),
-            product!(2, 5, 6),
-            product!(1, 4, 7),
-            product!(3, 5, 7),
-            "add {a}, 6144",
-            "add {b}, 6144",
-            "dec {left}",
-            "jnz 2b",
-            "3:",
-            "tilestored [{upper} + {of_sums}*1], tmm0",
-            "tilestored [{upper} + {of_sums}*1 + 64], tmm1",
-            "tilestored [{lower} + {of_sums}*1], tmm2",
-            "tilestored [{lower} + {of_sums}*1 + 64], tmm3",
-            a = inout(reg) a.as_ptr() => _,
-            b = inout(reg) b.as_ptr() => _,
-            left = inout(reg) depth * SIDE / STEP => _,
-            row = in(reg) 4 * WORDS,
-            of_sums = in(reg) 4 * stride,
-            upper = in(reg) sums,
-            lower = in(reg) lower,
-            accumulate = in(reg) u32::from(accumulate),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
+tile_of_registers!(
+    AmxBf16x3,
+    Bf16x3<false>,
+    Bf16x3<true>,
+    6144, // two registers of `high`, two of `middle` 2048 bytes later, two of `low`
+    WORDS * size_of::<f32>(),
+    // Registers are loaded for the next products while the last ones are added.
+    ".set line, 6144", // of the next turn
+    "tileloadd tmm4, [{a} + {of_rows}*1 + 4096]",
+    "tileloadd tmm5, [{a} + {of_rows}*1 + 5120]",
+    "tileloadd tmm6, [{b} + {of_columns}*1]",
+    "tileloadd tmm7, [{b} + {of_columns}*1 + 1024]",
+    // low·high
+    product!(0, 4, 6),
+    product!(1, 4, 7),
+    "tileloadd tmm4, [{a} + {of_rows}*1 + 2048]",
+    product!(2, 5, 6),
+    product!(3, 5, 7),
+    "tileloadd tmm5, [{a} + {of_rows}*1 + 3072]",
+    // middle·high
+    product!(0, 4, 6),
+    product!(2, 5, 6),
+    "tileloadd tmm6, [{b} + {of_columns}*1 + 2048]",
+    product!(1, 4, 7),
+    product!(3, 5, 7),
+    "tileloadd tmm7, [{b} + {of_columns}*1 + 3072]",
+    // middle·middle
+    product!(0, 4, 6),
+    product!(1, 4, 7),
+    "tileloadd tmm4, [{a} + {of_rows}*1]",
+    product!(2, 5, 6),
+    product!(3, 5, 7),
+    "tileloadd tmm5, [{a} + {of_rows}*1 + 1024]",
+    // high·middle
+    product!(0, 4, 6),
+    product!(2, 5, 6),
+    "tileloadd tmm6, [{b} + {of_columns}*1 + 4096]",
+    product!(1, 4, 7),
+    product!(3, 5, 7),
+    "tileloadd tmm7, [{b} + {of_columns}*1 + 5120]",
+    // high·low
+    product!(0, 4, 6),
+    product!(2, 5, 6),
+    "tileloadd tmm6, [{b} + {of_columns}*1]",
+    product!(1, 4, 7),
+    product!(3, 5, 7),
+    "tileloadd tmm7, [{b} + {of_columns}*1 + 1024]",
+    // high·high
+    product!(0, 4, 6),
+    product!(2, 5, 6),
+    product!(1, 4, 7),
+    product!(3, 5, 7),
+);
 
 /// The same tile without the unit: what any machine can test of its panels, and of its errors.
 #[cfg(test)]
@@ -419,11 +341,11 @@ pub(super) mod emulated {
     use super::super::pairs::numbers;
     use super::*;
 
-    pub(in crate::cpu) struct AmxThirds;
+    pub(in crate::cpu) struct AmxBf16x3;
 
-    impl Tile<SIDE, SIDE> for AmxThirds {
-        type Left = Thirds<false>;
-        type Right = Thirds<true>;
+    impl Tile<SIDE, SIDE> for AmxBf16x3 {
+        type Left = Bf16x3<false>;
+        type Right = Bf16x3<true>;
 
         unsafe fn sum_products(a: &[f32], b: &[f32], depth: usize, out: Out) {
             let mut sums = [[0f32; SIDE]; SIDE];
@@ -439,7 +361,7 @@ pub(super) mod emulated {
                 }
             }
             // SAFETY: the caller's promise.
-            unsafe { amx::write(&sums, out) }
+            unsafe { write(&sums, out) }
         }
     }
 

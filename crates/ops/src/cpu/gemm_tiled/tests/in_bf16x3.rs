@@ -1,28 +1,28 @@
-//! Products of operands in three parts.
+//! Products of operands in three parts in bf16.
 
 use super::*;
-use crate::cpu::thirds;
+use crate::cpu::bf16x3;
 
-/// The tiles of thirds; the emulated one is everywhere.
-fn tiles_of_thirds() -> Vec<Compute> {
-    let mut tiles: Vec<Compute> = vec![compute::<thirds::emulated::AmxThirds, 32, 32>];
+/// The tiles of three parts; the emulated one is everywhere.
+fn tiles_of_bf16x3() -> Vec<Compute> {
+    let mut tiles: Vec<Compute> = vec![compute::<bf16x3::emulated::AmxBf16x3, 32, 32>];
     if amx::available() {
-        tiles.push(compute::<AmxThirds, 32, 32>);
+        tiles.push(compute::<AmxBf16x3, 32, 32>);
     }
     tiles
 }
 
 /// Brute force in f64. A unit may sum the terms of one instruction in another order than our emulation of it.
 #[test]
-fn in_thirds_agrees_with_sums_of_products_whatever_the_sizes_and_strides() {
-    for tile in tiles_of_thirds() {
+fn in_bf16x3_agrees_with_sums_of_products_whatever_the_sizes_and_strides() {
+    for tile in tiles_of_bf16x3() {
         check(&[tile], true, f64::from);
     }
 }
 
 /// The oracle of both is f64: of numbers alike in size, and of numbers that differ by ten powers of ten.
 #[test]
-fn thirds_are_as_exact_as_fused_multiply_adds() {
+fn bf16x3_are_as_exact_as_fused_multiply_adds() {
     let mut rng = TestRng::new(3);
     let (m, k, n) = (40, 1030, 50);
     for powers in [0.0, 10.0] {
@@ -56,17 +56,17 @@ fn thirds_are_as_exact_as_fused_multiply_adds() {
             (squares.sum::<f64>() / out.len() as f64).sqrt()
         };
         let fused = error(compute::<Portable, 8, 32>);
-        for tile in tiles_of_thirds() {
-            let thirds = error(tile);
+        for tile in tiles_of_bf16x3() {
+            let split = error(tile);
             let most = if powers == 0.0 { 1.1 } else { 2.0 } * fused;
-            assert!(thirds < most, "10^±{powers}: {thirds} > {most}");
+            assert!(split < most, "10^±{powers}: {split} > {most}");
         }
     }
 }
 
 /// A number comes through whole: also the largest, and such as have all digits. What is not finite is not a number.
 #[test]
-fn thirds_hold_every_kind_of_number() {
+fn bf16x3_hold_every_kind_of_number() {
     for x in [
         f32::MAX,
         -f32::MAX,
@@ -82,7 +82,7 @@ fn thirds_hold_every_kind_of_number() {
         for (m, n) in [(32, 64), (33, 31)] {
             let (ones, all) = (vec![1.0; m], vec![x; n]);
             for b in [Matrix::new(&all, 1, n), Matrix::new(&all, n, 1).t()] {
-                for compute in tiles_of_thirds() {
+                for compute in tiles_of_bf16x3() {
                     let mut out = vec![7.0; m * n];
                     let a = Matrix::new(&ones, m, 1);
                     compute(&mut out, false, 1.0, a, b, Threads::One);
