@@ -11,9 +11,20 @@ use crate::cpu::matrix::Matrix;
 use crate::cpu::operand::elements;
 use crate::cpu::simd::{exp, max, sum_pair, vectorised};
 
-/// Rows of a chunk: 64 MiB of logits, enough for efficient products, and small compared to the model.
-pub(crate) fn chunk_rows(vocab: usize) -> usize {
-    ((16 << 20) / vocab.max(1)).clamp(16, 1024)
+/// Rows of a chunk, of `rows` in all: about 64 MiB of logits, enough for efficient products, and small compared to the model.
+pub(crate) fn chunk_rows(rows: usize, vocab: usize) -> usize {
+    const MOST: usize = 1024;
+    match (16 << 20) / vocab.max(1) {
+        MOST.. => MOST, // of a vocabulary so small that a chunk costs little beside its rows
+        few => even_chunk(rows, few.max(16)),
+    }
+}
+
+/// Rows of a chunk where all have equally many, about `wanted`, but for multiples of 16 that products like: each chunk reads the whole vocabulary,
+/// and adds to its whole gradient, so that a few rows left over would cost nearly as much as all others.
+pub(crate) fn even_chunk(rows: usize, wanted: usize) -> usize {
+    let chunks = (rows + wanted / 2) / wanted;
+    rows.div_ceil(chunks.max(1)).max(1).next_multiple_of(16)
 }
 
 /// Checks the operands; the sizes `N, V, D`.
@@ -83,7 +94,7 @@ impl<'a> Projection<'a> {
     pub(crate) fn chunks(&self, scale: f32, mut f: impl FnMut(usize, &mut [f32])) {
         let (v, d) = (self.v, self.d);
         let n = self.hidden.len() / d.max(1);
-        let chunk = chunk_rows(v);
+        let chunk = chunk_rows(n, v);
         let mut z = Vec::new();
         for first in (0..n).step_by(chunk) {
             let rows = chunk.min(n - first);
@@ -136,6 +147,25 @@ vectorised! {
         for z in z {
             let logp = *z - normaliser;
             *z = -exp(logp) * (a + b * (logp + entropy));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_chunk_of_a_large_vocabulary_is_small() {
+        assert_eq!(chunk_rows(1500, 500), 1024);
+        for rows in 0..2000 {
+            let chunk = chunk_rows(rows, 50_000); // 335, were they not equal
+            assert!(chunk > 0 && chunk <= 512, "{rows} in chunks of {chunk}");
+            let last = rows % chunk;
+            assert!(
+                last == 0 || rows < chunk || last > chunk / 2,
+                "{rows} in chunks of {chunk}"
+            );
         }
     }
 }

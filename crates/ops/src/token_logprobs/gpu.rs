@@ -6,13 +6,14 @@ use super::TokenLogprobs;
 use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{Float, In, Int, Out};
 use crate::gpu::{Argument, BLOCK, Destination, Kernel, Memory, attach2, new_product, product};
+use crate::vocabulary::even_chunk;
 
 const TEXT: &str = include_str!("kernel.h");
 const THREADS: usize = 256;
 
-/// Rows of a chunk: 256 MiB of logits in `f32`, enough to keep a GPU busy.
-fn chunk_rows(vocab: usize) -> usize {
-    ((64 << 20) / vocab.max(1)).clamp(16, 4096)
+/// Rows of a chunk, of `rows` in all: about 256 MiB of logits in `f32`, enough to keep a GPU busy.
+fn chunk_rows(rows: usize, vocab: usize) -> usize {
+    even_chunk(rows, ((64 << 20) / vocab.max(1)).clamp(16, 4096))
 }
 
 /// The rows that are projected, and how logits are made of them.
@@ -99,8 +100,9 @@ impl Head {
         mut f: impl FnMut(usize, usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
         let (n, v) = (hidden.dim(0)?, vocab.dim(0)?);
-        for first in (0..n).step_by(chunk_rows(v)) {
-            let rows = chunk_rows(v).min(n - first);
+        let chunk = chunk_rows(n, v);
+        for first in (0..n).step_by(chunk) {
+            let rows = chunk.min(n - first);
             let z = new_product(&hidden.narrow(0, first, rows)?, &vocab.t()?, DType::F32)?;
             f(first, rows, &z)?;
         }

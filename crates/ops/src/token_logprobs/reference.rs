@@ -18,7 +18,7 @@ pub fn token_logprobs(
     softcap: Option<f64>,
 ) -> Result<TokenLogprobs> {
     let (n, v, _) = check(hidden, vocab, targets, temperature, softcap)?;
-    let chunk = chunk_rows(v);
+    let chunk = chunk_rows(n, v);
     let hidden = hidden.to_dtype(reference_dtype(hidden))?;
     let projection = vocab.to_dtype(hidden.dtype())?.t()?;
     let (mut logprobs, mut entropy) = (Vec::new(), Vec::new());
