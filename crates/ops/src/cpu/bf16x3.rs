@@ -94,6 +94,10 @@ impl<const COLUMNS: bool> Bf16x3<COLUMNS> {
     }
 }
 
+/// A register that is transposed next. It begins with a cache line, so that no vector lies in two.
+#[repr(align(64))]
+struct Aside([MaybeUninit<f32>; REGISTER]);
+
 /// Numbers that a register holds: `lines` from `first` on by `depth` numbers from `from` on. What is missing of 16 by 32 is zero.
 struct Block<'a> {
     of: Lines<'a>,
@@ -122,8 +126,8 @@ impl Block<'_> {
                 }
                 return;
             }
-            let mut aside = [[MaybeUninit::<f32>::uninit(); REGISTER]; PARTS];
-            let to = aside.each_mut().map(|part| part.as_mut_ptr().cast::<f32>());
+            let mut aside = [const { Aside([MaybeUninit::uninit(); REGISTER]) }; PARTS];
+            let to = aside.each_mut().map(|part| part.0.as_mut_ptr().cast());
             match along {
                 true => self.write_along(to),
                 false => self.write_across(to),
@@ -131,7 +135,7 @@ impl Block<'_> {
             for (from, to) in aside.iter().zip(registers) {
                 for row in (0..WORDS).step_by(BLOCK) {
                     for column in (0..WORDS).step_by(BLOCK) {
-                        let from = from[row * WORDS + column..].as_ptr().cast();
+                        let from = from.0[row * WORDS + column..].as_ptr().cast();
                         let to = to[column * WORDS + row..].as_mut_ptr().cast();
                         transpose::<BLOCK>(from, WORDS, to, WORDS);
                     }
@@ -160,6 +164,9 @@ impl Block<'_> {
                 };
                 let at = (self.first + line) * self.of.stride + self.from;
                 let at = self.of.data.as_ptr().wrapping_add(at);
+                // Two steps later: there are more lines than a hardware prefetcher follows.
+                prefetch(at.wrapping_add(2 * NUMBERS));
+                prefetch(at.wrapping_add(2 * NUMBERS + WORDS));
                 let numbers = [
                     _mm512_maskz_loadu_ps(low, at),
                     _mm512_maskz_loadu_ps(high, at.wrapping_add(WORDS)),
@@ -188,7 +195,8 @@ impl Block<'_> {
                     let lines = if k < self.depth { some(self.lines) } else { 0 };
                     let at = self.first + (self.from + k) * self.of.step;
                     let at = self.of.data.as_ptr().wrapping_add(at);
-                    prefetch(at.wrapping_add(AHEAD));
+                    // One step later: each k may lie in another page, and hardware prefetchers stop at the end of a page.
+                    prefetch(at.wrapping_add(NUMBERS * self.of.step));
                     _mm512_maskz_loadu_ps(lines, at)
                 });
                 let parts = split(numbers);
@@ -226,9 +234,6 @@ impl Block<'_> {
         }
     }
 }
-
-/// Numbers from a line to the one that is prefetched: four panels later.
-const AHEAD: usize = 4 * SIDE;
 
 /// The first `count` of 16.
 fn some(count: usize) -> __mmask16 {

@@ -86,6 +86,9 @@ impl Memory {
     }
 }
 
+/// Panels that one task packs of [`Panels`], at most.
+const TOGETHER: usize = 8;
+
 /// Prefetch distance, in rows.
 pub(super) const AHEAD: usize = 6;
 
@@ -162,20 +165,27 @@ impl<F: Word, const W: usize> Panels<F, W> {
         let len = lines * words.sum::<usize>();
         let mut data = Memory::default();
         let mut rest = data.room(len);
-        let mut tasks = Vec::with_capacity(lines / W * blocks::<F>(of.depth).count());
+        // So many panels at once, for where lines are adjacent their panels are filled from one sequential read.
+        let tasks_wanted = match threads {
+            Threads::One => 1,
+            Threads::All => 4 * rayon::current_num_threads(),
+        };
+        let group = W * (lines / W / tasks_wanted).clamp(1, TOGETHER);
+        let mut tasks = Vec::new();
         for (_, depth) in blocks::<F>(of.depth) {
-            for panel in 0..lines / W {
-                let (own, after) = rest.split_at_mut(W * F::words(depth.len()));
+            for first in (0..lines).step_by(group) {
+                let group = group.min(lines - first);
+                let (own, after) = rest.split_at_mut(group * F::words(depth.len()));
                 let part = Part {
                     of,
-                    lines: 0..of.lines,
+                    lines: first..of.lines.min(first + group),
                     depth: depth.clone(),
                 };
-                tasks.push((part.panel::<W>(panel), own));
+                tasks.push((part, own));
                 rest = after;
             }
         }
-        let pack = |(part, out): (Part<'_>, &mut Uninit)| F::pack_panel::<W>(part, out);
+        let pack = |(part, out): (Part<'_>, &mut Uninit)| F::pack::<W>(part, out);
         match threads {
             Threads::One => tasks.into_iter().for_each(pack),
             Threads::All => tasks.into_par_iter().for_each(pack),
