@@ -6,10 +6,12 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::buffer::{SharedMut, zeros};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::gemm_few_rows::{self, Decoded};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::gemm_tiled::Product;
 use super::matrix::{Matrix, Target};
 use super::stored::Stored;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use super::{gemm_few_rows, gemm_tiled::Product};
 
 /// The threads that compute a product.
 #[derive(Clone, Copy, PartialEq)]
@@ -126,9 +128,9 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
 /// `x·w`, or `y + x·w` where there is a `y`, for a contiguous `x` of `rows`. A few rows take the kernel that reads the weights in place.
 pub(crate) fn project(y: Option<Vec<f32>>, x: &[f32], rows: usize, w: Matrix<'_>) -> Vec<f32> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    if gemm_few_rows::is_supported(rows, w) {
+    if gemm_few_rows::takes(rows, w.rows(), w.columns()) {
         let mut y = y.unwrap_or_else(|| zeros(rows * w.columns()));
-        gemm_few_rows::add_product(&mut y, x, rows, w);
+        gemm_few_rows::add_product(&mut y, x, rows, (w.rows(), w.columns()), &w);
         return y;
     }
     let x = Matrix::new(x, rows, w.rows());
@@ -164,9 +166,10 @@ pub(crate) fn project_decoded(
     let mut y = y.unwrap_or_else(|| zeros(rows * outputs));
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if gemm_few_rows::takes(rows, inputs, outputs) {
+        let size = (inputs, outputs);
         match stored {
-            Some(w) => gemm_few_rows::add_stored(&mut y, x, rows, (inputs, outputs), w),
-            None => gemm_few_rows::add_decoded(&mut y, x, rows, (inputs, outputs), decode),
+            Some(w) => gemm_few_rows::add_product(&mut y, x, rows, size, &w),
+            None => gemm_few_rows::add_product(&mut y, x, rows, size, &Decoded(decode)),
         }
         return y;
     }
