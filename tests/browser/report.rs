@@ -52,7 +52,7 @@ fn a_served_report_follows_its_run_and_keeps_what_was_open() {
     let kept =
         browser.script("return document.querySelector('details').open && window.scrollY === 120");
     assert_eq!(kept, true);
-    drop(lock);
+    lock.unlock().unwrap(); // closed, it may live on for a moment in a program that another test starts
     browser.wait("return document.querySelector('#state').textContent.includes('has ended')");
     browser.assert_clean();
     serving.kill();
