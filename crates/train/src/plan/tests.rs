@@ -137,8 +137,8 @@ fn the_plan_reads_as_a_table_with_the_loss_marked() {
   device      CPU
   note        ppo.warmup is 200
   one example, what carries loss in ⟦ ⟧, blanks at edges as ·:
-What is red?⏎
-⟦A fox.⟧·[end]
+    What is red?⏎
+    ⟦A fox.⟧·[end]
 ";
     assert_eq!(plan.to_string(), expected);
 }
