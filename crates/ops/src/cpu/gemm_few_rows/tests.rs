@@ -5,7 +5,20 @@ use super::kernel::Portable;
 use super::*;
 use crate::testing::TestRng;
 
-/// `start + x·w` by the other kernels: the portable one, and AVX2 where AVX-512 is what runs.
+/// `start + x·w` by one kernel.
+fn by<K: Kernel>(
+    start: &[f32],
+    x: &[f32],
+    rows: usize,
+    size: (usize, usize),
+    w: &impl Weights,
+) -> Vec<f32> {
+    let mut y = start.to_vec();
+    add_product_with::<K>(&mut y, x, rows, size, w);
+    y
+}
+
+/// The same by the portable kernel, and by AVX2 where AVX-512 is what runs.
 fn others(
     start: &[f32],
     x: &[f32],
@@ -13,16 +26,11 @@ fn others(
     size: (usize, usize),
     w: &impl Weights,
 ) -> Vec<Vec<f32>> {
-    let mut portable = start.to_vec();
-    add_product_with::<Portable>(&mut portable, x, rows, size, w);
-    let mut all = vec![portable];
-    #[cfg(target_arch = "x86_64")]
-    {
-        let mut avx2 = start.to_vec();
-        add_product_with::<Avx2>(&mut avx2, x, rows, size, w);
-        all.push(avx2);
-    }
-    all
+    Vec::from([
+        by::<Portable>(start, x, rows, size, w),
+        #[cfg(target_arch = "x86_64")]
+        by::<Avx2>(start, x, rows, size, w),
+    ])
 }
 
 /// Brute force in f64. Every instruction set gives the bits of the portable kernel, because the order of the sums is the same.
