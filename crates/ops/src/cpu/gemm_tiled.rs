@@ -196,14 +196,9 @@ impl Product<'_> {
         }
     }
 
-    /// Panels of one task: at most `most`, so that there are at least four tasks for each thread, and equally many where possible. A thread
-    /// that the system delays makes the others wait for its last task.
+    /// Panels of one task: at most `most`, and equally many where possible.
     fn share(&self, panels: usize, most: usize) -> usize {
-        let threads = match self.threads {
-            Threads::One => 1,
-            Threads::All => 4 * rayon::current_num_threads(),
-        };
-        let tasks = panels.div_ceil(most).next_multiple_of(threads);
+        let tasks = panels.div_ceil(most).next_multiple_of(self.threads.tasks());
         panels.div_ceil(tasks).max(1)
     }
 

@@ -86,7 +86,7 @@ impl Memory {
     }
 }
 
-/// Panels that one task packs of [`Panels`], at most.
+/// Panels that one task of [`Panels::all`] packs, at most. Lines that are adjacent in memory are read together then.
 const TOGETHER: usize = 8;
 
 /// Prefetch distance, in rows.
@@ -165,12 +165,7 @@ impl<F: Word, const W: usize> Panels<F, W> {
         let len = lines * words.sum::<usize>();
         let mut data = Memory::default();
         let mut rest = data.room(len);
-        // So many panels at once, for where lines are adjacent their panels are filled from one sequential read.
-        let tasks_wanted = match threads {
-            Threads::One => 1,
-            Threads::All => 4 * rayon::current_num_threads(),
-        };
-        let group = W * (lines / W / tasks_wanted).clamp(1, TOGETHER);
+        let group = W * (lines / W / threads.tasks()).clamp(1, TOGETHER);
         let mut tasks = Vec::new();
         for (_, depth) in blocks::<F>(of.depth) {
             for first in (0..lines).step_by(group) {
