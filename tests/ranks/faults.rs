@@ -1,15 +1,11 @@
 //! One rank fails, or is not like the others.
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::folder::{Folder, files, stderr};
-use crate::mpirun::{mpirun, run};
+use crate::mpirun::{Running, SECONDS, mpirun, run, signal};
 
 const SFT: &str = "rlhf sft --model base --data demos.jsonl";
-
-/// Longer than it takes on the slowest machine, and short beside a run that waits for ever.
-const SECONDS: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_rank_with_other_settings_or_files_is_refused_by_name_and_nothing_is_written() {
@@ -75,26 +71,13 @@ fn an_error_on_one_rank_ends_all_with_its_name_and_its_cause() {
 fn a_killed_rank_ends_all_and_the_run_goes_on_from_its_last_checkpoint() {
     let folder = Folder::pipeline();
     let line = format!("{SFT} --steps 100000 --save-every 5 --out runs/long --quiet");
-    let mut child = mpirun(&folder, &format!("-n 2 {line}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut running = Running::start(&folder, mpirun(&folder, &format!("-n 2 {line}")));
     let run_dir = folder.path("runs/long");
-    // Any checkpoint will do: steps are made faster than this looks, and old ones are removed.
-    let begun = Instant::now();
-    while rlhf_train::newest_checkpoint(&run_dir).is_none() {
-        assert!(begun.elapsed() < SECONDS, "no step is made");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let victim = ranks_of(child.id())[1];
+    running.until_a_checkpoint(&run_dir);
     let killed = Instant::now();
-    std::process::Command::new("kill")
-        .args(["-9", &victim.to_string()])
-        .status()
-        .unwrap();
-    let status = child.wait().unwrap();
-    assert!(!status.success());
+    signal("KILL", ranks_of(running.id())[1]).unwrap();
+    let (status, said) = running.end();
+    assert!(!status.success(), "{said}");
     assert!(killed.elapsed() < SECONDS, "{:?}", killed.elapsed());
     let newest = rlhf_train::newest_checkpoint(&run_dir).unwrap();
     let go_on = format!(
@@ -136,25 +119,14 @@ fn a_full_disk_on_the_leader_ends_all_and_says_how_to_go_on() {
 fn an_interrupted_rank_stops_all_after_the_same_step() {
     let folder = Folder::pipeline();
     let line = format!("{SFT} --steps 100000 --save-every 0 --out runs/long --quiet");
-    let child = mpirun(&folder, &format!("-n 2 {line}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut running = Running::start(&folder, mpirun(&folder, &format!("-n 2 {line}")));
     let metrics = folder.path("runs/long/metrics.jsonl");
-    let begun = Instant::now();
-    while !fs_err::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 3) {
-        assert!(begun.elapsed() < SECONDS, "no step is made");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let any = ranks_of(child.id())[1];
-    std::process::Command::new("kill")
-        .args(["-INT", &any.to_string()])
-        .status()
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(130), "{said}");
+    running.until("fourth step", || {
+        fs_err::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 3)
+    });
+    signal("INT", ranks_of(running.id())[1]).unwrap();
+    let (status, said) = running.end();
+    assert_eq!(status.code(), Some(130), "{said}");
     assert!(said.contains("a checkpoint is saved"), "{said}");
     let saved = files(&folder.path("runs/long/checkpoints"));
     assert_eq!(saved.len(), 3, "one whole checkpoint");

@@ -1,11 +1,15 @@
 //! `mpirun` with ranks on this machine.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
 use crate::folder::{Folder, stderr};
+
+/// Longer than anything takes on the slowest machine, and short beside a run that waits for ever.
+pub(crate) const SECONDS: Duration = Duration::from_secs(120);
 
 /// `mpirun` with the words of `line`, in the folder, not yet run.
 pub(crate) fn mpirun(folder: &Folder, line: &str) -> Command {
@@ -25,10 +29,85 @@ pub(crate) fn mpirun(folder: &Folder, line: &str) -> Command {
                 .map(|word| if word == "rlhf" { rlhf } else { word }),
         )
         .current_dir(folder.path(""))
+        .env("TMPDIR", files_of_mpi(folder, "mpi"))
         .env("XDG_CACHE_HOME", folder.path("cache"))
         .env("HF_HUB_OFFLINE", "1")
         .stdin(Stdio::null());
     command
+}
+
+/// Where Open MPI keeps its own files. In `/tmp` all that a user starts on a host share a folder, which the last to end removes: also from
+/// under one that begins.
+pub(crate) fn files_of_mpi(folder: &Folder, name: &str) -> PathBuf {
+    let path = folder.path(name);
+    fs_err::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A run that goes on while a test does something to it. What it says goes to a file, so that it can be read at any time.
+pub(crate) struct Running {
+    mpirun: Child,
+    said: PathBuf,
+}
+
+impl Running {
+    pub(crate) fn start(folder: &Folder, mut mpirun: Command) -> Self {
+        let said = folder.path("said");
+        let mpirun = mpirun
+            .stdout(Stdio::null())
+            .stderr(fs_err::File::create(&said).unwrap().into_parts().0)
+            .spawn()
+            .unwrap();
+        Self { mpirun, said }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.mpirun.id()
+    }
+
+    /// Waits until the run has come as far as `condition` says.
+    pub(crate) fn until(&mut self, what: &str, condition: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !condition() {
+            let ended = self.mpirun.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < SECONDS,
+                "no {what} after {:?}, ended: {ended:?}\n{}",
+                begun.elapsed(),
+                fs_err::read_to_string(&self.said).unwrap()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the run has a checkpoint. Any will do: steps are made faster than this looks, and old ones are removed.
+    pub(crate) fn until_a_checkpoint(&mut self, run: &Path) {
+        self.until("checkpoint", || {
+            rlhf_train::newest_checkpoint(run).is_some()
+        });
+    }
+
+    /// Waits for the end of all; how it ended, and what was said.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let status = self.mpirun.wait().unwrap();
+        (status, fs_err::read_to_string(&self.said).unwrap())
+    }
+}
+
+/// A test that failed leaves no ranks behind: `mpirun` ends them when it is asked to.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.mpirun.try_wait() {
+            let _ = signal("TERM", self.mpirun.id());
+        }
+    }
+}
+
+pub(crate) fn signal(name: &str, process: u32) -> std::io::Result<ExitStatus> {
+    let process = process.to_string();
+    Command::new("kill")
+        .args([&format!("-{name}"), &process])
+        .status()
 }
 
 /// What `ranks` ranks make of `rlhf LINE`, which must succeed; what they print.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::folder::{Folder, stderr};
+use crate::mpirun::{Running, files_of_mpi};
 
 /// How `mpirun` is told to notice within seconds that a host is gone; docs/parallel.md has the same.
 const KEEPALIVE: &str = "--mca oob_tcp_keepalive_time 3 --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 3";
@@ -62,10 +63,11 @@ fn ip(line: &str) -> Result<(), String> {
     }
 }
 
-/// What `mpirun` uses in the place of `ssh`: the last number of an address is that of its namespace.
+/// What `mpirun` uses in the place of `ssh`: the last number of an address is that of its namespace. Each host has a folder of its own for the
+/// files of Open MPI, as it would if it were a machine of its own.
 fn remote_shell(folder: &Folder, hosts: &Hosts) -> String {
     let text = format!(
-        "#!/bin/sh\nhost=$1; shift\nexec ip netns exec {}${{host##*.}} sh -c \"$*\"\n",
+        "#!/bin/sh\nhost=${{1##*.}}; shift\nexport TMPDIR=$TMPDIR-$host; mkdir -p $TMPDIR\nexec ip netns exec {}$host sh -c \"$*\"\n",
         hosts.0
     );
     folder.write("remote-shell", &text);
@@ -100,6 +102,7 @@ fn a_host_that_vanishes_ends_all_within_seconds_and_the_run_goes_on_without_it()
         command
             .args(line.split_whitespace())
             .current_dir(folder.path(""))
+            .env("TMPDIR", files_of_mpi(&folder, "mpi"))
             .env("XDG_CACHE_HOME", folder.path("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .stdin(Stdio::null());
@@ -107,26 +110,14 @@ fn a_host_that_vanishes_ends_all_within_seconds_and_the_run_goes_on_without_it()
     };
     let line =
         "sft --model base --data demos.jsonl --steps 100000 --save-every 5 --out runs/long --quiet";
-    let child = mpirun("10.77.0.1:1,10.77.0.2:1,10.77.0.3:1", line)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let of_three = mpirun("10.77.0.1:1,10.77.0.2:1,10.77.0.3:1", line);
+    let mut running = Running::start(&folder, of_three);
     let run_dir = folder.path("runs/long");
-    // Any checkpoint will do: steps are made faster than this looks, and old ones are removed.
-    let begun = Instant::now();
-    while rlhf_train::newest_checkpoint(&run_dir).is_none() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(120),
-            "no step is made"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    running.until_a_checkpoint(&run_dir);
     hosts.unplug(3);
     let gone = Instant::now();
-    let output = child.wait_with_output().unwrap();
-    assert!(!output.status.success());
-    assert!(stderr(&output).contains("10.77.0.3"), "{}", stderr(&output));
+    let (status, said) = running.end();
+    assert!(!status.success() && said.contains("10.77.0.3"), "{said}");
     assert!(
         gone.elapsed() < Duration::from_secs(60),
         "{:?}",

@@ -187,10 +187,12 @@ pub(crate) fn end(result: anyhow::Result<()>, comm: &Comm) -> ExitCode {
     if comm.size() == 1 {
         return code(result);
     }
-    // Every rank stops after the same step.
+    // Every rank stops after the same step. The launcher kills those that are left when the first ends with a code that is not 0: until all have
+    // finished, none does.
     if exit == INTERRUPTED {
+        let code = code(result);
         comm.finish();
-        return code(result);
+        return code;
     }
     if comm.leads() {
         let _ = code(result);

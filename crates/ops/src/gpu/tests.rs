@@ -361,7 +361,7 @@ fn half_precision_holds_at_sharp_scores() {
     }])
     .unwrap();
     let mut rng = TestRng::new(8);
-    for head_dim in [16, 64, 128] {
+    for head_dim in [16, 32, 48, 64, 80, 96, 112, 128, 192, 256] {
         let config = AttentionConfig {
             scale: 25.0 / (head_dim as f64).sqrt(),
             ..AttentionConfig::new(head_dim)
