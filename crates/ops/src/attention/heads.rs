@@ -71,7 +71,14 @@ impl<'a> Heads<'a> {
     /// One head of one token.
     #[inline(always)]
     pub(crate) fn row(&self, token: usize, head: usize) -> &[f32] {
-        &self.data[token * self.stride + self.first + head * self.d..][..self.d]
+        self.adjacent(token, head..head + 1)
+    }
+
+    /// Some heads of one token, side by side.
+    #[inline(always)]
+    pub(crate) fn adjacent(&self, token: usize, heads: Range<usize>) -> &[f32] {
+        let first = token * self.stride + self.first + heads.start * self.d;
+        &self.data[first..][..heads.len() * self.d]
     }
 
     /// One head of several tokens, as a matrix with a row for each.

@@ -24,7 +24,7 @@ pub(crate) enum Threads {
 
 impl Threads {
     /// How many tasks to share work out to, at least: four for each thread, because one that the system delays makes the others wait for its last.
-    pub(super) fn tasks(self) -> usize {
+    pub(crate) fn tasks(self) -> usize {
         match self {
             Threads::One => 1,
             Threads::All => 4 * rayon::current_num_threads(),

@@ -1,10 +1,11 @@
-//! Attention over a cache on the CPU: one task for each row and query head.
+//! Attention over a cache on the CPU.
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::DecodeRows;
 use crate::attention::{AttentionConfig, HeadShape, Heads, softmax_row};
+use crate::cpu::gemm::Threads;
 use crate::cpu::operand::Operand;
 use crate::cpu::simd::{sum2, vectorised};
 use crate::softcap::cap_row;
@@ -24,42 +25,71 @@ pub(super) fn decode_attention(
         Heads::of(keys, d)?,
         Heads::of(values, d)?,
     );
+    // A task takes a row, or some of its key heads where rows are few. All heads of a token lie side by side.
+    let parts = Threads::All.tasks().div_ceil(r.max(1));
+    let kv_share = kv_heads.div_ceil(parts).max(1);
+    let group = heads / kv_heads;
+    let share = (kv_share * group * d).max(1);
     let mut out = vec![0.0; r * heads * d];
-    out.par_chunks_mut(d.max(1))
+    let tasks: Vec<_> = out
+        .chunks_mut((heads * d).max(1))
         .enumerate()
-        .for_each_init(Vec::new, |weights, (i, out)| {
-            let (row, head) = (i / heads, i % heads);
-            let kv_head = head / (heads / kv_heads);
-            attend(
-                queries.row(row, head),
-                &keys,
-                &values,
-                kv_head,
-                rows.visible(row, config.window),
-                config,
-                weights,
-                out,
-            );
+        .flat_map(|(row, out)| {
+            let parts = out.chunks_mut(share).enumerate();
+            parts.map(move |(i, out)| (row, i * kv_share, out))
+        })
+        .collect();
+    tasks
+        .into_par_iter()
+        .for_each_init(Vec::new, |weights, (row, kv_head, out)| {
+            let first = kv_head * group;
+            let q = queries.adjacent(row, first..first + out.len() / d);
+            let places = rows.visible(row, config.window);
+            let heads = Group {
+                keys: &keys,
+                values: &values,
+                first: kv_head,
+                size: group,
+            };
+            attend(q, heads, places, config, weights, out);
         });
     Tensor::from_vec(out, (r, heads * d), &Device::Cpu)
 }
 
+/// Key heads from `first` on, each shared by so many query heads.
+struct Group<'a> {
+    keys: &'a Heads<'a>,
+    values: &'a Heads<'a>,
+    first: usize,
+    size: usize,
+}
+
 vectorised! {
-    /// One head of one query over the keys and values at `places`.
-    fn attend(q: &[f32], keys: &Heads<'_>, values: &Heads<'_>, kv_head: usize, places: &[u32], config: AttentionConfig, weights: &mut Vec<f32>, out: &mut [f32]) {
-        let scale = config.scale as f32;
-        weights.resize(places.len(), 0.0);
-        // A loop, because the closure of an iterator's `map` may not be inlined, and is then compiled for the baseline instructions.
-        for (weight, &place) in weights.iter_mut().zip(places) {
-            *weight = scale * sum2(q, keys.row(place as usize, kv_head), |q, k| q * k);
+    /// Some heads of one query over the keys and values at `places`, which are read once each, one after the other.
+    fn attend(q: &[f32], heads: Group<'_>, places: &[u32], config: AttentionConfig, weights: &mut Vec<f32>, out: &mut [f32]) {
+        let (scale, d, count) = (config.scale as f32, config.head_dim, places.len());
+        let of_place = |i: usize, head: usize| head * count + i;
+        weights.resize(q.len() / d * count, 0.0);
+        // Loops, because the closure of an iterator's `map` may not be inlined, and is then compiled for the baseline instructions.
+        for (i, &place) in places.iter().enumerate() {
+            for (head, q) in q.chunks_exact(d).enumerate() {
+                let k = heads.keys.row(place as usize, heads.first + head / heads.size);
+                weights[of_place(i, head)] = scale * sum2(q, k, |q, k| q * k);
+            }
         }
-        if let Some(cap) = config.softcap {
-            cap_row(weights, cap as f32);
+        for weights in weights.chunks_exact_mut(count) {
+            if let Some(cap) = config.softcap {
+                cap_row(weights, cap as f32);
+            }
+            softmax_row(weights, 0..count);
         }
-        softmax_row(weights, 0..places.len());
-        for (&place, &weight) in places.iter().zip(weights.iter()) {
-            for (out, v) in out.iter_mut().zip(values.row(place as usize, kv_head)) {
-                *out += weight * v;
+        for (i, &place) in places.iter().enumerate() {
+            for (head, out) in out.chunks_exact_mut(d).enumerate() {
+                let weight = weights[of_place(i, head)];
+                let v = heads.values.row(place as usize, heads.first + head / heads.size);
+                for (out, v) in out.iter_mut().zip(v) {
+                    *out += weight * v;
+                }
             }
         }
     }
