@@ -87,10 +87,11 @@ def agreement(rival, mine, theirs):
     return "the tokens are as many"
 
 
-def gpt2(bf16):
+def pytorch(label, model, rows, bf16=0):
+    """PyTorch's step on four of these dense rows."""
     return lambda s: rival.run(
-        "step.py", "gpt2-bf16" if bf16 else "gpt2-f32",
-        ["--model", GPT2, "--rows", ROWS / "dense-256.ids.jsonl", "--steps", s.dense_steps, "--batch", 4, "--bf16", bf16],
+        "step.py", label,
+        ["--model", model, "--rows", ROWS / f"{rows}.ids.jsonl", "--steps", s.dense_steps, "--batch", 4, "--bf16", bf16],
     )
 
 
@@ -182,7 +183,7 @@ WORKS = [
         rounds=3,
         ours=lambda s: ours.sft("gpt2", GPT2, ROWS / "dense-256.jsonl", 4, s.dense_steps, 256, dense=True),
         rivals={
-            "f32": Rival("PyTorch eager, f32", gpt2(0), 1.35, 1.6, tolerance=1e-3),
+            "f32": Rival("PyTorch eager, f32", pytorch("gpt2-f32", GPT2, "dense-256"), 1.35, 1.6, tolerance=1e-3),
         },
         note="Forward, loss, backward, clipping, AdamW. Dropout is off on both sides.",
     ),
@@ -192,8 +193,19 @@ WORKS = [
         unit="tokens/s",
         rounds=3,
         ours=lambda s: ours.sft("gpt2-bf16", GPT2, ROWS / "dense-256.jsonl", 4, s.dense_steps, 256, dense=True, dtype="bf16"),
-        rivals={"bf16": Rival("PyTorch eager, bf16 autocast", gpt2(1), None, 1.5, tolerance=2e-2)},
+        rivals={"bf16": Rival("PyTorch eager, bf16 autocast", pytorch("gpt2-bf16", GPT2, "dense-256", 1), None, 1.5, tolerance=2e-2)},
         note="Both round the operands of matrix products to bf16, on a CPU that has such products; weights stay f32. PyTorch's attention is in bf16 too.",
+    ),
+    Work(
+        name="smollm2",
+        title="SmolLM2 135M training step, 4×256 dense, ours in f32",
+        unit="tokens/s",
+        rounds=3,
+        ours=lambda s: ours.sft("smollm2", SMOLLM2, ROWS / "smollm2-256.jsonl", 4, s.dense_steps, 256, dense=True),
+        rivals={
+            "f32": Rival("PyTorch eager, f32", pytorch("smollm2-f32", SMOLLM2, "smollm2-256"), 1.35, 1.6, tolerance=1e-3),
+        },
+        note="As GPT-2's.",
     ),
     Work(
         name="sft",

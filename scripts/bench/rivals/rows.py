@@ -148,6 +148,7 @@ def main():
     prompts(rows, gpt2, a.to, "generate", 64)
     prompts(rows, smollm2, a.to, "ppo", 16)
     dense(text, gpt2, a.to, "dense-256", 256, 24)
+    dense(text, smollm2, a.to, "smollm2-256", 256, 24)
     dense(corpus, small, a.to, "corpus-2048", 2048, 64)
     dense(corpus, small, a.to, "corpus-8192", 8192, 4)
     shared_prompts(corpus, small, a.to)
