@@ -200,7 +200,7 @@ WORKS = [
         name="smollm2",
         title="SmolLM2 135M training step, 4×256 dense, ours in f32",
         unit="tokens/s",
-        rounds=3,
+        rounds=1,
         ours=lambda s: ours.sft("smollm2", SMOLLM2, ROWS / "smollm2-256.jsonl", 4, s.dense_steps, 256, dense=True),
         rivals={
             "f32": Rival("PyTorch eager, f32", pytorch("smollm2-f32", SMOLLM2, "smollm2-256"), 1.35, 1.6, tolerance=1e-3),
