@@ -72,9 +72,10 @@ impl Running {
             let ended = self.mpirun.try_wait().unwrap();
             assert!(
                 ended.is_none() && begun.elapsed() < SECONDS,
-                "no {what} after {:?}, ended: {ended:?}\n{}",
+                "no {what} after {:?}, ended: {ended:?}\n{}\n{}",
                 begun.elapsed(),
-                fs_err::read_to_string(&self.said).unwrap()
+                fs_err::read_to_string(&self.said).unwrap(),
+                processes()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -101,6 +102,21 @@ impl Drop for Running {
             let _ = signal("TERM", self.mpirun.id());
         }
     }
+}
+
+/// Which processes of MPI's and ours there are, and whether they compute or wait, for whoever reads why a run came no further.
+fn processes() -> String {
+    let all = Command::new("ps")
+        .args(["-eo", "pid,ppid,stat,etime,time,wchan:20,args"])
+        .output();
+    let all = all.map_or_else(|error| format!("ps: {error}").into_bytes(), |it| it.stdout);
+    let all = String::from_utf8_lossy(&all);
+    let ours = |line: &&str| {
+        ["PID", "ps:", "mpirun", "orted", "rlhf"]
+            .iter()
+            .any(|it| line.contains(it))
+    };
+    all.lines().filter(ours).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn signal(name: &str, process: u32) -> std::io::Result<ExitStatus> {
