@@ -95,11 +95,19 @@ impl Running {
     }
 }
 
-/// A test that failed leaves no ranks behind: `mpirun` ends them when it is asked to.
+/// A test that failed leaves no ranks behind: `mpirun` ends them when it is asked to, which takes a moment and the network between them.
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Ok(None) = self.mpirun.try_wait() {
-            let _ = signal("TERM", self.mpirun.id());
+        let begun = Instant::now();
+        let mut asked = false;
+        while let Ok(None) = self.mpirun.try_wait() {
+            if !asked {
+                asked = signal("TERM", self.mpirun.id()).is_ok();
+            }
+            if begun.elapsed() > SECONDS / 10 {
+                let _ = self.mpirun.kill();
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
