@@ -29,7 +29,7 @@ pub(crate) fn mpirun(folder: &Folder, line: &str) -> Command {
                 .map(|word| if word == "rlhf" { rlhf } else { word }),
         )
         .current_dir(folder.path(""))
-        .env("TMPDIR", files_of_mpi(folder, "mpi"))
+        .env("TMPDIR", files_of_mpi(folder))
         .env("XDG_CACHE_HOME", folder.path("cache"))
         .env("HF_HUB_OFFLINE", "1")
         .stdin(Stdio::null());
@@ -38,8 +38,8 @@ pub(crate) fn mpirun(folder: &Folder, line: &str) -> Command {
 
 /// Where Open MPI keeps its own files. In `/tmp` all that a user starts on a host share a folder, which the last to end removes: also from
 /// under one that begins.
-pub(crate) fn files_of_mpi(folder: &Folder, name: &str) -> PathBuf {
-    let path = folder.path(name);
+pub(crate) fn files_of_mpi(folder: &Folder) -> PathBuf {
+    let path = folder.path("mpi");
     fs_err::create_dir_all(&path).unwrap();
     path
 }

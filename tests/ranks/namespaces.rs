@@ -102,7 +102,7 @@ fn a_host_that_vanishes_ends_all_within_seconds_and_the_run_goes_on_without_it()
         command
             .args(line.split_whitespace())
             .current_dir(folder.path(""))
-            .env("TMPDIR", files_of_mpi(&folder, "mpi"))
+            .env("TMPDIR", files_of_mpi(&folder))
             .env("XDG_CACHE_HOME", folder.path("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .stdin(Stdio::null());

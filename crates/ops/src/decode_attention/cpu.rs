@@ -67,14 +67,16 @@ struct Group<'a> {
 vectorised! {
     /// Some heads of one query over the keys and values at `places`, which are read once each, one after the other.
     fn attend(q: &[f32], heads: Group<'_>, places: &[u32], config: AttentionConfig, weights: &mut Vec<f32>, out: &mut [f32]) {
-        let (scale, d, count) = (config.scale as f32, config.head_dim, places.len());
-        let of_place = |i: usize, head: usize| head * count + i;
+        let (scale, d, size, count) = (config.scale as f32, config.head_dim, heads.size, places.len());
+        let of = |kv_head: usize, head: usize, i: usize| (kv_head * size + head) * count + i;
         weights.resize(q.len() / d * count, 0.0);
         // Loops, because the closure of an iterator's `map` may not be inlined, and is then compiled for the baseline instructions.
         for (i, &place) in places.iter().enumerate() {
-            for (head, q) in q.chunks_exact(d).enumerate() {
-                let k = heads.keys.row(place as usize, heads.first + head / heads.size);
-                weights[of_place(i, head)] = scale * sum2(q, k, |q, k| q * k);
+            for (kv_head, q) in q.chunks_exact(size * d).enumerate() {
+                let k = heads.keys.row(place as usize, heads.first + kv_head);
+                for (head, q) in q.chunks_exact(d).enumerate() {
+                    weights[of(kv_head, head, i)] = scale * sum2(q, k, |q, k| q * k);
+                }
             }
         }
         for weights in weights.chunks_exact_mut(count) {
@@ -84,11 +86,13 @@ vectorised! {
             softmax_row(weights, 0..count);
         }
         for (i, &place) in places.iter().enumerate() {
-            for (head, out) in out.chunks_exact_mut(d).enumerate() {
-                let weight = weights[of_place(i, head)];
-                let v = heads.values.row(place as usize, heads.first + head / heads.size);
-                for (out, v) in out.iter_mut().zip(v) {
-                    *out += weight * v;
+            for (kv_head, out) in out.chunks_exact_mut(size * d).enumerate() {
+                let v = heads.values.row(place as usize, heads.first + kv_head);
+                for (head, out) in out.chunks_exact_mut(d).enumerate() {
+                    let weight = weights[of(kv_head, head, i)];
+                    for (out, v) in out.iter_mut().zip(v) {
+                        *out += weight * v;
+                    }
                 }
             }
         }
