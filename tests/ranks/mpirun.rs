@@ -36,8 +36,8 @@ pub(crate) fn mpirun(folder: &Folder, line: &str) -> Command {
     command
 }
 
-/// Where Open MPI keeps its own files. In `/tmp` all that a user starts on a host share a folder, which the last to end removes: also from
-/// under one that begins.
+/// A folder for Open MPI's own files. By default all runs of a user share one in `/tmp`, and a run that ends may remove it while another
+/// starts.
 pub(crate) fn files_of_mpi(folder: &Folder) -> PathBuf {
     let path = folder.path("mpi");
     fs_err::create_dir_all(&path).unwrap();
@@ -98,17 +98,16 @@ impl Running {
 /// A test that failed leaves no ranks behind: `mpirun` ends them when it is asked to, which takes a moment and the network between them.
 impl Drop for Running {
     fn drop(&mut self) {
+        if !matches!(self.mpirun.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = signal("TERM", self.mpirun.id());
         let begun = Instant::now();
-        let mut asked = false;
-        while let Ok(None) = self.mpirun.try_wait() {
-            if !asked {
-                asked = signal("TERM", self.mpirun.id()).is_ok();
-            }
-            if begun.elapsed() > SECONDS / 10 {
-                let _ = self.mpirun.kill();
-            }
+        while matches!(self.mpirun.try_wait(), Ok(None)) && begun.elapsed() < SECONDS / 10 {
             std::thread::sleep(Duration::from_millis(20));
         }
+        let _ = self.mpirun.kill();
+        let _ = self.mpirun.wait();
     }
 }
 

@@ -119,7 +119,7 @@ fn value_and_gradients(
     )
 }
 
-fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
+pub(crate) fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new()
         .num_threads(n)
         .build()

@@ -95,6 +95,20 @@ def pytorch(label, model, rows, bf16=0):
     )
 
 
+def dense(name, model_title, model, rows, rounds):
+    return Work(
+        name=name,
+        title=f"{model_title} training step, 4×256 dense, ours in f32",
+        unit="tokens/s",
+        rounds=rounds,
+        ours=lambda s: ours.sft(name, model, ROWS / f"{rows}.jsonl", 4, s.dense_steps, 256, dense=True),
+        rivals={
+            "f32": Rival("PyTorch eager, f32", pytorch(f"{name}-f32", model, rows), 1.35, 1.6, tolerance=1e-3),
+        },
+        note="Forward, loss, backward, clipping, AdamW. Dropout is off on both sides.",
+    )
+
+
 def generation(batch, at_least, aim):
     return Work(
         name=f"generate-{batch}",
@@ -176,17 +190,7 @@ def ppo_lora(title, model, name):
 
 
 WORKS = [
-    Work(
-        name="gpt2",
-        title="GPT-2 124M training step, 4×256 dense, ours in f32",
-        unit="tokens/s",
-        rounds=3,
-        ours=lambda s: ours.sft("gpt2", GPT2, ROWS / "dense-256.jsonl", 4, s.dense_steps, 256, dense=True),
-        rivals={
-            "f32": Rival("PyTorch eager, f32", pytorch("gpt2-f32", GPT2, "dense-256"), 1.35, 1.6, tolerance=1e-3),
-        },
-        note="Forward, loss, backward, clipping, AdamW. Dropout is off on both sides.",
-    ),
+    dense("gpt2", "GPT-2 124M", GPT2, "dense-256", rounds=3),
     Work(
         name="gpt2-bf16",
         title="the same step, ours with `--dtype bf16`",
@@ -196,17 +200,7 @@ WORKS = [
         rivals={"bf16": Rival("PyTorch eager, bf16 autocast", pytorch("gpt2-bf16", GPT2, "dense-256", 1), None, 1.5, tolerance=2e-2)},
         note="Both round the operands of matrix products to bf16, on a CPU that has such products; weights stay f32. PyTorch's attention is in bf16 too.",
     ),
-    Work(
-        name="smollm2",
-        title="SmolLM2 135M training step, 4×256 dense, ours in f32",
-        unit="tokens/s",
-        rounds=1,
-        ours=lambda s: ours.sft("smollm2", SMOLLM2, ROWS / "smollm2-256.jsonl", 4, s.dense_steps, 256, dense=True),
-        rivals={
-            "f32": Rival("PyTorch eager, f32", pytorch("smollm2-f32", SMOLLM2, "smollm2-256"), 1.35, 1.6, tolerance=1e-3),
-        },
-        note="As GPT-2's.",
-    ),
+    dense("smollm2", "SmolLM2 135M", SMOLLM2, "smollm2-256", rounds=1),
     Work(
         name="sft",
         title="SFT on ragged real rows (batch 8, ≤ 512 tokens), SmolLM2",
