@@ -187,8 +187,8 @@ pub(crate) fn end(result: anyhow::Result<()>, comm: &Comm) -> ExitCode {
     if comm.size() == 1 {
         return code(result);
     }
-    // Every rank stops after the same step. Once one rank has ended with a code other than 0 the launcher kills the others, so all print first
-    // and then wait for each other.
+    // Every rank stops after the same step. Once one rank has ended with a code other than 0 the launcher kills the others, so the leader prints
+    // before they wait for each other.
     if exit == INTERRUPTED {
         let code = code(result);
         comm.finish();
