@@ -408,7 +408,7 @@ SCHEDULER inline bool next_copy(Copy& copy) {
 #define AT
 #define SHARED(S, m) S& m = *(S*)grid::shared_memory(sizeof(S))
 #define UNROLL
-#define UNROLL_4
+#define UNROLL_BY(n)
 #define ROLLED
 #define INFINITE INFINITY
 #define TENSOR_CORES

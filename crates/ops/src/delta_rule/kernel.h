@@ -84,7 +84,7 @@ DEVICE void store_state(HERE PRIVATE const float (&s)[LINES][N], GLOBAL float* s
 // The first d elements of `count` rows, times a factor, as rows of N in shared memory; the rest zeros.
 template <int N, class T>
 DEVICE void stage(HERE LOCAL float* to, GLOBAL const T* from, i64 stride, i64 d, i64 count, float factor) {
-    UNROLL_4 for (int i = THREAD; i < TILE * N; i += THREADS) {
+    UNROLL_BY(4) for (int i = THREAD; i < TILE * N; i += THREADS) {
         const int row = i / N, column = i % N;
         to[i] = row < count && column < d ? factor * wide(from[row * stride + column]) : 0;
     }

@@ -26,9 +26,10 @@ typedef long long i64;
 #define AT
 // `S& m`: the block's shared memory, laid out as an S.
 #define SHARED(S, m) extern __shared__ __align__(16) unsigned char shared_memory_[]; S& m = *(S*)shared_memory_
-// UNROLL: as often as the loop runs; ROLLED: not at all, where the compiler would until registers run out.
+// UNROLL: as often as the loop runs; UNROLL_BY: n turns at a time; ROLLED: not at all, where the compiler would until registers run out.
+#define PRAGMA(text) _Pragma(#text)
 #define UNROLL _Pragma("unroll")
-#define UNROLL_4 _Pragma("unroll 4")
+#define UNROLL_BY(n) PRAGMA(unroll (n))
 #define ROLLED _Pragma("unroll 1")
 #define INFINITE __int_as_float(0x7f800000)
 
@@ -109,7 +110,7 @@ typedef long i64;
 #define AT block_, blocks_, thread_,
 #define SHARED(S, m) threadgroup S m
 #define UNROLL
-#define UNROLL_4
+#define UNROLL_BY(n)
 #define ROLLED
 #define INFINITE INFINITY
 

@@ -1,7 +1,7 @@
 // Tiles of rows in shared memory, and products of them by the warps of a block, each of which has 16 rows of the result.
 //
 // A warp's 16x8 piece of a result is c[4] in each lane: rows lane / 4 and lane / 4 + 8, columns 2·(lane mod 4) and the next. With REAL of two bytes
-// products run on the tensor cores; in float, and on Metal, as written here.
+// products run on the tensor cores; in float, and on Metal, as written here, as many terms at a time as leaves all in registers.
 
 #define PAD (16 / REAL_BYTES) // between rows in shared memory: 16 bytes, so that rows start on different banks
 #if defined(TENSOR_CORES) && REAL_BYTES == 2
@@ -54,7 +54,7 @@ DEVICE void product_nt(HERE PRIVATE float (&c)[N][4], LOCAL const REAL* a, LOCAL
         }
     }
 #else
-    UNROLL_4 for (int k = 0; k < K; k++) {
+    UNROLL_BY(K > 64 ? 2 : 4) for (int k = 0; k < K; k++) {
         const float a0 = wide(a[row_of(AT 0) * ld + k]), a1 = wide(a[row_of(AT 2) * ld + k]);
         UNROLL for (int n = 0; n < N; n++) {
             const float b0 = wide(b[(n * 8 + column_of(AT 0)) * ld + k]), b1 = wide(b[(n * 8 + column_of(AT 1)) * ld + k]);
@@ -92,7 +92,7 @@ DEVICE void product_pn(HERE PRIVATE float (&c)[N][4], PRIVATE const float (&p)[M
     UNROLL for (int m = 0; m < M; m++)
         UNROLL for (int i = 0; i < 4; i++) narrow(scratch[row_of(AT i) * (8 * M + PAD) + m * 8 + column_of(AT i)], p[m][i]);
     warp_sync();
-    UNROLL_4 for (int k = 0; k < 8 * M; k++) {
+    UNROLL_BY(N > 8 ? 2 : 4) for (int k = 0; k < 8 * M; k++) {
         const float a0 = wide(scratch[row_of(AT 0) * (8 * M + PAD) + k]), a1 = wide(scratch[row_of(AT 2) * (8 * M + PAD) + k]);
         UNROLL for (int n = 0; n < N; n++) {
             const float b0 = wide(b[k * ld + n * 8 + column_of(AT 0)]), b1 = wide(b[k * ld + n * 8 + column_of(AT 1)]);
