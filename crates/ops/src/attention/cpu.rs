@@ -1,4 +1,5 @@
-//! Attention on the CPU: by tiles of queries; probabilities are recomputed for the gradient.
+//! Attention on the CPU: by blocks of keys and tiles of queries (Dao 2023, FlashAttention-2, algorithms 1 and 2, in another order of the loops);
+//! probabilities are recomputed for the gradient.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -8,8 +9,8 @@ use rayon::prelude::*;
 
 use super::AttentionConfig;
 use super::heads::{HeadShape, Heads, Output};
-use super::softmax::{softmax_backward, softmax_row};
-use super::tile::tiles;
+use super::softmax::{delta, join, softmax_backward, softmax_row};
+use super::tile::blocks;
 use crate::cpu::buffer::{SharedMut, zeros};
 use crate::cpu::operand::{Operand, gradient, output};
 use crate::layout::{Layout, Segment};
@@ -74,19 +75,41 @@ impl Attention {
         tasks
             .par_iter()
             .for_each_init(Vec::new, |scores, &(segment, head)| {
-                for tile in tiles(segment, head, head / group, self.window) {
-                    tile.scores(q, k, self.scale, scores);
-                    for (i, row) in scores.chunks_exact_mut(tile.keys()).enumerate() {
-                        let at = (tile.queries.start + i) * heads + head;
-                        if let Some(cap) = self.softcap {
-                            cap_row(&mut row[tile.visible(i)], cap);
+                for block in blocks(segment) {
+                    let keys = block.columns(k, head / group);
+                    let values = block.rows(v, head / group);
+                    for tile in block.tiles(segment, head, self.window) {
+                        tile.scores(q, &keys, self.scale, scores);
+                        for (i, row) in scores.chunks_exact_mut(tile.keys()).enumerate() {
+                            let (token, visible) = (tile.queries.start + i, tile.visible(i));
+                            if let Some(cap) = self.softcap {
+                                cap_row(&mut row[visible.clone()], cap);
+                            }
+                            let of_block = softmax_row(row, visible.clone());
+                            // SAFETY: `normalisers` is initialised, and so is what the first tile of a query wrote to `out`; each token
+                            // and head is one task's.
+                            unsafe {
+                                let normaliser =
+                                    &mut shared_normalisers.slice(token * heads + head, 1)[0];
+                                *normaliser = match tile.is_first {
+                                    true => of_block,
+                                    false => {
+                                        let o = target.row(token, head);
+                                        join(*normaliser, o, of_block, &mut row[visible])
+                                    }
+                                }
+                            }
                         }
-                        let normaliser = softmax_row(row, tile.visible(i));
-                        // SAFETY: `normalisers` is initialised, and each token and head is one task's.
-                        unsafe { shared_normalisers.slice(at, 1)[0] = normaliser }
+                        // SAFETY: each token and head of `out` is one task's.
+                        unsafe {
+                            tile.weighted_sum(
+                                target.rows(&tile.queries, head),
+                                scores,
+                                &values,
+                                1.0,
+                            )
+                        }
                     }
-                    // SAFETY: each token and head of `out` is one task's.
-                    unsafe { tile.weighted_sum(target.rows(&tile.queries, head), scores, v, 1.0) }
                 }
             });
         // SAFETY: the layout's segments cover all tokens, their tiles cover the segments, and `check` saw `heads` heads of `d`: every
@@ -116,6 +139,15 @@ impl Attention {
         let Some(normalisers) = self.normalisers.get() else {
             candle_core::bail!("attention: the backward pass ran before the forward pass")
         };
+        let mut deltas = vec![0.0; normalisers.len()];
+        deltas
+            .par_chunks_mut(heads)
+            .enumerate()
+            .for_each(|(token, deltas)| {
+                for (head, at) in deltas.iter_mut().enumerate() {
+                    *at = delta(g.row(token, head), out.row(token, head));
+                }
+            });
         let families = families(&self.layout);
         let tasks: Vec<(&Vec<&Segment>, usize)> = families
             .iter()
@@ -125,41 +157,48 @@ impl Attention {
             || (Vec::new(), Vec::new(), Vec::new()),
             |(weights, dscores, capped), &(family, kv_head)| {
                 let heads_of_key = kv_head * group..(kv_head + 1) * group;
-                for tile in family.iter().flat_map(|s| {
-                    heads_of_key
+                let of_segments = family
+                    .iter()
+                    .flat_map(|s| blocks(s).map(move |block| (s, block)));
+                for (segment, block) in of_segments {
+                    let [keys, values] = [k, v].map(|x| block.columns(x, kv_head));
+                    let rows_of_keys = block.rows(k, kv_head);
+                    let tiles = heads_of_key
                         .clone()
-                        .flat_map(move |head| tiles(s, head, kv_head, self.window))
-                }) {
-                    let head = tile.head;
-                    tile.scores(q, k, self.scale, weights);
-                    tile.scores(g, v, 1.0, dscores);
-                    let rows = weights
-                        .chunks_exact_mut(tile.keys())
-                        .zip(dscores.chunks_exact_mut(tile.keys()));
-                    for (i, (weights, dscores)) in rows.enumerate() {
-                        let (token, visible) = (tile.queries.start + i, tile.visible(i));
-                        if let Some(cap) = self.softcap {
-                            cap_row(&mut weights[visible.clone()], cap);
-                            capped.clear();
-                            capped.extend_from_slice(&weights[visible.clone()]);
+                        .flat_map(|head| block.tiles(segment, head, self.window));
+                    for tile in tiles {
+                        let head = tile.head;
+                        tile.scores(q, &keys, self.scale, weights);
+                        tile.scores(g, &values, 1.0, dscores);
+                        let rows = weights
+                            .chunks_exact_mut(tile.keys())
+                            .zip(dscores.chunks_exact_mut(tile.keys()));
+                        for (i, (weights, dscores)) in rows.enumerate() {
+                            let (token, visible) = (tile.queries.start + i, tile.visible(i));
+                            if let Some(cap) = self.softcap {
+                                cap_row(&mut weights[visible.clone()], cap);
+                                capped.clear();
+                                capped.extend_from_slice(&weights[visible.clone()]);
+                            }
+                            softmax_backward(
+                                weights,
+                                dscores,
+                                visible.clone(),
+                                normalisers[token * heads + head],
+                                deltas[token * heads + head],
+                            );
+                            if let Some(cap) = self.softcap {
+                                uncap_gradient(&mut dscores[visible], capped, cap);
+                            }
                         }
-                        softmax_backward(
-                            weights,
-                            dscores,
-                            visible.clone(),
-                            normalisers[token * heads + head],
-                            g.row(token, head),
-                            out.row(token, head),
-                        );
-                        if let Some(cap) = self.softcap {
-                            uncap_gradient(&mut dscores[visible], capped, cap);
+                        // SAFETY: the buffers are initialised; this task alone has the family's tokens of this key head and its query heads.
+                        unsafe {
+                            let [q, g] = [q, g].map(|x| x.rows(&tile.queries, head));
+                            let target = dq.rows(&tile.queries, head);
+                            tile.weighted_sum(target, dscores, &rows_of_keys, self.scale);
+                            tile.add_to_keys(dk, kv_head, dscores, q, self.scale);
+                            tile.add_to_keys(dv, kv_head, weights, g, 1.0);
                         }
-                    }
-                    // SAFETY: the buffers are initialised; this task alone has the family's tokens of this key head and its query heads.
-                    unsafe {
-                        tile.weighted_sum(dq.rows(&tile.queries, head), dscores, k, self.scale);
-                        tile.add_to_keys(dk, dscores, q.rows(&tile.queries, head), self.scale);
-                        tile.add_to_keys(dv, weights, g.rows(&tile.queries, head), 1.0);
                     }
                 }
             },

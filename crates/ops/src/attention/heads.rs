@@ -104,6 +104,16 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
+    /// One head of one token.
+    ///
+    /// # Safety
+    /// It is initialised, and nothing else accesses it meanwhile.
+    pub(super) unsafe fn row(self, token: usize, head: usize) -> &'a mut [f32] {
+        let first = token * self.stride + self.first + head * self.d;
+        // SAFETY: the caller's promise.
+        unsafe { self.buffer.slice(first, self.d) }
+    }
+
     pub(super) fn rows(self, tokens: &Range<usize>, head: usize) -> Target<'a> {
         Target {
             buffer: self.buffer,

@@ -104,6 +104,27 @@ fn agrees_with_the_reference_and_finite_differences_for_every_soft_cap() {
     }
 }
 
+/// Keys in several blocks: of one segment, across the end of a prefix, and in a prefix that is longer than a block; windows that end within a block,
+/// and that hide the whole of one from some queries of a tile. Every instruction set has its own panels of a block.
+#[test]
+fn agrees_where_keys_are_in_several_blocks() {
+    let mut rng = TestRng::new(12);
+    for (segments, d) in [
+        (vec![(0, 290)], 16),
+        (vec![(0, 200), (1, 90), (1, 1)], 24),
+        (vec![(0, 260), (1, 9)], 48),
+    ] {
+        for (window, softcap) in [(None, None), (Some(2), None), (Some(150), Some(2.0))] {
+            let config = AttentionConfig {
+                window,
+                softcap,
+                ..config(d, 0.3)
+            };
+            agrees(&mut rng, &segments, (2, 1), config);
+        }
+    }
+}
+
 #[test]
 fn agrees_on_random_layouts() {
     let mut rng = TestRng::new(7);

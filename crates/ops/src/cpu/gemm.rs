@@ -9,7 +9,7 @@ use super::buffer::{SharedMut, zeros};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::gemm_few_rows::{self, Decoded};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use super::gemm_tiled::Product;
+use super::gemm_tiled::{self, Product};
 use super::matrix::{Matrix, Target};
 use super::stored::Stored;
 
@@ -98,6 +98,91 @@ pub(crate) unsafe fn multiply_into(
             false,
             parallelism,
         );
+    }
+}
+
+/// The right operand of several products, each by one thread, copied once into the order in which tiles read it.
+pub(crate) struct Packed<'a> {
+    of: Matrix<'a>,
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    panels: Option<gemm_tiled::RightPanels>,
+}
+
+impl<'a> Packed<'a> {
+    /// Copies it, where that pays for products with left operands of up to so many rows.
+    pub(crate) fn new(of: Matrix<'a>, rows: usize) -> Self {
+        Self {
+            of,
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            panels: gemm_tiled::RightPanels::new(of, rows),
+        }
+    }
+
+    /// [`multiply_into`] by some of its columns, with the same bits.
+    ///
+    /// # Safety
+    /// As for [`multiply_into`].
+    pub(crate) unsafe fn multiply_columns(
+        &self,
+        columns: Range<usize>,
+        target: Target<'_>,
+        a: Matrix<'_>,
+        scale: f32,
+        accumulate: bool,
+    ) {
+        let (first, b) = (columns.start, self.of.t().part(columns).t());
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply(first, target, a, b, scale, accumulate) }
+    }
+
+    /// [`multiply_into`] by some of its rows, with the same bits.
+    ///
+    /// # Safety
+    /// As for [`multiply_into`].
+    pub(crate) unsafe fn multiply_rows(
+        &self,
+        rows: Range<usize>,
+        target: Target<'_>,
+        a: Matrix<'_>,
+        scale: f32,
+        accumulate: bool,
+    ) {
+        let (first, b) = (rows.start, self.of.part(rows));
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply(first, target, a, b, scale, accumulate) }
+    }
+
+    /// By `b`, the part of it that begins `first` rows or columns from its start. Panels are read from their beginning alone.
+    ///
+    /// # Safety
+    /// As for [`multiply_into`].
+    unsafe fn multiply(
+        &self,
+        first: usize,
+        target: Target<'_>,
+        a: Matrix<'_>,
+        b: Matrix<'_>,
+        scale: f32,
+        accumulate: bool,
+    ) {
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        if let Some(panels) = self.panels.as_ref().filter(|_| first == 0) {
+            assert!(a.columns() == b.rows());
+            let product = Product {
+                target,
+                a,
+                b,
+                scale,
+                accumulate,
+                threads: Threads::One,
+            };
+            if product.is_worthwhile() {
+                // SAFETY: the caller's promise; `b` is the beginning of what the panels hold.
+                return unsafe { product.compute_over(panels) };
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { multiply_into(target, a, b, scale, accumulate, Threads::One) }
     }
 }
 

@@ -22,7 +22,7 @@ use super::bf16x3::AmxBf16x3;
 use super::gemm::Threads;
 use super::level;
 use super::matrix::{Matrix, Target};
-use super::panels::{DEPTH, Lines, Memory, Panels, Part, Word, blocks, panels_of};
+use super::panels::{DEPTH, Lines, Memory, Panels, Part, Single, Word, blocks, panels_of};
 #[cfg(target_arch = "aarch64")]
 use super::tile::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -50,15 +50,55 @@ pub(super) struct Product<'a> {
     pub(super) threads: Threads,
 }
 
+/// The right operand of several products in panels of one of the tiles in f32. It is no deeper than a block of k.
+pub(super) enum RightPanels {
+    #[cfg(target_arch = "x86_64")]
+    By48(Panels<Single, 48>),
+    #[cfg(target_arch = "x86_64")]
+    By32(Panels<Single, 32>),
+    By16(Panels<Single, 16>),
+}
+
+impl RightPanels {
+    /// `None` where no product of so many rows is worthwhile, or it is deeper.
+    pub(super) fn new(of: Matrix<'_>, rows: usize) -> Option<Self> {
+        let (k, n) = (of.rows(), of.columns());
+        if k > DEPTH || !is_worthwhile((rows, k, n), Threads::One) {
+            return None;
+        }
+        let lines = Lines::columns(of);
+        #[cfg(target_arch = "x86_64")]
+        if level::avx512() {
+            return Some(match suits_48_columns(n) {
+                true => Self::By48(Panels::all(lines, Threads::One)),
+                false => Self::By32(Panels::all(lines, Threads::One)),
+            });
+        }
+        Some(Self::By16(Panels::all(lines, Threads::One)))
+    }
+}
+
+/// Whether there is a tile for this machine, and a product of these rows, terms and columns is large enough to repay copying its operands.
+fn is_worthwhile((m, k, n): (usize, usize, usize), threads: Threads) -> bool {
+    let least = match threads {
+        Threads::One => 1 << 15,
+        Threads::All => 1 << 20,
+    };
+    level::has_products() && m >= 8 && n >= 16 && m * k * n >= least
+}
+
+/// Whether tiles of 48 columns waste no more than those of 32: the last one of a row may reach beyond the result. With 64 columns, as in
+/// attention, they would waste a third.
+#[cfg(target_arch = "x86_64")]
+fn suits_48_columns(columns: usize) -> bool {
+    columns.next_multiple_of(48) <= columns.next_multiple_of(32)
+}
+
 impl Product<'_> {
     /// Whether there is a tile for this machine, and the product is large enough to repay copying its operands.
     pub(super) fn is_worthwhile(&self) -> bool {
-        let least = match self.threads {
-            Threads::One => 1 << 15,
-            Threads::All => 1 << 20,
-        };
-        let (m, k, n) = (self.a.rows(), self.a.columns(), self.b.columns());
-        level::has_products() && m >= 8 && n >= 16 && m * k * n >= least
+        let size = (self.a.rows(), self.a.columns(), self.b.columns());
+        is_worthwhile(size, self.threads)
     }
 
     /// Computes it, where [`is_worthwhile`](Self::is_worthwhile).
@@ -69,7 +109,7 @@ impl Product<'_> {
         // SAFETY: the caller's promise, and the instructions were found.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            match (level::avx512(), self.suits_48_columns()) {
+            match (level::avx512(), suits_48_columns(self.b.columns())) {
                 (true, true) => self.compute_with::<Avx512, 8, 48>(PIECE, PIECE / 3),
                 (true, false) => self.compute_with::<Avx512, 8, 32>(PIECE, PIECE / 3),
                 (false, _) => self.compute_with::<Avx2, 6, 16>(PIECE / 2, PIECE / 6),
@@ -119,7 +159,7 @@ impl Product<'_> {
         unsafe {
             if amx::available() {
                 self.compute_with::<Amx, 32, 32>(PIECE, PIECE);
-            } else if self.suits_48_columns() {
+            } else if suits_48_columns(self.b.columns()) {
                 self.compute_with::<Avx512Bf16, 8, 48>(PIECE, PIECE / 3);
             } else {
                 self.compute_with::<Avx512Bf16, 8, 32>(PIECE, PIECE / 3);
@@ -127,12 +167,24 @@ impl Product<'_> {
         }
     }
 
-    /// Whether tiles of 48 columns waste no more than those of 32: the last one of a row may reach beyond the result. With 64 columns, as in
-    /// attention, they would waste a third.
-    #[cfg(target_arch = "x86_64")]
-    fn suits_48_columns(&self) -> bool {
-        let padded = |width: usize| self.b.columns().next_multiple_of(width);
-        padded(48) <= padded(32)
+    /// Computes it where [`is_worthwhile`](Self::is_worthwhile), `b` being the beginning of what the panels hold: some of its columns, or of its rows.
+    ///
+    /// # Safety
+    /// As for [`compute`](Self::compute).
+    pub(super) unsafe fn compute_over(self, b: &RightPanels) {
+        // SAFETY: the caller's promise, and panels are made for the instructions that were found.
+        unsafe {
+            match b {
+                #[cfg(target_arch = "x86_64")]
+                RightPanels::By48(b) => self.compute_rows::<Avx512, 8, 48>(b, PIECE / 3),
+                #[cfg(target_arch = "x86_64")]
+                RightPanels::By32(b) => self.compute_rows::<Avx512, 8, 32>(b, PIECE / 3),
+                #[cfg(target_arch = "x86_64")]
+                RightPanels::By16(b) => self.compute_rows::<Avx2, 6, 16>(b, PIECE / 6),
+                #[cfg(target_arch = "aarch64")]
+                RightPanels::By16(b) => self.compute_rows::<Neon, 6, 16>(b, PIECE / 6),
+            }
+        }
     }
 
     /// Computes it in tiles of `R` rows by `C` columns, and pieces of at most so many elements of columns or rows.
@@ -171,29 +223,44 @@ impl Product<'_> {
             unsafe { self.each::<T, R, C>(n.div_ceil(share * C), compute) }
         } else {
             let packed = Panels::<T::Right, C>::all(Lines::columns(self.b), self.threads);
-            let share = self.share(m.div_ceil(R), rows_piece / (R * DEPTH));
-            let compute = |task, memory: &mut Memory| {
-                let rows = task * share * R..m.min((task + 1) * share * R);
-                for (block, depth) in blocks::<T::Left>(k) {
-                    let words = T::Left::words(depth.len());
-                    let part = Part {
-                        of: Lines::rows(self.a),
-                        lines: rows.clone(),
-                        depth: depth.clone(),
-                    };
-                    let piece = memory.pack::<T::Left, R>(part);
-                    for (column, b) in packed.block(&depth) {
-                        for (row, a) in panels_of::<R>(piece, words) {
-                            let at = (rows.start + row, column);
-                            // SAFETY: as above.
-                            unsafe { self.tile::<T, R, C>(a, b, at, block) };
-                        }
+            // SAFETY: as above.
+            unsafe { self.compute_rows::<T, R, C>(&packed, rows_piece) }
+        }
+    }
+
+    /// Computes it from panels of the right operand, and pieces of at most so many elements of rows. The panels may go on beyond the operand, in its
+    /// columns or, where they are one block of k, in its rows.
+    ///
+    /// # Safety
+    /// As for [`compute_with`](Self::compute_with).
+    unsafe fn compute_rows<T: Tile<R, C>, const R: usize, const C: usize>(
+        self,
+        packed: &Panels<T::Right, C>,
+        rows_piece: usize,
+    ) {
+        let (m, k, n) = (self.a.rows(), self.a.columns(), self.b.columns());
+        let share = self.share(m.div_ceil(R), rows_piece / (R * DEPTH));
+        let compute = |task, memory: &mut Memory| {
+            let rows = task * share * R..m.min((task + 1) * share * R);
+            for (block, depth) in blocks::<T::Left>(k) {
+                let words = T::Left::words(depth.len());
+                let part = Part {
+                    of: Lines::rows(self.a),
+                    lines: rows.clone(),
+                    depth: depth.clone(),
+                };
+                let piece = memory.pack::<T::Left, R>(part);
+                for (column, b) in packed.block(&depth).take_while(|(column, _)| *column < n) {
+                    for (row, a) in panels_of::<R>(piece, words) {
+                        let at = (rows.start + row, column);
+                        // SAFETY: the caller's promise; every tile is one task's.
+                        unsafe { self.tile::<T, R, C>(a, b, at, block) };
                     }
                 }
-            };
-            // SAFETY: as above.
-            unsafe { self.each::<T, R, C>(m.div_ceil(share * R), compute) }
-        }
+            }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.each::<T, R, C>(m.div_ceil(share * R), compute) }
     }
 
     /// Panels of one task: at most `most`, and equally many where possible.

@@ -1,5 +1,7 @@
 //! Strided matrices in memory.
 
+use std::ops::Range;
+
 use super::buffer::SharedMut;
 
 /// A matrix to read, with a stride for either direction.
@@ -59,6 +61,20 @@ impl<'a> Matrix<'a> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn is_transposed(&self) -> bool {
         self.column_stride != 1
+    }
+
+    /// Some of its rows.
+    pub(crate) fn part(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        let first = match rows.is_empty() {
+            true => 0,
+            false => rows.start * self.row_stride,
+        };
+        Self {
+            data: &self.data[first..],
+            rows: rows.len(),
+            ..self
+        }
     }
 
     /// The transpose: the same elements with exchanged strides.

@@ -155,6 +155,8 @@ pub(super) struct Panels<F, const W: usize> {
     words: usize,
     /// Their number, rounded up to whole panels.
     lines: usize,
+    /// Words of a line, where there is but one block.
+    of_only_block: Option<usize>,
     word: PhantomData<F>,
 }
 
@@ -189,16 +191,19 @@ impl<F: Word, const W: usize> Panels<F, W> {
             data,
             words: len,
             lines,
+            of_only_block: (of.depth <= F::BLOCK).then(|| F::words(of.depth)),
             word: PhantomData,
         }
     }
 
-    /// The panels of one of [`blocks`], each with its first line.
+    /// The panels of one of [`blocks`], each with its first line; of an only block any beginning.
     pub(super) fn block(&self, depth: &Range<usize>) -> impl Iterator<Item = (usize, &[f32])> {
         let [before, words] = [depth.start, depth.len()].map(F::words);
+        let whole = self.of_only_block.unwrap_or(words);
         // SAFETY: the panels of all blocks cover so many words, and each has been written.
         let data = unsafe { self.data.written(self.words) };
-        panels_of::<W>(&data[before * self.lines..][..words * self.lines], words)
+        panels_of::<W>(&data[before * self.lines..][..whole * self.lines], whole)
+            .map(move |(line, panel)| (line, &panel[..W * words]))
     }
 }
 

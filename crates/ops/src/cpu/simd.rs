@@ -6,6 +6,9 @@
 //! itself, because that changes the order of additions; [`sum`] and its relatives therefore fix the order, as [`LANES`] running sums that
 //! are folded at the end, and give the same bits for every width of vector.
 
+use std::array;
+use std::hint::black_box;
+
 /// Defines a function that is compiled for AVX-512, AVX2 and the baseline, and calls the widest version that the machine supports.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$life:lifetime>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
@@ -101,6 +104,7 @@ pub(crate) fn sum_pair(a: &[f32], f: impl Fn(f32) -> (f32, f32)) -> (f32, f32) {
         first += x;
         second += y;
     }
+    let lanes = black_box(lanes); // as in `fold`
     for i in 0..HALF {
         first += lanes[i];
         second += lanes[HALF + i];
@@ -123,16 +127,16 @@ pub(crate) fn max(a: &[f32]) -> f32 {
 }
 
 /// Combines the lanes, in halves.
+///
+/// They are hidden from the compiler first: it would see that the last step takes two of them, and make the whole loop before of vectors of two.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] = f(lanes[i], lanes[i + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
+fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let lanes = black_box(lanes);
+    let halves: [f32; 16] = array::from_fn(|i| f(lanes[i], lanes[i + 16]));
+    let quarters: [f32; 8] = array::from_fn(|i| f(halves[i], halves[i + 8]));
+    let eighths: [f32; 4] = array::from_fn(|i| f(quarters[i], quarters[i + 4]));
+    let [a, b, c, d] = eighths;
+    f(f(a, c), f(b, d))
 }
 
 /// `eˣ` to about one unit in the last place. Arguments beyond ±87.3 are clamped, so results are finite and normal; NaN stays NaN.
