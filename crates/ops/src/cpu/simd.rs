@@ -128,11 +128,11 @@ pub(crate) fn max(a: &[f32]) -> f32 {
 
 /// Combines the lanes, in halves.
 ///
-/// They are hidden from the compiler first: it would see that the last step takes two of them, and make the whole loop before of vectors of two.
+/// Half of them are hidden from the compiler: it would see that the last step takes two, and make the whole loop before of vectors of two.
 #[inline(always)]
 fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let lanes = black_box(lanes);
     let halves: [f32; 16] = array::from_fn(|i| f(lanes[i], lanes[i + 16]));
+    let halves = black_box(halves);
     let quarters: [f32; 8] = array::from_fn(|i| f(halves[i], halves[i + 8]));
     let eighths: [f32; 4] = array::from_fn(|i| f(quarters[i], quarters[i + 4]));
     let [a, b, c, d] = eighths;
