@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::heads::{Heads, Output};
 use crate::cpu::buffer::SharedMut;
-use crate::cpu::gemm::{Packed, Threads, multiply_into};
+use crate::cpu::gemm::{Packed, Part, Threads, multiply_into};
 use crate::cpu::matrix::{Matrix, Target};
 use crate::layout::Segment;
 
@@ -164,14 +164,14 @@ impl Tile {
         let (buffer, row_stride) = (SharedMut::new(scores), self.keys());
         let rows = queries.rows(&self.queries, self.head);
         for (part, at) in self.parts() {
-            let columns = self.in_block[part].clone();
+            let columns = Part::Columns(self.in_block[part].clone());
             let target = Target {
                 buffer,
                 at,
                 row_stride,
             };
             // SAFETY: `scores` is initialised and borrowed exclusively.
-            unsafe { keys.0[part].multiply_columns(columns, target, rows, scale, false) }
+            unsafe { keys.0[part].multiply(columns, target, rows, scale, false) }
         }
     }
 
@@ -189,10 +189,10 @@ impl Tile {
     ) {
         let mut accumulate = !self.is_first;
         for (part, at) in self.parts() {
-            let rows = self.in_block[part].clone();
+            let rows = Part::Rows(self.in_block[part].clone());
             let weights = self.columns_of(weights, part, at);
             // SAFETY: the caller's promise; this accumulates only to what was written before.
-            unsafe { values.0[part].multiply_rows(rows, target, weights, scale, accumulate) }
+            unsafe { values.0[part].multiply(rows, target, weights, scale, accumulate) }
             accumulate = true;
         }
     }

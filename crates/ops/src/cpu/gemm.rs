@@ -108,6 +108,12 @@ pub(crate) struct Packed<'a> {
     panels: Option<gemm_tiled::RightPanels>,
 }
 
+/// Some rows or columns of a [`Packed`] operand.
+pub(crate) enum Part {
+    Rows(Range<usize>),
+    Columns(Range<usize>),
+}
+
 impl<'a> Packed<'a> {
     /// Copies it, where that pays for products with left operands of up to so many rows.
     pub(crate) fn new(of: Matrix<'a>, rows: usize) -> Self {
@@ -118,55 +124,26 @@ impl<'a> Packed<'a> {
         }
     }
 
-    /// [`multiply_into`] by some of its columns, with the same bits.
+    /// [`multiply_into`] by a part of it, with the same bits. Panels are read from their beginning alone.
     ///
     /// # Safety
     /// As for [`multiply_into`].
-    pub(crate) unsafe fn multiply_columns(
+    pub(crate) unsafe fn multiply(
         &self,
-        columns: Range<usize>,
+        part: Part,
         target: Target<'_>,
         a: Matrix<'_>,
         scale: f32,
         accumulate: bool,
     ) {
-        let (first, b) = (columns.start, self.of.t().part(columns).t());
-        // SAFETY: the caller's promise.
-        unsafe { self.multiply(first, target, a, b, scale, accumulate) }
-    }
-
-    /// [`multiply_into`] by some of its rows, with the same bits.
-    ///
-    /// # Safety
-    /// As for [`multiply_into`].
-    pub(crate) unsafe fn multiply_rows(
-        &self,
-        rows: Range<usize>,
-        target: Target<'_>,
-        a: Matrix<'_>,
-        scale: f32,
-        accumulate: bool,
-    ) {
-        let (first, b) = (rows.start, self.of.part(rows));
-        // SAFETY: the caller's promise.
-        unsafe { self.multiply(first, target, a, b, scale, accumulate) }
-    }
-
-    /// By `b`, the part of it that begins `first` rows or columns from its start. Panels are read from their beginning alone.
-    ///
-    /// # Safety
-    /// As for [`multiply_into`].
-    unsafe fn multiply(
-        &self,
-        first: usize,
-        target: Target<'_>,
-        a: Matrix<'_>,
-        b: Matrix<'_>,
-        scale: f32,
-        accumulate: bool,
-    ) {
+        let (first, b) = match part {
+            Part::Rows(rows) => (rows.start, self.of.part(rows)),
+            Part::Columns(columns) => (columns.start, self.of.t().part(columns).t()),
+        };
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-        if let Some(panels) = self.panels.as_ref().filter(|_| first == 0) {
+        if let Some(panels) = self.panels.as_ref()
+            && first == 0
+        {
             assert!(a.columns() == b.rows());
             let product = Product {
                 target,

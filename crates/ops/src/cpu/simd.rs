@@ -104,7 +104,6 @@ pub(crate) fn sum_pair(a: &[f32], f: impl Fn(f32) -> (f32, f32)) -> (f32, f32) {
         first += x;
         second += y;
     }
-    let lanes = black_box(lanes); // as in `fold`
     for i in 0..HALF {
         first += lanes[i];
         second += lanes[HALF + i];
