@@ -63,6 +63,10 @@ impl KvCache {
                 self.len
             )));
         }
+        if keep.is_empty() {
+            *self = Self::new(self.pools.len());
+            return Ok(());
+        }
         for pool in self.pools.iter_mut().flatten().flatten() {
             let keep = Tensor::new(keep, pool.device())?;
             let capacity = keep.elem_count().next_power_of_two().max(FIRST_CAPACITY);

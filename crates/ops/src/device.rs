@@ -55,8 +55,7 @@ pub fn describe(device: &Device) -> String {
 pub fn memory(device: &Device) -> Option<(u64, u64)> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {
-        let (free, all) = device.cuda_stream().context().mem_get_info().ok()?;
-        return Some((free as u64, all as u64));
+        return crate::gpu::pool::memory(device).ok();
     }
     let _ = device;
     None
@@ -201,9 +200,17 @@ fn accelerator(local: usize) -> Option<Device> {
     cuda(local).or_else(|_| metal()).ok()
 }
 
+/// With one stream for all threads: what a thread asks for is done after all that others have asked for before. By default each has its own, and a
+/// tensor that one computes may be read by another before it is there.
 #[cfg(feature = "cuda")]
 fn cuda(ordinal: usize) -> Result<Device> {
-    Device::new_cuda(ordinal)
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    if let Device::Cuda(device) = &device {
+        // SAFETY: events keep several streams of a device apart, and this one has a single stream.
+        unsafe { device.disable_event_tracking() }
+        crate::gpu::pool::keep_freed_memory(device)?;
+    }
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -5,7 +5,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::ffi::c_void;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys::{
@@ -197,13 +197,10 @@ fn function(kernel: &Kernel, device: &CudaDevice) -> Result<CudaFunction> {
     let texts: Vec<*const u8> = kernel.text.iter().map(|text| text.as_ptr()).collect();
     let sizes = (kernel.threads, &kernel.constants);
     let key = hash(&(texts, kernel.name, kernel.real, sizes, context.ordinal()));
-    let mut functions = match FUNCTIONS.lock() {
-        Ok(functions) => functions,
-        Err(poisoned) => poisoned.into_inner(),
-    };
-    if let Some(function) = functions.get(&key) {
+    if let Some(function) = functions().get(&key) {
         return Ok(function.clone());
     }
+    // Other threads compile other texts meanwhile.
     let (major, minor) = context.compute_capability().w()?;
     let ptx = compile(kernel.name, &kernel.source()?, major, minor)?;
     let module = context.load_module(ptx.into());
@@ -214,8 +211,12 @@ fn function(kernel: &Kernel, device: &CudaDevice) -> Result<CudaFunction> {
             .set_attribute(attribute, kernel.shared as i32)
             .w()?;
     }
-    functions.insert(key, function.clone());
+    functions().insert(key, function.clone());
     Ok(function)
+}
+
+fn functions() -> MutexGuard<'static, HashMap<u64, CudaFunction>> {
+    FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hash(of: &impl Hash) -> u64 {

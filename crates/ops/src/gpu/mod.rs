@@ -13,6 +13,8 @@ mod cuda;
 mod emulated;
 mod map;
 mod memory;
+#[cfg(feature = "cuda")]
+pub(crate) mod pool;
 mod product;
 mod rows;
 mod sums;
