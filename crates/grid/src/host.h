@@ -395,6 +395,7 @@ SCHEDULER inline bool next_copy(Copy& copy) {
     extern "C" const char* name##_launch(const grid::Launch* launch) { return grid::start<name>(name, *launch); } \
     static void name(__VA_ARGS__)
 #define GLOBAL
+#define ALONE
 #define LOCAL
 #define PRIVATE
 #define INT const i64

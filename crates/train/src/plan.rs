@@ -258,11 +258,11 @@ fn cache_bytes(tokens: u64, rows: u64, model: &ModelConfig, dtype: DType) -> u64
 }
 
 /// Tokens per forward and backward pass, between 256 and 16384: as many as have activations of about half a gibibyte on the CPU, where larger
-/// passes are no faster, and of a sixteenth of a GPU's memory. That is all of its memory and not what is free, so that the same device gives the
+/// passes are no faster, and of a quarter of a GPU's memory, in `f32`. That is all of its memory and not what is free, so that the same device gives the
 /// same passes, and with them the same bytes, whatever else runs on it.
 pub fn micro_batch_tokens(model: &ModelConfig, recompute: bool, device: &Device) -> usize {
     let all = rlhf_ops::device::memory(device).map_or(0, |(_, all)| all);
-    let budget = (all / 16).max(1 << 29);
+    let budget = (all / 4).max(1 << 29);
     (budget / activation_bytes(1, model, recompute).max(1)).clamp(256, 16_384) as usize
 }
 

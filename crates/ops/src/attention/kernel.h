@@ -21,6 +21,11 @@
 DEVICE float score(float product, float scale, float cap) { return cap == 0 ? product * scale : cap * tanh_(product * scale / cap); }
 DEVICE float slope(float score, float scale, float cap) { return cap == 0 ? scale : scale * (1 - score / cap * (score / cap)); }
 
+// Of a query at place `own` among its keys, whether it sees key `key`. Places within tiles, which fit 32 bits.
+DEVICE bool sees(int own, int key, i64 window) { return key <= own && own - key < window; }
+// Whether 16 queries from place `own` on see all of the BC keys from place 0 on. Most tiles are such, and need no look at each score.
+DEVICE bool see_all(i64 own, i64 window) { return BC - 1 <= own && own + 15 < window; }
+
 // `count` queries from token `first` on, of a segment that starts at `own` and continues the `prefix_len` tokens from `prefix` on. The keys of the
 // segment are counted from the start of its prefix.
 struct QueryTile { i64 first, count, own, prefix, prefix_len; };
@@ -40,11 +45,11 @@ DEVICE void load_keys(HERE LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, 
 struct Forward { REAL q[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
 
 // O and L. Where REAL has two bytes, `low` gets what rounding O took away, if `keep`: D is computed from their sum, since dO·Vᵀ − D cancels.
-KERNEL(attention_forward, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
-       GLOBAL const i64* tiles, GLOBAL REAL* o, GLOBAL REAL* low, INT keep, GLOBAL float* l, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+KERNEL(attention_forward, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
+       GLOBAL const i64* ALONE tiles, GLOBAL REAL* ALONE o, GLOBAL REAL* ALONE low, INT keep, GLOBAL float* ALONE l, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
     SHARED(Forward, m);
     const QueryTile t = query_tile(AT tiles);
-    const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), before = keys_before(t);
+    const i64 head = BLOCK_Y, kv_head = small_quotient(head, small_quotient(heads, kv_heads)), before = keys_before(t);
     const int warp = THREAD / 32;
     load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
     float acc[HEAD / 8][4] = {}, top[2] = {-INFINITE, -INFINITE}, total[2] = {0, 0};
@@ -54,16 +59,17 @@ KERNEL(attention_forward, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL*
         load_keys(AT m.v, v + kv_head * d, v_stride, d, t, start);
         copy_wait();
         block_sync();
+        const int own = (int)(before + warp * 16 - start); // the key at the place of the warp's first query
+        const bool simple = cap == 0 && see_all(own, window);
         float s[BC / 8][4] = {};
         product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.k);
         UNROLL for (int h = 0; h < 2; h++) {
-            const i64 last = before + warp * 16 + row_of(AT 2 * h) - start; // the key at the query's own place
+            const int last = own + row_of(AT 2 * h);
             float best = top[h];
-            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) {
-                const i64 key = n * 8 + column_of(AT i);
-                s[n][i] = key <= last && key > last - window ? score(s[n][i], scale, cap) : -INFINITE;
-                best = max_(best, s[n][i]);
-            }
+            if (simple) UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) s[n][i] *= scale;
+            else UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++)
+                s[n][i] = sees(last, n * 8 + column_of(AT i), window) ? score(s[n][i], scale, cap) : -INFINITE;
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 2 * h; i < 2 * h + 2; i++) best = max_(best, s[n][i]);
             best = max_(best, shuffle_xor(best, 1));
             best = max_(best, shuffle_xor(best, 2));
             const float base = best == -INFINITE ? 0 : best; // a window may hide a whole tile
@@ -96,7 +102,7 @@ KERNEL(attention_forward, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL*
 }
 
 // D = Σ dO∘O of each token and head, which are rows of d elements; a warp each.
-KERNEL(attention_delta, GLOBAL const REAL* g, GLOBAL const REAL* o, GLOBAL const REAL* low, INT kept, GLOBAL float* delta, INT rows, INT d) {
+KERNEL(attention_delta, GLOBAL const REAL* ALONE g, GLOBAL const REAL* ALONE o, GLOBAL const REAL* ALONE low, INT kept, GLOBAL float* ALONE delta, INT rows, INT d) {
     const i64 row = BLOCK_X * (THREADS / 32) + THREAD / 32;
     if (row >= rows) return;
     float sum = 0;
@@ -108,12 +114,12 @@ KERNEL(attention_delta, GLOBAL const REAL* g, GLOBAL const REAL* o, GLOBAL const
 struct BackwardQ { REAL q[BR * LD], g[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
 
 // dQ = dS·K, with the factor of the scores in dS.
-KERNEL(attention_backward_q, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
-       GLOBAL const REAL* g, GLOBAL const float* l, GLOBAL const float* delta, GLOBAL const i64* tiles, GLOBAL REAL* dq, INT dq_stride, INT heads,
+KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
+       GLOBAL const REAL* ALONE g, GLOBAL const float* ALONE l, GLOBAL const float* ALONE delta, GLOBAL const i64* ALONE tiles, GLOBAL REAL* ALONE dq, INT dq_stride, INT heads,
        INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
     SHARED(BackwardQ, m);
     const QueryTile t = query_tile(AT tiles);
-    const i64 head = BLOCK_Y, kv_head = head / (heads / kv_heads), before = keys_before(t);
+    const i64 head = BLOCK_Y, kv_head = small_quotient(head, small_quotient(heads, kv_heads)), before = keys_before(t);
     const int warp = THREAD / 32;
     load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
     load_rows<BR, HEAD>(AT m.g, g + head * d, heads * d, d, t.first, t.count);
@@ -132,11 +138,16 @@ KERNEL(attention_backward_q, GLOBAL const REAL* q, INT q_stride, GLOBAL const RE
         float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
         product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.k);
         product_nt<BC / 8, HEAD>(AT dp, m.g + warp * 16 * LD, m.v);
-        UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-            const i64 row = warp * 16 + row_of(AT i), key = n * 8 + column_of(AT i), last = before + row - start;
-            const bool seen = row < t.count && key <= last && key > last - window;
-            const float x = score(s[n][i], scale, cap);
-            s[n][i] = seen ? quick_exp(x - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * slope(x, scale, cap) : 0;
+        const int own = (int)(before + warp * 16 - start);
+        if (cap == 0 && see_all(own, window)) { // rows beyond `count` have dP = D = 0
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++)
+                s[n][i] = quick_exp(s[n][i] * scale - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * scale;
+        } else {
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+                const bool seen = warp * 16 + row_of(AT i) < t.count && sees(own + row_of(AT i), n * 8 + column_of(AT i), window);
+                const float x = score(s[n][i], scale, cap);
+                s[n][i] = seen ? quick_exp(x - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * slope(x, scale, cap) : 0;
+            }
         }
         product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.k);
     }
@@ -154,13 +165,13 @@ struct BackwardKV { REAL k[BR * LD], v[BR * LD], q[BC * LD], g[BC * LD], scratch
 
 // dV = Pᵀ·dO, dK = dSᵀ·Q: a tile of keys gathers over its ranges of queries, for all query heads of its key head, in one order. A range is `start`,
 // `end` and the place of its first query in its sequence.
-KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride,
-       GLOBAL const REAL* g, GLOBAL const float* l, GLOBAL const float* delta, GLOBAL const i64* tiles, GLOBAL const i64* ranges, GLOBAL REAL* dk,
-       INT dk_stride, GLOBAL REAL* dv, INT dv_stride, GLOBAL float* parts, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+KERNEL(attention_backward_kv, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
+       GLOBAL const REAL* ALONE g, GLOBAL const float* ALONE l, GLOBAL const float* ALONE delta, GLOBAL const i64* ALONE tiles, GLOBAL const i64* ALONE ranges, GLOBAL REAL* ALONE dk,
+       INT dk_stride, GLOBAL REAL* ALONE dv, INT dv_stride, GLOBAL float* ALONE parts, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
     SHARED(BackwardKV, m);
     tiles += 6 * BLOCK_X;
     const KeyTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4], tiles[5]};
-    const i64 kv_head = BLOCK_Y, group = heads / kv_heads;
+    const i64 kv_head = BLOCK_Y, group = small_quotient(heads, kv_heads);
     const int warp = THREAD / 32;
     load_rows<BR, HEAD>(AT m.k, k + kv_head * d, k_stride, d, t.first, t.count);
     load_rows<BR, HEAD>(AT m.v, v + kv_head * d, v_stride, d, t.first, t.count);
@@ -182,12 +193,22 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const R
                 float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
                 product_nt<BC / 8, HEAD>(AT s, m.k + warp * 16 * LD, m.q);
                 product_nt<BC / 8, HEAD>(AT dp, m.v + warp * 16 * LD, m.g);
-                UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-                    const i64 row = warp * 16 + row_of(AT i), query = n * 8 + column_of(AT i), behind = first + query + offset - (t.place + row);
-                    const bool seen = row < t.count && query < count && behind >= 0 && behind < window;
-                    const float x = score(s[n][i], scale, cap), p = seen ? quick_exp(x - m.l[query]) : 0;
-                    s[n][i] = p;
-                    dp[n][i] = seen ? p * (dp[n][i] - m.delta[query]) * slope(x, scale, cap) : 0;
+                // How far behind the tile's first query the key at the warp's first row is.
+                const int behind = (int)(first + offset - t.place - warp * 16);
+                if (cap == 0 && count == BC && behind >= 15 && behind + BC <= window) { // keys beyond `count` are not written
+                    UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+                        const int query = n * 8 + column_of(AT i);
+                        s[n][i] = quick_exp(s[n][i] * scale - m.l[query]);
+                        dp[n][i] = s[n][i] * (dp[n][i] - m.delta[query]) * scale;
+                    }
+                } else {
+                    UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+                        const int row = row_of(AT i), query = n * 8 + column_of(AT i);
+                        const bool seen = warp * 16 + row < t.count && query < count && sees(behind + query, row, window);
+                        const float x = score(s[n][i], scale, cap), p = seen ? quick_exp(x - m.l[query]) : 0;
+                        s[n][i] = p;
+                        dp[n][i] = seen ? p * (dp[n][i] - m.delta[query]) * slope(x, scale, cap) : 0;
+                    }
                 }
                 product_pn<HEAD / 8, BC / 8>(AT acc_v, s, SCRATCH_OF_WARP, m.g);
                 product_pn<HEAD / 8, BC / 8>(AT acc_k, dp, SCRATCH_OF_WARP, m.q);
@@ -208,12 +229,12 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* q, INT q_stride, GLOBAL const R
 }
 
 // The sums of the tiles that several pieces share: `count` keys from `first` on, parts `slot` to `slot_end`, in their order. A key head each.
-KERNEL(attention_add_parts, GLOBAL const float* parts, GLOBAL const i64* shared, GLOBAL REAL* dk, INT dk_stride, GLOBAL REAL* dv, INT dv_stride,
+KERNEL(attention_add_parts, GLOBAL const float* ALONE parts, GLOBAL const i64* ALONE shared, GLOBAL REAL* ALONE dk, INT dk_stride, GLOBAL REAL* ALONE dv, INT dv_stride,
        INT kv_heads, INT d) {
     shared += 4 * BLOCK_X;
     const i64 first = shared[0], count = shared[1], slot_end = shared[3], kv_head = BLOCK_Y;
     for (i64 i = THREAD; i < count * d; i += THREADS) {
-        const i64 row = i / d, column = i % d;
+        const i64 row = small_quotient(i, d), column = i - row * d;
         float k = 0, v = 0;
         for (i64 slot = shared[2]; slot < slot_end; slot++) {
             GLOBAL const float* part = parts + ((slot * BR + row) * kv_heads + kv_head) * 2 * d + column;

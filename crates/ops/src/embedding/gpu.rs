@@ -27,7 +27,7 @@ fn gradient(ids: &Tensor, table: &Tensor, g: &Tensor) -> Result<Option<Tensor>> 
     let kernel = Kernel::new(TEXT, "embedding_links", table.dtype());
     kernel.launch(
         table.device(),
-        blocks(n, kernel.threads),
+        blocks(n, kernel.threads / 32),
         &[In(ids), Out(&links), Int(n)],
     )?;
     let links = links.tensor();
@@ -45,6 +45,7 @@ fn gradient(ids: &Tensor, table: &Tensor, g: &Tensor) -> Result<Option<Tensor>> 
             Int(rows),
             Int(d),
         ];
-        kernel.launch(table.device(), blocks(n, kernel.threads / 32), &arguments)
+        let [tokens, _] = blocks(n, kernel.threads / 32);
+        kernel.launch(table.device(), [tokens, d.div_ceil(32)], &arguments)
     })
 }

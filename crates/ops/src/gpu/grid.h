@@ -15,6 +15,7 @@ typedef long long i64;
 #define GLOBAL
 #define LOCAL
 #define PRIVATE
+#define ALONE __restrict__ // of a pointer: what it reaches is written through no other, so that what is read ahead stays right
 #define INT const i64
 #define FLOAT const float
 #define NUMBERS const Numbers
@@ -97,6 +98,7 @@ typedef long i64;
 #define KERNEL(name, ...) \
     kernel void name(__VA_ARGS__, uint3 block_ [[threadgroup_position_in_grid]], uint3 blocks_ [[threadgroups_per_grid]], uint3 thread_ [[thread_position_in_threadgroup]])
 #define GLOBAL device
+#define ALONE
 #define LOCAL threadgroup
 #define PRIVATE thread
 #define INT constant i64&
@@ -157,6 +159,10 @@ struct Numbers { i64 at[MOST_NUMBERS]; };
 
 DEVICE i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 DEVICE i64 larger(i64 a, i64 b) { return a > b ? a : b; }
+// a / b of numbers from 0 on that fit 32 bits, such as rows, heads and tokens: GPUs divide 64 bits by a routine.
+DEVICE i64 small_quotient(i64 a, i64 b) { return (u32)a / (u32)b; }
+// a / b of numbers from 0 on.
+DEVICE i64 quotient(i64 a, i64 b) { return ((a | b) >> 32) == 0 ? small_quotient(a, b) : a / b; }
 DEVICE float sigmoid(float x) { return 1 / (1 + exp_(-x)); }
 
 // Every lane gets the same bits: a sum over a tree whose shape is fixed.

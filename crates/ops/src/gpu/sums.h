@@ -4,7 +4,7 @@ KERNEL(column_sums, GLOBAL const float* parts, INT rows, INT stride, INT first, 
     const i64 i = BLOCK_X * THREADS + THREAD;
     if (i >= d) return;
     float sum = add ? y[i] : 0;
-    UNROLL_BY(4) for (i64 r = 0; r < rows; r++) sum += parts[r * stride + first + i];
+    UNROLL_BY(16) for (i64 r = 0; r < rows; r++) sum += parts[r * stride + first + i];
     y[i] = sum;
 }
 
@@ -13,6 +13,6 @@ KERNEL(row_sums, GLOBAL const REAL* x, INT rows, INT stride, INT d, INT chunk, G
     const i64 i = BLOCK_X * THREADS + THREAD, end = smaller((BLOCK_Y + 1) * chunk, rows);
     if (i >= d) return;
     float sum = 0;
-    UNROLL_BY(4) for (i64 r = BLOCK_Y * chunk; r < end; r++) sum += wide(x[r * stride + i]);
+    UNROLL_BY(8) for (i64 r = BLOCK_Y * chunk; r < end; r++) sum += wide(x[r * stride + i]);
     parts[BLOCK_Y * d + i] = sum;
 }

@@ -8,31 +8,33 @@ DEVICE float rotated(GLOBAL const REAL* x, i64 i, GLOBAL const float* cos, GLOBA
     return wide(x[0]);
 }
 
+DEVICE i64 place_in_head(i64 column, i64 head_dim) { return column - quotient(column, head_dim) * head_dim; }
+
 // Of queries and keys, or of queries alone where `k_width` is 0.
-KERNEL(rope, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const float* cos, GLOBAL const float* sin,
-       GLOBAL REAL* queries, GLOBAL REAL* keys, INT rows, INT q_width, INT k_width, INT head_dim, INT pairs, FLOAT direction) {
+KERNEL(rope, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const float* ALONE cos, GLOBAL const float* ALONE sin,
+       GLOBAL REAL* ALONE queries, GLOBAL REAL* ALONE keys, INT rows, INT q_width, INT k_width, INT head_dim, INT pairs, FLOAT direction) {
     const i64 all = q_width + k_width;
-    for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
-        const i64 row = at / all, column = at % all, key = column - q_width;
+    UNROLL_BY(4) for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
+        const i64 row = quotient(at, all), column = at - row * all, key = column - q_width;
         GLOBAL const float* c = cos + row * pairs;
         GLOBAL const float* s = sin + row * pairs;
-        if (key < 0) narrow(queries[row * q_width + column], rotated(q + row * q_stride + column, column % head_dim, c, s, pairs, direction));
-        else narrow(keys[row * k_width + key], rotated(k + row * k_stride + key, key % head_dim, c, s, pairs, direction));
+        if (key < 0) narrow(queries[row * q_width + column], rotated(q + row * q_stride + column, place_in_head(column, head_dim), c, s, pairs, direction));
+        else narrow(keys[row * k_width + key], rotated(k + row * k_stride + key, place_in_head(key, head_dim), c, s, pairs, direction));
     }
 }
 
 // New tokens of a cache: their queries rotated, [rows, q_width]; their keys rotated and their values as they are, to the rows of two pools from
 // `first` on, [.., width].
-KERNEL(rope_append, GLOBAL const REAL* q, INT q_stride, GLOBAL const REAL* k, INT k_stride, GLOBAL const REAL* v, INT v_stride, GLOBAL const float* cos,
-       GLOBAL const float* sin, GLOBAL REAL* queries, GLOBAL REAL* keys, GLOBAL REAL* values, INT rows, INT q_width, INT width, INT head_dim, INT pairs,
+KERNEL(rope_append, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride, GLOBAL const float* ALONE cos,
+       GLOBAL const float* ALONE sin, GLOBAL REAL* ALONE queries, GLOBAL REAL* ALONE keys, GLOBAL REAL* ALONE values, INT rows, INT q_width, INT width, INT head_dim, INT pairs,
        INT first) {
     const i64 all = q_width + 2 * width;
-    for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
-        const i64 row = at / all, column = at % all, key = column - q_width, value = key - width;
+    UNROLL_BY(4) for (i64 at = BLOCK_X * THREADS + THREAD; at < rows * all; at += BLOCKS_X * THREADS) {
+        const i64 row = quotient(at, all), column = at - row * all, key = column - q_width, value = key - width;
         GLOBAL const float* c = cos + row * pairs;
         GLOBAL const float* s = sin + row * pairs;
-        if (key < 0) narrow(queries[row * q_width + column], rotated(q + row * q_stride + column, column % head_dim, c, s, pairs, 1));
-        else if (value < 0) narrow(keys[(first + row) * width + key], rotated(k + row * k_stride + key, key % head_dim, c, s, pairs, 1));
+        if (key < 0) narrow(queries[row * q_width + column], rotated(q + row * q_stride + column, place_in_head(column, head_dim), c, s, pairs, 1));
+        else if (value < 0) narrow(keys[(first + row) * width + key], rotated(k + row * k_stride + key, place_in_head(key, head_dim), c, s, pairs, 1));
         else values[(first + row) * width + value] = v[row * v_stride + value];
     }
 }

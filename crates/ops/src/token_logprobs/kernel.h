@@ -6,15 +6,15 @@ struct Scratch { float of_warp[WARPS]; };
 DEVICE float logit(float z, float scale, float cap) { return cap == 0 ? scale * z : cap * tanh_(scale * z / cap); }
 
 // log p of the target, entropy, and log Σ e^x. A target beyond the vocabulary gives NaN, which stops a run.
-KERNEL(row_statistics, GLOBAL const float* z, GLOBAL const u32* targets, INT first, INT v, FLOAT scale, FLOAT cap, GLOBAL float* logprobs,
-       GLOBAL float* entropies, GLOBAL float* normalisers) {
+KERNEL(row_statistics, GLOBAL const float* ALONE z, GLOBAL const u32* ALONE targets, INT first, INT v, FLOAT scale, FLOAT cap, GLOBAL float* ALONE logprobs,
+       GLOBAL float* ALONE entropies, GLOBAL float* ALONE normalisers) {
     SHARED(Scratch, m);
     const i64 row = first + BLOCK_X;
     GLOBAL const float* x = z + BLOCK_X * v;
     float top = -INFINITE, total = 0, along = 0;
-    for (i64 i = THREAD; i < v; i += THREADS) top = max_(top, logit(x[i], scale, cap));
+    UNROLL_BY(8) for (i64 i = THREAD; i < v; i += THREADS) top = max_(top, logit(x[i], scale, cap));
     top = block_max(AT top, m);
-    for (i64 i = THREAD; i < v; i += THREADS) {
+    UNROLL_BY(8) for (i64 i = THREAD; i < v; i += THREADS) {
         const float less = logit(x[i], scale, cap) - top, weight = exp_(less);
         total += weight;
         along += weight * less;
@@ -29,11 +29,11 @@ KERNEL(row_statistics, GLOBAL const float* z, GLOBAL const u32* targets, INT fir
 }
 
 // The gradient of Σ a·log p_target + b·entropy for z: dz_j = scale·(1 − (x_j/c)²)·(a·[j = target] − p_j·(a + b·(log p_j + entropy))).
-KERNEL(row_gradients, GLOBAL const float* z, GLOBAL const u32* targets, INT first, INT v, FLOAT scale, FLOAT cap, GLOBAL const float* a,
-       GLOBAL const float* b, GLOBAL const float* entropies, GLOBAL const float* normalisers, GLOBAL REAL* dz) {
+KERNEL(row_gradients, GLOBAL const float* ALONE z, GLOBAL const u32* ALONE targets, INT first, INT v, FLOAT scale, FLOAT cap, GLOBAL const float* ALONE a,
+       GLOBAL const float* ALONE b, GLOBAL const float* ALONE entropies, GLOBAL const float* ALONE normalisers, GLOBAL REAL* ALONE dz) {
     const i64 row = first + BLOCK_X, target = targets[row];
     const float a_ = a[row], b_ = b[row], entropy = entropies[row], normaliser = normalisers[row];
-    for (i64 j = THREAD; j < v; j += THREADS) {
+    UNROLL_BY(8) for (i64 j = THREAD; j < v; j += THREADS) {
         const float x = logit(z[BLOCK_X * v + j], scale, cap), logp = x - normaliser;
         const float d = (j == target ? a_ : 0) - exp_(logp) * (a_ + b_ * (logp + entropy));
         narrow(dz[BLOCK_X * v + j], scale * (cap == 0 ? 1 : 1 - x / cap * (x / cap)) * d);
