@@ -262,10 +262,10 @@ impl Params {
         if self.dtype == DType::F32 {
             return Ok(()); // the values are the masters
         }
-        for (_, Master { weight, read }) in self.masters() {
-            read.set(&weight.as_detached_tensor().to_dtype(self.dtype)?)?;
-        }
-        Ok(())
+        let pairs = self
+            .masters()
+            .map(|(_, Master { weight, read })| (weight, read));
+        Ok(rlhf_ops::round_all(&pairs.collect::<Vec<_>>())?)
     }
 
     /// Sets every trainable parameter to the value of its name in `values`, in place: models built on the store see it.

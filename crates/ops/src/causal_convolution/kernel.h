@@ -5,7 +5,7 @@
 
 KERNEL(convolve, GLOBAL const REAL* x, INT stride, GLOBAL const REAL* w, GLOBAL const u32* past, GLOBAL REAL* y, INT tokens, INT channels, INT taps) {
     for (i64 at = BLOCK_X * THREADS + THREAD; at < tokens * channels; at += BLOCKS_X * THREADS) {
-        const i64 t = at / channels, c = at % channels;
+        const i64 t = quotient(at, channels), c = at - t * channels;
         float sum = 0;
         for (i64 j = 0; j < taps; j++) {
             const u32 before = past[t * taps + j];
@@ -19,7 +19,7 @@ KERNEL(convolve, GLOBAL const REAL* x, INT stride, GLOBAL const REAL* w, GLOBAL 
 KERNEL(convolve_backward, GLOBAL const REAL* g, GLOBAL const REAL* w, GLOBAL const u32* starts, GLOBAL const u32* seen_by, GLOBAL REAL* dx, INT tokens,
        INT channels, INT taps) {
     for (i64 at = BLOCK_X * THREADS + THREAD; at < tokens * channels; at += BLOCKS_X * THREADS) {
-        const i64 s = at / channels, c = at % channels;
+        const i64 s = quotient(at, channels), c = at - s * channels;
         float sum = 0;
         for (i64 i = starts[s]; i < starts[s + 1]; i++) sum += wide(w[c * taps + taps - 1 - seen_by[2 * i + 1]]) * wide(g[seen_by[2 * i] * channels + c]);
         narrow(dx[at], sum);

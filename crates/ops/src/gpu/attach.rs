@@ -72,6 +72,9 @@ where
             Ok([gradient(x, y, g)?])
         }));
     }
+    if !x.track_op() {
+        return Ok(computed.tensor());
+    }
     x.apply_op1(Attached::new(name, computed, gradient))
 }
 
@@ -87,6 +90,9 @@ where
 {
     if is_recording() {
         return Ok(result([a, b], (computed.storage, computed.shape), gradient));
+    }
+    if ![a, b].iter().any(|t| t.track_op()) {
+        return Ok(computed.tensor());
     }
     a.apply_op2(b, Attached::new(name, computed, gradient))
 }
@@ -107,6 +113,9 @@ where
             (computed.storage, computed.shape),
             gradient,
         ));
+    }
+    if ![a, b, c].iter().any(|t| t.track_op()) {
+        return Ok(computed.tensor());
     }
     a.apply_op3(b, c, Attached::new(name, computed, gradient))
 }

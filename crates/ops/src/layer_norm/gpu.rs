@@ -46,6 +46,7 @@ fn gradient([x, weight, bias]: [&Tensor; 3], g: &Tensor, eps: f64) -> Result<[Op
     };
     let parts = Memory::new((summed, 2 * d), DType::F32, x.device())?;
     let mut kernel = Kernel::new(TEXT, "layer_norm_backward", x.dtype());
+    kernel.threads = 256;
     kernel.shared = 4 * 4 * AT_ONCE;
     let arguments = [
         In(&rows.tensor),

@@ -6,8 +6,7 @@ use super::WeightLayout;
 use crate::backward::sum_on_gpu;
 use crate::gpu::Argument::{In, Int, Out};
 use crate::gpu::{
-    Destination, Kernel, Memory, Rows, attach2, attach3, elementwise, new_product, product,
-    row_sums,
+    Destination, Kernel, Memory, Rows, attach2, attach3, new_product, product, row_sums,
 };
 
 const TEXT: &str = include_str!("kernel.h");
@@ -101,16 +100,14 @@ pub(super) fn bias_add(residual: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (rows, row) = (Rows::of(residual)?, b.detach().contiguous()?);
     let y = Memory::like(residual)?;
     let kernel = Kernel::new(TEXT, "add_to_rows", residual.dtype());
-    let n = rows.count * rows.width;
     let arguments = [
         In(&rows.tensor),
         Int(rows.stride),
         In(&row),
         Out(&y),
-        Int(rows.count),
         Int(rows.width),
     ];
-    kernel.launch(residual.device(), elementwise(n, &kernel), &arguments)?;
+    kernel.launch(residual.device(), [rows.count, 1], &arguments)?;
     attach2("bias_add", [residual, b], y, |[residual, b], _, g| {
         let dresidual = residual.track_op().then(|| g.clone());
         Ok([dresidual, bias_gradient(b, g)?])
@@ -157,13 +154,6 @@ fn bias_gradient(bias: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
 /// Copies rows into new memory, one after another; a stride of 0 repeats one.
 fn copy_rows(rows: &Rows, y: &Memory) -> Result<()> {
     let kernel = Kernel::new(TEXT, "copy_rows", rows.tensor.dtype());
-    let n = rows.count * rows.width;
-    let arguments = [
-        In(&rows.tensor),
-        Int(rows.stride),
-        Out(y),
-        Int(rows.count),
-        Int(rows.width),
-    ];
-    kernel.launch(rows.tensor.device(), elementwise(n, &kernel), &arguments)
+    let arguments = [In(&rows.tensor), Int(rows.stride), Out(y), Int(rows.width)];
+    kernel.launch(rows.tensor.device(), [rows.count, 1], &arguments)
 }

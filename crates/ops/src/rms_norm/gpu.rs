@@ -59,6 +59,7 @@ fn gradient(
     };
     let parts = Memory::new((summed, d), DType::F32, x.device())?;
     let mut kernel = Kernel::new(TEXT, "rms_norm_backward", x.dtype());
+    kernel.threads = 256;
     kernel.shared = 2 * 4 * AT_ONCE;
     let arguments = [
         In(&rows.tensor),

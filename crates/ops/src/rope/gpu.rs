@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::apply::results;
 use crate::gpu::Argument::{Change, Float, In, Int, Out};
-use crate::gpu::{Kernel, Memory, Rows, attach1, elementwise};
+use crate::gpu::{Kernel, Memory, Rows, attach1};
 
 const TEXT: &str = include_str!("kernel.h");
 
@@ -70,15 +70,13 @@ fn rotate<const N: usize>(
         In(sin),
         Out(&rotated[0]),
         Out(&rotated[N - 1]),
-        Int(q.count),
         Int(q.width),
         Int(k_width),
         Int(head_dim),
         Int(cos.dim(1)?),
         Float(direction),
     ];
-    let n = q.count * (q.width + k_width);
-    kernel.launch(of[0].device(), elementwise(n, &kernel), &arguments)?;
+    kernel.launch(of[0].device(), [q.count, 1], &arguments)?;
     match rotated.try_into() {
         Ok(rotated) => Ok(rotated),
         Err(_) => bail!("rope: one result for each operand"),
@@ -109,14 +107,12 @@ pub(super) fn rope_append(
         Out(&queries),
         Change(keys),
         Change(values),
-        Int(q.count),
         Int(q.width),
         Int(k.width),
         Int(head_dim),
         Int(cos.dim(1)?),
         Int(first),
     ];
-    let n = q.count * (q.width + 2 * k.width);
-    kernel.launch(keys.device(), elementwise(n, &kernel), &arguments)?;
+    kernel.launch(keys.device(), [q.count, 1], &arguments)?;
     Ok(queries.tensor())
 }
