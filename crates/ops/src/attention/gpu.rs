@@ -24,13 +24,16 @@ struct Tiles {
 /// Bytes of a head that the shared memory of a block has room for: 512 numbers in half precision, 256 in `f32`.
 const LARGEST_HEAD: usize = 1024;
 
+/// Bytes of shared memory that every GPU since 2020 gives a block.
+const MOST_SHARED: usize = 99 << 10;
+
 /// Whether there are kernels for heads of `d` elements of this type.
 pub(super) fn has_heads_of(d: usize, dtype: DType) -> bool {
     d.next_multiple_of(16) * dtype.size_in_bytes() <= LARGEST_HEAD
 }
 
 impl Tiles {
-    /// As large as the shared memory that every GPU since 2020 gives a block has room for in all kernels.
+    /// As large as [`MOST_SHARED`] has room for in all kernels.
     fn new(d: usize, dtype: DType) -> Self {
         let head = d.next_multiple_of(16);
         let (rows, columns) = match head * dtype.size_in_bytes() {
@@ -57,7 +60,8 @@ impl Tiles {
         }
     }
 
-    /// A kernel with `staying` and `passing` matrices in shared memory, and `numbers` more in `f32`.
+    /// A kernel with `staying` and `passing` matrices in shared memory, and `numbers` more in `f32` that pass. Where there is room, what passes has two
+    /// places.
     fn kernel(self, name: &'static str, staying: usize, passing: usize, numbers: usize) -> Kernel {
         let (bytes, pad) = (self.dtype.size_in_bytes(), 16 / self.dtype.size_in_bytes());
         // On tensor cores no product leaves the registers.
@@ -65,12 +69,20 @@ impl Tiles {
             DType::F32 => self.rows * (self.columns + pad),
             _ => 8,
         };
-        let elements = (staying * self.rows + passing * self.columns) * (self.head + pad) + scratch;
+        let of = |buffers: usize| {
+            let rows = staying * self.rows + buffers * passing * self.columns;
+            (rows * (self.head + pad) + scratch) * bytes + buffers * numbers * 4
+        };
+        let buffers = if of(2) <= MOST_SHARED { 2 } else { 1 };
         let mut kernel = Kernel::new(TILE, name, self.dtype);
         kernel.text.push(TEXT);
-        kernel.constants = vec![("HEAD", self.head), ("BC", self.columns)];
+        kernel.constants = vec![
+            ("HEAD", self.head),
+            ("BC", self.columns),
+            ("BUFFERS", buffers),
+        ];
         kernel.threads = 2 * self.rows;
-        kernel.shared = elements * bytes + numbers * 4;
+        kernel.shared = of(buffers);
         kernel
     }
 }
@@ -281,7 +293,7 @@ mod tests {
                 let tiles = Tiles::new(d, dtype);
                 let kernel = tiles.kernel("attention_backward_kv", 2, 2, 2 * tiles.columns);
                 assert!(
-                    kernel.shared <= 99 << 10,
+                    kernel.shared <= MOST_SHARED,
                     "{dtype:?} {d}: {}",
                     kernel.shared
                 );

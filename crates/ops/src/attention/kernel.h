@@ -42,7 +42,14 @@ DEVICE void load_keys(HERE LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, 
     load_rows<BC, HEAD>(AT to, from, stride, d, t.prefix + start, t.prefix_len - start, t.own - t.prefix_len + start, keys_before(t) + t.count - start);
 }
 
-struct Forward { REAL q[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
+// What passes has BUFFERS places, so that the next tile is copied while one is computed with. A loop over tiles waits, has the next one copied,
+// computes; with a single place the copy comes after what is computed.
+struct Passing { REAL a[BC * LD], b[BC * LD]; };
+struct Forward { REAL q[BR * LD]; Passing kv[BUFFERS]; REAL scratch[SCRATCH]; };
+DEVICE void load_keys_and_values(HERE LOCAL Passing& to, GLOBAL const REAL* k, i64 k_stride, GLOBAL const REAL* v, i64 v_stride, i64 d, QueryTile t, i64 start) {
+    load_keys(AT to.a, k, k_stride, d, t, start);
+    load_keys(AT to.b, v, v_stride, d, t, start);
+}
 
 // O and L. Where REAL has two bytes, `low` gets what rounding O took away, if `keep`: D is computed from their sum, since dO·Vᵀ − D cancels.
 KERNEL(attention_forward, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
@@ -51,18 +58,20 @@ KERNEL(attention_forward, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const
     const QueryTile t = query_tile(AT tiles);
     const i64 head = BLOCK_Y, kv_head = small_quotient(head, small_quotient(heads, kv_heads)), before = keys_before(t);
     const int warp = THREAD / 32;
+    const i64 end = before + t.count;
+    i64 start = first_key(t, window);
     load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
+    load_keys_and_values(AT m.kv[0], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start);
     float acc[HEAD / 8][4] = {}, top[2] = {-INFINITE, -INFINITE}, total[2] = {0, 0};
-    for (i64 start = first_key(t, window); start < before + t.count; start += BC) {
-        block_sync();
-        load_keys(AT m.k, k + kv_head * d, k_stride, d, t, start);
-        load_keys(AT m.v, v + kv_head * d, v_stride, d, t, start);
+    for (int place = 0; start < end; start += BC, place = (place + 1) % BUFFERS) {
         copy_wait();
         block_sync();
+        if (BUFFERS > 1 && start + BC < end)
+            load_keys_and_values(AT m.kv[(place + 1) % BUFFERS], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start + BC);
         const int own = (int)(before + warp * 16 - start); // the key at the place of the warp's first query
         const bool simple = cap == 0 && see_all(own, window);
         float s[BC / 8][4] = {};
-        product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.k);
+        product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.kv[place].a);
         UNROLL for (int h = 0; h < 2; h++) {
             const int last = own + row_of(AT 2 * h);
             float best = top[h];
@@ -82,7 +91,11 @@ KERNEL(attention_forward, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const
                 total[h] += s[n][i];
             }
         }
-        product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.v);
+        product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.kv[place].b);
+        if (BUFFERS == 1) {
+            block_sync();
+            if (start + BC < end) load_keys_and_values(AT m.kv[0], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start + BC);
+        }
     }
     UNROLL for (int h = 0; h < 2; h++) {
         total[h] += shuffle_xor(total[h], 1);
@@ -111,7 +124,7 @@ KERNEL(attention_delta, GLOBAL const REAL* ALONE g, GLOBAL const REAL* ALONE o, 
     if (THREAD % 32 == 0) delta[row] = sum;
 }
 
-struct BackwardQ { REAL q[BR * LD], g[BR * LD], k[BC * LD], v[BC * LD], scratch[SCRATCH]; };
+struct BackwardQ { REAL q[BR * LD], g[BR * LD]; Passing kv[BUFFERS]; REAL scratch[SCRATCH]; };
 
 // dQ = dS·K, with the factor of the scores in dS.
 KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
@@ -123,21 +136,23 @@ KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL co
     const int warp = THREAD / 32;
     load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
     load_rows<BR, HEAD>(AT m.g, g + head * d, heads * d, d, t.first, t.count);
+    const i64 end = before + t.count;
+    i64 start = first_key(t, window);
+    load_keys_and_values(AT m.kv[0], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start);
     float l_[2], delta_[2], acc[HEAD / 8][4] = {};
     UNROLL for (int h = 0; h < 2; h++) {
         const int row = warp * 16 + row_of(AT 2 * h);
         l_[h] = row < t.count ? l[(t.first + row) * heads + head] : 0;
         delta_[h] = row < t.count ? delta[(t.first + row) * heads + head] : 0;
     }
-    for (i64 start = first_key(t, window); start < before + t.count; start += BC) {
-        block_sync();
-        load_keys(AT m.k, k + kv_head * d, k_stride, d, t, start);
-        load_keys(AT m.v, v + kv_head * d, v_stride, d, t, start);
+    for (int place = 0; start < end; start += BC, place = (place + 1) % BUFFERS) {
         copy_wait();
         block_sync();
+        if (BUFFERS > 1 && start + BC < end)
+            load_keys_and_values(AT m.kv[(place + 1) % BUFFERS], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start + BC);
         float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
-        product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.k);
-        product_nt<BC / 8, HEAD>(AT dp, m.g + warp * 16 * LD, m.v);
+        product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.kv[place].a);
+        product_nt<BC / 8, HEAD>(AT dp, m.g + warp * 16 * LD, m.kv[place].b);
         const int own = (int)(before + warp * 16 - start);
         if (cap == 0 && see_all(own, window)) { // rows beyond `count` have dP = D = 0
             UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++)
@@ -149,7 +164,11 @@ KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL co
                 s[n][i] = seen ? quick_exp(x - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * slope(x, scale, cap) : 0;
             }
         }
-        product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.k);
+        product_pn<HEAD / 8, BC / 8>(AT acc, s, SCRATCH_OF_WARP, m.kv[place].a);
+        if (BUFFERS == 1) {
+            block_sync();
+            if (start + BC < end) load_keys_and_values(AT m.kv[0], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start + BC);
+        }
     }
     UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
         const i64 row = warp * 16 + row_of(AT i), column = n * 8 + column_of(AT i);
@@ -161,7 +180,32 @@ KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL co
 // pieces share a tile of keys, each leaves its sums in its own `slot` of the parts; else the slot is -1 and the sums are the gradient.
 struct KeyTile { i64 first, count, place, ranges, ranges_end, slot; };
 
-struct BackwardKV { REAL k[BR * LD], v[BR * LD], q[BC * LD], g[BC * LD], scratch[SCRATCH]; float l[BC], delta[BC]; };
+struct Queries { REAL q[BC * LD], g[BC * LD]; float l[BC], delta[BC]; };
+struct BackwardKV { REAL k[BR * LD], v[BR * LD]; Queries passing[BUFFERS]; REAL scratch[SCRATCH]; };
+
+// The queries that a tile of keys meets, BC at a time: those from `first` on, of a range, of a head; then those of the next range or head.
+struct Meeting { i64 head, range, first; };
+DEVICE Meeting next(Meeting at, KeyTile t, GLOBAL const i64* ranges) {
+    at.first += BC;
+    if (at.first < ranges[3 * at.range + 1]) return at;
+    at.range++;
+    if (at.range == t.ranges_end) {
+        at.range = t.ranges;
+        at.head++;
+    }
+    at.first = ranges[3 * at.range];
+    return at;
+}
+DEVICE void load_queries(HERE LOCAL Queries& to, Meeting at, GLOBAL const i64* ranges, GLOBAL const REAL* q, i64 q_stride, GLOBAL const REAL* g,
+                         GLOBAL const float* l, GLOBAL const float* delta, i64 heads, i64 d) {
+    const i64 count = smaller(BC, ranges[3 * at.range + 1] - at.first);
+    load_rows<BC, HEAD>(AT to.q, q + at.head * d, q_stride, d, at.first, count);
+    load_rows<BC, HEAD>(AT to.g, g + at.head * d, heads * d, d, at.first, count);
+    for (int i = THREAD; i < BC; i += THREADS) {
+        to.l[i] = i < count ? l[(at.first + i) * heads + at.head] : 0;
+        to.delta[i] = i < count ? delta[(at.first + i) * heads + at.head] : 0;
+    }
+}
 
 // dV = Pᵀ·dO, dK = dSᵀ·Q: a tile of keys gathers over its ranges of queries, for all query heads of its key head, in one order. A range is `start`,
 // `end` and the place of its first query in its sequence.
@@ -176,44 +220,44 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL c
     load_rows<BR, HEAD>(AT m.k, k + kv_head * d, k_stride, d, t.first, t.count);
     load_rows<BR, HEAD>(AT m.v, v + kv_head * d, v_stride, d, t.first, t.count);
     float acc_k[HEAD / 8][4] = {}, acc_v[HEAD / 8][4] = {};
-    for (i64 head = kv_head * group; head < (kv_head + 1) * group; head++)
-        for (i64 range = t.ranges; range < t.ranges_end; range++) {
-            const i64 end = ranges[3 * range + 1], offset = ranges[3 * range + 2] - ranges[3 * range];
-            for (i64 first = ranges[3 * range]; first < end; first += BC) {
-                const i64 count = smaller(BC, end - first);
-                block_sync();
-                load_rows<BC, HEAD>(AT m.q, q + head * d, q_stride, d, first, count);
-                load_rows<BC, HEAD>(AT m.g, g + head * d, heads * d, d, first, count);
-                for (int i = THREAD; i < BC; i += THREADS) {
-                    m.l[i] = i < count ? l[(first + i) * heads + head] : 0;
-                    m.delta[i] = i < count ? delta[(first + i) * heads + head] : 0;
-                }
-                copy_wait();
-                block_sync();
-                float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
-                product_nt<BC / 8, HEAD>(AT s, m.k + warp * 16 * LD, m.q);
-                product_nt<BC / 8, HEAD>(AT dp, m.v + warp * 16 * LD, m.g);
-                // How far behind the tile's first query the key at the warp's first row is.
-                const int behind = (int)(first + offset - t.place - warp * 16);
-                if (cap == 0 && count == BC && behind >= 15 && behind + BC <= window) { // keys beyond `count` are not written
-                    UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-                        const int query = n * 8 + column_of(AT i);
-                        s[n][i] = quick_exp(s[n][i] * scale - m.l[query]);
-                        dp[n][i] = s[n][i] * (dp[n][i] - m.delta[query]) * scale;
-                    }
-                } else {
-                    UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
-                        const int row = row_of(AT i), query = n * 8 + column_of(AT i);
-                        const bool seen = warp * 16 + row < t.count && query < count && sees(behind + query, row, window);
-                        const float x = score(s[n][i], scale, cap), p = seen ? quick_exp(x - m.l[query]) : 0;
-                        s[n][i] = p;
-                        dp[n][i] = seen ? p * (dp[n][i] - m.delta[query]) * slope(x, scale, cap) : 0;
-                    }
-                }
-                product_pn<HEAD / 8, BC / 8>(AT acc_v, s, SCRATCH_OF_WARP, m.g);
-                product_pn<HEAD / 8, BC / 8>(AT acc_k, dp, SCRATCH_OF_WARP, m.q);
+    Meeting at = {kv_head * group, t.ranges, ranges[3 * t.ranges]};
+    load_queries(AT m.passing[0], at, ranges, q, q_stride, g, l, delta, heads, d);
+    for (int place = 0; at.head < (kv_head + 1) * group; place = (place + 1) % BUFFERS) {
+        const Meeting then = next(at, t, ranges);
+        const bool more = then.head < (kv_head + 1) * group;
+        copy_wait();
+        block_sync();
+        if (BUFFERS > 1 && more) load_queries(AT m.passing[(place + 1) % BUFFERS], then, ranges, q, q_stride, g, l, delta, heads, d);
+        LOCAL const Queries& with = m.passing[place];
+        float s[BC / 8][4] = {}, dp[BC / 8][4] = {};
+        product_nt<BC / 8, HEAD>(AT s, m.k + warp * 16 * LD, with.q);
+        product_nt<BC / 8, HEAD>(AT dp, m.v + warp * 16 * LD, with.g);
+        const i64 count = smaller(BC, ranges[3 * at.range + 1] - at.first);
+        // Places from the key of the warp's first row to the tile's first query.
+        const int ahead = (int)(at.first - ranges[3 * at.range] + ranges[3 * at.range + 2] - t.place - warp * 16);
+        if (cap == 0 && count == BC && ahead >= 15 && ahead + BC <= window) { // keys beyond `count` are not written
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+                const int query = n * 8 + column_of(AT i);
+                s[n][i] = quick_exp(s[n][i] * scale - with.l[query]);
+                dp[n][i] = s[n][i] * (dp[n][i] - with.delta[query]) * scale;
+            }
+        } else {
+            UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
+                const int row = row_of(AT i), query = n * 8 + column_of(AT i);
+                const bool seen = warp * 16 + row < t.count && query < count && sees(ahead + query, row, window);
+                const float x = score(s[n][i], scale, cap), p = seen ? quick_exp(x - with.l[query]) : 0;
+                s[n][i] = p;
+                dp[n][i] = seen ? p * (dp[n][i] - with.delta[query]) * slope(x, scale, cap) : 0;
             }
         }
+        product_pn<HEAD / 8, BC / 8>(AT acc_v, s, SCRATCH_OF_WARP, with.g);
+        product_pn<HEAD / 8, BC / 8>(AT acc_k, dp, SCRATCH_OF_WARP, with.q);
+        if (BUFFERS == 1) {
+            block_sync();
+            if (more) load_queries(AT m.passing[0], then, ranges, q, q_stride, g, l, delta, heads, d);
+        }
+        at = then;
+    }
     UNROLL for (int n = 0; n < HEAD / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
         const i64 row = warp * 16 + row_of(AT i), column = n * 8 + column_of(AT i);
         if (row >= t.count || column >= d) continue;
