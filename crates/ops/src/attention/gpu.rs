@@ -19,6 +19,8 @@ struct Tiles {
     columns: usize,
     head: usize,
     dtype: DType,
+    /// Whether scores are capped, which takes registers.
+    capped: bool,
 }
 
 /// Bytes of a head that the shared memory of a block has room for: 512 numbers in half precision, 256 in `f32`.
@@ -34,7 +36,7 @@ pub(super) fn has_heads_of(d: usize, dtype: DType) -> bool {
 
 impl Tiles {
     /// As large as [`MOST_SHARED`] has room for in all kernels.
-    fn new(d: usize, dtype: DType) -> Self {
+    fn new(d: usize, dtype: DType, capped: bool) -> Self {
         let head = d.next_multiple_of(16);
         let (rows, columns) = match head * dtype.size_in_bytes() {
             ..=128 => (64, 64),
@@ -49,6 +51,7 @@ impl Tiles {
             columns,
             head,
             dtype,
+            capped,
         }
     }
 
@@ -80,6 +83,7 @@ impl Tiles {
             ("HEAD", self.head),
             ("BC", self.columns),
             ("BUFFERS", buffers),
+            ("CAPPED", self.capped.into()),
         ];
         kernel.threads = 2 * self.rows;
         kernel.shared = of(buffers);
@@ -159,7 +163,8 @@ fn forward(
 ) -> Result<(Attention, Memory)> {
     let HeadShape { heads, d, .. } = shape;
     let (device, dtype) = (operands[0].device(), operands[0].dtype());
-    let (tokens, tiles) = (layout.tokens(), Tiles::new(d, dtype));
+    let tokens = layout.tokens();
+    let tiles = Tiles::new(d, dtype, config.softcap.is_some());
     let plan = Plan::of(
         layout,
         PlanKey {
@@ -290,7 +295,7 @@ mod tests {
     fn every_head_fits_the_shared_memory_of_every_gpu() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             for d in (1..=512).filter(|&d| has_heads_of(d, dtype)) {
-                let tiles = Tiles::new(d, dtype);
+                let tiles = Tiles::new(d, dtype, false);
                 let kernel = tiles.kernel("attention_backward_kv", 2, 2, 2 * tiles.columns);
                 assert!(
                     kernel.shared <= MOST_SHARED,

@@ -3,7 +3,7 @@
 //
 // Compiled for each size of heads, rounded up to a multiple of 16 (HEAD), with tiles of BR queries and BC keys; a warp has 16 rows of a tile, so BR
 // is THREADS / 2. Which tokens a tile has, and which tiles it meets, stands in tables that the host builds once a batch. `window` is the number of
-// keys that a query sees, `cap` the bound c of capped scores c·tanh(S/c), or 0. BLOCK_Y is the head. No sum is atomic.
+// keys that a query sees, `cap` the bound c of scores c·tanh(S/c) where they are CAPPED. BLOCK_Y is the head. No sum is atomic.
 
 #define BR (THREADS / 2)
 #define LD (HEAD + PAD)
@@ -18,8 +18,8 @@
 #endif
 
 // A score from a product, and the factor of its gradient.
-DEVICE float score(float product, float scale, float cap) { return cap == 0 ? product * scale : cap * tanh_(product * scale / cap); }
-DEVICE float slope(float score, float scale, float cap) { return cap == 0 ? scale : scale * (1 - score / cap * (score / cap)); }
+DEVICE float score(float product, float scale, float cap) { return CAPPED ? cap * tanh_(product * scale / cap) : product * scale; }
+DEVICE float slope(float score, float scale, float cap) { return CAPPED ? scale * (1 - score / cap * (score / cap)) : scale; }
 
 // Of a query at place `own` among its keys, whether it sees key `key`. Places within tiles, which fit 32 bits.
 DEVICE bool sees(int own, int key, i64 window) { return key <= own && own - key < window; }
@@ -69,7 +69,7 @@ KERNEL(attention_forward, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const
         if (BUFFERS > 1 && start + BC < end)
             load_keys_and_values(AT m.kv[(place + 1) % BUFFERS], k + kv_head * d, k_stride, v + kv_head * d, v_stride, d, t, start + BC);
         const int own = (int)(before + warp * 16 - start); // the key at the place of the warp's first query
-        const bool simple = cap == 0 && see_all(own, window);
+        const bool simple = !CAPPED && see_all(own, window);
         float s[BC / 8][4] = {};
         product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.kv[place].a);
         UNROLL for (int h = 0; h < 2; h++) {
@@ -154,7 +154,7 @@ KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL co
         product_nt<BC / 8, HEAD>(AT s, m.q + warp * 16 * LD, m.kv[place].a);
         product_nt<BC / 8, HEAD>(AT dp, m.g + warp * 16 * LD, m.kv[place].b);
         const int own = (int)(before + warp * 16 - start);
-        if (cap == 0 && see_all(own, window)) { // rows beyond `count` have dP = D = 0
+        if (!CAPPED && see_all(own, window)) { // rows beyond `count` have dP = D = 0
             UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++)
                 s[n][i] = quick_exp(s[n][i] * scale - l_[i / 2]) * (dp[n][i] - delta_[i / 2]) * scale;
         } else {
@@ -235,7 +235,7 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL c
         const i64 count = smaller(BC, ranges[3 * at.range + 1] - at.first);
         // Places from the key of the warp's first row to the tile's first query.
         const int ahead = (int)(at.first - ranges[3 * at.range] + ranges[3 * at.range + 2] - t.place - warp * 16);
-        if (cap == 0 && count == BC && ahead >= 15 && ahead + BC <= window) { // keys beyond `count` are not written
+        if (!CAPPED && count == BC && ahead >= 15 && ahead + BC <= window) { // keys beyond `count` are not written
             UNROLL for (int n = 0; n < BC / 8; n++) UNROLL for (int i = 0; i < 4; i++) {
                 const int query = n * 8 + column_of(AT i);
                 s[n][i] = quick_exp(s[n][i] * scale - with.l[query]);
