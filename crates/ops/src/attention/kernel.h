@@ -2,8 +2,8 @@
 // O = P·V, L = log Σ e^S, and for the gradient D = Σ dO∘O, dS = P∘(dO·Vᵀ − D).
 //
 // Compiled for each size of heads, rounded up to a multiple of 16 (HEAD), with tiles of BR queries and BC keys; a warp has 16 rows of a tile, so BR
-// is THREADS / 2. Which tokens a tile has, and which tiles it meets, stands in tables that the host builds once a batch. `window` is the number of
-// keys that a query sees, `cap` the bound c of scores c·tanh(S/c) where they are CAPPED. BLOCK_Y is the head. No sum is atomic.
+// is THREADS / 2. Which tokens a tile has, and which tiles it meets, stands in tables that the host builds once a batch. `sight`, and `window` in 32 bits, is the number
+// of keys that a query sees, `cap` the bound c of scores c·tanh(S/c) where they are CAPPED. BLOCK_Y is the head. No sum is atomic.
 
 #define BR (THREADS / 2)
 #define LD (HEAD + PAD)
@@ -22,21 +22,21 @@ DEVICE float score(float product, float scale, float cap) { return CAPPED ? cap 
 DEVICE float slope(float score, float scale, float cap) { return CAPPED ? scale * (1 - score / cap * (score / cap)) : scale; }
 
 // Of a query at place `own` among its keys, whether it sees key `key`. Places within tiles, which fit 32 bits.
-DEVICE bool sees(int own, int key, i64 window) { return key <= own && own - key < window; }
+DEVICE bool sees(int own, int key, int window) { return key <= own && own - key < window; }
 // Whether 16 queries from place `own` on see all of the BC keys from place 0 on. Most tiles are such, and need no look at each score.
-DEVICE bool see_all(i64 own, i64 window) { return BC - 1 <= own && own + 15 < window; }
+DEVICE bool see_all(int own, int window) { return BC - 1 <= own && own + 15 < window; }
 
 // `count` queries from token `first` on, of a segment that starts at `own` and continues the `prefix_len` tokens from `prefix` on. The keys of the
 // segment are counted from the start of its prefix.
-struct QueryTile { i64 first, count, own, prefix, prefix_len; };
+struct QueryTile { i64 first; int count; i64 own, prefix, prefix_len; };
 DEVICE QueryTile query_tile(HERE GLOBAL const i64* tiles) {
     tiles += 5 * BLOCK_X;
-    QueryTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4]};
+    QueryTile t = {tiles[0], (int)tiles[1], tiles[2], tiles[3], tiles[4]};
     return t;
 }
 // Keys that come before the tile's first query, and the first that any of its queries sees, in whole tiles of keys.
 DEVICE i64 keys_before(QueryTile t) { return t.prefix_len + t.first - t.own; }
-DEVICE i64 first_key(QueryTile t, i64 window) { return larger(0, keys_before(t) - window + 1) / BC * BC; }
+DEVICE i64 first_key(QueryTile t, int window) { return larger(0, keys_before(t) - window + 1) / BC * BC; }
 // BC keys, or values, of a tile's segment.
 DEVICE void load_keys(HERE LOCAL REAL* to, GLOBAL const REAL* from, i64 stride, i64 d, QueryTile t, i64 start) {
     load_rows<BC, HEAD>(AT to, from, stride, d, t.prefix + start, t.prefix_len - start, t.own - t.prefix_len + start, keys_before(t) + t.count - start);
@@ -53,11 +53,11 @@ DEVICE void load_keys_and_values(HERE LOCAL Passing& to, GLOBAL const REAL* k, i
 
 // O and L. Where REAL has two bytes, `low` gets what rounding O took away, if `keep`: D is computed from their sum, since dO·Vᵀ − D cancels.
 KERNEL(attention_forward, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
-       GLOBAL const i64* ALONE tiles, GLOBAL REAL* ALONE o, GLOBAL REAL* ALONE low, INT keep, GLOBAL float* ALONE l, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+       GLOBAL const i64* ALONE tiles, GLOBAL REAL* ALONE o, GLOBAL REAL* ALONE low, INT keep, GLOBAL float* ALONE l, INT heads, INT kv_heads, INT d, FLOAT scale, INT sight, FLOAT cap) {
     SHARED(Forward, m);
     const QueryTile t = query_tile(AT tiles);
     const i64 head = BLOCK_Y, kv_head = small_quotient(head, small_quotient(heads, kv_heads)), before = keys_before(t);
-    const int warp = THREAD / 32;
+    const int warp = THREAD / 32, window = (int)smaller(sight, 1 << 30);
     const i64 end = before + t.count;
     i64 start = first_key(t, window);
     load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
@@ -129,11 +129,11 @@ struct BackwardQ { REAL q[BR * LD], g[BR * LD]; Passing kv[BUFFERS]; REAL scratc
 // dQ = dS·K, with the factor of the scores in dS.
 KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
        GLOBAL const REAL* ALONE g, GLOBAL const float* ALONE l, GLOBAL const float* ALONE delta, GLOBAL const i64* ALONE tiles, GLOBAL REAL* ALONE dq, INT dq_stride, INT heads,
-       INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+       INT kv_heads, INT d, FLOAT scale, INT sight, FLOAT cap) {
     SHARED(BackwardQ, m);
     const QueryTile t = query_tile(AT tiles);
     const i64 head = BLOCK_Y, kv_head = small_quotient(head, small_quotient(heads, kv_heads)), before = keys_before(t);
-    const int warp = THREAD / 32;
+    const int warp = THREAD / 32, window = (int)smaller(sight, 1 << 30);
     load_rows<BR, HEAD>(AT m.q, q + head * d, q_stride, d, t.first, t.count);
     load_rows<BR, HEAD>(AT m.g, g + head * d, heads * d, d, t.first, t.count);
     const i64 end = before + t.count;
@@ -178,13 +178,13 @@ KERNEL(attention_backward_q, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL co
 
 // A piece of work on `count` keys from token `first` on, at place `place` of their sequence: the query ranges `ranges` to `ranges_end`. Where several
 // pieces share a tile of keys, each leaves its sums in its own `slot` of the parts; else the slot is -1 and the sums are the gradient.
-struct KeyTile { i64 first, count, place, ranges, ranges_end, slot; };
+struct KeyTile { i64 first; int count, place, ranges, ranges_end, slot; };
 
 struct Queries { REAL q[BC * LD], g[BC * LD]; float l[BC], delta[BC]; };
 struct BackwardKV { REAL k[BR * LD], v[BR * LD]; Queries passing[BUFFERS]; REAL scratch[SCRATCH]; };
 
 // The queries that a tile of keys meets, BC at a time: those from `first` on, of a range, of a head; then those of the next range or head.
-struct Meeting { i64 head, range, first; };
+struct Meeting { int head, range, first; };
 DEVICE Meeting next(Meeting at, KeyTile t, GLOBAL const i64* ranges) {
     at.first += BC;
     if (at.first < ranges[3 * at.range + 1]) return at;
@@ -193,7 +193,7 @@ DEVICE Meeting next(Meeting at, KeyTile t, GLOBAL const i64* ranges) {
         at.range = t.ranges;
         at.head++;
     }
-    at.first = ranges[3 * at.range];
+    at.first = (int)ranges[3 * at.range];
     return at;
 }
 DEVICE void load_queries(HERE LOCAL Queries& to, Meeting at, GLOBAL const i64* ranges, GLOBAL const REAL* q, i64 q_stride, GLOBAL const REAL* g,
@@ -211,16 +211,16 @@ DEVICE void load_queries(HERE LOCAL Queries& to, Meeting at, GLOBAL const i64* r
 // `end` and the place of its first query in its sequence.
 KERNEL(attention_backward_kv, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL const REAL* ALONE k, INT k_stride, GLOBAL const REAL* ALONE v, INT v_stride,
        GLOBAL const REAL* ALONE g, GLOBAL const float* ALONE l, GLOBAL const float* ALONE delta, GLOBAL const i64* ALONE tiles, GLOBAL const i64* ALONE ranges, GLOBAL REAL* ALONE dk,
-       INT dk_stride, GLOBAL REAL* ALONE dv, INT dv_stride, GLOBAL float* ALONE parts, INT heads, INT kv_heads, INT d, FLOAT scale, INT window, FLOAT cap) {
+       INT dk_stride, GLOBAL REAL* ALONE dv, INT dv_stride, GLOBAL float* ALONE parts, INT heads, INT kv_heads, INT d, FLOAT scale, INT sight, FLOAT cap) {
     SHARED(BackwardKV, m);
     tiles += 6 * BLOCK_X;
-    const KeyTile t = {tiles[0], tiles[1], tiles[2], tiles[3], tiles[4], tiles[5]};
+    const KeyTile t = {tiles[0], (int)tiles[1], (int)tiles[2], (int)tiles[3], (int)tiles[4], (int)tiles[5]};
     const i64 kv_head = BLOCK_Y, group = small_quotient(heads, kv_heads);
-    const int warp = THREAD / 32;
+    const int warp = THREAD / 32, window = (int)smaller(sight, 1 << 30);
     load_rows<BR, HEAD>(AT m.k, k + kv_head * d, k_stride, d, t.first, t.count);
     load_rows<BR, HEAD>(AT m.v, v + kv_head * d, v_stride, d, t.first, t.count);
     float acc_k[HEAD / 8][4] = {}, acc_v[HEAD / 8][4] = {};
-    Meeting at = {kv_head * group, t.ranges, ranges[3 * t.ranges]};
+    Meeting at = {(int)(kv_head * group), t.ranges, (int)ranges[3 * t.ranges]};
     load_queries(AT m.passing[0], at, ranges, q, q_stride, g, l, delta, heads, d);
     for (int place = 0; at.head < (kv_head + 1) * group; place = (place + 1) % BUFFERS) {
         const Meeting then = next(at, t, ranges);
@@ -262,7 +262,7 @@ KERNEL(attention_backward_kv, GLOBAL const REAL* ALONE q, INT q_stride, GLOBAL c
         const i64 row = warp * 16 + row_of(AT i), column = n * 8 + column_of(AT i);
         if (row >= t.count || column >= d) continue;
         if (t.slot >= 0) {
-            GLOBAL float* part = parts + ((t.slot * BR + row) * kv_heads + kv_head) * 2 * d + column;
+            GLOBAL float* part = parts + (((i64)t.slot * BR + row) * kv_heads + kv_head) * 2 * d + column;
             part[0] = acc_k[n][i];
             part[d] = acc_v[n][i];
         } else {
