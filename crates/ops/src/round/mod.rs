@@ -57,7 +57,7 @@ mod tests {
 
     /// Sizes around those of a block, more pairs than a launch takes, and both types. The oracle is candle's cast.
     #[test]
-    fn every_element_is_rounded_as_by_a_cast() {
+    fn the_kernel_agrees_with_casts() {
         let mut rng = TestRng::new(3);
         let masters: Vec<Var> = (0..130)
             .map(|i| [1, 2047, 2048, 2049, 5][i % 5])
