@@ -37,8 +37,8 @@ def newest_curves(known):
     return newest
 
 
-# Sections that other scripts write, and one that tests hold (launches), in their order; a new report keeps them.
-OTHERS = ["families", "products", "serving", "ranks", "launches"]
+# Sections that other scripts write, one that tests hold (launches) and one of a machine that was lent (gpu), in their order; a new report keeps them.
+OTHERS = ["families", "products", "serving", "ranks", "launches", "gpu"]
 
 
 def marked(name):
