@@ -2,8 +2,9 @@
 // O = P·V, L = log Σ e^S, and for the gradient D = Σ dO∘O, dS = P∘(dO·Vᵀ − D).
 //
 // Compiled for each size of heads, rounded up to a multiple of 16 (HEAD), with tiles of BR queries and BC keys; a warp has 16 rows of a tile, so BR
-// is THREADS / 2. Which tokens a tile has, and which tiles it meets, stands in tables that the host builds once a batch. `sight`, and `window` in 32 bits, is the number
-// of keys that a query sees, `cap` the bound c of scores c·tanh(S/c) where they are CAPPED. BLOCK_Y is the head. No sum is atomic.
+// is THREADS / 2. Which tokens a tile has, and which tiles it meets, stands in tables that the host builds once a batch. `sight`, and
+// `window` in 32 bits, is the number of keys that a query sees, `cap` the bound c of scores c·tanh(S/c) where they are CAPPED. BLOCK_Y is the head.
+// No sum is atomic.
 
 #define BR (THREADS / 2)
 #define LD (HEAD + PAD)

@@ -1,6 +1,6 @@
 // Attention of the newest tokens over a cache: each row of the batch sees the places of the pools that its list names. A key head's queries are
-// BLOCK_Y of a piece of the list, BLOCK_X; what the pieces find is joined afterwards (Dao et al. 2023, "Flash-Decoding"). A warp takes some
-// places after others, its lanes the elements of a head.
+// BLOCK_Y of a piece of the list, BLOCK_X; what the pieces find is joined afterwards (Dao et al. 2023, "Flash-Decoding"). A warp reads
+// AT_ONCE places at a time; its lanes are the elements of a head.
 //
 // A piece is its row, its first entry of `places` and its number of them. Its part: for every query head the sum Σ e^(s−m)·v, then m and Σ e^(s−m).
 
