@@ -83,6 +83,8 @@ struct Grid {
 };
 inline thread_local Grid* now = nullptr;
 constexpr size_t STACK = 64 << 10;
+// So many ended threads may a launch keep: thread sanitizer knows 8128 at once, and a launch beside keeps as many; each has up to 1024 that run.
+constexpr size_t KEPT = 2900;
 
 extern "C" void grid_switch(void** save, void* to);
 #if defined(__x86_64__)
@@ -300,7 +302,7 @@ SCHEDULER inline void run_block(Grid& g, std::vector<int>& order, u32& random) {
     }
 #if defined(__SANITIZE_THREAD__)
     for (int i = 0; i < n; i++) g.ended_tsan.push_back(g.threads[i].tsan);
-    if (g.ended_tsan.size() > 7000) forget_ended(g); // thread sanitizer knows 8192 at once
+    if (g.ended_tsan.size() > KEPT) forget_ended(g);
     if (g.shared) g.spent.push_back(g.shared);
 #endif
 }
