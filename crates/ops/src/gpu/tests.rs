@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::testing::{TestRng, assert_close, check_kernel, kernels_run};
+use crate::testing::{TestRng, assert_close, check_kernel, flat, kernels_run};
 use crate::{AttentionConfig, GradientSums, Layout, Segment, WeightLayout, backward_into};
 
 fn check(what: &str, operands: &[Tensor], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
@@ -71,6 +71,26 @@ fn quick_sums() {
     let sums = || crate::sums_of_squares(&[&all[0], &all[1]]).unwrap();
     let found = crate::on_the_emulated_grid(rlhf_grid::launch, sums);
     assert_close(&found, &sums(), 1e-6, "sums of squares");
+}
+
+/// Tensors of a block's elements, one more and a few. The oracle is candle's cast.
+#[test]
+fn quick_round() {
+    if !kernels_run() {
+        return;
+    }
+    let mut rng = TestRng::new(16);
+    for dtype in [DType::BF16, DType::F16] {
+        let masters = [2048, 2049, 7].map(|n| Var::from_tensor(&rng.tensor(&[n])).unwrap());
+        let copies = (masters.each_ref())
+            .map(|master| Var::zeros(master.shape(), dtype, &Device::Cpu).unwrap());
+        let pairs: Vec<(&Var, &Var)> = masters.iter().zip(&copies).collect();
+        let run = || crate::round_all(&pairs).unwrap();
+        crate::on_the_emulated_grid(rlhf_grid::launch, run);
+        for (master, copy) in pairs {
+            assert_eq!(flat(copy), flat(&master.to_dtype(dtype).unwrap()));
+        }
+    }
 }
 
 /// Every kernel with a weight adds to that weight's sum, in `f32` whatever the weight's type, over two passes. The oracle is candle's sums of the
@@ -179,12 +199,12 @@ fn quick_cache() {
         let q = rlhf_grid::with_order(order, || {
             crate::on_the_emulated_grid(rlhf_grid::launch, run)
         });
-        [&q, &pools[0], &pools[1]].map(crate::testing::flat)
+        [&q, &pools[0], &pools[1]].map(flat)
     };
     for dtype in [DType::F32, DType::BF16] {
         let [q, keys, values] = found(0, dtype);
         let rounded = all.to_dtype(dtype).unwrap();
-        let own = crate::testing::flat(&rounded.narrow(1, 24, 8).unwrap());
+        let own = flat(&rounded.narrow(1, 24, 8).unwrap());
         assert_eq!(values, [&[0.0; 3 * 8][..], &own, &[0.0; 8]].concat());
         assert_eq!([q, keys, values], found(1, dtype));
     }
