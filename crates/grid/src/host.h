@@ -83,7 +83,7 @@ struct Grid {
 };
 inline thread_local Grid* now = nullptr;
 constexpr size_t STACK = 64 << 10;
-// So many ended threads may a launch keep: thread sanitizer knows 8128 at once, and a launch beside keeps as many; each has up to 1024 that run.
+// Ended threads that a launch keeps at most. Thread sanitizer knows 8128 at once; two launches may run, each with up to 1024 threads more.
 constexpr size_t KEPT = 2900;
 
 extern "C" void grid_switch(void** save, void* to);
